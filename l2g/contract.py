@@ -1,0 +1,181 @@
+"""What crosses the boundary of a per-frame graph: its tensors, its state and how a runtime is to drive it.
+
+A contract travels inside the artifact (ONNX `metadata_props`, key `l2g.contract`) or beside it (an engine's sidecar), so
+that a runtime needs the artifact and nothing else. This module imports neither torch nor an inference library.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+
+from l2g.errors import ContractError
+
+SCHEMA_VERSION = 1
+METADATA_KEY = "l2g.contract"
+
+# Normalisation of detectron2 and of every public Mask DINO checkpoint: RGB, 0..255.
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+PIXEL_STD = (58.395, 57.12, 57.375)
+# The canvas beside the picture: the uint8 colour nearest to zero after normalisation (the public code pads with zero there).
+PAD_VALUE = (124, 116, 104)
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One tensor at the boundary. `shape` holds ints, or names such as "B" for what varies from call to call."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    def check(self, array) -> None:
+        """Raise ContractError unless `array` (anything with `dtype` and `shape`) fits this spec."""
+        fits = len(array.shape) == len(self.shape) and all(
+            isinstance(want, str) or want == have for want, have in zip(self.shape, array.shape, strict=True)
+        )
+        if str(array.dtype) != self.dtype or not fits:
+            raise ContractError(
+                f"tensor '{self.name}': found {array.dtype} {list(array.shape)}, "
+                f"expected {self.dtype} [{', '.join(map(str, self.shape))}]"
+            )
+
+
+@dataclass(frozen=True)
+class StateSpec:
+    """One recurrent pair: what a frame returns as `output` is the next frame's `input`.
+
+    `initial` is the only defined initial content ("zeros"; with the validity input at 0 any content is harmless).
+    A stream is reset by setting its row of the contract's `valid_input` to 0 for one frame.
+    """
+
+    input: str
+    output: str
+    initial: str = "zeros"
+
+
+@dataclass(frozen=True)
+class GraphContract:
+    """Everything a runtime has to know of one artifact.
+
+    Attributes:
+        inputs, outputs: the tensors, in the graph's order.
+        states: the recurrent pairs.
+        valid_input: name of the float32 [B, 1] input that is 0 on a stream's first frame or reset, else 1.
+        output_kind: "raw" (logits and all mask logits) or "detections" (the best M instances).
+        height, width: the network canvas in pixels.
+        resize: how a frame gets onto the canvas; "letterbox" = keep the aspect ratio, top left, pad right and bottom.
+        pad_value: RGB of the padding.
+        mean, std: the normalisation that the graph itself applies to 0..255 RGB.
+        class_names: one per class, in the order of the logits.
+        association: "propagate" (slots are identities) or "embedding" (an image model: slots are linked between frames
+            by the runtime, and every frame is a first frame).
+        model: the ModelConfig as a plain dict.
+        build: how the artifact was made: precision, lowering, opset, sha256 sums, tool versions, engine facts.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    states: tuple[StateSpec, ...]
+    height: int
+    width: int
+    class_names: tuple[str, ...]
+    association: str = "propagate"
+    output_kind: str = "raw"
+    valid_input: str = "prior_valid"
+    resize: str = "letterbox"
+    pad_value: tuple[int, int, int] = PAD_VALUE
+    mean: tuple[float, float, float] = PIXEL_MEAN
+    std: tuple[float, float, float] = PIXEL_STD
+    model: dict = field(default_factory=dict)
+    build: dict = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    def input(self, name: str) -> TensorSpec:
+        return _named(self.inputs, name, "input")
+
+    def output(self, name: str) -> TensorSpec:
+        return _named(self.outputs, name, "output")
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> GraphContract:
+        """Parse `text`; ContractError when it is not JSON, of another schema version or lacks a field."""
+        try:
+            data = json.loads(text)
+            found = data.get("schema_version")
+        except (ValueError, AttributeError) as error:
+            raise ContractError(f"the contract is not a JSON object: {error}; export the model again") from None
+        if found != SCHEMA_VERSION:
+            raise ContractError(
+                f"contract schema version {found!r} found, {SCHEMA_VERSION} expected; "
+                "export the model again with this version of l2g"
+            )
+        try:
+            data["inputs"] = tuple(_tensor(spec) for spec in data["inputs"])
+            data["outputs"] = tuple(_tensor(spec) for spec in data["outputs"])
+            data["states"] = tuple(StateSpec(**spec) for spec in data["states"])
+            for key in ("class_names", "pad_value", "mean", "std"):
+                data[key] = tuple(data[key])
+            return cls(**data)
+        except (KeyError, TypeError) as error:
+            raise ContractError(f"the contract is incomplete or damaged ({error}); export the model again") from None
+
+
+def make_contract(
+    *,
+    height: int,
+    width: int,
+    num_queries: int,
+    hidden_dim: int,
+    class_names: tuple[str, ...],
+    association: str,
+    top_k: int | None = None,
+    model: dict | None = None,
+    build: dict | None = None,
+) -> GraphContract:
+    """The contract of a Local2Global graph; `top_k` instances are chosen in the graph, None means raw outputs."""
+    b, n, h, w = "B", num_queries, height // 4, width // 4
+    state = (TensorSpec("queries", "float32", (b, n, hidden_dim)), TensorSpec("boxes", "float32", (b, n, 4)))
+    if top_k is None:
+        result = (
+            TensorSpec("logits", "float32", (b, n, len(class_names))),
+            TensorSpec("mask_logits", "float32", (b, n, h, w)),
+        )
+    else:
+        result = (
+            TensorSpec("scores", "float32", (b, top_k)),
+            TensorSpec("labels", "int32", (b, top_k)),
+            TensorSpec("slots", "int32", (b, top_k)),
+            TensorSpec("masks", "uint8", (b, top_k, h, w)),
+        )
+    return GraphContract(
+        inputs=(
+            TensorSpec("frames", "uint8", (b, height, width, 3)),
+            TensorSpec("prior_queries", "float32", (b, n, hidden_dim)),
+            TensorSpec("prior_boxes", "float32", (b, n, 4)),
+            TensorSpec("prior_valid", "float32", (b, 1)),
+        ),
+        outputs=state + result,
+        states=(StateSpec("prior_queries", "queries"), StateSpec("prior_boxes", "boxes")),
+        height=height,
+        width=width,
+        class_names=class_names,
+        association=association,
+        output_kind="raw" if top_k is None else "detections",
+        model=model or {},
+        build=build or {},
+    )
+
+
+def _tensor(spec: dict) -> TensorSpec:
+    return TensorSpec(spec["name"], spec["dtype"], tuple(spec["shape"]))
+
+
+def _named(specs: tuple[TensorSpec, ...], name: str, kind: str) -> TensorSpec:
+    for spec in specs:
+        if spec.name == name:
+            return spec
+    raise ContractError(f"no {kind} named '{name}'; the contract has {[spec.name for spec in specs]}")

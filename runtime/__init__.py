@@ -1,0 +1,1 @@
+"""Torch-free runtime: video in, state carried, tracks out."""
