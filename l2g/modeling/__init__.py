@@ -1,0 +1,1 @@
+"""The Local2Global model: Mask DINO's parts with an aligner in between, one frame at a time."""

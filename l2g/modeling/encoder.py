@@ -1,0 +1,115 @@
+"""The pixel encoder: deformable self-attention over strides 8 to 64, and the stride-4 mask features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from l2g.config import ModelConfig
+from l2g.modeling.deformable import DeformableAttention, Shapes
+from l2g.modeling.layers import FeedForward
+from l2g.modeling.position import grid_embedding
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the encoder knows of a batch of images.
+
+    tokens: [B, S, C], levels from coarse (stride 64) to fine (stride 8), the order in which Mask DINO's decoder numbers
+    them. shapes: (h, w) per level. mask_features: [B, Cm, H/4, W/4].
+    """
+
+    tokens: Tensor
+    shapes: Shapes
+    mask_features: Tensor
+
+    def rows(self, index: Tensor | slice) -> Memory:
+        """The memory of some of the images."""
+        return Memory(self.tokens[index], self.shapes, self.mask_features[index])
+
+
+class EncoderLayer(FeedForward):
+    """Deformable self-attention and a feed-forward network, normalised after each."""
+
+    def __init__(self, hidden_dim: int, num_heads: int, ffn_dim: int):
+        super().__init__()
+        self.self_attn = DeformableAttention(hidden_dim, num_heads)
+        self.norm1 = nn.LayerNorm(hidden_dim)
+        self.add_feed_forward(hidden_dim, ffn_dim)
+        self.norm2 = nn.LayerNorm(hidden_dim)
+
+    def forward(self, x: Tensor, position: Tensor, reference: Tensor, shapes: Shapes) -> Tensor:
+        x = self.norm1(x + self.self_attn(x + position, reference, x, shapes))
+        return self.feed_forward(x, self.norm2)
+
+
+class NormedConv(nn.Conv2d):
+    """A bias-free convolution and GroupNorm(32)."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int):
+        super().__init__(in_channels, out_channels, kernel, padding=kernel // 2, bias=False)
+        self.norm = nn.GroupNorm(32, out_channels)
+        nn.init.kaiming_uniform_(self.weight, a=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(super().forward(x))
+
+
+class PixelEncoder(nn.Module):
+    """(res2, res3, res4, res5) -> Memory."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        dim = config.hidden_dim
+        res2, *inputs = config.backbone.channels
+        projections = [nn.Conv2d(channels, dim, 1) for channels in inputs]
+        projections.append(nn.Conv2d(inputs[-1], dim, 3, stride=2, padding=1))
+        for projection in projections:
+            nn.init.xavier_uniform_(projection.weight)
+            nn.init.zeros_(projection.bias)
+        self.input_proj = nn.ModuleList(nn.Sequential(projection, nn.GroupNorm(32, dim)) for projection in projections)
+        self.level_embed = nn.Parameter(torch.randn(len(projections), dim))
+        self.layers = nn.ModuleList(
+            EncoderLayer(dim, config.num_heads, config.encoder.ffn_dim) for _ in range(config.encoder.layers)
+        )
+        self.adapter = NormedConv(res2, dim, 1)
+        self.output = NormedConv(dim, dim, 3)
+        self.mask_features = nn.Conv2d(dim, config.encoder.mask_dim, 1)
+        nn.init.kaiming_uniform_(self.mask_features.weight, a=1)
+        nn.init.zeros_(self.mask_features.bias)
+
+    def forward(self, features: tuple[Tensor, Tensor, Tensor, Tensor]) -> Memory:
+        res2, *inputs = features
+        levels = [project(x) for project, x in zip(self.input_proj, (*inputs, inputs[-1]), strict=True)]
+        shapes = tuple((x.shape[-2], x.shape[-1]) for x in levels)
+        position = torch.cat(
+            [
+                grid_embedding(h, w, x.shape[1], x.device) + self.level_embed[index]
+                for index, (x, (h, w)) in enumerate(zip(levels, shapes, strict=True))
+            ]
+        )
+        reference = reference_points(shapes, res2.device)[None]
+        tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in levels], dim=1)
+        for layer in self.layers:
+            tokens = layer(tokens, position, reference, shapes)
+        levels = tokens.split([h * w for h, w in shapes], dim=1)
+        return Memory(torch.cat(levels[::-1], dim=1), shapes[::-1], self._mask_features(res2, levels[0], shapes[0]))
+
+    def _mask_features(self, res2: Tensor, stride8: Tensor, shape: tuple[int, int]) -> Tensor:
+        stride8 = stride8.transpose(1, 2).unflatten(2, shape)
+        size = (res2.shape[-2], res2.shape[-1])
+        y = self.adapter(res2) + F.interpolate(stride8, size=size, mode="bilinear", align_corners=False)
+        return self.mask_features(F.relu(self.output(y), inplace=True))
+
+
+def reference_points(shapes: Shapes, device: torch.device) -> Tensor:
+    """Centres of all pixels of all levels, (x, y) in 0..1 of their own level: float32 [S, 2]."""
+    points = []
+    for h, w in shapes:
+        y = (torch.arange(h, dtype=torch.float32, device=device) + 0.5) / h
+        x = (torch.arange(w, dtype=torch.float32, device=device) + 0.5) / w
+        points.append(torch.stack((x[None].expand(h, w), y[:, None].expand(h, w)), dim=-1).view(-1, 2))
+    return torch.cat(points)

@@ -1,0 +1,38 @@
+"""Small layers that several parts share."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class MLP(nn.Module):
+    """`num_layers` linear layers with ReLU between them."""
+
+    def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, num_layers: int):
+        super().__init__()
+        dims = [in_dim, *[hidden_dim] * (num_layers - 1), out_dim]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(dims[:-1], dims[1:], strict=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        return self.layers[-1](x)
+
+
+class FeedForward(nn.Module):
+    """Base of a post-norm layer's second half: `norm(x + linear2(relu(linear1(x))))`."""
+
+    def add_feed_forward(self, hidden_dim: int, ffn_dim: int) -> None:
+        self.linear1 = nn.Linear(hidden_dim, ffn_dim)
+        self.linear2 = nn.Linear(ffn_dim, hidden_dim)
+        for linear in (self.linear1, self.linear2):
+            nn.init.xavier_uniform_(linear.weight)
+
+    def feed_forward(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
+        return norm(x + self.linear2(F.relu(self.linear1(x), inplace=True)))
+
+
+def attend(attention: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Multi-head attention without its weights, which keeps the fused kernel. `mask` is True where attending is forbidden."""
+    return attention(query, key, value, attn_mask=mask, need_weights=False)[0]

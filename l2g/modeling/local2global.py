@@ -1,0 +1,157 @@
+"""Local2Global: Mask DINO with an aligner between the past's queries and the present's, as a pure function of a frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from l2g.config import ModelConfig, get_config
+from l2g.contract import PIXEL_MEAN, PIXEL_STD
+from l2g.modeling.aligner import Aligner
+from l2g.modeling.backbone import ResNet
+from l2g.modeling.boxes import mask_to_box
+from l2g.modeling.decoder import Decoder
+from l2g.modeling.encoder import Memory, PixelEncoder
+from l2g.modeling.heads import Heads
+from l2g.modeling.proposals import LocalQueries, Proposals
+
+
+@dataclass(frozen=True)
+class FrameOutput:
+    """Predictions of N slots: logits [B, N, K], boxes float32 [B, N, 4] (cx, cy, w, h in 0..1), mask_logits [B, N, H/4, W/4]."""
+
+    logits: Tensor
+    boxes: Tensor
+    mask_logits: Tensor
+
+
+@dataclass(frozen=True)
+class FrameState:
+    """What a stream carries to its next frame: queries float32 [B, N, C], boxes float32 [B, N, 4], valid float32 [B, 1].
+
+    Where `valid` is 0 the stream is fresh and the other two are never read.
+    """
+
+    queries: Tensor
+    boxes: Tensor
+    valid: Tensor
+
+
+@dataclass(frozen=True)
+class Denoising:
+    """Noised ground truth that trains the decoder beside the N slots: queries [B, D, C], boxes [B, D, 4], and the
+    self-attention mask bool [D + N, D + N] (True = forbidden) that keeps the slots from seeing it."""
+
+    queries: Tensor
+    boxes: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One decoded frame with everything that a loss may want.
+
+    layers: predictions of each decoder layer, the last one is the frame's output. denoised: the same for the D denoising
+    queries, empty without them. local: the two-stage selection.
+    """
+
+    layers: tuple[FrameOutput, ...]
+    denoised: tuple[FrameOutput, ...]
+    local: LocalQueries
+    state: FrameState
+
+    @property
+    def output(self) -> FrameOutput:
+        return self.layers[-1]
+
+
+class Local2Global(nn.Module):
+    """The model of `ModelConfig`. Frames are uint8 [B, H, W, 3] RGB, H and W multiples of 32."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.backbone = ResNet(config.backbone)
+        self.encoder = PixelEncoder(config)
+        self.heads = Heads(config)
+        self.proposals = Proposals(config)
+        self.decoder = Decoder(config)
+        self.aligner = Aligner(config) if config.aligner else None
+        self.label_embed = nn.Embedding(config.num_classes, config.hidden_dim)  # for denoising, in training
+        self.slot_boxes = None if config.trajectory else nn.Parameter(torch.rand(config.num_queries, 4).logit(1e-2))
+        self.register_buffer("mean", torch.tensor(PIXEL_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(PIXEL_STD).view(3, 1, 1), persistent=False)
+
+    def forward(self, frames: Tensor, state: FrameState | None = None) -> tuple[FrameOutput, FrameState]:
+        """The same as `step`."""
+        return self.step(frames, state)
+
+    def step(self, frames: Tensor, state: FrameState | None = None) -> tuple[FrameOutput, FrameState]:
+        """Segment one frame of B streams and return the state for their next. No `state`: every stream is fresh."""
+        decoded = self.decode(self.encode(frames), state)
+        return decoded.output, decoded.state
+
+    def encode(self, frames: Tensor) -> Memory:
+        """The part that knows no time: uint8 [B, H, W, 3] -> Memory. Frames of a clip may be encoded in one batch."""
+        height, width = frames.shape[1:3]
+        if frames.dtype != torch.uint8 or frames.shape[3] != 3 or height % 32 or width % 32:
+            raise ValueError(
+                f"frames are {frames.dtype} {list(frames.shape)}; expected torch.uint8 [B, H, W, 3] with H and W multiples "
+                "of 32 (l2g.runtime.letterbox brings any picture to such a canvas)"
+            )
+        return self.encode_normalised((frames.permute(0, 3, 1, 2).float() - self.mean) / self.std)
+
+    def encode_normalised(self, images: Tensor) -> Memory:
+        """`encode` for float images [B, 3, H, W] that are normalised already."""
+        return self.encoder(self.backbone(images))
+
+    def decode(
+        self, memory: Memory, state: FrameState | None = None, denoising: Denoising | None = None, deep: bool = False
+    ) -> Decoded:
+        """The part that carries the state. `deep`: predictions of every decoder layer instead of the last one only."""
+        local = self.proposals(memory, self.heads)
+        queries, boxes = self._priors(local, state)
+        if self.aligner is not None:
+            static = self.aligner.local_position is not None
+            local_position = None if static else self.decoder.position(local.boxes)
+            queries = self.aligner(queries, self.decoder.position(boxes), local.queries, local_position)
+        mask, extra = None, 0
+        if denoising is not None:
+            mask, extra = denoising.mask, denoising.queries.shape[1]
+            queries = torch.cat((denoising.queries, queries), dim=1)
+            boxes = torch.cat((denoising.boxes, boxes), dim=1)
+        states = self.decoder(queries, boxes, memory, self.heads, mask)
+        pairs = list(zip(states.queries, states.references, strict=True))
+        predictions = [self._predict(q, r, memory.mask_features) for q, r in (pairs if deep else pairs[-1:])]
+        layers = tuple(FrameOutput(p.logits[:, extra:], p.boxes[:, extra:], p.mask_logits[:, extra:]) for p in predictions)
+        denoised = tuple(
+            FrameOutput(p.logits[:, :extra], p.boxes[:, :extra], p.mask_logits[:, :extra]) for p in predictions if extra
+        )
+        return Decoded(layers, denoised, local, self._next_state(states.queries[-1][:, extra:], layers[-1]))
+
+    def _predict(self, queries: Tensor, reference: Tensor, mask_features: Tensor) -> FrameOutput:
+        heads = self.heads
+        return FrameOutput(heads.logits(queries), heads.boxes(queries, reference), heads.mask_logits(queries, mask_features))
+
+    def _priors(self, local: LocalQueries, state: FrameState | None) -> tuple[Tensor, Tensor]:
+        """The global queries and boxes: the state's, or the local ones where a stream has no past.
+
+        `where` and not a blend: whatever an invalid row holds, even NaN, stays out of the result.
+        """
+        if state is None:
+            return local.queries, local.boxes
+        valid = state.valid[:, :, None] > 0.5
+        boxes = state.boxes if self.slot_boxes is None else self.slot_boxes.sigmoid().expand_as(state.boxes)
+        return torch.where(valid, state.queries, local.queries), torch.where(valid, boxes, local.boxes)
+
+    def _next_state(self, queries: Tensor, output: FrameOutput) -> FrameState:
+        """Mask2Box: the masks' boxes; an empty mask keeps the box that the box head predicts (our choice)."""
+        boxes = mask_to_box(output.mask_logits, self.config.box_init, empty=output.boxes).detach()
+        return FrameState(queries.float(), boxes, torch.ones_like(queries[:, :1, 0], dtype=torch.float32))
+
+
+def build_model(config_or_preset: ModelConfig | str, **overrides) -> Local2Global:
+    """A freshly initialised model in evaluation mode: `build_model("l2g_r50", num_classes=25)`."""
+    return Local2Global(get_config(config_or_preset, **overrides)).eval()

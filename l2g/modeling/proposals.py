@@ -1,0 +1,77 @@
+"""Local queries: the memory tokens that look most like an object, with their masks' boxes (Mask DINO's two stages)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from l2g.config import ModelConfig
+from l2g.modeling.boxes import mask_to_box
+from l2g.modeling.deformable import Shapes
+from l2g.modeling.encoder import Memory, reference_points
+from l2g.modeling.heads import Heads
+
+# An anchor is valid while its centre keeps this distance from the border (Deformable DETR's two-stage variant).
+BORDER = 0.01
+# Width and height of a coarsest-level anchor; doubled per level towards the finest, as Mask DINO's level order has it.
+ANCHOR_SIZE = 0.05
+
+
+@dataclass(frozen=True)
+class LocalQueries:
+    """The N best tokens of each image, best first.
+
+    queries: [B, N, C]. boxes: float32 [B, N, 4] in 0..1. indices: int64 [B, N] into the memory's tokens.
+    features: [B, N, C], the queries still attached to the graph. logits [B, N, K], mask_logits [B, N, h, w] and
+    anchors float32 [B, N, 4] in 0..1 are what the two-stage loss needs.
+    """
+
+    queries: Tensor
+    boxes: Tensor
+    indices: Tensor
+    features: Tensor
+    logits: Tensor
+    mask_logits: Tensor
+    anchors: Tensor
+
+
+class Proposals(nn.Module):
+    """Scores every token by its best class and keeps the top N."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.num_queries, self.box_init = config.num_queries, config.box_init
+        self.output = nn.Linear(config.hidden_dim, config.hidden_dim)
+        self.norm = nn.LayerNorm(config.hidden_dim)
+
+    def forward(self, memory: Memory, heads: Heads) -> LocalQueries:
+        anchors = anchor_boxes(memory.shapes, memory.tokens.device)
+        centre = anchors[:, :2]
+        valid = ((centre > BORDER) & (centre < 1 - BORDER)).all(dim=-1, keepdim=True)
+        # The features of an invalid anchor are zeroed, its score is not: it may compete (public behaviour).
+        features = self.norm(self.output(memory.tokens * valid.to(memory.tokens.dtype)))
+        logits = heads.class_embed(features)
+        indices = logits.amax(dim=-1).topk(self.num_queries, dim=1).indices
+        chosen = _take(features, indices)
+        mask_logits = heads.mask_logits(chosen, memory.mask_features)
+        return LocalQueries(
+            queries=chosen.detach(),
+            boxes=mask_to_box(mask_logits, self.box_init).detach(),
+            indices=indices,
+            features=chosen,
+            logits=_take(logits, indices),
+            mask_logits=mask_logits,
+            anchors=anchors[indices],
+        )
+
+
+def anchor_boxes(shapes: Shapes, device: torch.device) -> Tensor:
+    """One anchor per token, levels coarse to fine: float32 [S, 4], (cx, cy, w, h) in 0..1."""
+    sizes = [torch.full((h * w, 2), ANCHOR_SIZE * 2**level, device=device) for level, (h, w) in enumerate(shapes)]
+    return torch.cat((reference_points(shapes, device), torch.cat(sizes)), dim=-1)
+
+
+def _take(x: Tensor, indices: Tensor) -> Tensor:
+    return x.gather(1, indices.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
