@@ -9,10 +9,14 @@ from torch import Tensor
 EMPTY_BOX = {"mask2box": (1.0, 1.0, 0.0, 0.0), "bitmask": (0.0, 0.0, 0.0, 0.0)}
 
 
-def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
-    """log(x / (1 - x)) with both terms at least `eps`; float32, since 1 - 1e-5 is 1 in half precision."""
+# How near to 0 and 1 a box coordinate may come before its logit is taken (Mask DINO).
+EPSILON = 1e-5
+
+
+def inverse_sigmoid(x: Tensor) -> Tensor:
+    """log(x / (1 - x)) with both terms at least EPSILON; float32, since 1 - 1e-5 is 1 in half precision."""
     x = x.float().clamp(0, 1)
-    return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
+    return torch.log(x.clamp(min=EPSILON) / (1 - x).clamp(min=EPSILON))
 
 
 def mask_to_box(mask_logits: Tensor, box_init: str = "mask2box", empty: Tensor | None = None) -> Tensor:

@@ -11,7 +11,7 @@ from l2g.config import ModelConfig, get_config
 from l2g.contract import PIXEL_MEAN, PIXEL_STD
 from l2g.modeling.aligner import Aligner
 from l2g.modeling.backbone import ResNet
-from l2g.modeling.boxes import mask_to_box
+from l2g.modeling.boxes import EPSILON, mask_to_box
 from l2g.modeling.decoder import Decoder
 from l2g.modeling.encoder import Memory, PixelEncoder
 from l2g.modeling.heads import Heads
@@ -113,6 +113,8 @@ class Local2Global(nn.Module):
         """The part that carries the state. `deep`: predictions of every decoder layer instead of the last one only."""
         local = self.proposals(memory, self.heads)
         queries, boxes = self._priors(local, state)
+        # Mask DINO hands boxes on as logits, which cannot reach 0 or 1; in float32 that is this clamp.
+        boxes = boxes.clamp(EPSILON, 1 - EPSILON)
         if self.aligner is not None:
             static = self.aligner.local_position is not None
             local_position = None if static else self.decoder.position(local.boxes)

@@ -52,8 +52,8 @@ class Proposals(nn.Module):
         valid = ((centre > BORDER) & (centre < 1 - BORDER)).all(dim=-1, keepdim=True)
         # The features of an invalid anchor are zeroed, its score is not: it may compete (public behaviour).
         features = self.norm(self.output(memory.tokens * valid.to(memory.tokens.dtype)))
-        logits = heads.class_embed(features)
-        indices = logits.amax(dim=-1).topk(self.num_queries, dim=1).indices
+        # Chosen without the heads' norm, judged by the loss with it: both as in the public code.
+        indices = heads.class_embed(features).amax(dim=-1).topk(self.num_queries, dim=1).indices
         chosen = _take(features, indices)
         mask_logits = heads.mask_logits(chosen, memory.mask_features)
         return LocalQueries(
@@ -61,7 +61,7 @@ class Proposals(nn.Module):
             boxes=mask_to_box(mask_logits, self.box_init).detach(),
             indices=indices,
             features=chosen,
-            logits=_take(logits, indices),
+            logits=heads.logits(chosen),
             mask_logits=mask_logits,
             anchors=anchors[indices],
         )
