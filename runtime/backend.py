@@ -48,7 +48,7 @@ class Detections:
 
 @dataclass(frozen=True)
 class HostState:
-    """A copy of the state of B streams on the host: queries float32 [B, N, C], boxes float32 [B, N, 4], valid bool [B]."""
+    """The state of B streams, copied to the host: queries float32 [B, N, C], boxes float32 [B, N, 4], valid bool [B]."""
 
     queries: np.ndarray
     boxes: np.ndarray
@@ -64,14 +64,15 @@ class Backend(Protocol):
         """Advance every stream by one frame.
 
         frames: uint8 [B, H, W, 3] RGB on the network canvas. reset: bool [B], True where this is a stream's first frame
-        or its history is to be forgotten. Which of the two results comes back is `contract.output_kind`.
+        or its history is to be forgotten. Which of the two results comes back is `contract.output_kind`. The arrays
+        are the caller's to keep: a backend never writes to them again.
         """
 
     def read_state(self) -> HostState | None:
         """The state after the last step, copied to the host; None before the first step."""
 
     def write_state(self, state: HostState) -> None:
-        """Replace the state (parity runs feed a reference's state; a session re-arranges rows when streams come and go)."""
+        """Replace the state: parity runs feed a reference's, a session re-arranges rows as streams come and go."""
 
     def close(self) -> None:
         """Free the device. A closed backend is not used again."""

@@ -1,0 +1,71 @@
+"""One instance's mask at source resolution, kept as the patch that it covers, and its run-length code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+
+@dataclass(frozen=True)
+class InstanceMask:
+    """A binary mask on a picture of `height` x `width` pixels.
+
+    Only the tight patch is stored: most objects cover a small part of a large picture, and cutting, drawing and coding
+    cost what the object costs.
+
+    patch: bool [h, w], its first row and column at (`top`, `left`); 0 x 0 when the mask is empty.
+    """
+
+    height: int
+    width: int
+    top: int
+    left: int
+    patch: np.ndarray
+
+    @classmethod
+    def from_patch(cls, patch: np.ndarray, top: int, left: int, height: int, width: int) -> InstanceMask:
+        """Trim `patch` (bool [h, w] at (`top`, `left`) of a `height` x `width` picture) to what is set in it."""
+        rows, columns = np.flatnonzero(patch.any(axis=1)), np.flatnonzero(patch.any(axis=0))
+        if rows.size == 0:
+            return cls(height, width, 0, 0, np.zeros((0, 0), dtype=bool))
+        row, column = int(rows[0]), int(columns[0])
+        tight = patch[row : int(rows[-1]) + 1, column : int(columns[-1]) + 1]
+        return cls(height, width, top + row, left + column, tight)
+
+    @property
+    def area(self) -> int:
+        """Number of pixels set."""
+        return int(np.count_nonzero(self.patch))
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """(x1, y1, x2, y2) in pixels, x2 and y2 just past the last pixel set; all 0 for an empty mask."""
+        h, w = self.patch.shape
+        return self.left, self.top, self.left + w, self.top + h
+
+    def full(self) -> np.ndarray:
+        """bool [height, width]."""
+        mask = np.zeros((self.height, self.width), dtype=bool)
+        h, w = self.patch.shape
+        mask[self.top : self.top + h, self.left : self.left + w] = self.patch
+        return mask
+
+    def rle(self) -> dict:
+        """COCO's compressed run-length code {"size": [height, width], "counts": str}, as pycocotools' encode gives it."""
+        h, w = self.patch.shape
+        columns = np.zeros((w, h + 2), dtype=bool)
+        columns[:, 1:-1] = self.patch.T
+        column, row = np.nonzero(columns[:, 1:] != columns[:, :-1])
+        edges = (self.left + column).astype(np.int64) * self.height + self.top + row
+        # Runs that end at the bottom of one column and start at the top of the next are one run in COCO's order.
+        touching = np.flatnonzero(edges[1:] == edges[:-1])
+        edges = np.delete(edges, np.concatenate([touching, touching + 1]))
+        counts = np.diff(edges, prepend=0, append=self.height * self.width)
+        if counts.size > 1 and counts[-1] == 0:
+            counts = counts[:-1]
+        coded = coco_mask.frPyObjects(
+            {"size": [self.height, self.width], "counts": counts.tolist()}, self.height, self.width
+        )
+        return {"size": [self.height, self.width], "counts": coded["counts"].decode("ascii")}

@@ -1,0 +1,57 @@
+"""Opening a model for the runtime: the file's suffix, or a shipped name, says which inference library drives it."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from l2g.errors import CheckpointError, L2GError
+from l2g.runtime.backend import Backend
+
+CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".pkl")
+
+
+def open_backend(
+    model: str | Path,
+    *,
+    top_k: int | None = 50,
+    canvas: tuple[int, int] | None = None,
+    portrait: bool = False,
+) -> Backend:
+    """Open a checkpoint by path, or a shipped one by name ("l2g_tiny").
+
+    top_k: the backend chooses that many slots of each frame (output kind "detections"); None gives raw outputs.
+    canvas: (height, width) of the network input, multiples of 32; None is the model's own, turned upright for
+    `portrait` sources. Raises L2GError for a file that no backend opens, a library that is not installed, and whatever
+    is wrong with the file.
+    """
+    suffix = Path(model).suffix.lower()
+    if suffix in CHECKPOINT_SUFFIXES:
+        if not Path(model).is_file():
+            raise CheckpointError(f"{model}: no such file; check the path of the checkpoint")
+    elif suffix or Path(model).exists():
+        raise L2GError(
+            f"{model}: no backend opens this; expected a checkpoint ({', '.join(CHECKPOINT_SUFFIXES)}) "
+            "or the name of a shipped model such as l2g_tiny"
+        )
+    if canvas is not None and (min(canvas) < 32 or canvas[0] % 32 or canvas[1] % 32):
+        raise L2GError(f"canvas {canvas[0]}x{canvas[1]} found, multiples of 32 expected, for example 480x864")
+    return _open_eager(str(model), top_k, canvas, portrait)
+
+
+def _open_eager(model: str, top_k: int | None, canvas: tuple[int, int] | None, portrait: bool) -> Backend:
+    try:
+        load_checkpoint = importlib.import_module("l2g.checkpoint").load_checkpoint
+        eager = importlib.import_module("l2g.runtime.eager")
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] == "l2g":
+            raise
+        raise L2GError(
+            f"{model}: a checkpoint runs on PyTorch, but '{error.name}' is not installed; "
+            "install it with: pip install 'l2g[eager]'"
+        ) from None
+    loaded = load_checkpoint(model)
+    if canvas is None:
+        short, long = sorted(loaded.config.input_size)
+        canvas = (long, short) if portrait else tuple(loaded.config.input_size)
+    return eager.EagerBackend(loaded, top_k=top_k, canvas=canvas)

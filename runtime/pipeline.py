@@ -1,0 +1,110 @@
+"""Decode, inference and post-processing at the same time, in three threads with short queues between them."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+# Frames that wait between two stages: enough to ride out a slow frame, few enough that memory stays flat.
+DEPTH = 4
+_POLL_SECONDS = 0.05
+_LAST_JOIN_SECONDS = 2.0
+_END = object()
+
+
+def run_pipeline(
+    produce: Iterable[Any], infer: Callable[[Any], Any], consume: Callable[[Any], None], depth: int = DEPTH
+) -> int:
+    """Pass every item of `produce` through `infer` and then `consume`, in order; return how many went all the way.
+
+    `produce` is iterated in a thread of its own, `consume` is called in another, `infer` in the caller's, where Ctrl-C
+    arrives. At most `depth` items wait between two stages.
+
+    The first exception of any stage is raised here, after the threads have ended. What lies downstream of the failure
+    is finished first: when decoding or inference fails, or on Ctrl-C, every inferred frame is still consumed.
+    A producer that blocks for good (a camera that fell silent) cannot be stopped; it is left behind as a daemon thread.
+    """
+    return _Pipeline(infer, consume, depth).run(produce)
+
+
+class _Pipeline:
+    def __init__(self, infer: Callable[[Any], Any], consume: Callable[[Any], None], depth: int):
+        self._infer, self._consume = infer, consume
+        self._decoded: queue.Queue = queue.Queue(depth)
+        self._inferred: queue.Queue = queue.Queue(depth)
+        self._stop_producing = threading.Event()
+        self._consumer_failed = threading.Event()
+        self._errors: list[BaseException] = []
+        self._consumed = 0
+
+    def run(self, produce: Iterable[Any]) -> int:
+        producer = threading.Thread(target=self._producing, args=(produce,), name="l2g-decode", daemon=True)
+        consumer = threading.Thread(target=self._consuming, name="l2g-results", daemon=True)
+        producer.start()
+        consumer.start()
+        try:
+            self._inferring()
+        except BaseException as error:
+            self._errors.insert(0, error)
+        self._stop_producing.set()
+        try:
+            self._put(self._inferred, _END, self._consumer_failed)
+            while consumer.is_alive():
+                consumer.join(_POLL_SECONDS)
+            producer.join(_LAST_JOIN_SECONDS)
+        except KeyboardInterrupt as error:
+            # Ctrl-C while the last frames are being finished: give up on them.
+            self._consumer_failed.set()
+            self._errors.insert(0, error)
+            consumer.join(_LAST_JOIN_SECONDS)
+        if self._errors:
+            raise self._errors[0]
+        return self._consumed
+
+    def _inferring(self) -> None:
+        while not self._consumer_failed.is_set():
+            try:
+                item = self._decoded.get(timeout=_POLL_SECONDS)
+            except queue.Empty:
+                continue
+            if item is _END:
+                return
+            self._put(self._inferred, self._infer(item), self._consumer_failed)
+
+    def _producing(self, produce: Iterable[Any]) -> None:
+        try:
+            for item in produce:
+                if not self._put(self._decoded, item, self._stop_producing):
+                    return
+        except BaseException as error:
+            self._errors.append(error)
+        finally:
+            self._put(self._decoded, _END, self._stop_producing)
+
+    def _consuming(self) -> None:
+        try:
+            while not self._consumer_failed.is_set():
+                try:
+                    item = self._inferred.get(timeout=_POLL_SECONDS)
+                except queue.Empty:
+                    continue
+                if item is _END:
+                    return
+                self._consume(item)
+                self._consumed += 1
+        except BaseException as error:
+            self._errors.append(error)
+            self._consumer_failed.set()
+
+    @staticmethod
+    def _put(target: queue.Queue, item: Any, stop: threading.Event) -> bool:
+        """Wait for room; False when `stop` was set meanwhile."""
+        while not stop.is_set():
+            try:
+                target.put(item, timeout=_POLL_SECONDS)
+                return True
+            except queue.Full:
+                continue
+        return False

@@ -1,0 +1,122 @@
+"""Run a model over a video: masks and tracks into a folder.
+
+Writes `overlay.mp4` (H.264), `results.json` (YouTube-VIS results format) and `frames.jsonl` (a line a frame).
+Exit code: 0 done, 1 the source is damaged (what could be decoded is done), 2 bad input, 130 interrupted (what was
+done is kept).
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import threading
+from contextlib import closing, contextmanager
+
+from tqdm import tqdm
+
+from l2g.errors import L2GError
+from l2g.runtime.models import open_backend
+from l2g.runtime.tracks import TrackParameters
+from l2g.runtime.video import Selection, open_source
+from l2g.runtime.video_job import JobSummary, process_video
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="run_video", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", required=True, help="a checkpoint (.safetensors, .pth) or the name of a shipped one")
+    parser.add_argument("--input", required=True, help="a video file, a URL that FFmpeg reads, or a folder of pictures")
+    parser.add_argument("--output", required=True, help="the folder for the results, made when it is missing")
+    parser.add_argument("--score-threshold", type=float, default=0.5, help="lowest score shown, 0..1 (default 0.5)")
+    parser.add_argument("--top-k", type=int, default=50, help="most instances looked at in a frame (default 50)")
+    parser.add_argument("--stride", type=int, default=1, help="use every n-th frame (default 1)")
+    parser.add_argument("--start", type=float, default=0.0, metavar="SECONDS", help="first moment used (default 0)")
+    parser.add_argument("--end", type=float, metavar="SECONDS", help="moment to stop before (default: the whole video)")
+    parser.add_argument(
+        "--size", type=_size, metavar="HxW", help="network canvas, multiples of 32 (default: the model's)"
+    )
+    parser.add_argument("--max-age", type=int, default=30, help="frames a hidden track keeps its id (default 30)")
+    parser.add_argument("--fps", type=float, default=30.0, help="frame rate of a folder of pictures (default 30)")
+    parser.add_argument("--no-overlay", action="store_true", help="write no overlay.mp4")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = parse_arguments(argv)
+    try:
+        with _terminate_like_interrupt():
+            summary = run(options)
+    except L2GError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted before the first frame", file=sys.stderr)
+        return 130
+    print_summary(summary)
+    if summary.interrupted:
+        print("interrupted: the files hold what was done", file=sys.stderr)
+        return 130
+    if summary.damage:
+        print(f"warning: {summary.damage}; the results hold what could be decoded", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run(options: argparse.Namespace) -> JobSummary:
+    """Open the source and the model as `options` say, and process the one with the other."""
+    parameters = TrackParameters(birth_score=options.score_threshold, max_age=options.max_age)
+    selection = Selection(options.start, options.end, options.stride)
+    # The source first: a wrong path should not cost the time it takes to load a model.
+    with open_source(options.input, selection, options.fps) as source:
+        backend = open_backend(
+            options.model, top_k=options.top_k, canvas=options.size, portrait=source.height > source.width
+        )
+        # disable=None: no bar where stderr is not a terminal.
+        with closing(backend), tqdm(total=source.expected_frames, unit="frame", disable=None) as bar:
+            return process_video(
+                backend,
+                source,
+                options.output,
+                parameters=parameters,
+                top_k=options.top_k,
+                overlay=not options.no_overlay,
+                on_frame=bar.update,
+            )
+
+
+def print_summary(summary: JobSummary) -> None:
+    rate = summary.frames / max(summary.seconds, 1e-9)
+    print(f"{summary.frames} frames in {summary.seconds:.1f} s ({rate:.2f} frames/s), {summary.tracks} tracks")
+    for file in summary.files:
+        print(f"  {file}")
+
+
+@contextmanager
+def _terminate_like_interrupt():
+    """SIGTERM (a container that is stopped) keeps what was done, like Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(_signal, _frame):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        height, width = map(int, text.lower().split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' found, HxW expected, for example 480x864") from None
+    return height, width
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""H.264 video that browsers play: 8-bit 4:2:0, index at the front, true times at any frame rate."""
+
+from __future__ import annotations
+
+import os
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import av.error
+import numpy as np
+
+from l2g.errors import VideoError
+
+# MPEG's clock: every common frame rate is a whole number of its ticks.
+TICKS_PER_SECOND = 90_000
+
+
+class VideoWriter:
+    """Writes uint8 [height, width, 3] RGB frames with their times to an MP4 file; a context manager.
+
+    The file appears under its name when it is closed, also after an exception: what was written is kept. H.264 with
+    4:2:0 chroma needs even sides, so odd ones repeat their last row or column. `frame_rate` is the mean rate, a hint
+    for the encoder and the length of the last frame.
+    """
+
+    def __init__(self, path: str | Path, height: int, width: int, frame_rate: float):
+        self.path = Path(path)
+        self.frames = 0
+        self._size = (height, width)
+        self._padding = ((0, height % 2), (0, width % 2), (0, 0))
+        self._interval = max(1, round(TICKS_PER_SECOND / frame_rate))
+        self._last_tick = -1
+        self._temporary = self.path.with_name(f".{self.path.stem}.part{self.path.suffix}")
+        try:
+            self._container = av.open(str(self._temporary), "w", format="mp4", options={"movflags": "+faststart"})
+        except (av.error.FFmpegError, OSError) as error:
+            raise VideoError(
+                f"{self.path}: cannot be written ({error}); check the folder and its permissions"
+            ) from None
+        try:
+            self._stream = self._add_stream(height + height % 2, width + width % 2, frame_rate)
+        except BaseException:
+            self._container.close()
+            self._temporary.unlink(missing_ok=True)
+            raise
+
+    def _add_stream(self, height: int, width: int, frame_rate: float):
+        options = {
+            "preset": "veryfast",
+            "crf": "20",
+            # Named colours: players otherwise guess BT.601 or BT.709 by the size of the picture.
+            "x264-params": "colorprim=bt709:transfer=bt709:colormatrix=bt709:range=tv:log-level=error",
+        }
+        rate = Fraction(frame_rate).limit_denominator(1001)
+        try:
+            stream = self._container.add_stream("libx264", rate=rate or Fraction(1, 1001), options=options)
+        except (av.error.FFmpegError, ValueError) as error:
+            raise VideoError(f"this PyAV has no libx264 encoder ({error}); install it with: pip install av") from None
+        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        stream.codec_context.time_base = stream.time_base = Fraction(1, TICKS_PER_SECOND)
+        return stream
+
+    def write(self, image: np.ndarray, time: float) -> None:
+        """Append a frame shown from `time` (seconds, not before the last frame's). VideoError when that fails."""
+        if image.shape != (*self._size, 3) or image.dtype != np.uint8:
+            raise VideoError(
+                f"{self.path}: frame is {image.dtype} {list(image.shape)}, expected uint8 {[*self._size, 3]}"
+            )
+        if any(after for _, after in self._padding):
+            image = np.pad(image, self._padding, mode="edge")
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+        frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709")
+        # Two frames never share a tick: an encoder refuses times that do not grow.
+        tick = max(round(time * TICKS_PER_SECOND), self._last_tick + 1)
+        frame.pts, frame.time_base = tick, Fraction(1, TICKS_PER_SECOND)
+        self._last_tick = tick
+        self._encode(frame)
+        self.frames += 1
+
+    def close(self) -> None:
+        """Finish the file and give it its name; without a single frame nothing is left behind."""
+        if self._container is None:
+            return
+        try:
+            if self.frames:
+                self._encode(None)
+        finally:
+            container, self._container = self._container, None
+            container.close()
+            if self.frames:
+                os.replace(self._temporary, self.path)
+            else:
+                self._temporary.unlink(missing_ok=True)
+
+    def _encode(self, frame) -> None:
+        try:
+            for packet in self._stream.encode(frame):
+                if not packet.duration:
+                    packet.duration = self._interval
+                self._container.mux(packet)
+        except (av.error.FFmpegError, OSError) as error:
+            raise VideoError(f"{self.path}: writing failed ({error}); is the disk full?") from None
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self.close()
