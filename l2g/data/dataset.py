@@ -25,12 +25,14 @@ class Problem:
     """Something wrong with a data set.
 
     kind: "corrupt annotation", "missing frame", "empty video" or "category without instances". where: the name of the
-    video, annotation or category. detail: what was found and what mends it.
+    video, annotation or category. detail: what was found and what mends it. fatal: False for what is merely odd, such
+    as a category that no instance has; a data set with such problems opens.
     """
 
     kind: str
     where: str
     detail: str
+    fatal: bool = True
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.where}: {self.detail}"
@@ -120,14 +122,15 @@ class VideoObject:
     """One instance over its whole video.
 
     id: the annotation's own. label: position in the data set's categories. segmentations: per frame a RLE (compressed
-    or not), a list of polygons, or None where the instance is not visible. areas: per frame pixels or None.
+    or not), a list of polygons, or None where the instance is not visible. record: the annotation as it stands in the
+    file.
     """
 
     id: int
     label: int
     iscrowd: bool
     segmentations: Sequence
-    areas: Sequence
+    record: dict = field(default_factory=dict)
 
 
 class AnnotatedVideo(Video):

@@ -8,7 +8,9 @@ needs no disk.
 
 from __future__ import annotations
 
+import argparse
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,7 +31,7 @@ from l2g.data.synthetic_scene import (
     texel_count,
 )
 from l2g.data.synthetic_shapes import background_field, coloured, pattern, sensor_noise, texels_per_radius
-from l2g.errors import DataError
+from l2g.errors import DataError, L2GError
 
 MIN_VISIBLE = 16  # pixels; an object with fewer is not annotated in that frame
 DEFAULT_SIZE = (96, 160)
@@ -96,13 +98,14 @@ def synthetic_video(
     ever, so any number from 0 on exists). size: (height, width) in pixels. cuts: scene cuts within the split's length.
     Raises DataError for an unknown split or a size or frame count that cannot be drawn.
     """
-    kind = _split(split)
+    kind = split_facts(split)
     height, width = size
     if min(height, width) < 32:
         raise DataError(f"synthetic video of {height}x{width} asked for; at least 32x32 is needed")
-    times = (
-        np.arange(kind.frames if frames is None else frames) if not isinstance(frames, Sequence) else np.array(frames)
-    )
+    if min(seed, index) < 0:
+        raise DataError(f"synthetic video {index} of seed {seed} asked for; both start at 0")
+    count = kind.frames if frames is None else frames
+    times = np.arange(count) if np.ndim(count) == 0 else np.asarray(count)
     if times.size == 0 or times.min() < 0:
         raise DataError(f"synthetic video with frames {frames!r} asked for; ask for 1 or more, numbered from 0")
     rng = np.random.default_rng([kind.tag, seed, index])
@@ -119,7 +122,8 @@ def synthetic_image(split: str, index: int, *, seed: int = 0, size: tuple[int, i
     return synthetic_video(split, index, seed=seed, frames=[0], size=size)
 
 
-def _split(name: str) -> Split:
+def split_facts(name: str) -> Split:
+    """The split of that name; DataError when there is none."""
     if name not in SPLITS:
         raise DataError(f"no synthetic split '{name}'; there are {', '.join(SPLITS)}")
     return SPLITS[name]
@@ -233,3 +237,31 @@ def _annotated(frames: np.ndarray, labels: np.ndarray, areas: np.ndarray, sprite
     label_map = np.stack([cv2.LUT(m, row) for m, row in zip(labels, table, strict=True)])
     hidden = np.where(areas >= MIN_VISIBLE, 1 - visible / np.maximum(areas, 1), np.nan).astype(np.float32)
     return SyntheticVideo(frames, label_map, sprites.label[keep], present[:, keep], hidden[:, keep])
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m l2g.data.synthetic", description="Write synthetic video in the YouTube-VIS layout."
+    )
+    parser.add_argument("--split", required=True, choices=sorted(SPLITS))
+    parser.add_argument("--seed", type=int, default=0, help="any number from 0 on; splits never share one")
+    parser.add_argument("--videos", type=int, help="how many (default: the split's own number)")
+    parser.add_argument("--frames", type=int, help="frames of a video (default: the split's own number)")
+    parser.add_argument("--size", type=int, nargs=2, default=DEFAULT_SIZE, metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--cuts", type=int, default=0, help="scene cuts in every video")
+    parser.add_argument("--format", choices=("jpg", "png"), default="jpg", dest="picture_format")
+    parser.add_argument("--output", required=True, help="directory to make; must not exist or be empty")
+    options = vars(parser.parse_args(argv))
+    from l2g.data.synthetic_dataset import write_synthetic  # here: that module draws with this one
+
+    try:
+        directory = write_synthetic(options.pop("output"), options.pop("split"), **options)
+    except (L2GError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"wrote {directory}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

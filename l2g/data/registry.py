@@ -1,0 +1,59 @@
+"""Data sets by name: `load_dataset("synthetic:val")`, `load_dataset("ovis:DIR", "train")`, `load_dataset(DIR)`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from l2g.data.coco import load_coco
+from l2g.data.dataset import VideoDataset
+from l2g.data.ovis import load_ovis
+from l2g.data.synthetic import split_facts
+from l2g.data.synthetic_dataset import cached_synthetic, synthetic_dataset
+from l2g.data.vipseg import load_vipseg
+from l2g.data.youtube_vis import load_youtube_vis
+from l2g.errors import DataError
+
+_READERS = {
+    "youtube_vis": load_youtube_vis,
+    "youtube_vis_2019": load_youtube_vis,
+    "youtube_vis_2021": load_youtube_vis,
+    "youtube_vis_2022": load_youtube_vis,
+    "ovis": load_ovis,
+    "vipseg": load_vipseg,
+    "coco": load_coco,
+}
+
+
+def load_dataset(
+    source: str | Path,
+    split: str = "train",
+    *,
+    seed: int = 0,
+    videos: int | None = None,
+    skip_broken: bool = False,
+    drop_empty: bool = False,
+) -> VideoDataset:
+    """Open a data set.
+
+    source: a directory in the YouTube-VIS layout; "FORMAT:DIR" with FORMAT one of youtube_vis_2019, youtube_vis_2021,
+    youtube_vis_2022, ovis, vipseg, coco; or "synthetic:SPLIT". `synthetic:train` is drawn on demand and has no end;
+    the other synthetic splits are written to the cache on first use (see `cached_synthetic`). split: of a directory.
+    seed, videos: of a synthetic split. skip_broken, drop_empty: as in `load_youtube_vis`. Raises DataError when it
+    cannot be opened.
+    """
+    text = str(source)
+    kind, colon, rest = text.partition(":")
+    if colon and kind == "synthetic":
+        if rest == "train":
+            return synthetic_dataset(rest, seed=seed, videos=videos)
+        split_facts(rest)
+        return load_youtube_vis(cached_synthetic(rest, seed=seed, videos=videos), name=text, drop_empty=drop_empty)
+    options = {"skip_broken": skip_broken, "drop_empty": drop_empty, "name": text}
+    if colon and kind in _READERS:
+        return _READERS[kind](rest, split, **options)
+    if Path(text).is_dir():
+        return load_youtube_vis(text, split, **options)
+    raise DataError(
+        f"no data set '{text}'; give a directory in the YouTube-VIS layout, FORMAT:DIR with FORMAT one of "
+        f"{', '.join(_READERS)}, or synthetic:val, synthetic:occluded, synthetic:long, synthetic:train"
+    )
