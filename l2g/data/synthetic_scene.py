@@ -30,7 +30,7 @@ class Recipe:
     diameter: tuple[float, float] = (32.0, 60.0)
     occluders: tuple[int, int] = (0, 2)
     occluder_width: tuple[float, float] = (8.0, 16.0)
-    crowding: float = 0.0
+    crowding: float = 0.15
     wander: float = 0.5
 
 
@@ -92,11 +92,12 @@ class Geometry:
     inverse: np.ndarray
 
 
-def sample_sprites(rng: np.random.Generator, recipe: Recipe) -> Sprites:
-    """Draw the cast of a video."""
+def sample_sprites(rng: np.random.Generator, recipe: Recipe, rank: tuple[float, float]) -> Sprites:
+    """Draw the cast of a video. rank: each 0..1, from few to many, of objects and of occluders."""
     low, high = recipe.objects
-    objects = min(low + int((high - low + 1) * rng.random() ** 1.8), high)
-    bars = int(rng.integers(recipe.occluders[0], recipe.occluders[1] + 1))
+    objects = min(low + int((high - low + 1) * rank[0] ** 1.8), high)
+    low, high = recipe.occluders
+    bars = min(low + int((high - low + 1) * rank[1]), high)
     total = objects + bars
     label = rng.permutation(len(CLASSES))[:objects]
     twin = rng.random(objects) < 0.3
