@@ -1,0 +1,224 @@
+"""A training run as data: YAML file -> frozen dataclasses, `key=value` overrides, one clear error for a wrong field."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from l2g.errors import ConfigError
+
+SHIPPED = Path(__file__).parent / "configs"
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where clips come from and what happens to them on the way.
+
+    source: "synthetic" (drawn on the fly), or a data set of l2g.data: "youtube_vis", "ovis", "vipseg", "coco".
+    root: the data set's folder. split: "train". canvas: (height, width), multiples of 32. The rest is
+    l2g.data.transforms.Augment. stride: frames from one to the next of a clip, drawn from (low, high). reverse: chance
+    that a clip runs backwards. skip_broken: leave broken entries out (they are listed) instead of stopping.
+    """
+
+    source: str = "synthetic"
+    root: str = ""
+    split: str = "train"
+    canvas: tuple[int, int] = (96, 160)
+    shortest_edge: tuple[int, ...] = ()
+    crop: float = 0.0
+    crop_scale: tuple[float, float] = (0.6, 1.0)
+    flip: float = 0.5
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    reverse: float = 0.0
+    stride: tuple[int, int] = (1, 1)
+    skip_broken: bool = False
+    workers: int = 0
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the terms, and at how many places masks are compared (0: everywhere)."""
+
+    label: float = 4.0
+    mask: float = 5.0
+    dice: float = 5.0
+    box: float = 5.0
+    giou: float = 2.0
+    num_points: int = 12544
+
+
+@dataclass(frozen=True)
+class PhaseConfig:
+    """One phase.
+
+    kind: "image" (phase 0), "align" (phase 1: aligner on images, the rest frozen), "clip" (phase 2).
+    batch_size: images or clips per iteration over all processes. lr: peak rate. warmup: iterations of linear warm-up.
+    schedule: "step" (times 0.1 at each of `milestones`) or "cosine" (constant for the share `hold` of the phase, then
+    a cosine down to `floor` times the peak).
+    clip_length, stride: frames of a clip, and their distance (default: the data's). supervised: frames with a loss per
+    clip (None: all). burn_in: frames at a clip's head that only carry the state, on top of clip_length.
+    denoising: number of denoising queries. train_batch_norm: learn the backbone's statistics (from scratch only).
+    """
+
+    kind: str
+    iterations: int
+    batch_size: int = 8
+    lr: float = 5e-5
+    warmup: int = 10
+    schedule: str = "step"
+    milestones: tuple[int, ...] = ()
+    hold: float = 0.3
+    floor: float = 0.01
+    clip_length: int = 1
+    stride: tuple[int, int] | None = None
+    supervised: int | None = None
+    burn_in: int = 0
+    two_stage: bool = True
+    denoising: int = 0
+    noise: float = 0.4
+    train_batch_norm: bool = False
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Every so many iterations (0: never), over how many videos of which data set (as runtime/evaluate.py names it)."""
+
+    every: int = 0
+    dataset: str = "synthetic:val"
+    videos: int = 16
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A whole run.
+
+    model: preset. overrides: fields of ModelConfig. init: checkpoint to start from; an empty string means random
+    weights. A Mask DINO checkpoint gets a fresh aligner, and a fresh class head where the class counts differ.
+    backbone_lr, offset_lr: factors on the backbone's and the sampling offsets' rate. precision: "fp32", "bf16" or
+    "fp16" (autocast). ema: decay of an averaged copy that is saved in the end, 0 = off. clip_norm: largest gradient norm.
+    save_every: iterations between resume files.
+    """
+
+    model: str
+    phases: tuple[PhaseConfig, ...]
+    overrides: dict[str, Any] = field(default_factory=dict)
+    init: str = ""
+    seed: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    weight_decay: float = 0.05
+    backbone_lr: float = 0.1
+    offset_lr: float = 0.1
+    clip_norm: float = 0.01
+    precision: str = "fp32"
+    ema: float = 0.0
+    save_every: int = 1000
+    log_every: int = 20
+
+    def __post_init__(self):
+        for index, phase in enumerate(self.phases):
+            if phase.kind not in ("image", "align", "clip"):
+                raise ConfigError(f"phases.{index}.kind '{phase.kind}' found; expected image, align or clip")
+            if phase.schedule not in ("step", "cosine"):
+                raise ConfigError(f"phases.{index}.schedule '{phase.schedule}' found; expected step or cosine")
+            if phase.supervised is not None and phase.supervised < 2:
+                raise ConfigError(f"phases.{index}.supervised is {phase.supervised}; at least two frames keep their loss")
+        if self.precision not in ("fp32", "bf16", "fp16"):
+            raise ConfigError(f"precision '{self.precision}' found; expected fp32, bf16 or fp16")
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def load_config(source: str, changes: typing.Sequence[str] = ()) -> TrainConfig:
+    """Read a YAML file, or a shipped config by name, and apply `key=value` changes (`phases.0.lr=1e-3`).
+
+    Raises ConfigError for a missing file, broken YAML, an unknown field or a value of the wrong type.
+    """
+    path = SHIPPED / f"{source}.yaml" if "/" not in source and not source.endswith((".yaml", ".yml")) else Path(source)
+    if not path.is_file():
+        names = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.yaml")))
+        raise ConfigError(f"no config '{source}': give a YAML file or one of {names}")
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a YAML file: {error}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: a {type(data).__name__} found, expected the fields of TrainConfig")
+    for change in changes:
+        _apply(data, change)
+    return _build(TrainConfig, data, "")
+
+
+def _apply(data: dict, change: str) -> None:
+    key, equals, value = change.partition("=")
+    if not equals:
+        raise ConfigError(f"'{change}' found, expected key=value, as in phases.0.lr=1e-3")
+    *parents, last = key.split(".")
+    node: Any = data
+    try:
+        for parent in parents:
+            node = node[int(parent)] if isinstance(node, list) else node.setdefault(parent, {})
+        if isinstance(node, list):
+            node[int(last)] = yaml.safe_load(value)
+        else:
+            node[last] = yaml.safe_load(value)
+    except (ValueError, IndexError, TypeError, AttributeError):
+        raise ConfigError(f"'{key}' names no field of the config") from None
+
+
+def _build(cls, data: Any, where: str):
+    if not isinstance(data, dict):
+        raise ConfigError(f"{where or 'the config'}: {data!r} found, expected the fields of {cls.__name__}")
+    kinds = typing.get_type_hints(cls)
+    unknown = sorted(set(data) - set(kinds))
+    if unknown:
+        raise ConfigError(f"unknown field {where}{unknown[0]}; the fields are {', '.join(kinds)}")
+    missing = [
+        f.name
+        for f in dataclasses.fields(cls)
+        if f.name not in data and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ConfigError(f"field {where}{missing[0]} is missing")
+    return cls(**{name: _convert(kinds[name], value, f"{where}{name}") for name, value in data.items()})
+
+
+def _convert(kind, value, where: str):
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        if value is None:
+            return None
+        kind = next(argument for argument in arguments if argument is not type(None))
+        return _convert(kind, value, where)
+    if dataclasses.is_dataclass(kind):
+        return _build(kind, value, f"{where}.")
+    if origin is tuple and isinstance(value, (list, tuple)):
+        if arguments[-1] is not Ellipsis and len(arguments) != len(value):
+            raise ConfigError(f"{where}: {value!r} found, expected {len(arguments)} values")
+        return tuple(_convert(arguments[0], item, f"{where}.{index}") for index, item in enumerate(value))
+    if origin is dict and isinstance(value, dict):
+        return value
+    if kind is float:
+        # YAML 1.1 reads 1e-3 as text.
+        try:
+            return float(value) if not isinstance(value, bool) else _wrong(kind, value, where)
+        except (TypeError, ValueError):
+            _wrong(kind, value, where)
+    if origin is None and isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
+        return value
+    _wrong(kind, value, where)
+
+
+def _wrong(kind, value, where: str):
+    raise ConfigError(f"{where}: {value!r} found, expected {getattr(kind, '__name__', kind)}")

@@ -1,0 +1,74 @@
+"""One frame's loss: predictions of every layer against the slots that answer for the instances."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from l2g.modeling.local2global import Decoded, FrameOutput
+from l2g.modeling.heads import Heads
+from l2g.training.losses import dice, focal, generalised_iou, mask_bce
+from l2g.training.matcher import Weights, assign, match_costs
+from l2g.training.points import mask_pairs
+from l2g.training.targets import FrameTargets
+
+TERMS = ("label", "mask", "dice", "box", "giou")
+
+
+class Criterion:
+    """Weighted sums of the five terms (Eq. 4), per layer, divided by the number of instances.
+
+    num_points: where mask terms look, see `l2g.training.points`; 12544 in Mask DINO, 0 = every pixel.
+    """
+
+    def __init__(self, weights: Weights, num_points: int):
+        self.weights, self.num_points = weights, num_points
+
+    def match(self, prediction: FrameOutput, targets: FrameTargets, taken: Tensor | None = None) -> Tensor:
+        """Slots int64 [B, I] for the present instances; those in `taken` keep theirs."""
+        costs = match_costs(prediction, targets, self.weights, self.num_points)
+        return assign(costs, targets.present, taken)
+
+    def matched(self, predictions: Sequence[FrameOutput], targets: FrameTargets, instances: Tensor) -> dict[str, Tensor]:
+        """The loss of several predictions of one frame, each with an assignment of its own."""
+        return total(self.frame(p, targets, self.match(p, targets), instances) for p in predictions)
+
+    def frame(self, prediction: FrameOutput, targets: FrameTargets, slots: Tensor, instances: Tensor) -> dict[str, Tensor]:
+        """The five weighted terms of one prediction.
+
+        slots: int64 [B, I], -1 for none. An instance with a slot that is hidden now asks its slot for "no class", and
+        for no mask and no box. instances: the divisor, a float tensor.
+        """
+        weights = self.weights
+        answered = targets.present & (slots >= 0)
+        rows, columns = answered.nonzero(as_tuple=True)
+        chosen = slots[rows, columns]
+        classes = torch.zeros_like(prediction.logits, dtype=torch.float32)
+        classes[rows, chosen, targets.labels[rows, columns]] = 1
+        boxes, truth = prediction.boxes[rows, chosen].float(), targets.boxes[rows, columns]
+        logits, masks = mask_pairs(prediction.mask_logits[rows, chosen], targets.masks[rows, columns], self.num_points)
+        terms = {
+            "label": weights.label * focal(prediction.logits, classes).sum(),
+            "mask": weights.mask * mask_bce(logits, masks).sum(),
+            "dice": weights.dice * dice(logits, masks).sum(),
+            "box": weights.box * (boxes - truth).abs().sum(),
+            "giou": weights.giou * (1 - generalised_iou(boxes, truth)).sum(),
+        }
+        return {name: value / instances for name, value in terms.items()}
+
+
+def two_stage(decoded: Decoded, heads: Heads) -> FrameOutput:
+    """What the chosen memory tokens predict by themselves, which is what teaches them to be chosen."""
+    local = decoded.local
+    return FrameOutput(local.logits, heads.boxes(local.features, local.anchors), local.mask_logits)
+
+
+def total(terms) -> dict[str, Tensor]:
+    """Sum of dicts of the five terms."""
+    summed: dict[str, Tensor] = {}
+    for part in terms:
+        for name, value in part.items():
+            summed[name] = summed[name] + value if name in summed else value
+    return summed

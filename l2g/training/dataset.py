@@ -1,0 +1,18 @@
+"""The data set that a config names."""
+
+from __future__ import annotations
+
+from l2g.data.dataset import VideoDataset
+from l2g.data.registry import load_dataset
+from l2g.data.synthetic_dataset import synthetic_dataset
+from l2g.training.config import DataConfig
+
+# Frames of a synthetic training video: as long as the longest split, so that a clip may start anywhere in a long life.
+SYNTHETIC_FRAMES = 300
+
+
+def open_dataset(data: DataConfig) -> VideoDataset:
+    """Synthetic video is drawn at the canvas's own size; everything else is read from `data.root`."""
+    if data.source == "synthetic":
+        return synthetic_dataset(data.split, size=data.canvas, frames=SYNTHETIC_FRAMES)
+    return load_dataset(f"{data.source}:{data.root}", data.split, skip_broken=data.skip_broken)

@@ -1,0 +1,148 @@
+"""What a phase minimises: the loss of a batch of images, or of clips through the state that the model itself carries."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as distributed
+from torch import Tensor, nn
+
+from l2g.modeling.local2global import FrameState, Local2Global
+from l2g.training.criterion import Criterion, total, two_stage
+from l2g.training.denoising import denoising_queries
+from l2g.training.targets import Batch, FrameTargets
+
+
+class ImageObjective(nn.Module):
+    """Phase 0, and phase 1 with `stand_ins`: every frame of the batch is an image of its own.
+
+    denoising: about how many denoising queries (0: none). noise: their strength.
+    stand_ins: take the place of the global queries, so that the aligner learns before there is any video.
+    """
+
+    def __init__(
+        self,
+        model: Local2Global,
+        criterion: Criterion,
+        denoising: int = 0,
+        noise: float = 0.4,
+        stand_ins: StandIns | None = None,
+    ):
+        super().__init__()
+        self.model, self.criterion, self.stand_ins = model, criterion, stand_ins
+        self.denoising, self.noise = denoising, noise
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        model = self.model
+        targets = batch.targets(0)
+        memory = model.encode(batch.frames[:, 0])
+        state = self.stand_ins(len(batch.frames)) if self.stand_ins is not None else None
+        noised = None
+        if self.denoising:
+            slots = model.config.num_queries
+            noised = denoising_queries(targets, model.label_embed, slots, self.denoising, self.noise)
+        decoded = model.decode(memory, state, noised and noised[0], deep=True)
+        instances = count_instances(targets.present)
+        terms = [self.criterion.matched((two_stage(decoded, model.heads), *decoded.layers), targets, instances)]
+        if noised:
+            _, repeated, slots = noised
+            groups = instances * (repeated.labels.shape[1] // targets.labels.shape[1])
+            terms += [self.criterion.frame(p, repeated, slots, groups) for p in decoded.denoised]
+        return total(terms)
+
+
+class StandIns(nn.Module):
+    """Learned global queries and boxes, for as long as phase 1 has no past to take them from."""
+
+    def __init__(self, num_queries: int, hidden_dim: int):
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(num_queries, hidden_dim))
+        self.boxes = nn.Parameter(torch.randn(num_queries, 4))
+
+    def forward(self, streams: int) -> FrameState:
+        valid = torch.ones(streams, 1, device=self.queries.device)
+        return FrameState(self.queries.expand(streams, -1, -1), self.boxes.sigmoid().expand(streams, -1, -1), valid)
+
+
+class ClipObjective(nn.Module):
+    """Phase 2: the state runs through the clip, and an instance keeps the slot that it was matched to when it appeared.
+
+    supervised: how many of the clip's frames have a loss, drawn anew for each batch, the last always among them (the
+    paper's reduced supervision keeps at least two); None: all. two_stage: whether the local queries stay supervised.
+    burn_in: frames at the head of the clip that only carry the state (no loss, no gradient), so that the supervised
+    frames start from a state as old as a long video's.
+    """
+
+    def __init__(
+        self,
+        model: Local2Global,
+        criterion: Criterion,
+        supervised: int | None = None,
+        two_stage: bool = True,
+        burn_in: int = 0,
+    ):
+        super().__init__()
+        self.model, self.criterion = model, criterion
+        self.supervised, self.two_stage, self.burn_in = supervised, two_stage, burn_in
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        model, length = self.model, batch.frames.shape[1]
+        burn_in = min(self.burn_in, length - 1)
+        state, slots = self._burn_in(batch, burn_in)
+        memory = model.encode(batch.frames[:, burn_in:].transpose(0, 1).flatten(0, 1))
+        streams = len(batch.frames)
+        chosen = self._frames_with_loss(burn_in, length)
+        instances = count_instances(torch.cat([batch.present[:, :, t] for t in sorted(chosen)]))
+        terms = []
+        for t in range(burn_in, length):
+            targets = batch.targets(t)
+            start = (t - burn_in) * streams
+            decoded = model.decode(memory.rows(slice(start, start + streams)), state, deep=t in chosen)
+            state = decoded.state
+            slots = self.criterion.match(decoded.output, targets, slots)
+            if t not in chosen:
+                continue
+            terms += [self.criterion.frame(p, targets, slots, instances) for p in decoded.layers]
+            if self.two_stage:
+                terms.append(self.criterion.matched((two_stage(decoded, model.heads),), targets, instances))
+        return total(terms)
+
+    @torch.no_grad()
+    def _burn_in(self, batch: Batch, frames: int) -> tuple[FrameState | None, Tensor | None]:
+        state, slots = None, None
+        for t in range(frames):
+            decoded = self.model.decode(self.model.encode(batch.frames[:, t]), state)
+            state = decoded.state
+            slots = self.criterion.match(decoded.output, batch.targets(t), slots)
+        return state, slots
+
+    def _frames_with_loss(self, first: int, length: int) -> set[int]:
+        if self.supervised is None or self.supervised >= length - first:
+            return set(range(first, length))
+        others = torch.randperm(length - 1 - first)[: max(self.supervised, 2) - 1] + first
+        return {length - 1, *others.tolist()}
+
+
+def count_instances(present: Tensor) -> Tensor:
+    """How many instances the loss is divided by: the mean over the processes, at least one."""
+    number = present.sum().float()
+    if distributed.is_initialized():
+        distributed.all_reduce(number)
+        number = number / distributed.get_world_size()
+    return number.clamp(min=1)
+
+
+def phase_one_parameters(model: Local2Global) -> list[nn.Parameter]:
+    """What phase 1 trains: the aligner and the dynamic positions (the decoder's own MLP, which it shares)."""
+    if model.aligner is None:
+        return []
+    return [*model.aligner.parameters(), *model.decoder.ref_point_head.parameters()]
+
+
+__all__ = [
+    "ClipObjective",
+    "FrameTargets",
+    "ImageObjective",
+    "StandIns",
+    "count_instances",
+    "phase_one_parameters",
+]

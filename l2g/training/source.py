@@ -1,0 +1,69 @@
+"""Batches by number: iteration i of a phase is the same batch whenever, wherever and by whichever worker it is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from l2g.data.clips import sample_clip
+from l2g.data.transforms import Augment
+from l2g.training.config import DataConfig, PhaseConfig
+from l2g.training.dataset import open_dataset
+from l2g.training.targets import Batch, collate
+
+
+class Batches(Dataset):
+    """Maps an iteration of one phase to its Batch; rank r of w draws its own share of it."""
+
+    def __init__(self, data: DataConfig, phase: PhaseConfig, seed: int, phase_index: int, rank: int = 0, world: int = 1):
+        if phase.batch_size % world:
+            raise ValueError(f"a batch of {phase.batch_size} does not divide among {world} processes")
+        self.dataset = open_dataset(data)
+        self.augment = Augment(
+            canvas=data.canvas,
+            shortest_edge=data.shortest_edge,
+            crop=data.crop,
+            crop_scale=data.crop_scale,
+            flip=data.flip,
+            brightness=data.brightness,
+            contrast=data.contrast,
+            saturation=data.saturation,
+            hue=data.hue,
+        )
+        self.length = phase.clip_length + phase.burn_in
+        self.stride = phase.stride or data.stride
+        self.reverse = data.reverse
+        self.share = phase.batch_size // world
+        self.key = (seed, phase_index)
+        self.first = rank * self.share
+
+    def __getitem__(self, iteration: int) -> Batch:
+        clips = []
+        for index in range(self.first, self.first + self.share):
+            rng = np.random.default_rng([*self.key, iteration, index])
+            clips.append(sample_clip(self.dataset, rng, self.length, self.stride, self.augment, self.reverse))
+        return collate(clips)
+
+
+def iterate(batches: Batches, start: int, stop: int, workers: int) -> Iterator[Batch]:
+    """Batches start..stop-1 in order, prepared by worker processes where `workers` > 0."""
+    loader = DataLoader(
+        batches,
+        batch_size=None,
+        sampler=range(start, stop),
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=False,
+        worker_init_fn=_single_thread,
+    )
+    return iter(loader)
+
+
+def _single_thread(_: int) -> None:
+    import cv2
+
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)

@@ -1,0 +1,73 @@
+"""Ground truth as padded tensors: frames of a batch of clips, and the instances to find in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from l2g.data.dataset import Clip
+
+
+@dataclass(frozen=True)
+class FrameTargets:
+    """The instances of one frame of B streams, padded to the same number I.
+
+    labels: int64 [B, I]. boxes: float32 [B, I, 4] in 0..1. masks: uint8 [B, I, H, W]. present: bool [B, I], False for
+    padding and for an instance that is hidden in this frame.
+    """
+
+    labels: Tensor
+    boxes: Tensor
+    masks: Tensor
+    present: Tensor
+
+    def repeat(self, times: int) -> FrameTargets:
+        """Every instance `times` over (the groups of denoising queries)."""
+        return FrameTargets(
+            self.labels.repeat(1, times),
+            self.boxes.repeat(1, times, 1),
+            self.masks.repeat(1, times, 1, 1),
+            self.present.repeat(1, times),
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B clips of T frames. frames: uint8 [B, T, H, W, 3]; labels int64 [B, I]; masks uint8 [B, I, T, H, W];
+    boxes float32 [B, I, T, 4]; present bool [B, I, T]."""
+
+    frames: Tensor
+    labels: Tensor
+    boxes: Tensor
+    masks: Tensor
+    present: Tensor
+
+    def targets(self, t: int) -> FrameTargets:
+        return FrameTargets(self.labels, self.boxes[:, :, t], self.masks[:, :, t], self.present[:, :, t])
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(*(getattr(self, name).to(device, non_blocking=True) for name in self.__dataclass_fields__))
+
+
+def collate(clips: Sequence[Clip]) -> Batch:
+    """Clips of equal size and length -> one batch, instances padded to the largest count (at least one)."""
+    count = max([1, *(len(clip.labels) for clip in clips)])
+    frames = torch.stack([torch.from_numpy(clip.frames) for clip in clips])
+    b, t, h, w, _ = frames.shape
+    batch = Batch(
+        frames,
+        torch.zeros(b, count, dtype=torch.int64),
+        torch.zeros(b, count, t, 4),
+        torch.zeros(b, count, t, h, w, dtype=torch.uint8),
+        torch.zeros(b, count, t, dtype=torch.bool),
+    )
+    for row, clip in enumerate(clips):
+        n = len(clip.labels)
+        batch.labels[row, :n] = torch.from_numpy(clip.labels)
+        batch.boxes[row, :n] = torch.from_numpy(clip.boxes)
+        batch.masks[row, :n] = torch.from_numpy(clip.masks).to(torch.uint8)
+        batch.present[row, :n] = torch.from_numpy(clip.present)
+    return batch

@@ -1,0 +1,40 @@
+"""Train a model: `python -m l2g.training.train --config synthetic_tiny --output runs/tiny [key=value ...]`.
+
+Several processes: `torchrun --nproc-per-node 2 -m l2g.training.train ...`. Interrupt it at any moment; the same command
+goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from l2g.errors import L2GError
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, help="a YAML file, or the name of a shipped config")
+    parser.add_argument("--output", type=Path, required=True, help="folder for weights, resume file and TensorBoard events")
+    parser.add_argument("changes", nargs="*", metavar="key=value", help="changes to the config, as in phases.0.lr=1e-3")
+    arguments = parser.parse_args(argv)
+    try:
+        from l2g.training.config import load_config
+        from l2g.training.trainer import Trainer
+
+        trainer = Trainer(load_config(arguments.config, arguments.changes), arguments.output)
+        if trainer.fresh and trainer.chief:
+            print(f"{len(trainer.fresh)} tensors start fresh, the first: {', '.join(trainer.fresh[:3])}")
+        result = trainer.run()
+    except L2GError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if trainer.chief:
+        where = f"wrote {result}" if result else f"stopped; the same command goes on from {trainer.output / 'resume.pt'}"
+        print(where)
+    return 0 if result else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,325 @@
+"""The training loop: phases, processes, precision, resume.
+
+Iteration i of a phase draws its batch and its random numbers from (seed, phase, i, rank) alone, so a run that was killed
+and resumed computes the same losses as one that was not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as distributed
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from l2g.checkpoint import load_checkpoint, save_checkpoint
+from l2g.errors import CheckpointError, L2GError
+from l2g.modeling.backbone import set_batch_norm
+from l2g.modeling.local2global import Local2Global
+from l2g.training.config import PhaseConfig, TrainConfig
+from l2g.training.criterion import Criterion
+from l2g.training.matcher import Weights
+from l2g.training.objectives import ClipObjective, ImageObjective, StandIns, phase_one_parameters
+from l2g.training.optimiser import build_optimiser, rate_factor, set_rate
+from l2g.training.source import Batches, iterate
+from l2g.training.start import build_start
+
+RESUME_FILE = "resume.pt"
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class TrainingError(L2GError):
+    """The run cannot go on: the loss is not finite, or a resume file belongs to another run."""
+
+
+@dataclass
+class Progress:
+    """Where a run is: the phase, and the next iteration in it."""
+
+    phase: int = 0
+    iteration: int = 0
+
+
+@dataclass(frozen=True)
+class Process:
+    """This process among its peers (torchrun), and the device that it works on."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @classmethod
+    def join(cls) -> Process:
+        """Join the others that torchrun started, or stand alone."""
+        world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+        cuda = torch.cuda.is_available()
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
+        if cuda:
+            torch.cuda.set_device(device)
+        if world > 1 and not distributed.is_initialized():
+            distributed.init_process_group("nccl" if cuda else "gloo")
+        return cls(rank, world, device)
+
+
+class Trainer:
+    """Runs all phases of a config into an output folder; a second call with the same folder goes on where it stopped.
+
+    Args:
+        config: the run. output: folder for `resume.pt`, `phase<k>.safetensors`, `model.safetensors` and TensorBoard events.
+        evaluate: called with the model every `config.evaluation.every` iterations; returns scalars to log.
+    """
+
+    def __init__(
+        self, config: TrainConfig, output: Path, evaluate: Callable[[Local2Global], dict[str, float]] | None = None
+    ):
+        self.config, self.output, self.evaluate = config, Path(output), evaluate
+        self.process = Process.join()
+        self.output.mkdir(parents=True, exist_ok=True)
+        self.model, self.fresh = build_start(config)
+        self.model.to(self.process.device)
+        self.progress = Progress()
+        self.history: list[dict[str, float]] = []
+        self._stop = False
+        self._resume = self._read_resume()
+
+    @property
+    def chief(self) -> bool:
+        return self.process.rank == 0
+
+    def run(self) -> Path | None:
+        """Train to the end; None when it was interrupted (the resume file is then up to date)."""
+        writer = SummaryWriter(self.output / "events") if self.chief else None
+        with _on_signal(self._request_stop):
+            try:
+                while self.progress.phase < len(self.config.phases):
+                    if not self._run_phase(self.config.phases[self.progress.phase], writer):
+                        return None
+            finally:
+                if writer:
+                    writer.close()
+        return self.output / "model.safetensors"
+
+    def _run_phase(self, phase: PhaseConfig, writer: SummaryWriter | None) -> bool:
+        config, progress, device = self.config, self.progress, self.process.device
+        set_batch_norm(self.model, phase.train_batch_norm)
+        self.model.train()
+        objective = self._objective(phase).to(device)
+        optimiser = build_optimiser(objective, config, phase)
+        averaged = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None
+        scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16" and device.type == "cuda")
+        self._restore(objective, optimiser, averaged, scaler)
+        runner: nn.Module = objective
+        if self.process.world > 1:
+            runner = DistributedDataParallel(objective, find_unused_parameters=True)
+        batches = Batches(
+            config.data, phase, config.seed, progress.phase, rank=self.process.rank, world=self.process.world
+        )
+        stream = iterate(batches, progress.iteration, phase.iterations, config.data.workers)
+        bar = tqdm(
+            total=phase.iterations, initial=progress.iteration, desc=f"phase {progress.phase} ({phase.kind})",
+            disable=not self.chief, mininterval=5, dynamic_ncols=True,
+        )  # fmt: skip
+        for batch in stream:
+            factor = rate_factor(phase, progress.iteration)
+            set_rate(optimiser, factor)
+            torch.manual_seed(_key(config.seed, progress.phase, progress.iteration, self.process.rank))
+            losses, norm = self._iteration(runner, batch.to(device), optimiser, scaler)
+            if averaged is not None:
+                averaged.update_parameters(self.model)
+            progress.iteration += 1
+            self._log(writer, bar, losses, norm, factor)
+            stop = self._agreed(self._stop)
+            if stop or progress.iteration % config.save_every == 0:
+                self._save_resume(objective, optimiser, averaged, scaler)
+            if stop:
+                bar.close()
+                return False
+            self._maybe_evaluate(writer)
+        bar.close()
+        self._finish_phase(averaged)
+        return True
+
+    def _iteration(self, runner: nn.Module, batch, optimiser, scaler) -> tuple[dict[str, float], float]:
+        config, device = self.config, self.process.device
+        dtype = AUTOCAST.get(config.precision)
+        with torch.autocast(device.type, dtype) if dtype else contextlib.nullcontext():
+            terms: dict[str, Tensor] = runner(batch)
+            loss = sum(terms.values())
+        optimiser.zero_grad(set_to_none=True)
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimiser)
+        parameters = [p for group in optimiser.param_groups for p in group["params"]]
+        norm = float(nn.utils.clip_grad_norm_(parameters, config.clip_norm))
+        values = {name: float(value.detach()) for name, value in terms.items()} | {"total": float(loss.detach())}
+        if not torch.isfinite(loss) or (not scaler.is_enabled() and norm != norm):
+            raise TrainingError(
+                f"phase {self.progress.phase}, iteration {self.progress.iteration}: the loss is {values}; "
+                f"lower the learning rate and start again from {self.output / RESUME_FILE}"
+            )
+        scaler.step(optimiser)
+        scaler.update()
+        return values, norm
+
+    def _objective(self, phase: PhaseConfig) -> nn.Module:
+        loss = self.config.loss
+        criterion = Criterion(Weights(loss.label, loss.mask, loss.dice, loss.box, loss.giou), loss.num_points)
+        self.model.requires_grad_(phase.kind != "align")
+        if phase.kind == "clip":
+            return ClipObjective(self.model, criterion, phase.supervised, phase.two_stage, phase.burn_in)
+        stand_ins = None
+        if phase.kind == "align":
+            for parameter in phase_one_parameters(self.model):
+                parameter.requires_grad_(True)
+            torch.manual_seed(self.config.seed)
+            stand_ins = StandIns(self.model.config.num_queries, self.model.config.hidden_dim)
+        return ImageObjective(self.model, criterion, phase.denoising, phase.noise, stand_ins)
+
+    def _log(self, writer, bar, losses: dict[str, float], norm: float, factor: float) -> None:
+        self.history.append({"phase": self.progress.phase, "iteration": self.progress.iteration, **losses})
+        bar.update()
+        if self.progress.iteration % self.config.log_every:
+            return
+        recent = self.history[-self.config.log_every :]
+        mean = {name: sum(row[name] for row in recent) / len(recent) for name in losses}
+        bar.set_postfix({name: f"{value:.3g}" for name, value in mean.items()})
+        if writer:
+            step = sum(phase.iterations for phase in self.config.phases[: self.progress.phase]) + self.progress.iteration
+            for name, value in mean.items():
+                writer.add_scalar(f"loss/{name}", value, step)
+            writer.add_scalar("gradient norm", norm, step)
+            writer.add_scalar("rate", factor, step)
+        del self.history[: -self.config.log_every]
+
+    def _maybe_evaluate(self, writer) -> None:
+        every = self.config.evaluation.every
+        if not every or self.progress.iteration % every or not self.chief or self.evaluate is None:
+            return
+        self.model.eval()
+        scores = self.evaluate(self.model)
+        self.model.train()
+        step = sum(phase.iterations for phase in self.config.phases[: self.progress.phase]) + self.progress.iteration
+        tqdm.write(f"phase {self.progress.phase}, iteration {self.progress.iteration}: {scores}")
+        for name, value in scores.items():
+            writer.add_scalar(f"evaluation/{name}", value, step)
+
+    def _finish_phase(self, averaged: AveragedModel | None) -> None:
+        set_batch_norm(self.model, False)
+        if averaged is not None:
+            set_batch_norm(averaged.module, False)
+            self.model.load_state_dict(averaged.module.state_dict())
+        if self.chief:
+            save_checkpoint(self.model, self.output / f"phase{self.progress.phase}.safetensors")
+            if self.progress.phase + 1 == len(self.config.phases):
+                save_checkpoint(self.model, self.output / "model.safetensors")
+        self.progress = Progress(self.progress.phase + 1, 0)
+        if self.chief:
+            self._write({"config": self.config.to_dict(), "progress": vars(self.progress), "model": self._weights()})
+
+    def _save_resume(self, objective: nn.Module, optimiser, averaged, scaler) -> None:
+        if not self.chief:
+            return
+        self._write(
+            {
+                "config": self.config.to_dict(),
+                "progress": vars(self.progress),
+                "objective": objective.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "averaged": averaged.state_dict() if averaged is not None else None,
+                "scaler": scaler.state_dict(),
+            }
+        )
+
+    def _weights(self) -> dict[str, Tensor]:
+        return self.model.state_dict()
+
+    def _write(self, data: dict) -> None:
+        temporary = self.output / f"{RESUME_FILE}.part"
+        torch.save(data, temporary)
+        os.replace(temporary, self.output / RESUME_FILE)
+
+    def _read_resume(self) -> dict | None:
+        path = self.output / RESUME_FILE
+        if not path.exists():
+            return None
+        try:
+            data = torch.load(path, map_location=self.process.device, weights_only=True)
+            found, progress = data["config"], Progress(**data["progress"])
+        except Exception as error:
+            raise CheckpointError(f"{path}: not a resume file ({error}); remove it to start again") from None
+        ours = self.config.to_dict()
+        changed = sorted(key for key in ours if found.get(key) != ours[key] and key not in _MAY_CHANGE)
+        if changed:
+            raise TrainingError(
+                f"{path} belongs to a run with another {', '.join(changed)}; use another output folder, or the same config"
+            )
+        self.progress = progress
+        if "model" in data:
+            self.model.load_state_dict(data["model"])
+            return None
+        return data
+
+    def _restore(self, objective: nn.Module, optimiser, averaged, scaler) -> None:
+        data, self._resume = self._resume, None
+        if data is None:
+            return
+        objective.load_state_dict(data["objective"])
+        optimiser.load_state_dict(data["optimiser"])
+        scaler.load_state_dict(data["scaler"])
+        if averaged is not None:
+            averaged.load_state_dict(data["averaged"])
+
+    def _request_stop(self) -> None:
+        self._stop = True
+
+    def _agreed(self, flag: bool) -> bool:
+        """Whether any process wants to stop; all leave after the same iteration."""
+        if self.process.world == 1:
+            return flag
+        value = torch.tensor(float(flag), device=self.process.device)
+        distributed.all_reduce(value, distributed.ReduceOp.MAX)
+        return bool(value.item())
+
+
+# Settings that change nothing about the losses of a run.
+_MAY_CHANGE = {"evaluation", "save_every", "log_every"}
+
+
+def _key(*parts: int) -> int:
+    """A seed from several numbers."""
+    import numpy as np
+
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
+
+
+@contextlib.contextmanager
+def _on_signal(request: Callable[[], None]):
+    """Ctrl-C and SIGTERM ask for an orderly stop after the current iteration; a second one stops at once."""
+    previous = {}
+
+    def handler(number, frame):
+        request()
+        for name, action in previous.items():
+            signal.signal(name, action)
+
+    try:
+        for name in (signal.SIGINT, signal.SIGTERM):
+            previous[name] = signal.signal(name, handler)
+    except ValueError:  # not the main thread: whoever runs us handles signals
+        previous.clear()
+    try:
+        yield
+    finally:
+        for name, action in previous.items():
+            signal.signal(name, action)
+
+
+__all__ = ["Process", "Progress", "Trainer", "TrainingError", "load_checkpoint"]
