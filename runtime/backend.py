@@ -48,7 +48,7 @@ class Detections:
 
 @dataclass(frozen=True)
 class HostState:
-    """The state of B streams, copied to the host: queries float32 [B, N, C], boxes float32 [B, N, 4], valid bool [B]."""
+    """The state of B streams on the host: queries float32 [B, N, C], boxes float32 [B, N, 4], valid bool [B]."""
 
     queries: np.ndarray
     boxes: np.ndarray

@@ -44,7 +44,7 @@ class TrackedInstance:
 
 @dataclass(frozen=True)
 class FrameResult:
-    """What was found in one frame. index: of the source frame, from 0. time: seconds from the start of the stream."""
+    """What was found in one frame. index: of the source frame, from 0. time: seconds from the first frame."""
 
     index: int
     time: float

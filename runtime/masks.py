@@ -53,7 +53,7 @@ class InstanceMask:
         return mask
 
     def rle(self) -> dict:
-        """COCO's compressed run-length code {"size": [height, width], "counts": str}, as pycocotools' encode gives it."""
+        """COCO's compressed run-length code, {"size": [height, width], "counts": str}, equal to pycocotools' encode."""
         h, w = self.patch.shape
         columns = np.zeros((w, h + 2), dtype=bool)
         columns[:, 1:-1] = self.patch.T

@@ -81,6 +81,8 @@ class _Pipeline:
         except BaseException as error:
             self._errors.append(error)
         finally:
+            # A generator that is left in the middle is closed here, in the thread that ran it.
+            getattr(produce, "close", lambda: None)()
             self._put(self._decoded, _END, self._stop_producing)
 
     def _consuming(self) -> None:

@@ -94,9 +94,8 @@ def probability_logits(masks: np.ndarray) -> np.ndarray:
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
-    """Logistic function in float32, without overflow for large negative x."""
-    half = np.float32(0.5)
-    return half * (np.tanh(half * np.asarray(x, dtype=np.float32)) + np.float32(1))
+    """Logistic function in float32. Below -80, where exp would overflow, it stays at 2e-35."""
+    return 1 / (1 + np.exp(-np.maximum(np.asarray(x, dtype=np.float32), np.float32(-80))))
 
 
 def _byte_logits() -> np.ndarray:

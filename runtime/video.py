@@ -1,7 +1,7 @@
 """Frames out of video files, streams and folders of pictures, upright, in order, with their times.
 
-Times are seconds from the start of the stream, taken from the presentation timestamps, so that variable frame rates
-stay true. Files that break in the middle give what can be decoded, and `damage` then says what was lost.
+Times are seconds from the first frame, taken from the presentation timestamps, so that variable frame rates stay
+true. Files that break in the middle give what can be decoded, and `damage` then says what was lost.
 """
 
 from __future__ import annotations
@@ -183,7 +183,8 @@ class VideoFile(VideoSource):
         self._stream.thread_type = "AUTO" if large else "SLICE"
         rate = self._stream.average_rate or self._stream.guessed_rate
         self.frame_rate = float(rate) if rate else 25.0
-        self._origin = float((self._stream.start_time or 0) * (self._stream.time_base or 0))
+        # AVI knows a frame rate only; with B-frames the timestamps made from it come in decoding order.
+        self._timeless = self._container.format.name == "avi"
         self._packets = self._bad_packets = self._corrupt_frames = 0
         self._demux_error: str | None = None
         self._last_time = 0.0
@@ -193,6 +194,7 @@ class VideoFile(VideoSource):
         self._first = next(self._frames, None)
         if self._first is None:
             raise VideoError(f"{self.path}: no frame can be decoded{self._because()}; is the file complete?")
+        self._origin = _seconds(self._first) or 0.0
         self._orientation = _orientation(self._first)
         height, width = self._first.height, self._first.width
         self._decoded_size = (height, width)
@@ -238,9 +240,10 @@ class VideoFile(VideoSource):
             self._demux_error = _reason(error)
 
     def _time(self, frame, index: int) -> float:
-        if frame.pts is None or frame.time_base is None:
-            return index / self.frame_rate if index == 0 else self._last_time + 1 / self.frame_rate
-        return max(0.0, float(frame.pts * frame.time_base) - self._origin)
+        seconds = None if self._timeless else _seconds(frame)
+        if seconds is None:  # raw streams carry no timestamps
+            return self._last_time + 1 / self.frame_rate if index else 0.0
+        return seconds - self._origin
 
     def _picture(self, frame) -> np.ndarray:
         height, width = self._decoded_size
@@ -288,7 +291,8 @@ class VideoFile(VideoSource):
     def _find_damage(self, ended: bool) -> str | None:
         """One sentence when parts could not be decoded, or the stream ran out (`ended`) before it should."""
         interval = max(1 / self.frame_rate, self._last_time / max(1, self._count - 1))
-        missing = (self._stated_duration() or 0.0) - self._last_time - interval
+        late = 0.0 if self._timeless else self._origin - float((self._stream.start_time or 0) * self._stream.time_base)
+        missing = (self._stated_duration() or 0.0) - late - self._last_time - interval
         short = ended and missing > (_MISSING_INTERVALS - 1) * interval
         # MP4 counts samples that an edit list hides: only believe its count when time is missing too.
         fewer = ended and 0 < self._packets < self._stream.frames and "mp4" not in self._container.format.name
@@ -304,6 +308,10 @@ class VideoFile(VideoSource):
         if self._corrupt_frames:
             found.append(f"{self._corrupt_frames} frames were decoded with errors")
         return f"{self.path}: the file is damaged: {', '.join(found)}" if found else None
+
+
+def _seconds(frame) -> float | None:
+    return None if frame.pts is None or frame.time_base is None else float(frame.pts * frame.time_base)
 
 
 def _orientation(frame) -> tuple[bool, bool, bool]:

@@ -33,6 +33,7 @@ class VideoWriter:
         self._last_tick = -1
         self._temporary = self.path.with_name(f".{self.path.stem}.part{self.path.suffix}")
         try:
+            self._temporary.touch()  # the muxer opens its file at the first frame only
             self._container = av.open(str(self._temporary), "w", format="mp4", options={"movflags": "+faststart"})
         except (av.error.FFmpegError, OSError) as error:
             raise VideoError(
@@ -49,6 +50,8 @@ class VideoWriter:
         options = {
             "preset": "veryfast",
             "crf": "20",
+            # Without B-frames decoding and display order agree, and the index holds the true length of odd timings.
+            "bf": "0",
             # Named colours: players otherwise guess BT.601 or BT.709 by the size of the picture.
             "x264-params": "colorprim=bt709:transfer=bt709:colormatrix=bt709:range=tv:log-level=error",
         }

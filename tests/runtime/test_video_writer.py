@@ -1,0 +1,94 @@
+"""The overlay's container: plays in browsers, keeps times, loses nothing."""
+
+import numpy as np
+import pytest
+
+from l2g.errors import VideoError
+from l2g.runtime.video_writer import VideoWriter
+from tests.runtime.blobs import scene
+from tests.runtime.clips import decode, moving_scenes
+
+
+def _write(path, images, times, rate=10.0):
+    with VideoWriter(path, *images[0].shape[:2], rate) as writer:
+        for image, time in zip(images, times, strict=True):
+            writer.write(image, time)
+    return decode(path)
+
+
+def test_h264_that_plays_in_a_browser(tmp_path):
+    images = moving_scenes(10)
+    frames, times, facts = _write(tmp_path / "a.mp4", images, np.arange(10) / 10)
+    assert (facts["codec"], facts["pix_fmt"]) == ("h264", "yuv420p")
+    assert facts["duration"] == pytest.approx(1.0, abs=0.01)
+    np.testing.assert_allclose(times, np.arange(10) / 10, atol=1e-4)
+    for frame, image in zip(frames, images, strict=True):
+        assert frame.shape == image.shape
+        assert np.abs(frame.astype(int) - image).mean() < 6
+    data = (tmp_path / "a.mp4").read_bytes()
+    assert data.index(b"moov") < data.index(b"mdat"), "the index must come first"
+
+
+def test_variable_frame_rate_is_kept(tmp_path):
+    times = [0, 0.04, 0.5, 0.51, 2.0]
+    _, got, facts = _write(tmp_path / "a.mp4", moving_scenes(5), times)
+    np.testing.assert_allclose(got, times, atol=1e-4)
+    assert facts["duration"] == pytest.approx(2.1, abs=0.02)
+
+
+def test_times_that_do_not_grow_are_no_crash(tmp_path):
+    frames, got, _ = _write(tmp_path / "a.mp4", moving_scenes(5), [0, 0, 0.1, 0.1, 0.2])
+    assert len(frames) == 5
+    assert (np.diff(got) > 0).all()
+
+
+def test_single_frame_lasts(tmp_path):
+    frames, _, facts = _write(tmp_path / "a.mp4", moving_scenes(1), [0.0])
+    assert len(frames) == 1
+    assert facts["duration"] == pytest.approx(0.1, abs=0.01)
+
+
+@pytest.mark.parametrize(("height", "width"), [(63, 95), (63, 96), (64, 95), (1, 1)])
+def test_odd_sizes_repeat_the_last_row_and_column(tmp_path, height, width):
+    image = scene(height, width, [(0, (0, 0, width, height))])
+    frames, _, _ = _write(tmp_path / "a.mp4", [image] * 2, [0, 0.1])
+    assert frames[0].shape == (height + height % 2, width + width % 2, 3)
+    assert np.abs(frames[0].astype(int) - image[0, 0]).max() < 20
+
+
+@pytest.mark.parametrize("rate", [1000.0, 0.001, 29.97])
+def test_any_frame_rate(tmp_path, rate):
+    frames, _, _ = _write(tmp_path / "a.mp4", moving_scenes(3), np.arange(3) / rate, rate)
+    assert len(frames) == 3
+
+
+def test_an_exception_keeps_what_was_written(tmp_path):
+    path = tmp_path / "a.mp4"
+
+    def interrupted():
+        with VideoWriter(path, 64, 96, 10) as writer:
+            for index, image in enumerate(moving_scenes(7)):
+                writer.write(image, index / 10)
+            assert not path.exists()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert len(decode(path)[0]) == 7
+    assert [file.name for file in tmp_path.iterdir()] == ["a.mp4"]
+
+
+def test_without_frames_nothing_is_left_behind(tmp_path):
+    with VideoWriter(tmp_path / "a.mp4", 64, 96, 10):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_that_is_not_there_and_frame_of_another_size(tmp_path):
+    with pytest.raises(VideoError, match="cannot be written"):
+        VideoWriter(tmp_path / "no" / "a.mp4", 64, 96, 10)
+    with (
+        pytest.raises(VideoError, match=r"expected uint8 \[64, 96, 3\]"),
+        VideoWriter(tmp_path / "a.mp4", 64, 96, 10) as writer,
+    ):
+        writer.write(np.zeros((64, 95, 3), np.uint8), 0.0)
