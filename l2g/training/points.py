@@ -1,4 +1,4 @@
-"""Where mask losses look: every pixel, or points drawn where a mask is uncertain (PointRend, Kirillov et al. 2020)."""
+"""Where mask losses look: everywhere, or at points drawn where a mask is uncertain (PointRend, Kirillov et al. 2020)."""
 
 from __future__ import annotations
 
@@ -29,11 +29,12 @@ def uncertain_points(logits: Tensor, count: int) -> Tensor:
 def mask_pairs(logits: Tensor, masks: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Predicted logits [M, h, w] and true masks uint8 [M, H, W] at the same places: two [M, P].
 
-    count 0: all H * W pixels, the logits enlarged bilinearly. Otherwise `count` points drawn by uncertainty.
+    count 0: everywhere at stride 2, the logits enlarged bilinearly and the true mask averaged: for small pictures.
+    Otherwise `count` points drawn by uncertainty.
     """
     if count == 0:
-        enlarged = F.interpolate(logits.unsqueeze(1), size=masks.shape[-2:], mode="bilinear", align_corners=False)
-        return enlarged.flatten(1), masks.flatten(1)
+        enlarged = F.interpolate(logits.unsqueeze(1), scale_factor=2, mode="bilinear", align_corners=False)
+        return enlarged.flatten(1), F.adaptive_avg_pool2d(masks.float(), enlarged.shape[-2:]).flatten(1)
     with torch.no_grad():
         points = uncertain_points(logits.float(), count)
         truth = sample(masks.float(), points)

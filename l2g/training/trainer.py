@@ -21,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from l2g.checkpoint import load_checkpoint, save_checkpoint
+from l2g.checkpoint import save_checkpoint
 from l2g.errors import CheckpointError, L2GError
 from l2g.modeling.backbone import set_batch_norm
 from l2g.modeling.local2global import Local2Global
@@ -256,7 +256,10 @@ class Trainer:
         except Exception as error:
             raise CheckpointError(f"{path}: not a resume file ({error}); remove it to start again") from None
         ours = self.config.to_dict()
-        changed = sorted(key for key in ours if found.get(key) != ours[key] and key not in _MAY_CHANGE)
+        changed = sorted(key for key in ours if found.get(key) != ours[key] and key not in (*_MAY_CHANGE, "phases"))
+        begun = progress.phase + 1  # what is still to come may be planned anew
+        if found["phases"][:begun] != ours["phases"][:begun]:
+            changed.append("phases")
         if changed:
             raise TrainingError(
                 f"{path} belongs to a run with another {', '.join(changed)}; use another output folder, or the same config"
@@ -320,6 +323,3 @@ def _on_signal(request: Callable[[], None]):
     finally:
         for name, action in previous.items():
             signal.signal(name, action)
-
-
-__all__ = ["Process", "Progress", "Trainer", "TrainingError", "load_checkpoint"]
