@@ -14,7 +14,7 @@ TORCH = ["torch>=2.5", "safetensors>=0.4"]
 setup(
     name="l2g",
     version="0.1.0",
-    description="Local2Global video instance segmentation: from a PyTorch checkpoint to a verified engine on a video stream",
+    description="Local2Global video instance segmentation, from a PyTorch checkpoint to a verified engine on a stream",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

@@ -19,7 +19,7 @@ _LAZY = {
     "save_checkpoint": "l2g.checkpoint",
 }
 
-__all__ = ["L2GError", "__version__", *_LAZY]  # noqa: PLE0604
+__all__ = ["L2GError", "__version__", *_LAZY]
 
 
 def __getattr__(name):

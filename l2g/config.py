@@ -80,7 +80,7 @@ class ModelConfig:
     aligner: None is the paper's baseline (prior queries go straight to the decoder).
     trajectory: False puts learned boxes, one per slot, in place of the prior's boxes.
     box_init: how a mask becomes a box: "mask2box" (max index) or "bitmask" (max index + 1), as in Mask DINO.
-    association: "propagate" (Local2Global: slots are identities) or "embedding" (an image model, linked by the runtime).
+    association: "propagate" (Local2Global: slots are identities) or "embedding" (an image model: the runtime links).
     class_names: one per class; made up ("class_0", ...) where nothing names them.
     input_size: (height, width) of the network canvas that runs and exports use unless told otherwise.
     """
@@ -113,7 +113,8 @@ class ModelConfig:
         )
         _expect(self.hidden_dim % 32 == 0, f"hidden_dim {self.hidden_dim} found; GroupNorm(32) needs a multiple of 32")
         _expect(
-            self.hidden_dim % self.num_heads == 0, f"hidden_dim {self.hidden_dim} does not divide by {self.num_heads} heads"
+            self.hidden_dim % self.num_heads == 0,
+            f"hidden_dim {self.hidden_dim} does not divide by {self.num_heads} heads",
         )
         _expect(
             self.aligner is None or self.aligner.local_position in ("static", "dynamic"),
@@ -130,7 +131,12 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> ModelConfig:
         """The inverse of `to_dict` (also after JSON); ConfigError names an unknown field."""
-        parts = {"backbone": BackboneConfig, "encoder": EncoderConfig, "aligner": AlignerConfig, "decoder": DecoderConfig}
+        parts = {
+            "backbone": BackboneConfig,
+            "encoder": EncoderConfig,
+            "aligner": AlignerConfig,
+            "decoder": DecoderConfig,
+        }
         values = dict(data)
         for name, part in parts.items():
             if isinstance(values.get(name), dict):
@@ -152,7 +158,9 @@ def _build(cls, values: dict[str, Any], prefix: str):
     known = [f.name for f in dataclasses.fields(cls)]
     unknown = sorted(set(values) - set(known))
     if unknown:
-        raise ConfigError(f"unknown field {prefix}{unknown[0]}; the fields are {', '.join(prefix + name for name in known)}")
+        raise ConfigError(
+            f"unknown field {prefix}{unknown[0]}; the fields are {', '.join(prefix + name for name in known)}"
+        )
     return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
 
 

@@ -1,7 +1,7 @@
 """What crosses the boundary of a per-frame graph: its tensors, its state and how a runtime is to drive it.
 
-A contract travels inside the artifact (ONNX `metadata_props`, key `l2g.contract`) or beside it (an engine's sidecar), so
-that a runtime needs the artifact and nothing else. This module imports neither torch nor an inference library.
+A contract travels inside the artifact (ONNX `metadata_props`, key `l2g.contract`) or beside it (an engine's sidecar),
+so that a runtime needs the artifact and nothing else. This module imports neither torch nor an inference library.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ METADATA_KEY = "l2g.contract"
 # Normalisation of detectron2 and of every public Mask DINO checkpoint: RGB, 0..255.
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
-# The canvas beside the picture: the uint8 colour nearest to zero after normalisation (the public code pads with zero there).
+# The canvas beside the picture: the uint8 colour nearest to zero after normalisation (where the public code pads).
 PAD_VALUE = (124, 116, 104)
 
 

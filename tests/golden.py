@@ -30,9 +30,7 @@ def tiny_state_dict(name: str, aliases: bool = True) -> dict[str, torch.Tensor]:
     """The public state dict of a tiny fixture, drawn by the recipe, with or without its redundant names."""
     golden = fixture(name)
     seed = golden["meta"]["weight_seed"]
-    tensors = {
-        key: torch.from_numpy(recipe.draw(key, shape, seed)) for key, shape in golden["shapes"].items()
-    }
+    tensors = {key: torch.from_numpy(recipe.draw(key, shape, seed)) for key, shape in golden["shapes"].items()}
     if aliases:
         tensors.update({alias: tensors[target] for alias, target in golden["aliases"].items()})
     return tensors

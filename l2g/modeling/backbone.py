@@ -116,5 +116,7 @@ def set_batch_norm(model: nn.Module, trainable: bool) -> None:
             old = module.norm
             device = old.weight.device
             new = nn.BatchNorm2d(module.out_channels) if trainable else FrozenBatchNorm(module.out_channels)
-            new.load_state_dict({name: old.state_dict()[name] for name in FrozenBatchNorm(1).state_dict()}, strict=False)
+            new.load_state_dict(
+                {name: old.state_dict()[name] for name in FrozenBatchNorm(1).state_dict()}, strict=False
+            )
             module.norm = new.to(device)

@@ -6,9 +6,9 @@
     weights    float32 [B, Q, M, L, P]      sums to one over L and P
     returns    float32 [B, Q, M * D]
 
-Each point reads its level bilinearly (pixel centres at (i + 0.5) / size, zero outside), as in Deformable DETR (Zhu et al.
-2021, eq. 3). Training differentiates through `grid_sample`. Inference calls the operator `l2g::deformable_attention`,
-which an exporter may lower as it needs.
+Each point reads its level bilinearly (pixel centres at (i + 0.5) / size, zero outside), as in Deformable DETR (Zhu et
+al. 2021, eq. 3). Training differentiates through `grid_sample`. Inference calls the operator
+`l2g::deformable_attention`, which an exporter may lower as it needs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 Shapes = tuple[tuple[int, int], ...]
 
-# Queries whose index arithmetic is done at once on a CPU: 48 ms a layer of 8617 tokens on one EPYC core, 74 ms with 2048.
+# Queries whose index arithmetic is done at once on a CPU: a layer of 8617 tokens takes an EPYC core 48 ms, and 74 ms
+# with 2048.
 CHUNK = 512
 
 
@@ -55,7 +56,7 @@ def gather_rows(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tenso
     On a CPU this replaces D strided reads per sample by one. A frame of zeros around every level makes each corner of
     a sample the same few additions, with no test for the border; chunks of `CHUNK` queries keep them in the cache.
     """
-    b, q, m, levels, p, _ = locations.shape
+    b, q, _, levels, p, _ = locations.shape
     rows, grid = _framed_rows(value, shapes, p)
     out = value.new_empty(b, q, value.shape[2] * value.shape[3])
     for start in range(0, q, CHUNK):
@@ -178,7 +179,7 @@ class DeformableAttention(nn.Module):
             nn.init.zeros_(projection.bias)
 
     def forward(self, query: Tensor, reference: Tensor, memory: Tensor, shapes: Shapes) -> Tensor:
-        """query [B, Q, C]; reference [1 or B, Q, 2] points or [B, Q, 4] boxes in 0..1; memory [B, S, C] -> [B, Q, C]."""
+        """query [B, Q, C], reference [1 or B, Q, 2] points or [B, Q, 4] boxes, memory [B, S, C] -> [B, Q, C]."""
         b, q, _ = query.shape
         value = self.value_proj(memory).view(b, -1, self.heads, query.shape[-1] // self.heads)
         offsets = self.sampling_offsets(query).view(b, q, self.heads, self.levels, self.points, 2).float()

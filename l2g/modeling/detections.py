@@ -12,7 +12,7 @@ from l2g.modeling.local2global import FrameOutput
 
 @dataclass(frozen=True)
 class Selected:
-    """scores float32 [B, M] (best first), labels int32 [B, M], slots int32 [B, M], masks uint8 [B, M, h, w] (probability x 255)."""
+    """scores float32, labels int32, slots int32: [B, M], best first. masks uint8 [B, M, h, w], probability x 255."""
 
     scores: Tensor
     labels: Tensor

@@ -1,4 +1,4 @@
-"""Local2Global: Mask DINO with an aligner between the past's queries and the present's, as a pure function of a frame."""
+"""Local2Global: Mask DINO with an aligner between the past's queries and the present's, a pure function of a frame."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from l2g.config import ModelConfig, get_config
 from l2g.contract import PIXEL_MEAN, PIXEL_STD
+from l2g.errors import ContractError
 from l2g.modeling.aligner import Aligner
 from l2g.modeling.backbone import ResNet
 from l2g.modeling.boxes import EPSILON, mask_to_box
@@ -20,7 +21,10 @@ from l2g.modeling.proposals import LocalQueries, Proposals
 
 @dataclass(frozen=True)
 class FrameOutput:
-    """Predictions of N slots: logits [B, N, K], boxes float32 [B, N, 4] (cx, cy, w, h in 0..1), mask_logits [B, N, H/4, W/4]."""
+    """Predictions of N slots.
+
+    logits [B, N, K], boxes float32 [B, N, 4] (cx, cy, w, h in 0..1), mask_logits [B, N, H/4, W/4].
+    """
 
     logits: Tensor
     boxes: Tensor
@@ -29,9 +33,10 @@ class FrameOutput:
 
 @dataclass(frozen=True)
 class FrameState:
-    """What a stream carries to its next frame: queries float32 [B, N, C], boxes float32 [B, N, 4], valid float32 [B, 1].
+    """What a stream carries to its next frame.
 
-    Where `valid` is 0 the stream is fresh and the other two are never read.
+    queries float32 [B, N, C], boxes float32 [B, N, 4] (cx, cy, w, h in 0..1), valid float32 [B, 1]. Where `valid` is 0
+    the stream is fresh and the other two are never read.
     """
 
     queries: Tensor
@@ -53,8 +58,8 @@ class Denoising:
 class Decoded:
     """One decoded frame with everything that a loss may want.
 
-    layers: predictions of each decoder layer, the last one is the frame's output. denoised: the same for the D denoising
-    queries, empty without them. local: the two-stage selection.
+    layers: predictions of each decoder layer, the last one is the frame's output. denoised: the same for the D
+    denoising queries, empty without them. local: the two-stage selection.
     """
 
     layers: tuple[FrameOutput, ...]
@@ -95,11 +100,11 @@ class Local2Global(nn.Module):
 
     def encode(self, frames: Tensor) -> Memory:
         """The part that knows no time: uint8 [B, H, W, 3] -> Memory. Frames of a clip may be encoded in one batch."""
-        height, width = frames.shape[1:3]
-        if frames.dtype != torch.uint8 or frames.shape[3] != 3 or height % 32 or width % 32:
-            raise ValueError(
-                f"frames are {frames.dtype} {list(frames.shape)}; expected torch.uint8 [B, H, W, 3] with H and W multiples "
-                "of 32 (l2g.runtime.letterbox brings any picture to such a canvas)"
+        shape = tuple(frames.shape)
+        if frames.dtype != torch.uint8 or len(shape) != 4 or shape[3] != 3 or shape[1] % 32 or shape[2] % 32:
+            raise ContractError(
+                f"frames are {frames.dtype} {list(shape)}; expected torch.uint8 [B, H, W, 3] with H and W multiples of "
+                "32 (l2g.runtime.letterbox brings any picture to such a canvas)"
             )
         return self.encode_normalised((frames.permute(0, 3, 1, 2).float() - self.mean) / self.std)
 
@@ -127,7 +132,9 @@ class Local2Global(nn.Module):
         states = self.decoder(queries, boxes, memory, self.heads, mask)
         pairs = list(zip(states.queries, states.references, strict=True))
         predictions = [self._predict(q, r, memory.mask_features) for q, r in (pairs if deep else pairs[-1:])]
-        layers = tuple(FrameOutput(p.logits[:, extra:], p.boxes[:, extra:], p.mask_logits[:, extra:]) for p in predictions)
+        layers = tuple(
+            FrameOutput(p.logits[:, extra:], p.boxes[:, extra:], p.mask_logits[:, extra:]) for p in predictions
+        )
         denoised = tuple(
             FrameOutput(p.logits[:, :extra], p.boxes[:, :extra], p.mask_logits[:, :extra]) for p in predictions if extra
         )
@@ -135,7 +142,9 @@ class Local2Global(nn.Module):
 
     def _predict(self, queries: Tensor, reference: Tensor, mask_features: Tensor) -> FrameOutput:
         heads = self.heads
-        return FrameOutput(heads.logits(queries), heads.boxes(queries, reference), heads.mask_logits(queries, mask_features))
+        return FrameOutput(
+            heads.logits(queries), heads.boxes(queries, reference), heads.mask_logits(queries, mask_features)
+        )
 
     def _priors(self, local: LocalQueries, state: FrameState | None) -> tuple[Tensor, Tensor]:
         """The global queries and boxes: the state's, or the local ones where a stream has no past.

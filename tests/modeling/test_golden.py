@@ -33,7 +33,9 @@ def run(model, images: Tensor) -> dict[str, Tensor]:
                 lambda _, args, i=i: out.update({f"dec.layer.{i}.query_pos": args[1], f"dec.refpoints.{i}": args[2]})
             )
         )
-    hooks.append(model.proposals.norm.register_forward_hook(lambda _, __, r: out.update({"two_stage.output_memory": r})))
+    hooks.append(
+        model.proposals.norm.register_forward_hook(lambda _, __, r: out.update({"two_stage.output_memory": r}))
+    )
     hooks.append(model.encoder.register_forward_pre_hook(lambda _, args: out.update({"features": args[0]})))
     with torch.no_grad():
         memory = model.encode_normalised(images)
@@ -85,7 +87,15 @@ def tiny(request, tmp_path_factory):
 def test_every_stored_tensor_agrees(tiny):
     _, fixture, out = tiny
     # Constants of the public code that have no counterpart here, and the two that are compared in their own tests.
-    skipped = ("spatial_shapes", "level_start_index", "valid_ratios", "inst.", "proposals_unsig", "net_input", "enc.in.pos")
+    skipped = (
+        "spatial_shapes",
+        "level_start_index",
+        "valid_ratios",
+        "inst.",
+        "proposals_unsig",
+        "net_input",
+        "enc.in.pos",
+    )
     checked = 0
     for key, expected in fixture.items():
         name = key.removeprefix("out/")
@@ -164,7 +174,14 @@ def test_full_size_model(tmp_path):
     frame = torch.from_numpy(image)[None]
     out = run(model, (frame.permute(0, 3, 1, 2).float() - model.mean) / model.std)
     assert np.array_equal(out["topk"].numpy(), fixture["out/two_stage.topk_indices"])
-    for name in ("pred_logits", "pred_boxes", "dec.in.refpoints_unsig", "interm.pred_logits", "interm.pred_boxes", "dec.in.tgt"):
+    for name in (
+        "pred_logits",
+        "pred_boxes",
+        "dec.in.refpoints_unsig",
+        "interm.pred_logits",
+        "interm.pred_boxes",
+        "dec.in.tgt",
+    ):
         close(name, out[name], fixture[f"out/{name}"])
     for level in range(4):
         key = f"backbone.res{level + 2}"
