@@ -70,9 +70,8 @@ def run(options: argparse.Namespace) -> JobSummary:
     selection = Selection(options.start, options.end, options.stride)
     # The source first: a wrong path should not cost the time it takes to load a model.
     with open_source(options.input, selection, options.fps) as source:
-        backend = open_backend(
-            options.model, top_k=options.top_k, canvas=options.size, portrait=source.height > source.width
-        )
+        # Raw outputs: masks at full precision. The best slots are chosen on the host.
+        backend = open_backend(options.model, top_k=None, canvas=options.size, portrait=source.height > source.width)
         # disable=None: no bar where stderr is not a terminal.
         with closing(backend), tqdm(total=source.expected_frames, unit="frame", disable=None) as bar:
             return process_video(

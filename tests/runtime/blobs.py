@@ -10,6 +10,7 @@ from l2g.runtime.backend import HostState, RawOutputs
 from l2g.runtime.postprocess import select_detections
 
 COLORS = np.array([(230, 30, 30), (30, 200, 40), (40, 60, 230)], dtype=np.float32)
+BACKGROUND = (120, 120, 120)
 CLASS_NAMES = ("red", "green", "blue")
 SLOTS, WIDTH = 6, 8
 
@@ -90,11 +91,12 @@ def _mask_logits(frame):
     small = cv2.resize(frame.astype(np.float32), (width // 4, height // 4), interpolation=cv2.INTER_AREA)
     logits = np.full((SLOTS, height // 4, width // 4), -10.0, dtype=np.float32)
     for slot, color in enumerate(COLORS):
-        logits[slot] = (110 - np.linalg.norm(small - color, axis=2)) / 12
+        # 0 where a pixel is half object, half background: the edge of the mask is the edge of the blob.
+        logits[slot] = (np.linalg.norm(small - BACKGROUND, axis=2) - np.linalg.norm(small - color, axis=2)) / 12
     return logits
 
 
-def scene(height, width, blobs, background=(120, 120, 120)):
+def scene(height, width, blobs, background=BACKGROUND):
     """uint8 [height, width, 3] with filled rectangles [(color index, (x1, y1, x2, y2)), ...], exclusive ends."""
     image = np.empty((height, width, 3), dtype=np.uint8)
     image[...] = background

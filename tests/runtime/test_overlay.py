@@ -1,5 +1,7 @@
 """What is drawn is what was found."""
 
+import itertools
+
 import numpy as np
 
 from l2g.runtime.frames import FrameResult, TrackedInstance
@@ -31,7 +33,7 @@ def test_mask_is_tinted_and_the_rest_is_untouched():
 def test_a_track_keeps_its_color_and_neighbours_differ():
     colors = [track_color(track_id) for track_id in range(1, 40)]
     assert colors[4] == track_color(5)
-    for first, second in zip(colors, colors[1:], strict=False):
+    for first, second in itertools.pairwise(colors):
         assert np.abs(np.subtract(first, second)).sum() > 100
     assert len(set(colors)) == len(colors)
 

@@ -12,7 +12,7 @@ from l2g.runtime.pipeline import run_pipeline
 TIMEOUT = 20
 
 
-class _Failure(RuntimeError):
+class _StageError(RuntimeError):
     pass
 
 
@@ -88,12 +88,11 @@ def test_a_failing_producer_ends_it_and_what_was_produced_is_done(at):
     got = []
 
     def produce():
-        for index in range(at):
-            yield index
-        raise _Failure("decode")
+        yield from range(at)
+        raise _StageError("decode")
 
-    result, error = _run(produce(), lambda x: x, got.append)
-    assert isinstance(error, _Failure)
+    _result, error = _run(produce(), lambda x: x, got.append)
+    assert isinstance(error, _StageError)
     assert got == list(range(at))
 
 
@@ -103,11 +102,11 @@ def test_a_failing_model_ends_it_and_what_was_inferred_is_done(at):
 
     def infer(item):
         if item == at:
-            raise _Failure("infer")
+            raise _StageError("infer")
         return item
 
-    result, error = _run(itertools.count(), infer, got.append)
-    assert isinstance(error, _Failure)
+    _result, error = _run(itertools.count(), infer, got.append)
+    assert isinstance(error, _StageError)
     assert got == list(range(at))
 
 
@@ -117,11 +116,11 @@ def test_a_failing_consumer_ends_it(at):
 
     def consume(item):
         if item == at:
-            raise _Failure("write")
+            raise _StageError("write")
         got.append(item)
 
-    result, error = _run(itertools.count(), lambda x: x, consume)
-    assert isinstance(error, _Failure)
+    _result, error = _run(itertools.count(), lambda x: x, consume)
+    assert isinstance(error, _StageError)
     assert got == list(range(at))
 
 
@@ -133,7 +132,7 @@ def test_interrupt_keeps_what_was_inferred():
             raise KeyboardInterrupt
         return item
 
-    result, error = _run(itertools.count(), infer, lambda x: (time.sleep(0.005), got.append(x)))
+    _result, error = _run(itertools.count(), infer, lambda x: (time.sleep(0.005), got.append(x)))
     assert isinstance(error, KeyboardInterrupt)
     assert got == list(range(25))
 
@@ -148,7 +147,7 @@ def test_the_producer_is_closed_when_the_rest_fails():
             closed.set()
 
     def infer(item):
-        raise _Failure("infer")
+        raise _StageError("infer")
 
     _run(produce(), infer, lambda x: None)
     assert closed.wait(5)
@@ -163,11 +162,11 @@ def test_a_silent_source_does_not_hold_up_the_end():
         release.wait(TIMEOUT)
 
     def infer(item):
-        raise _Failure("infer")
+        raise _StageError("infer")
 
     started = time.monotonic()
     try:
-        with pytest.raises(_Failure):
+        with pytest.raises(_StageError):
             run_pipeline(produce(), infer, lambda x: None)
         assert time.monotonic() - started < 5
     finally:

@@ -8,6 +8,7 @@ import pytest
 
 from l2g.errors import L2GError
 from l2g.runtime.backend import RawOutputs
+from l2g.runtime.letterbox import Letterbox
 from l2g.runtime.postprocess import image_instances, probability_logits, select_detections, sigmoid
 
 GOLDEN = Path(__file__).parents[1] / "data" / "maskdino"
@@ -85,3 +86,15 @@ def test_sigmoid_neither_overflows_nor_loses_small_probabilities():
     with np.errstate(over="raise", invalid="raise"):
         np.testing.assert_allclose(sigmoid(np.array([-1e4, 0.0, 1e4])), [0, 0.5, 1], atol=1e-30)
     np.testing.assert_allclose(sigmoid(np.float32(-30.0)), 9.357623e-14, rtol=1e-5)
+
+
+def test_bytes_lose_little_of_the_masks():
+    """Masks cut from bytes against masks cut from the raw logits, on the public implementation's predictions."""
+    with np.load(GOLDEN / "golden_tiny_seed0.npz") as golden:
+        logits = golden["out/pred_masks"][0]
+    letterbox = Letterbox(384, 480, 128, 160)
+    overlaps = []
+    for raw, byte in zip(logits, np.rint(sigmoid(logits) * 255).astype(np.uint8), strict=True):
+        one, other = (letterbox.mask_to_source(m).full() for m in (raw, probability_logits(byte)))
+        overlaps.append((one & other).sum() / (one | other).sum())
+    assert np.mean(overlaps) > 0.985

@@ -1,0 +1,71 @@
+"""An edge device has no PyTorch: what runs there imports without it, and says so where a model needs it."""
+
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[1]
+
+# Importing torch, or what would import it, raises as on a machine that has none.
+BLOCK = """
+import importlib, importlib.abc, sys
+class Blocker(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "torchvision", "safetensors"):
+            raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+def _modules(folder, package, without=()):
+    names = [module.name for module in pkgutil.iter_modules([str(CHECKOUT / folder)])]
+    return [package, *(f"{package}.{name}" for name in sorted(names) if name not in without)]
+
+
+MODULES = [
+    "l2g",
+    "l2g.contract",
+    "l2g.errors",
+    *_modules("runtime", "l2g.runtime", without=("eager",)),
+    *_modules("l2g/evaluation", "l2g.evaluation"),
+]
+
+
+def _python(code):
+    return subprocess.run([sys.executable, "-c", BLOCK + code], capture_output=True, text=True, timeout=120, cwd="/")
+
+
+@pytest.mark.parametrize("group", ["l2g", "l2g.runtime", "l2g.evaluation"])
+def test_imports_without_torch(group):
+    names = [name for name in MODULES if name == group or name.startswith(f"{group}.")]
+    assert len(names) >= 2
+    lines = "\n".join(f"importlib.import_module({name!r})" for name in names)
+    done = _python(lines + "\nassert not any(name.split('.')[0] == 'torch' for name in sys.modules)\nprint('done')")
+    assert (done.stdout.strip(), done.returncode) == ("done", 0), done.stderr
+
+
+def test_the_block_works():
+    """The test above means something: the eager backend does not import under it."""
+    done = _python("import l2g.runtime.eager")
+    assert done.returncode != 0
+    assert "No module named 'torch'" in done.stderr
+
+
+def test_a_checkpoint_without_torch_is_one_clear_error(tmp_path):
+    (tmp_path / "model.pth").write_bytes(b"anything")
+    done = _python(
+        "from l2g.errors import L2GError\nfrom l2g.runtime.models import open_backend\n"
+        f"try:\n    open_backend({str(tmp_path / 'model.pth')!r})\nexcept L2GError as error:\n    print(error)"
+    )
+    assert "runs on PyTorch, but 'torch' is not installed" in done.stdout, done.stderr
+    assert "pip install 'l2g[eager]'" in done.stdout
+
+
+def test_no_module_of_the_runtime_hides_a_library():
+    """`python runtime/run_video.py` puts that folder first on sys.path."""
+    libraries = {"numpy", "cv2", "av", "pycocotools", "scipy", "tqdm", "torch", "onnx", "onnxruntime", "tensorrt"}
+    names = {module.name for module in pkgutil.iter_modules([str(CHECKOUT / "runtime")])}
+    assert not names & (set(sys.stdlib_module_names) | libraries)
