@@ -111,7 +111,7 @@ def synthetic_video(
     rng = np.random.default_rng([kind.tag, seed, index])
     unit = math.sqrt(height * width / (96 * 160))
     # Any run of videos has its share of crowded ones, so that sets of other seeds are equally hard.
-    rank = (0.5 + index * 0.7548776662466927) % 1, (0.5 + index * 0.5698402909980532) % 1
+    rank = (0.5 + index * 0.6180339887498949) % 1, (0.5 + index * 0.4142135623730951) % 1
     sprites = sample_sprites(rng, kind.recipe, rank)
     motion = sample_motion(rng, kind.recipe, sprites, (width / unit, height / unit))
     shots = sample_shots(rng, sprites, kind.frames, cuts)
@@ -208,7 +208,7 @@ def _paint(
         cv2.fillPoly(
             labels, [part for part in (contour[:split], contour[split:]) if len(part)], value, cv2.LINE_8, SHIFT
         )
-        mask = cv2.compare(labels[y0:y1, x0:x1], value, cv2.CMP_EQ)
+        mask = (labels[y0:y1, x0:x1] == value).view(np.uint8)  # cv2.compare takes a 4 x 1 window for a scalar
         if n < sprites.objects:
             areas[n] = cv2.countNonZero(mask)
         matrix = geometry.inverse[k, n].copy()

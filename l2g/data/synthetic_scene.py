@@ -31,7 +31,7 @@ class Recipe:
     occluders: tuple[int, int] = (0, 2)
     occluder_width: tuple[float, float] = (8.0, 16.0)
     crowding: float = 0.15
-    wander: float = 0.5
+    wander: float = 0.65
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def sample_motion(rng: np.random.Generator, recipe: Recipe, sprites: Sprites, ex
     wanders = u[:, 0] < recipe.wander
     wanders[: min(2, objects)] = False  # at least two objects stay in the picture
     spread = (1 - recipe.crowding) * 0.4
-    centre = span * (0.5 + spread * (2 * u[:, 1:3] - 1))
+    centre = span * (0.5 + spread * np.where(wanders, 1.4, 1.0)[:, None] * (2 * u[:, 1:3] - 1))
     home = np.clip(0.36 - 0.5 * sprites.size[:, :1] / span, 0.1, None) * span  # keeps a stayer's centre well inside
     reach = np.where(
         wanders[:, None], span * (0.45 + 0.35 * u[:, 3:5]), np.minimum(home, span * (0.1 + 0.3 * u[:, 3:5]))
