@@ -9,19 +9,33 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from l2g.data.clips import sample_clip
+from l2g.data.dataset import VideoDataset
 from l2g.data.transforms import Augment
+from l2g.errors import ConfigError
 from l2g.training.config import DataConfig, PhaseConfig
-from l2g.training.dataset import open_dataset
 from l2g.training.targets import Batch, collate
 
 
 class Batches(Dataset):
-    """Maps an iteration of one phase to its Batch; rank r of w draws its own share of it."""
+    """Maps an iteration of one phase to its Batch; rank r of w draws its own share of it.
 
-    def __init__(self, data: DataConfig, phase: PhaseConfig, seed: int, phase_index: int, rank: int = 0, world: int = 1):
+    key: (seed of the run, index of the phase); with the iteration and the place in the batch it decides what is drawn.
+    """
+
+    def __init__(
+        self,
+        dataset: VideoDataset,
+        data: DataConfig,
+        phase: PhaseConfig,
+        key: tuple[int, int],
+        rank: int = 0,
+        world: int = 1,
+    ):
         if phase.batch_size % world:
-            raise ValueError(f"a batch of {phase.batch_size} does not divide among {world} processes")
-        self.dataset = open_dataset(data)
+            raise ConfigError(
+                f"a batch of {phase.batch_size} found for {world} processes; choose a batch_size that they can share equally"
+            )
+        self.dataset = dataset
         self.augment = Augment(
             canvas=data.canvas,
             shortest_edge=data.shortest_edge,
@@ -37,7 +51,7 @@ class Batches(Dataset):
         self.stride = phase.stride or data.stride
         self.reverse = data.reverse
         self.share = phase.batch_size // world
-        self.key = (seed, phase_index)
+        self.key = key
         self.first = rank * self.share
 
     def __getitem__(self, iteration: int) -> Batch:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from l2g.checkpoint import load_checkpoint
-from l2g.config import ModelConfig, get_config
-from l2g.errors import CheckpointError
+from l2g.config import get_config
+from l2g.errors import CheckpointError, ConfigError
 from l2g.modeling.local2global import Local2Global
 from l2g.training.config import TrainConfig
 
@@ -14,13 +14,20 @@ from l2g.training.config import TrainConfig
 FRESH_PARTS = ("aligner.", "slot_boxes", "heads.class_embed.", "label_embed.")
 
 
-def build_start(config: TrainConfig) -> tuple[Local2Global, list[str]]:
+def build_start(config: TrainConfig, class_names: tuple[str, ...]) -> tuple[Local2Global, list[str]]:
     """The model in training mode, and the names of the tensors that `init` did not give.
 
-    Raises CheckpointError when anything but an aligner, slot boxes or class heads does not fit.
+    class_names: the data set's. Raises CheckpointError when anything but an aligner, slot boxes or class heads does not fit,
+    ConfigError when the model has another number of classes than the data set.
     """
+    shape = get_config(config.model, **config.overrides)
+    if shape.num_classes != len(class_names):
+        raise ConfigError(
+            f"the model has {shape.num_classes} classes, the data set {len(class_names)}; "
+            f"set overrides.num_classes={len(class_names)}"
+        )
     torch.manual_seed(config.seed)
-    model = Local2Global(model_config(config))
+    model = Local2Global(shape.replace(class_names=class_names))
     fresh: list[str] = []
     if config.init:
         found = load_checkpoint(config.init, num_queries=model.config.num_queries).state_dict()
@@ -37,10 +44,6 @@ def build_start(config: TrainConfig) -> tuple[Local2Global, list[str]]:
     if model.aligner is not None and (not config.init or any(name.startswith("aligner.") for name in fresh)):
         quiet_aligner(model)
     return model.train(), fresh
-
-
-def model_config(config: TrainConfig) -> ModelConfig:
-    return get_config(config.model, **config.overrides)
 
 
 def quiet_aligner(model: Local2Global) -> None:

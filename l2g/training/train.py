@@ -8,9 +8,23 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from l2g.errors import L2GError
+
+
+def scores(model, config) -> dict[str, float]:
+    """Video AP of the model as it is now, on the data set of the config, in percent."""
+    from l2g.data.registry import load_dataset
+    from l2g.runtime.eager import EagerBackend
+    from l2g.runtime.evaluation import evaluate_backend
+
+    dataset = load_dataset(config.dataset, "valid")
+    dataset = replace(dataset, videos=dataset.videos[: config.videos])
+    report, _ = evaluate_backend(EagerBackend(model), dataset, progress=False)
+    return {name: round(100 * report.stats[name], 2) for name in ("AP", "AP50", "AR10")}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -23,7 +37,8 @@ def main(argv: list[str] | None = None) -> int:
         from l2g.training.config import load_config
         from l2g.training.trainer import Trainer
 
-        trainer = Trainer(load_config(arguments.config, arguments.changes), arguments.output)
+        config = load_config(arguments.config, arguments.changes)
+        trainer = Trainer(config, arguments.output, partial(scores, config=config.evaluation))
         if trainer.fresh and trainer.chief:
             print(f"{len(trainer.fresh)} tensors start fresh, the first: {', '.join(trainer.fresh[:3])}")
         result = trainer.run()

@@ -27,6 +27,7 @@ from l2g.modeling.backbone import set_batch_norm
 from l2g.modeling.local2global import Local2Global
 from l2g.training.config import PhaseConfig, TrainConfig
 from l2g.training.criterion import Criterion
+from l2g.training.dataset import open_dataset
 from l2g.training.matcher import Weights
 from l2g.training.objectives import ClipObjective, ImageObjective, StandIns, phase_one_parameters
 from l2g.training.optimiser import build_optimiser, rate_factor, set_rate
@@ -84,7 +85,8 @@ class Trainer:
         self.config, self.output, self.evaluate = config, Path(output), evaluate
         self.process = Process.join()
         self.output.mkdir(parents=True, exist_ok=True)
-        self.model, self.fresh = build_start(config)
+        self.dataset = open_dataset(config.data)
+        self.model, self.fresh = build_start(config, self.dataset.class_names)
         self.model.to(self.process.device)
         self.progress = Progress()
         self.history: list[dict[str, float]] = []
@@ -120,9 +122,8 @@ class Trainer:
         runner: nn.Module = objective
         if self.process.world > 1:
             runner = DistributedDataParallel(objective, find_unused_parameters=True)
-        batches = Batches(
-            config.data, phase, config.seed, progress.phase, rank=self.process.rank, world=self.process.world
-        )
+        key = (config.seed, progress.phase)
+        batches = Batches(self.dataset, config.data, phase, key, self.process.rank, self.process.world)
         stream = iterate(batches, progress.iteration, phase.iterations, config.data.workers)
         bar = tqdm(
             total=phase.iterations, initial=progress.iteration, desc=f"phase {progress.phase} ({phase.kind})",
