@@ -7,31 +7,34 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import re
-import struct
 import tempfile
-import zipfile
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from l2g.config import AlignerConfig, BackboneConfig, DecoderConfig, EncoderConfig, ModelConfig
+from l2g.config import BackboneConfig, DecoderConfig, EncoderConfig, ModelConfig
 from l2g.errors import CheckpointError, ConfigError
 from l2g.modeling.local2global import Local2Global
 
 CONFIG_KEY = "l2g.config"
+# Checkpoints that are installed with the package.
+WEIGHTS = Path(__file__).parent / "weights"
 
 # COCO's 80 names in the order of the public Mask DINO's logits.
-COCO_CLASSES = tuple(
-    "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,stop sign,parking meter,bench,"
-    "bird,cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe,backpack,umbrella,handbag,tie,suitcase,frisbee,skis,snowboard,"
-    "sports ball,kite,baseball bat,baseball glove,skateboard,surfboard,tennis racket,bottle,wine glass,cup,fork,knife,spoon,"
-    "bowl,banana,apple,sandwich,orange,broccoli,carrot,hot dog,pizza,donut,cake,chair,couch,potted plant,bed,dining table,"
-    "toilet,tv,laptop,mouse,remote,keyboard,cell phone,microwave,oven,toaster,sink,refrigerator,book,clock,vase,scissors,"
-    "teddy bear,hair drier,toothbrush".split(",")
+# fmt: off
+COCO_CLASSES = (
+    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
+    "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow", "elephant",
+    "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard",
+    "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle",
+    "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich", "orange", "broccoli",
+    "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant", "bed", "dining table", "toilet",
+    "tv", "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave", "oven", "toaster", "sink",
+    "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
 )
+# fmt: on
 
 # Public name -> ours, by prefix; the first that fits counts. None: the tensor is redundant and is left out.
 _PIXEL, _PREDICTOR = "sem_seg_head.pixel_decoder.", "sem_seg_head.predictor."
@@ -61,45 +64,51 @@ PUBLIC_ALIASES = (
 )
 
 
+# Where a checkpoint file may keep its tensors, best first: detectron2's, Lightning's and EMA trainers' keys.
+CONTAINERS = ("model", "state_dict", "model_state_dict", "model_ema", "ema_state")
+
+
 def load_checkpoint(
     path: str | os.PathLike,
     *,
-    num_queries: int = 300,
-    num_heads: int = 8,
-    box_init: str = "mask2box",
+    num_queries: int | None = None,
+    num_heads: int | None = None,
+    box_init: str | None = None,
     class_names: tuple[str, ...] | None = None,
     **overrides,
 ) -> Local2Global:
     """Build the model of a checkpoint and load it, in evaluation mode on the CPU.
 
     Args:
-        path: a native `.safetensors`, or a `.pth`/`.pt` in the public Mask DINO's or detrex's naming.
-        num_queries, num_heads, box_init: what the public formats do not tell; a native file carries its own, and these are
-            ignored there.
+        path: a native `.safetensors`, a file in the public Mask DINO's or detrex's naming, or a shipped model's name.
+        num_queries, num_heads, box_init: what shapes cannot tell. None is a native file's own value, and 300, 8 and
+            "mask2box" for a public file.
         class_names: names of the classes in the order of the logits; COCO's for an 80-class public file.
         overrides: fields of ModelConfig that leave every tensor's shape as it is (input_size, association, ...).
 
     Raises:
         CheckpointError: missing, truncated or foreign file; missing, unexpected or mis-shaped tensors.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; give the path of a .safetensors or .pth checkpoint")
-    if path.suffix == ".safetensors":
-        tensors, config = _read_native(path)
-    else:
-        tensors = _rename(path, _read_pickle(path))
-        config = _infer(path, tensors, num_queries, num_heads, box_init)
-    if class_names is not None:
-        overrides["class_names"] = tuple(class_names)
+    path = _find(path)
+    tensors, config = _read_safetensors(path) if _is_safetensors(path) else (_read_pickle(path), None)
+    public = config is None
+    if public:
+        tensors = _rename(path, tensors)
+    given = {"num_queries": num_queries, "num_heads": num_heads, "box_init": box_init, "class_names": class_names}
+    overrides |= {name: value for name, value in given.items() if value is not None}
     try:
-        config = config.replace(**overrides)
+        config = _infer(path, tensors, overrides) if public else config.replace(**overrides)
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from None
     model = Local2Global(config)
-    _check(path, tensors, model.state_dict())
+    _check(path, tensors, model.state_dict(), public)
     model.load_state_dict(tensors)
     return model.eval()
+
+
+def shipped_checkpoints() -> list[str]:
+    """Names of the checkpoints that are installed with the package; `load_checkpoint` takes them for a path."""
+    return sorted(file.stem for file in WEIGHTS.glob("*.safetensors"))
 
 
 def save_checkpoint(model: Local2Global, path: str | os.PathLike) -> None:
@@ -112,7 +121,12 @@ def save_checkpoint(model: Local2Global, path: str | os.PathLike) -> None:
         for name, tensor in model.state_dict().items()
         if not name.endswith("num_batches_tracked")
     }
-    handle, temporary = tempfile.mkstemp(prefix=path.name, suffix=".part", dir=path.parent)
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=path.name, suffix=".part", dir=path.parent)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: cannot be written ({error.strerror}); check its folder and your permissions"
+        ) from None
     os.close(handle)
     try:
         save_file(tensors, temporary, metadata={CONFIG_KEY: json.dumps(model.config.to_dict())})
@@ -123,114 +137,165 @@ def save_checkpoint(model: Local2Global, path: str | os.PathLike) -> None:
         raise
 
 
-def _read_native(path: Path) -> tuple[dict[str, Tensor], ModelConfig]:
+def _find(path: str | os.PathLike) -> Path:
+    """The file that `path` means: a shipped checkpoint where it is a bare name, else itself."""
+    name = os.fspath(path)
+    path = Path(path)
+    if not os.path.dirname(name) and name in shipped_checkpoints():
+        return WEIGHTS / f"{name}.safetensors"
+    if path.is_file():
+        return path
+    found = "a directory" if path.is_dir() else "no such file"
+    shipped = f", or a shipped model's name ({', '.join(shipped_checkpoints())})" if shipped_checkpoints() else ""
+    raise CheckpointError(f"{path}: {found}; expected the path of a .safetensors or .pth checkpoint{shipped}")
+
+
+def _is_safetensors(path: Path) -> bool:
+    """By content, since files get renamed: eight bytes of length, then a JSON object."""
+    try:
+        with path.open("rb") as file:
+            return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], ModelConfig | None]:
+    """The tensors, and the config of a native file."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError, struct.error) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not a whole safetensors file ({error}); copy or download it again") from None
     if CONFIG_KEY not in metadata:
-        raise CheckpointError(
-            f"{path}: a safetensors file without '{CONFIG_KEY}' in its header; "
-            "expected a checkpoint written by l2g.save_checkpoint"
-        )
+        return tensors, None
     try:
         return tensors, ModelConfig.from_dict(json.loads(metadata[CONFIG_KEY]))
-    except (ValueError, ConfigError) as error:
-        raise CheckpointError(f"{path}: its config is damaged or from another version of l2g: {error}") from None
+    except (ValueError, TypeError, ConfigError) as error:
+        raise CheckpointError(
+            f"{path}: the config in its header is damaged or from another version of l2g ({error}); "
+            "load it with the version that wrote it, or copy it again"
+        ) from None
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
     try:
         data = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged pickle can raise anything
         reason = str(error).strip().splitlines()
         raise CheckpointError(
-            f"{path}: not a whole PyTorch checkpoint of plain tensors ({reason[0] if reason else type(error).__name__}); "
-            "copy or download it again. A file that pickles other objects is not loaded, since that would run its code: "
-            "save its tensors alone with torch.save({'model': model.state_dict()}, ...)"
+            f"{path}: not a whole PyTorch checkpoint of plain tensors "
+            f"({reason[0] if reason else type(error).__name__}); copy or download it again. A file that pickles other "
+            "objects is not loaded, since that would run its code: save its tensors alone with "
+            "torch.save({'model': model.state_dict()}, ...)"
         ) from None
     found = type(data).__name__
     if isinstance(data, dict):
-        data = data.get("model", data)
-        tensors = {name: value for name, value in data.items() if isinstance(value, Tensor)} if isinstance(data, dict) else {}
+        for key in CONTAINERS:
+            if isinstance(data.get(key), dict):
+                data = data[key]
+                break
+        tensors = {name: value for name, value in data.items() if isinstance(value, Tensor)}
         if tensors:
             return tensors
-        found = "a dict without tensors"
-    raise CheckpointError(f"{path}: {found} found, expected a state dict, or a dict with one under 'model'")
+        found = f"a dict without tensors (keys: {', '.join(map(str, list(data)[:5])) or 'none'})"
+    raise CheckpointError(
+        f"{path}: {found} found, expected a state dict, or a dict with one under '{CONTAINERS[0]}'; "
+        "save it with torch.save({'model': model.state_dict()}, ...)"
+    )
 
 
 def _rename(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     renamed: dict[str, Tensor] = {}
-    copies: dict[str, Tensor] = {}
+    copies: list[tuple[str, str, Tensor]] = []
     unknown = []
     for name, tensor in tensors.items():
         name = name.removeprefix("module.")
         alias = next(((pattern, to) for pattern, to in PUBLIC_ALIASES if pattern.match(name)), None)
         prefix = next(((old, new) for old, new in PUBLIC_NAMES if name.startswith(old)), None)
         if alias:
-            copies.setdefault(alias[0].sub(alias[1], name), tensor.float())
+            copies.append((name, alias[0].sub(alias[1], name), tensor.float()))
+        elif name.endswith("num_batches_tracked"):
+            continue
         elif prefix is None:
             unknown.append(name)
         elif prefix[1] is not None:
             renamed[prefix[1] + name.removeprefix(prefix[0])] = tensor.float()
     if unknown:
         raise CheckpointError(
-            f"{path}: {len(unknown)} unexpected tensors, the first: {', '.join(unknown[:3])}; expected a Mask DINO checkpoint "
-            "with the names of its public implementation (ResNet backbone, four feature levels, one FPN level)"
+            f"{path}: {len(unknown)} unexpected tensors, the first: {', '.join(unknown[:3])}; expected a checkpoint "
+            f"with '{CONFIG_KEY}' in its header, or a Mask DINO checkpoint with the names of its public implementation "
+            "(ResNet backbone, four feature levels, one FPN level)"
         )
-    return {**copies, **renamed}
+    for name, target, tensor in copies:
+        if not torch.equal(renamed.setdefault(target, tensor), tensor):
+            raise CheckpointError(
+                f"{path}: tensor '{name}' differs from its shared original '{_public(target)}'; "
+                "expected one box head and one norm for all decoder layers, as the public Mask DINO has"
+            )
+    return renamed
 
 
-def _infer(path: Path, tensors: dict[str, Tensor], num_queries: int, num_heads: int, box_init: str) -> ModelConfig:
-    """The ModelConfig that the shapes describe; CheckpointError names what is missing for that."""
+def _public(name: str) -> str:
+    """The public name of one of our tensors."""
+    return next((old + name.removeprefix(new) for old, new in PUBLIC_NAMES if new and name.startswith(new)), name)
 
-    def shape(name: str) -> torch.Size:
+
+def _infer(path: Path, tensors: dict[str, Tensor], overrides: dict) -> ModelConfig:
+    """The ModelConfig that names and shapes describe; CheckpointError names what is missing for that."""
+
+    def size(name: str, axis: int = 0) -> int:
         if name not in tensors:
-            raise CheckpointError(f"{path}: tensor '{name}' (l2g's name) is missing, so the architecture cannot be inferred")
-        return tensors[name].shape
+            raise CheckpointError(
+                f"{path}: tensor '{_public(name)}' is missing, so the architecture cannot be inferred; "
+                "expected a whole Mask DINO checkpoint: is this a part of one?"
+            )
+        shape = tensors[name].shape
+        if len(shape) <= axis or not shape[axis]:
+            raise CheckpointError(
+                f"{path}: tensor '{_public(name)}' has shape {list(shape)}; copy or download it again"
+            )
+        return shape[axis]
 
     def count(prefix: str) -> int:
         pattern = re.compile(re.escape(prefix) + r"(\d+)\.")
         return 1 + max((int(match[1]) for name in tensors if (match := pattern.match(name))), default=-1)
 
-    num_classes, hidden_dim = shape("heads.class_embed.weight")
+    num_classes = size("heads.class_embed.weight")
     bottleneck = "backbone.res2.0.conv3.weight" in tensors
-    out_channels = shape(f"backbone.res2.0.conv{3 if bottleneck else 2}.weight")[0]
-    try:
-        return ModelConfig(
-            backbone=BackboneConfig(
-                block="bottleneck" if bottleneck else "basic",
-                blocks=tuple(count(f"backbone.res{stage}.") for stage in range(2, 6)),
-                stem_channels=shape("backbone.stem.conv1.weight")[0],
-                width=shape("backbone.res2.0.conv1.weight")[0],
-                out_channels=out_channels,
-            ),
-            encoder=EncoderConfig(
-                layers=count("encoder.layers."),
-                ffn_dim=shape("encoder.layers.0.linear1.weight")[0],
-                mask_dim=shape("encoder.mask_features.weight")[0],
-            ),
-            aligner=None,
-            decoder=DecoderConfig(layers=count("decoder.layers."), ffn_dim=shape("decoder.layers.0.linear1.weight")[0]),
-            num_queries=num_queries,
-            num_classes=num_classes,
-            hidden_dim=hidden_dim,
-            num_heads=num_heads,
-            box_init=box_init,
-            association="embedding",
-            class_names=COCO_CLASSES if num_classes == len(COCO_CLASSES) else (),
-        )
-    except ConfigError as error:
-        raise CheckpointError(f"{path}: {error}") from None
+    inferred = {
+        "backbone": BackboneConfig(
+            block="bottleneck" if bottleneck else "basic",
+            blocks=tuple(count(f"backbone.res{stage}.") for stage in range(2, 6)),
+            stem_channels=size("backbone.stem.conv1.weight"),
+            width=size("backbone.res2.0.conv1.weight"),
+            out_channels=size(f"backbone.res2.0.conv{3 if bottleneck else 2}.weight"),
+        ),
+        "encoder": EncoderConfig(
+            layers=count("encoder.layers."),
+            ffn_dim=size("encoder.layers.0.linear1.weight"),
+            mask_dim=size("encoder.mask_features.weight"),
+        ),
+        "aligner": None,
+        "decoder": DecoderConfig(layers=count("decoder.layers."), ffn_dim=size("decoder.layers.0.linear1.weight")),
+        "num_queries": 300,
+        "num_classes": num_classes,
+        "hidden_dim": size("heads.class_embed.weight", 1),
+        "num_heads": 8,
+        "box_init": "mask2box",
+        "association": "embedding",
+        "class_names": COCO_CLASSES if num_classes == len(COCO_CLASSES) else (),
+    }
+    return ModelConfig(**inferred).replace(**overrides)
 
 
-def _check(path: Path, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    missing = sorted(set(expected) - set(found))
-    unexpected = sorted(set(found) - set(expected))
+def _check(path: Path, found: dict[str, Tensor], expected: dict[str, Tensor], public: bool) -> None:
+    """CheckpointError with the first offending tensors, under the names that the file itself uses."""
+    named = _public if public else str
+    missing = [named(name) for name in sorted(set(expected) - set(found))]
+    unexpected = [named(name) for name in sorted(set(found) - set(expected))]
     shaped = sorted(name for name in set(found) & set(expected) if found[name].shape != expected[name].shape)
     if not (missing or unexpected or shaped):
         return
@@ -240,7 +305,9 @@ def _check(path: Path, found: dict[str, Tensor], expected: dict[str, Tensor]) ->
         if names
     ]
     if shaped:
-        details = [f"{name} is {list(found[name].shape)}, expected {list(expected[name].shape)}" for name in shaped[:3]]
+        details = [
+            f"{named(name)} is {list(found[name].shape)}, expected {list(expected[name].shape)}" for name in shaped[:3]
+        ]
         parts.append(f"{len(shaped)} of another shape: {'; '.join(details)}")
     raise CheckpointError(
         f"{path}: the tensors do not fit the model. {'. '.join(parts)}. "

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from l2g.config import ModelConfig
+from l2g.errors import ConfigError
 from l2g.modeling.boxes import mask_to_box
 from l2g.modeling.deformable import Shapes
 from l2g.modeling.encoder import Memory, reference_points
@@ -47,6 +48,11 @@ class Proposals(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_dim)
 
     def forward(self, memory: Memory, heads: Heads) -> LocalQueries:
+        if memory.tokens.shape[1] < self.num_queries:
+            raise ConfigError(
+                f"{self.num_queries} queries asked of a canvas with {memory.tokens.shape[1]} tokens; "
+                "enlarge the canvas or lower num_queries"
+            )
         anchors = anchor_boxes(memory.shapes, memory.tokens.device)
         centre = anchors[:, :2]
         valid = ((centre > BORDER) & (centre < 1 - BORDER)).all(dim=-1, keepdim=True)
