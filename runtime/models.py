@@ -17,13 +17,15 @@ def open_backend(
     top_k: int | None = 50,
     canvas: tuple[int, int] | None = None,
     portrait: bool = False,
+    **checkpoint_options,
 ) -> Backend:
     """Open a checkpoint by path, or a shipped one by name ("l2g_tiny").
 
     top_k: the backend chooses that many slots of each frame (output kind "detections"); None gives raw outputs.
     canvas: (height, width) of the network input, multiples of 32; None is the model's own, turned upright for
-    `portrait` sources. Raises L2GError for a file that no backend opens, a library that is not installed, and whatever
-    is wrong with the file.
+    `portrait` sources. checkpoint_options: what the public formats do not tell (num_queries, class_names, ...), see
+    `load_checkpoint`, whose defaults hold where an option is None. Raises L2GError for a file that no backend opens,
+    a library that is not installed, and whatever is wrong with the file.
     """
     suffix = Path(model).suffix.lower()
     if suffix in CHECKPOINT_SUFFIXES:
@@ -36,10 +38,13 @@ def open_backend(
         )
     if canvas is not None and (min(canvas) < 32 or canvas[0] % 32 or canvas[1] % 32):
         raise L2GError(f"canvas {canvas[0]}x{canvas[1]} found, multiples of 32 expected, for example 480x864")
-    return _open_eager(str(model), top_k, canvas, portrait)
+    given = {name: value for name, value in checkpoint_options.items() if value is not None}
+    return _open_eager(str(model), top_k, canvas, portrait, given)
 
 
-def _open_eager(model: str, top_k: int | None, canvas: tuple[int, int] | None, portrait: bool) -> Backend:
+def _open_eager(
+    model: str, top_k: int | None, canvas: tuple[int, int] | None, portrait: bool, checkpoint_options: dict
+) -> Backend:
     try:
         load_checkpoint = importlib.import_module("l2g.checkpoint").load_checkpoint
         eager = importlib.import_module("l2g.runtime.eager")
@@ -50,7 +55,7 @@ def _open_eager(model: str, top_k: int | None, canvas: tuple[int, int] | None, p
             f"{model}: a checkpoint runs on PyTorch, but '{error.name}' is not installed; "
             "install it with: pip install 'l2g[eager]'"
         ) from None
-    loaded = load_checkpoint(model)
+    loaded = load_checkpoint(model, **checkpoint_options)
     if canvas is None:
         short, long = sorted(loaded.config.input_size)
         canvas = (long, short) if portrait else tuple(loaded.config.input_size)

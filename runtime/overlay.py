@@ -26,7 +26,7 @@ def draw_overlay(image: np.ndarray, result: FrameResult, class_names: Sequence[s
     for instance in back_to_front:
         _draw_mask(canvas, instance, line)
     for instance in back_to_front:
-        text = f"{class_names[instance.label]} {instance.track_id} {instance.score:.2f}"
+        text = f"{class_names[instance.label]} #{instance.track_id} {instance.score:.2f}"
         _draw_text(canvas, text, instance, max(0.35, short_side / 1200), line)
     return canvas
 
@@ -40,13 +40,19 @@ def track_color(track_id: int) -> tuple[int, int, int]:
     return tuple(round(255 * channel) for channel in colorsys.hsv_to_rgb(hue, 0.75, value))
 
 
+@lru_cache(maxsize=4096)
+def _tint(color: tuple[int, int, int]) -> np.ndarray:
+    """uint8 [1, 256, 3]: what each value of each channel becomes under a translucent `color`."""
+    values = np.arange(256)[:, None] * (1 - MASK_OPACITY) + np.array(color) * MASK_OPACITY
+    return np.rint(values).astype(np.uint8)[None]
+
+
 def _draw_mask(canvas: np.ndarray, instance: TrackedInstance, line: int) -> None:
     left, top, right, bottom = instance.box
-    color, patch = track_color(instance.track_id), instance.mask.patch
+    color, patch = track_color(instance.track_id), instance.mask.patch.astype(np.uint8)
     region = canvas[top:bottom, left:right]
-    tinted = cv2.addWeighted(region, 1 - MASK_OPACITY, np.full_like(region, color), MASK_OPACITY, 0)
-    region[patch] = tinted[patch]
-    contours, _ = cv2.findContours(patch.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
+    cv2.copyTo(cv2.LUT(region, _tint(color)), patch, region)
+    contours, _ = cv2.findContours(patch, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
     cv2.drawContours(canvas, contours, -1, color, line, cv2.LINE_AA, offset=(left, top))
 
 

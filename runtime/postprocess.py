@@ -85,9 +85,9 @@ def select_detections(raw: RawOutputs, top_k: int) -> Detections:
 def probability_logits(masks: np.ndarray) -> np.ndarray:
     """uint8 mask probabilities x 255 -> float32 logits of the same shape, > 0 where the byte is 128 or more.
 
-    Interpolating probabilities, which saturate, moves a mask's edge by up to half a cell. On the public implementation's
-    predictions (tests/data/maskdino, three times enlarged) the mean IoU with the masks of the raw logits is 0.99, 0.99
-    and 0.96 by these logits, and 0.92, 0.96 and 0.81 by probabilities cut at one half.
+    Interpolating probabilities, which saturate, moves a mask's edge by up to half a cell. On the predictions of the
+    public implementation (tests/data/maskdino, three times enlarged) the mean IoU with the masks of the raw logits is
+    0.99, 0.99 and 0.96 by these logits, and 0.92, 0.96 and 0.81 by probabilities cut at one half.
     """
     if masks.dtype != np.uint8:
         raise L2GError(f"mask probabilities: found {masks.dtype}, expected uint8")

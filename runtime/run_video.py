@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -37,6 +38,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--size", type=_size, metavar="HxW", help="network canvas, multiples of 32 (default: the model's)"
     )
+    parser.add_argument("--num-queries", type=int, help="queries of a .pth, which does not tell (default 300)")
+    parser.add_argument("--class-names", type=_names, metavar="FILE", help="names of a .pth's classes, one a line")
     parser.add_argument("--max-age", type=int, default=30, help="frames a hidden track keeps its id (default 30)")
     parser.add_argument("--fps", type=float, default=30.0, help="frame rate of a folder of pictures (default 30)")
     parser.add_argument("--no-overlay", action="store_true", help="write no overlay.mp4")
@@ -71,7 +74,14 @@ def run(options: argparse.Namespace) -> JobSummary:
     # The source first: a wrong path should not cost the time it takes to load a model.
     with open_source(options.input, selection, options.fps) as source:
         # Raw outputs: masks at full precision. The best slots are chosen on the host.
-        backend = open_backend(options.model, top_k=None, canvas=options.size, portrait=source.height > source.width)
+        backend = open_backend(
+            options.model,
+            top_k=None,
+            canvas=options.size,
+            portrait=source.height > source.width,
+            num_queries=options.num_queries,
+            class_names=options.class_names,
+        )
         # disable=None: no bar where stderr is not a terminal.
         with closing(backend), tqdm(total=source.expected_frames, unit="frame", disable=None) as bar:
             return process_video(
@@ -115,6 +125,14 @@ def _size(text: str) -> tuple[int, int]:
     except ValueError:
         raise argparse.ArgumentTypeError(f"'{text}' found, HxW expected, for example 480x864") from None
     return height, width
+
+
+def _names(path: str) -> tuple[str, ...]:
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise argparse.ArgumentTypeError(f"{path}: cannot be read as text ({error})") from None
+    return tuple(line.strip() for line in lines if line.strip())
 
 
 if __name__ == "__main__":
