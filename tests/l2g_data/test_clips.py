@@ -66,6 +66,18 @@ def test_every_clip_shows_an_instance():
         np.testing.assert_array_equal(clip.present[0], clip.times == 41)
 
 
+def test_a_frame_that_shows_nothing_after_all_is_tried_again():
+    """A drawn video cannot tell which of its frames have a visible object."""
+
+    class Vague(_Counting):
+        def annotated_frames(self):
+            return np.arange(self.length)
+
+    rng = np.random.default_rng(2)
+    dataset = VideoDataset("vague", (), [Vague(9, [3])])
+    assert [sample_clip(dataset, rng, 1).times.tolist() for _ in range(9)] == [[3]] * 9
+
+
 def test_clips_run_backwards_when_asked():
     dataset = VideoDataset("counting", (), [_Counting(60, list(range(60)))])
     rng = np.random.default_rng(3)

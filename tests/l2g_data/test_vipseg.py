@@ -106,3 +106,13 @@ def test_a_map_with_a_stray_segment(tmp_path):
     video = load_vipseg(tmp_path, "val").videos[0]
     with pytest.raises(DataError, match="'0_abc', frame 1: segment 5 "):
         video.read([1])
+
+
+def test_a_segment_that_is_a_crowd_for_a_while(tmp_path):
+    data = _data()
+    data["annotations"][0]["annotations"][0]["segments_info"][1]["iscrowd"] = 0
+    later = dict(data["annotations"][0]["annotations"][1]["segments_info"][1], iscrowd=1)
+    data["annotations"][0]["annotations"][1]["segments_info"][1] = later
+    _write(tmp_path, data)
+    clip = load_vipseg(tmp_path, "val").videos[0].read([0, 1])
+    assert clip.present.tolist() == [[True, True], [True, False]]
