@@ -56,7 +56,7 @@ def _measure_chunk(masks: list[dict], first: int) -> tuple[np.ndarray, np.ndarra
         sides = np.fromiter(chain.from_iterable([mask["size"] for mask in masks]), np.int64)
         text = "".join(counts).encode("ascii") if isinstance(counts[0], str) else b"".join(counts)
         lengths = np.fromiter(map(len, counts), np.int64, len(counts))
-        sound = len(sides) == 2 * len(masks) and lengths.min() > 0 and 0 < sides.min() and sides.max() <= _LONGEST_SIDE
+        sound = len(sides) == 2 * len(masks) and lengths.min() > 0 and sides.min() > 0 and sides.max() <= _LONGEST_SIDE
     except (KeyError, TypeError, ValueError, OverflowError):
         sound = False
     if not sound:

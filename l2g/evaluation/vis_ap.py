@@ -230,8 +230,8 @@ class _Evaluation:
         if self.other_length:
             first = self.other_length[0]
             notes.append(
-                f"{len(self.other_length)} predictions have more or fewer frames than their video and are compared over "
-                f"the frames that both have; the first is results entry {first.index}, video {first.video_id}"
+                f"{len(self.other_length)} predictions have more or fewer frames than their video and are compared "
+                f"over the frames that both have; the first is results entry {first.index}, video {first.video_id}"
             )
         for video_id, frames in self.mismatched_frames.items():
             notes.append(
@@ -248,7 +248,7 @@ def _stat(name: str, definition: tuple, precision: np.ndarray, recall: np.ndarra
     threshold, range_name, limit = definition
     values = precision if name.startswith("AP") else recall
     values = values[..., ranges.index(range_name), MAX_DETECTIONS.index(limit)]
-    return _mean(values if threshold is None else values[IOU_THRESHOLDS == threshold])
+    return _mean(values if threshold is None else values[np.flatnonzero(np.equal(IOU_THRESHOLDS, threshold))])
 
 
 def _mean(values: np.ndarray) -> float:
