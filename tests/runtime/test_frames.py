@@ -77,6 +77,15 @@ def test_scores_that_are_not_numbers_are_an_error_that_names_the_frame():
         FrameAssembler(letterbox).assemble(broken, 17, 0.0)
 
 
+def test_a_slot_whose_mask_lies_in_the_padding_is_not_reported():
+    """Its score is high and its track lives on, but there is nothing of it in the picture."""
+    backend = BlobBackend(canvas=(128, 160), top_k=3)
+    letterbox = letterbox_of(backend.contract, HEIGHT, WIDTH)
+    canvas = scene(128, 160, [(0, (0, 110, 160, 128)), (1, (10, 10, 60, 60))])
+    result = FrameAssembler(letterbox).assemble(backend.step(canvas[None], np.array([True])), 0, 0.0)
+    assert [instance.label for instance in result.instances] == [1]
+
+
 def test_one_stream_of_a_batch():
     backend = BlobBackend()
     outputs = backend.step(np.stack([scene(64, 96, [(i, (0, 0, 50, 50))]) for i in range(3)]), np.ones(3, bool))

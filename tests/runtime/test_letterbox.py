@@ -116,6 +116,10 @@ def test_boxes_scale_with_the_content_not_the_canvas():
     np.testing.assert_allclose(whole, [[0, 0, 100, 50]], atol=1e-4)
     point = box.boxes_to_source(np.array([[0.25, 0.25, 0.0, 0.0]]))
     np.testing.assert_allclose(point, [[25, 18.75, 25, 18.75]], atol=1e-4)
+    upright = Letterbox(100, 50, 96, 128)  # content is 96 x 48
+    point = upright.boxes_to_source(np.array([[0.25, 0.25, 0.1, 0.1]]))
+    x, y, w, h = 0.25 * 128 / 48 * 50, 25.0, 0.1 * 128 / 48 * 50, 10.0
+    np.testing.assert_allclose(point, [[x - w / 2, y - h / 2, x + w / 2, y + h / 2]], rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The overlay's container: plays in browsers, keeps times, loses nothing."""
 
+import av
 import numpy as np
 import pytest
 
@@ -27,6 +28,22 @@ def test_h264_that_plays_in_a_browser(tmp_path):
         assert np.abs(frame.astype(int) - image).mean() < 6
     data = (tmp_path / "a.mp4").read_bytes()
     assert data.index(b"moov") < data.index(b"mdat"), "the index must come first"
+
+
+def test_saturated_colors_survive_and_their_matrix_is_named(tmp_path):
+    """Written as BT.709 and read as BT.601, green and red would be off by tens."""
+    image = np.zeros((64, 96, 3), np.uint8)
+    image[:, :32], image[:, 32:64], image[:, 64:] = (230, 30, 30), (30, 230, 30), (30, 30, 230)
+    with VideoWriter(tmp_path / "a.mp4", 64, 96, 10) as writer:
+        writer.write(image, 0.0)
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        frame = next(container.decode(video=0))
+        assert (frame.colorspace, frame.color_range) == (1, 1), "BT.709, limited range"
+        luma = frame.to_ndarray()[:64]
+    # BT.709: Y = 16 + 219 (0.2126 R + 0.7152 G + 0.0722 B).
+    for column, color in ((16, (230, 30, 30)), (48, (30, 230, 30)), (80, (30, 30, 230))):
+        expected = 16 + 219 / 255 * np.dot((0.2126, 0.7152, 0.0722), color)
+        assert abs(float(luma[20:40, column].mean()) - expected) < 3
 
 
 def test_variable_frame_rate_is_kept(tmp_path):
