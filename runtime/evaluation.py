@@ -27,8 +27,8 @@ from l2g.runtime.session import VideoSession
 class ScoringOptions:
     """How a video's outputs become results.
 
-    top_k: results per video, the best (slot, class) pairs. slots_per_frame: a frame's masks are kept for this many of its
-    best slots (a slot that is not among them has no mask there); at least the number of queries keeps all.
+    top_k: results per video, the best (slot, class) pairs. slots_per_frame: a frame's masks are kept for this many of
+    its best slots (a slot that is not among them has no mask there); the number of queries or more keeps all.
     min_frame_score: a slot whose best class stays below this in a frame has no mask there (0 keeps all).
     """
 
@@ -61,7 +61,9 @@ class VideoScorer:
     def results(self, video_id: int, category_ids: Sequence[int]) -> list[dict]:
         """YouTube-VIS result entries, best first; equal scores in the order of category, then slot."""
         scores = np.mean(self._probabilities, axis=0)
-        pairs = [(-float(score), category_ids[k], slot) for slot, row in enumerate(scores) for k, score in enumerate(row)]
+        pairs = [
+            (-float(score), category_ids[k], slot) for slot, row in enumerate(scores) for k, score in enumerate(row)
+        ]
         return [
             {
                 "video_id": video_id,
@@ -91,11 +93,14 @@ def run_dataset(
     contract = backend.contract
     if len(contract.class_names) != len(dataset.categories):
         raise DataError(
-            f"the model has {len(contract.class_names)} classes, data set '{dataset.name}' has {len(dataset.categories)}; "
+            f"the model has {len(contract.class_names)} classes, "
+            f"data set '{dataset.name}' has {len(dataset.categories)}; "
             "evaluate on the data set that the model was trained for"
         )
     if contract.output_kind != "raw":
-        raise DataError("the model's outputs are chosen detections, but AP needs all of them; export with --outputs raw")
+        raise DataError(
+            "the model's outputs are chosen detections, but AP needs all of them; export with --outputs raw"
+        )
     category_ids = [category.id for category in dataset.categories]
     waiting = iter(enumerate(dataset.videos))
     running: dict[int, _Run] = {}

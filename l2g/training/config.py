@@ -101,17 +101,17 @@ class EvaluationConfig:
 class TrainConfig:
     """A whole run.
 
-    model: preset. overrides: fields of ModelConfig. init: checkpoint to start from; an empty string means random
+    model: preset. overrides: fields of ModelConfig. init: checkpoint to start from; None means random
     weights. A Mask DINO checkpoint gets a fresh aligner, and a fresh class head where the class counts differ.
     backbone_lr, offset_lr: factors on the backbone's and the sampling offsets' rate. precision: "fp32", "bf16" or
-    "fp16" (autocast). ema: decay of an averaged copy that is saved in the end, 0 = off. clip_norm: largest gradient norm.
-    save_every: iterations between resume files.
+    "fp16" (autocast). ema: decay of an averaged copy that is saved in the end, 0 = off. clip_norm: largest gradient
+    norm. save_every: iterations between resume files.
     """
 
     model: str
     phases: tuple[PhaseConfig, ...]
     overrides: dict[str, Any] = field(default_factory=dict)
-    init: str = ""
+    init: str | None = None
     seed: int = 0
     data: DataConfig = field(default_factory=DataConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -132,7 +132,9 @@ class TrainConfig:
             if phase.schedule not in ("step", "cosine"):
                 raise ConfigError(f"phases.{index}.schedule '{phase.schedule}' found; expected step or cosine")
             if phase.supervised is not None and phase.supervised < 2:
-                raise ConfigError(f"phases.{index}.supervised is {phase.supervised}; at least two frames keep their loss")
+                raise ConfigError(
+                    f"phases.{index}.supervised is {phase.supervised}; at least two frames keep their loss"
+                )
         if self.precision not in ("fp32", "bf16", "fp16"):
             raise ConfigError(f"precision '{self.precision}' found; expected fp32, bf16 or fp16")
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from l2g.modeling.local2global import Decoded, FrameOutput
 from l2g.modeling.heads import Heads
+from l2g.modeling.local2global import Decoded, FrameOutput
 from l2g.training.losses import dice, focal, generalised_iou, mask_bce
 from l2g.training.matcher import Weights, assign, match_costs
 from l2g.training.points import mask_pairs
@@ -31,11 +31,15 @@ class Criterion:
         costs = match_costs(prediction, targets, self.weights, self.num_points)
         return assign(costs, targets.present, taken)
 
-    def matched(self, predictions: Sequence[FrameOutput], targets: FrameTargets, instances: Tensor) -> dict[str, Tensor]:
+    def matched(
+        self, predictions: Sequence[FrameOutput], targets: FrameTargets, instances: Tensor
+    ) -> dict[str, Tensor]:
         """The loss of several predictions of one frame, each with an assignment of its own."""
         return total(self.frame(p, targets, self.match(p, targets), instances) for p in predictions)
 
-    def frame(self, prediction: FrameOutput, targets: FrameTargets, slots: Tensor, instances: Tensor) -> dict[str, Tensor]:
+    def frame(
+        self, prediction: FrameOutput, targets: FrameTargets, slots: Tensor, instances: Tensor
+    ) -> dict[str, Tensor]:
         """The five weighted terms of one prediction.
 
         slots: int64 [B, I], -1 for none. An instance with a slot that is hidden now asks its slot for "no class", and

@@ -1,4 +1,4 @@
-"""What a phase minimises: the loss of a batch of images, or of clips through the state that the model itself carries."""
+"""What a phase minimises: the loss of a batch of images, or of clips through the state that the model carries."""
 
 from __future__ import annotations
 

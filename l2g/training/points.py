@@ -1,4 +1,4 @@
-"""Where mask losses look: everywhere, or at points drawn where a mask is uncertain (PointRend, Kirillov et al. 2020)."""
+"""Where mask losses look: everywhere, or at points drawn where a mask is uncertain (PointRend, 2020)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Candidates per kept point, and the share kept for being uncertain (PointRend's values, used by Mask2Former and Mask DINO).
+# Candidates per kept point, and the share kept for being uncertain (PointRend's values, as in Mask DINO).
 OVERSAMPLE, IMPORTANCE = 3, 0.75
 
 

@@ -1,4 +1,4 @@
-"""Batches by number: iteration i of a phase is the same batch whenever, wherever and by whichever worker it is drawn."""
+"""Batches by number: iteration i of a phase is the same batch whenever and by whichever worker it is drawn."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Batches(Dataset):
     ):
         if phase.batch_size % world:
             raise ConfigError(
-                f"a batch of {phase.batch_size} found for {world} processes; choose a batch_size that they can share equally"
+                f"a batch of {phase.batch_size} found for {world} processes; choose one that they can share equally"
             )
         self.dataset = dataset
         self.augment = Augment(

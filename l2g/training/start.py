@@ -17,8 +17,8 @@ FRESH_PARTS = ("aligner.", "slot_boxes", "heads.class_embed.", "label_embed.")
 def build_start(config: TrainConfig, class_names: tuple[str, ...]) -> tuple[Local2Global, list[str]]:
     """The model in training mode, and the names of the tensors that `init` did not give.
 
-    class_names: the data set's. Raises CheckpointError when anything but an aligner, slot boxes or class heads does not fit,
-    ConfigError when the model has another number of classes than the data set.
+    class_names: the data set's. Raises CheckpointError when anything but an aligner, slot boxes or class heads does not
+    fit, ConfigError when the model has another number of classes than the data set.
     """
     shape = get_config(config.model, **config.overrides)
     if shape.num_classes != len(class_names):

@@ -30,7 +30,9 @@ def scores(model, config) -> dict[str, float]:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="a YAML file, or the name of a shipped config")
-    parser.add_argument("--output", type=Path, required=True, help="folder for weights, resume file and TensorBoard events")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="folder for weights, resume file and TensorBoard events"
+    )
     parser.add_argument("changes", nargs="*", metavar="key=value", help="changes to the config, as in phases.0.lr=1e-3")
     arguments = parser.parse_args(argv)
     try:
@@ -46,7 +48,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if trainer.chief:
-        where = f"wrote {result}" if result else f"stopped; the same command goes on from {trainer.output / 'resume.pt'}"
+        where = (
+            f"wrote {result}" if result else f"stopped; the same command goes on from {trainer.output / 'resume.pt'}"
+        )
         print(where)
     return 0 if result else 1
 

@@ -1,7 +1,7 @@
 """The training loop: phases, processes, precision, resume.
 
-Iteration i of a phase draws its batch and its random numbers from (seed, phase, i, rank) alone, so a run that was killed
-and resumed computes the same losses as one that was not.
+Iteration i of a phase draws its batch and its random numbers from (seed, phase, i, rank) alone, so a run that was
+killed and resumed computes the same losses as one that was not.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ class Trainer:
     """Runs all phases of a config into an output folder; a second call with the same folder goes on where it stopped.
 
     Args:
-        config: the run. output: folder for `resume.pt`, `phase<k>.safetensors`, `model.safetensors` and TensorBoard events.
+        config: the run. output: folder for `resume.pt`, `phase<k>.safetensors`, `model.safetensors` and TensorBoard
+            events.
         evaluate: called with the model every `config.evaluation.every` iterations; returns scalars to log.
     """
 
@@ -193,7 +194,9 @@ class Trainer:
         mean = {name: sum(row[name] for row in recent) / len(recent) for name in losses}
         bar.set_postfix({name: f"{value:.3g}" for name, value in mean.items()})
         if writer:
-            step = sum(phase.iterations for phase in self.config.phases[: self.progress.phase]) + self.progress.iteration
+            step = (
+                sum(phase.iterations for phase in self.config.phases[: self.progress.phase]) + self.progress.iteration
+            )
             for name, value in mean.items():
                 writer.add_scalar(f"loss/{name}", value, step)
             writer.add_scalar("gradient norm", norm, step)
@@ -263,7 +266,7 @@ class Trainer:
             changed.append("phases")
         if changed:
             raise TrainingError(
-                f"{path} belongs to a run with another {', '.join(changed)}; use another output folder, or the same config"
+                f"{path} belongs to a run with another {', '.join(changed)}; use another output folder or that config"
             )
         self.progress = progress
         if "model" in data:

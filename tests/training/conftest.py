@@ -1,0 +1,30 @@
+"""A model small enough to train in a test, and clips for it."""
+
+import pytest
+import torch
+
+from l2g import build_model
+from l2g.data.synthetic_dataset import synthetic_dataset
+from l2g.training.targets import collate
+
+SMALL = {
+    "backbone": {"blocks": (1, 1, 1, 1), "stem_channels": 8, "width": 4, "out_channels": 16},
+    "encoder": {"layers": 1, "ffn_dim": 32, "mask_dim": 32},
+    "decoder": {"layers": 2, "ffn_dim": 32},
+    "aligner": {"layers": 1, "ffn_dim": 32},
+    "hidden_dim": 32,
+    "num_queries": 10,
+    "num_heads": 4,
+}
+
+
+@pytest.fixture
+def small_model():
+    torch.manual_seed(0)
+    return build_model("l2g_tiny", **SMALL).train()
+
+
+@pytest.fixture
+def batch():
+    dataset = synthetic_dataset("train", size=(64, 96), frames=40)
+    return collate([dataset.videos[index].read([0, 4, 8, 12]) for index in (1, 2)])

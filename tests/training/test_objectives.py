@@ -1,0 +1,148 @@
+"""What a phase trains, and how the loss follows the state through a clip."""
+
+import itertools
+
+import pytest
+import torch
+
+from l2g.training.criterion import Criterion
+from l2g.training.denoising import denoising_queries
+from l2g.training.matcher import Weights
+from l2g.training.objectives import ClipObjective, ImageObjective, StandIns, phase_one_parameters
+
+
+@pytest.fixture
+def criterion():
+    return Criterion(Weights(), 0)
+
+
+class Recorder(Criterion):
+    """Remembers every assignment and every loss that it was asked for."""
+
+    def __init__(self):
+        super().__init__(Weights(), 0)
+        self.slots, self.losses = [], []
+
+    def match(self, prediction, targets, taken=None):
+        slots = super().match(prediction, targets, taken)
+        if taken is not None or prediction is self.first:
+            self.slots.append((targets, slots))
+        return slots
+
+    first = None
+
+    def frame(self, prediction, targets, slots, instances):
+        self.losses.append(slots)
+        return super().frame(prediction, targets, slots, instances)
+
+
+def test_instances_keep_their_slot_through_a_clip(small_model, batch):
+    recorder = Recorder()
+    objective = ClipObjective(small_model, recorder, two_stage=False)
+    objective(batch)
+    tracks = [slots for _, slots in recorder.slots]
+    for earlier, later in itertools.pairwise(tracks):
+        begun = earlier >= 0
+        assert torch.equal(earlier[begun], later[begun])
+    for targets, slots in recorder.slots:
+        assert (slots[targets.present] >= 0).all()
+        for row in slots:
+            given = row[row >= 0].tolist()
+            assert len(given) == len(set(given))
+
+
+def test_a_hidden_instance_teaches_its_slot_no_class(small_model, batch, criterion):
+    with torch.no_grad():
+        output = small_model.decode(small_model.encode(batch.frames[:, 0])).output
+    targets = batch.targets(0)
+    slots = criterion.match(output, targets)
+    one = torch.ones(())
+    seen = criterion.frame(output, targets, slots, one)
+    hidden = type(targets)(targets.labels, targets.boxes, targets.masks, torch.zeros_like(targets.present))
+    gone = criterion.frame(output, hidden, slots, one)
+    background = (0.75 * output.logits.sigmoid() ** 2 * torch.nn.functional.softplus(output.logits)).sum() * 4
+    assert gone["label"].item() == pytest.approx(background.item(), rel=1e-4)
+    assert gone["mask"] == gone["dice"] == gone["box"] == gone["giou"] == 0
+    assert seen["mask"] > 0
+
+
+@pytest.mark.parametrize("supervised", [2, 3])
+def test_reduced_supervision_keeps_the_last_frame(small_model, batch, criterion, supervised):
+    objective = ClipObjective(small_model, criterion, supervised=supervised)
+    draws = []
+    for seed in range(20):
+        torch.manual_seed(seed)
+        draws.append(objective._frames_with_loss(0, 4))
+    assert all(len(draw) == supervised and 3 in draw for draw in draws)
+    assert len({frozenset(draw) for draw in draws}) == 3  # every choice of the others comes up
+    assert torch.isfinite(sum(objective(batch).values()))
+
+
+def test_the_loss_of_the_last_frame_reaches_the_first(small_model, batch, criterion):
+    objective = ClipObjective(small_model, criterion, two_stage=False)
+    objective._frames_with_loss = lambda first, length: {length - 1}
+    encoded = []
+    handle = small_model.encoder.register_forward_hook(lambda _, __, memory: encoded.append(memory.tokens))
+    terms = objective(batch)
+    handle.remove()
+    gradient = torch.autograd.grad(sum(terms.values()), encoded[0])[0]
+    streams = len(batch.frames)
+    assert gradient[:streams].abs().sum() > 0  # frame 0 of every stream, through three frames of state
+
+
+def test_burn_in_carries_the_state_but_no_gradient(small_model, batch, criterion):
+    calls = []
+    handle = small_model.decoder.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+    ClipObjective(small_model, criterion, burn_in=2)(batch)
+    handle.remove()
+    assert calls == [False, False, True, True]
+
+
+def test_phase_one_trains_the_aligner_and_its_positions_only(small_model, batch, criterion):
+    small_model.requires_grad_(False)
+    for parameter in phase_one_parameters(small_model):
+        parameter.requires_grad_(True)
+    stand_ins = StandIns(small_model.config.num_queries, small_model.config.hidden_dim)
+    objective = ImageObjective(small_model, criterion, stand_ins=stand_ins)
+    sum(objective(batch).values()).backward()
+    trained = {name for name, p in objective.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    assert "stand_ins.queries" in trained
+    allowed = ("model.aligner.", "model.decoder.ref_point_head.", "stand_ins.")
+    assert all(name.startswith(allowed) for name in trained)
+    aligner = {f"model.aligner.{name}" for name, _ in small_model.aligner.named_parameters()}
+    assert aligner <= trained
+
+
+def test_slots_never_see_the_denoising_queries(small_model, batch):
+    targets = batch.targets(0)
+    slots = small_model.config.num_queries
+    torch.manual_seed(0)
+    denoising, repeated, answers = denoising_queries(targets, small_model.label_embed, slots, 30, 0.4)
+    assert repeated.labels.shape == answers.shape == denoising.queries.shape[:2]
+    with torch.no_grad():
+        memory = small_model.encode(batch.frames[:, 0])
+        plain = small_model.decode(memory, deep=True)
+        noised = small_model.decode(memory, denoising=denoising, deep=True)
+    for a, b in zip(plain.layers, noised.layers, strict=True):
+        torch.testing.assert_close(a.logits, b.logits, rtol=0, atol=1e-4)
+        torch.testing.assert_close(a.mask_logits, b.mask_logits, rtol=0, atol=1e-3)
+    assert noised.denoised[-1].logits.shape[1] == denoising.queries.shape[1]
+
+
+def test_denoising_groups_do_not_see_each_other(small_model, batch):
+    targets = batch.targets(0)
+    count = targets.labels.shape[1]
+    denoising, _, _ = denoising_queries(targets, small_model.label_embed, 10, 3 * count, 0.4)
+    extra = 3 * count
+    seen = ~denoising.mask
+    assert seen[:count, :count].all()
+    assert not seen[:count, count:extra].any()
+    assert seen[:extra, extra:].all()
+    assert not seen[extra:, :extra].any()
+    assert seen[extra:, extra:].all()
+
+
+def test_denoising_trains_the_label_embedding(small_model, batch, criterion):
+    objective = ImageObjective(small_model, criterion, denoising=20)
+    sum(objective(batch).values()).backward()
+    assert small_model.label_embed.weight.grad.abs().sum() > 0
