@@ -21,6 +21,7 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["l2g", "l2g.*"]) + sorted(ROOMS),
     package_dir=ROOMS,
+    package_data={"l2g.training": ["configs/*.yaml"]},
     install_requires=[
         "numpy>=1.26",
         "opencv-python-headless>=4.8",
@@ -31,7 +32,7 @@ setup(
     ],
     extras_require={
         "eager": TORCH,
-        "train": [*TORCH, "tensorboard>=2.14"],
-        "test": [*TORCH, "tensorboard>=2.14", "pytest>=8", "ruff>=0.6"],
+        "train": [*TORCH, "tensorboard>=2.14", "pyyaml>=6"],
+        "test": [*TORCH, "tensorboard>=2.14", "pyyaml>=6", "pytest>=8", "ruff>=0.6"],
     },
 )
