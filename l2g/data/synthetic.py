@@ -208,7 +208,7 @@ def _paint(
         cv2.fillPoly(
             labels, [part for part in (contour[:split], contour[split:]) if len(part)], value, cv2.LINE_8, SHIFT
         )
-        mask = (labels[y0:y1, x0:x1] == value).view(np.uint8)  # cv2.compare takes a 4 x 1 window for a scalar
+        mask = (labels[y0:y1, x0:x1] == value).view(np.uint8)  # cv2.compare refuses a single pixel
         if n < sprites.objects:
             areas[n] = cv2.countNonZero(mask)
         matrix = geometry.inverse[k, n].copy()
