@@ -2,7 +2,7 @@
 
     python -m l2g.data.validation SOURCE [--split train]
 
-lists what is wrong with a data set, by name, and returns 1 if there was anything.
+lists what is wrong with a data set, by name, and returns 1 if anything is broken (rather than merely odd).
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def main(argv: list[str] | None = None) -> int:
         print(problem)
     counts = f"{len(dataset)} videos, {len(dataset.categories)} categories, {len(dataset.problems)} problems"
     print(f"{dataset.name}: {counts}")
-    return 1 if dataset.problems else 0
+    return 1 if any(problem.fatal for problem in dataset.problems) else 0
 
 
 if __name__ == "__main__":

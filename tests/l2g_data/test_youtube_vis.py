@@ -237,6 +237,8 @@ def test_validation_command(tmp_path, capsys):
     assert "corrupt annotation: annotation 1 of video 'cat': there is no category 4" in out
     assert "category without instances: owl" in out
     assert main([str(tmp_path / "none")]) == 2
+    write_youtube_vis(tmp_path, youtube_vis_json())
+    assert main([str(tmp_path)]) == 0  # a category that nothing has is odd, not broken
 
 
 @pytest.mark.parametrize("grades", [["no_occlusion"], [None, "no_occlusion", "bad"], [None, None, "no_occlusion"]])
