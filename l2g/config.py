@@ -73,6 +73,9 @@ class DecoderConfig:
     ffn_dim: int = 2048
 
 
+PARTS = {"backbone": BackboneConfig, "encoder": EncoderConfig, "aligner": AlignerConfig, "decoder": DecoderConfig}
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Every switch of the model.
@@ -111,19 +114,38 @@ class ModelConfig:
             self.association in ("propagate", "embedding"),
             f"association '{self.association}'; use propagate or embedding",
         )
+        _expect(
+            self.backbone.block in ("basic", "bottleneck"),
+            f"backbone.block '{self.backbone.block}'; use basic or bottleneck",
+        )
+        _expect(
+            len(self.backbone.blocks) == 4, f"backbone.blocks {self.backbone.blocks}; give four counts, res2 to res5"
+        )
+        for name, value in self._sizes():
+            _expect(isinstance(value, int) and value > 0, f"{name} is {value!r}; give a whole number above 0")
         _expect(self.hidden_dim % 32 == 0, f"hidden_dim {self.hidden_dim} found; GroupNorm(32) needs a multiple of 32")
         _expect(
             self.hidden_dim % self.num_heads == 0,
-            f"hidden_dim {self.hidden_dim} does not divide by {self.num_heads} heads",
+            f"hidden_dim {self.hidden_dim} does not divide by {self.num_heads} heads; change one of them",
         )
         _expect(
             self.aligner is None or self.aligner.local_position in ("static", "dynamic"),
             f"aligner.local_position '{self.aligner and self.aligner.local_position}'; use static or dynamic",
         )
         _expect(
-            all(side % 32 == 0 and side > 0 for side in self.input_size),
+            len(self.input_size) == 2 and all(side % 32 == 0 and side > 0 for side in self.input_size),
             f"input_size {tuple(self.input_size)}; height and width must be positive multiples of 32",
         )
+
+    def _sizes(self):
+        """(name, value) of everything that counts something."""
+        for prefix, part in (("", self), *((f"{name}.", getattr(self, name)) for name in PARTS)):
+            for item in dataclasses.fields(part) if part is not None else ():
+                value = getattr(part, item.name)
+                if item.type == "int":
+                    yield prefix + item.name, value
+                elif item.name == "blocks":
+                    yield from ((f"{prefix}blocks[{stage}]", count) for stage, count in enumerate(value))
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -131,16 +153,14 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> ModelConfig:
         """The inverse of `to_dict` (also after JSON); ConfigError names an unknown field."""
-        parts = {
-            "backbone": BackboneConfig,
-            "encoder": EncoderConfig,
-            "aligner": AlignerConfig,
-            "decoder": DecoderConfig,
-        }
         values = dict(data)
-        for name, part in parts.items():
+        for name, part in PARTS.items():
             if isinstance(values.get(name), dict):
                 values[name] = _build(part, values[name], f"{name}.")
+            elif values.get(name) is None:
+                _expect(name == "aligner" or name not in values, f"{name} is None; give its fields")
+            else:
+                _expect(isinstance(values[name], part), f"{name} is {values[name]!r}; give its fields")
         return _build(cls, values, "")
 
     def replace(self, **changes) -> ModelConfig:

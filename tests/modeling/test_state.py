@@ -1,0 +1,144 @@
+"""The state contract: streams do not mix, resets forget, and what an invalid row holds never reaches a result."""
+
+import itertools
+
+import pytest
+import torch
+
+from l2g import FrameState
+from l2g.modeling.local2global import FrameOutput
+from tests.modeling.small import CONFIG, frames, join, small_model
+
+KINDS = {
+    "static": {},
+    "dynamic": {"aligner": {"local_position": "dynamic"}},
+    "no trajectory": {"trajectory": False},
+    "no aligner": {"aligner": None},
+}
+EXACT = {"atol": 1e-5, "rtol": 0}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def model(request):
+    return small_model(**KINDS[request.param])
+
+
+def fresh_state(filling: float = 0.0, streams: int = 1) -> FrameState:
+    shape = (streams, CONFIG.num_queries)
+    return FrameState(
+        torch.full((*shape, CONFIG.hidden_dim), filling), torch.full((*shape, 4), filling), torch.zeros(streams, 1)
+    )
+
+
+def same(one: FrameOutput, two: FrameOutput, **tolerance) -> None:
+    for name in ("logits", "boxes"):
+        torch.testing.assert_close(getattr(one, name), getattr(two, name), **tolerance)
+    # Logits of masks are ten times as large as the others.
+    scaled = {**tolerance, "atol": 10 * tolerance["atol"]} if tolerance.get("atol") else tolerance
+    torch.testing.assert_close(one.mask_logits, two.mask_logits, **scaled)
+
+
+def pick(output: FrameOutput, stream: int) -> FrameOutput:
+    index = slice(stream, stream + 1)
+    return FrameOutput(output.logits[index], output.boxes[index], output.mask_logits[index])
+
+
+@pytest.mark.parametrize("running", list(itertools.product((False, True), repeat=2)))
+def test_two_streams_in_one_batch_equal_each_alone(model, running):
+    """Streams with one frame behind them or none, then three frames together; each is also run alone."""
+    with torch.inference_mode():
+        alone = []
+        for stream, has_past in enumerate(running):
+            alone.append(model.step(frames(1, seed=40 + stream))[1] if has_past else fresh_state())
+        together = join(*alone)
+        for time in range(3):
+            pictures = frames(2, seed=50 + time)
+            batch, together = model.step(pictures, together)
+            for stream in range(2):
+                index = slice(stream, stream + 1)
+                output, alone[stream] = model.step(pictures[index], alone[stream])
+                same(pick(batch, stream), output, **EXACT)
+                torch.testing.assert_close(together.queries[index], alone[stream].queries, **EXACT)
+                torch.testing.assert_close(together.boxes[index], alone[stream].boxes, **EXACT)
+
+
+def test_resetting_one_stream_leaves_the_other_untouched(model):
+    with torch.inference_mode():
+        _, state = model.step(frames(2, seed=1))
+        pictures = frames(2, seed=2)
+        kept, kept_state = model.step(pictures, state)
+        reset, reset_state = model.step(pictures, FrameState(state.queries, state.boxes, torch.tensor([[0.0], [1.0]])))
+        first, _ = model.step(pictures)
+    same(pick(kept, 1), pick(reset, 1), atol=0, rtol=0)
+    assert torch.equal(kept_state.queries[1], reset_state.queries[1])
+    assert torch.equal(kept_state.boxes[1], reset_state.boxes[1])
+    same(pick(reset, 0), pick(first, 0), atol=0, rtol=0)
+    assert (kept.logits[0] - reset.logits[0]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("filling", [float("nan"), float("inf"), -float("inf"), 1e30, -1e30, 0.5])
+def test_what_an_invalid_prior_holds_never_reaches_the_result(model, filling):
+    with torch.inference_mode():
+        expected, expected_state = model.step(frames(2, seed=3))
+        found, found_state = model.step(frames(2, seed=3), fresh_state(filling, streams=2))
+        _, running = model.step(frames(1, seed=4))
+        mixed, mixed_state = model.step(frames(2, seed=3), join(running, fresh_state(filling)))
+    same(found, expected, atol=0, rtol=0)
+    assert torch.equal(found_state.queries, expected_state.queries)
+    assert torch.equal(found_state.boxes, expected_state.boxes)
+    same(pick(mixed, 1), pick(expected, 1), **EXACT)
+    assert mixed_state.queries.isfinite().all()
+
+
+def test_a_state_changes_the_answer(model):
+    """The tests above would hold for a model without memory."""
+    with torch.inference_mode():
+        _, state = model.step(frames(1, seed=5))
+        with_past, _ = model.step(frames(1, seed=6), state)
+        without, _ = model.step(frames(1, seed=6))
+    assert (with_past.logits - without.logits).abs().max() > 1e-2
+
+
+def test_state_is_not_written_to(model):
+    with torch.inference_mode():
+        _, state = model.step(frames(1, seed=5))
+        copies = [tensor.clone() for tensor in (state.queries, state.boxes, state.valid)]
+        model.step(frames(1, seed=6), state)
+    assert all(torch.equal(a, b) for a, b in zip(copies, (state.queries, state.boxes, state.valid), strict=True))
+
+
+def constant_masks(logit: float, box_init: str):
+    """A model whose every mask pixel of every slot has this logit."""
+    model = small_model(box_init=box_init)
+    with torch.no_grad():
+        for module in (model.encoder.mask_features, model.heads.mask_embed.layers[-1]):
+            module.weight.zero_()
+        model.encoder.mask_features.bias.fill_(1)
+        model.heads.mask_embed.layers[-1].bias.fill_(logit / CONFIG.encoder.mask_dim)
+    return model
+
+
+@pytest.mark.parametrize("box_init", ["mask2box", "bitmask"])
+def test_empty_masks_carry_the_box_heads_boxes(box_init):
+    model = constant_masks(-1.0, box_init)
+    with torch.inference_mode():
+        decoded = model.decode(model.encode(frames(1)))
+    assert decoded.output.mask_logits.lt(0).all()
+    assert torch.equal(decoded.state.boxes, decoded.output.boxes)
+    assert decoded.output.boxes.std() > 0
+    # The proposals have no box head's box to fall back to: Mask DINO's arithmetic gives these.
+    expected = {"mask2box": [1.0, 1.0, 0.0, 0.0], "bitmask": [0.0, 0.0, 0.0, 0.0]}[box_init]
+    assert torch.equal(decoded.local.boxes, torch.tensor(expected).expand(1, 10, 4))
+
+
+@pytest.mark.parametrize(
+    ("box_init", "expected"),
+    [("mask2box", (23 / 48, 15 / 32, 23 / 24, 15 / 16)), ("bitmask", (0.5, 0.5, 1.0, 1.0))],
+)
+def test_full_masks_carry_the_full_box(box_init, expected):
+    model = constant_masks(1.0, box_init)
+    with torch.inference_mode():
+        output, state = model.step(frames(1))
+    assert output.mask_logits.gt(0).all()
+    torch.testing.assert_close(state.boxes, torch.tensor(expected).expand(1, 10, 4))
+    assert (state.boxes - output.boxes).abs().max() > 1e-2
