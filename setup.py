@@ -6,10 +6,19 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 
-# The checkout shows `runtime/` at the top; an installed l2g offers it as `l2g.runtime` and claims no other name.
-ROOMS = {"l2g.runtime": "runtime"}
+# The checkout shows these folders at the top; an installed l2g offers `runtime/` as `l2g.runtime` and claims no other name.
+ROOMS = {"l2g.export": "export", "l2g.runtime": "runtime"}
 
 TORCH = ["torch>=2.5", "safetensors>=0.4"]
+# The exporter that the graphs are traced with leaves PyTorch some day; the graph tools change their interfaces.
+EXPORT = [
+    "torch>=2.5,<2.14",
+    "safetensors>=0.4",
+    "onnx>=1.17,<2",
+    "onnx-ir>=1.0,<2",
+    "onnxruntime>=1.20,<2",
+    "onnxslim>=0.1.90,<0.2",
+]
 
 setup(
     name="l2g",
@@ -25,14 +34,15 @@ setup(
     install_requires=[
         "numpy>=1.26",
         "opencv-python-headless>=4.8",
-        "av>=12",
+        "av>=14",
         "pycocotools>=2.0.7",
         "scipy>=1.11",
         "tqdm>=4.60",
     ],
     extras_require={
         "eager": TORCH,
+        "export": EXPORT,
         "train": [*TORCH, "tensorboard>=2.14", "pyyaml>=6"],
-        "test": [*TORCH, "tensorboard>=2.14", "pyyaml>=6", "pytest>=8", "ruff>=0.6"],
+        "test": [*EXPORT, "tensorboard>=2.14", "pyyaml>=6", "pytest>=8", "ruff>=0.6"],
     },
 )

@@ -23,3 +23,7 @@ class VideoError(L2GError):
 
 class DataError(L2GError):
     """A data set, an annotation or a results file is broken; the message names the entry."""
+
+
+class ExportError(L2GError):
+    """A model cannot be exported as asked, or its graph does not give the model's numbers."""

@@ -1,0 +1,104 @@
+"""Constant folding of a graph whose shapes are all known, and the clean-up after it."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+from onnx.reference import ReferenceEvaluator
+
+from l2g.errors import ExportError
+
+# Shape inference and folding feed each other; a real graph settles in three rounds.
+MAX_ROUNDS = 10
+
+
+def fold(model: ir.Model) -> ir.Model:
+    """Replace, in place, whatever does not depend on the graph's inputs by a constant; every shape must be static.
+
+    Shapes are constants too, so sizes, grids, position embeddings and folded batch norms leave nothing but their values.
+    Raises ExportError where the shape of a tensor stays unknown.
+    """
+    graph = model.graph
+    _declare_custom_outputs(graph)
+    for _ in range(MAX_ROUNDS):
+        passes.ShapeInferencePass(check_type=True, strict_mode=True, data_prop=True)(model)
+        if not _fold_once(graph):
+            break
+    tidy(model)
+    unknown = [node for node in graph for value in node.outputs if _static_shape(value) is None]
+    if unknown:
+        raise ExportError(
+            f"the shape of node '{unknown[0].name}' ({unknown[0].op_type}) is not fixed by the canvas; "
+            "a model must compute its sizes from Python integers"
+        )
+    return model
+
+
+def tidy(model: ir.Model) -> None:
+    """Remove, in place, identities, repeated computations, doubled constants and what nothing reads."""
+    for clean in (
+        passes.IdentityEliminationPass(),
+        passes.DeduplicateInitializersPass(size_limit=1 << 22),
+        passes.CommonSubexpressionEliminationPass(),
+        passes.RemoveUnusedNodesPass(),
+        passes.ClearMetadataAndDocStringPass(),
+        passes.RemoveUnusedOpsetsPass(),
+    ):
+        clean(model)
+
+
+def constant(value: ir.Value | None) -> np.ndarray | None:
+    """The content of a constant or of an initializer, else None."""
+    if value is None:
+        return None
+    tensor = ir.convenience.get_const_tensor(value)
+    return None if tensor is None else tensor.numpy()
+
+
+def _fold_once(graph: ir.Graph) -> int:
+    folded = 0
+    for node in graph:
+        arrays = _evaluate(node, graph.opset_imports[""])
+        if arrays is None:
+            continue
+        for output, array in zip(node.outputs, arrays, strict=True):
+            value = ir.Value(name=f"{output.name}_folded", const_value=ir.tensor(array, name=f"{output.name}_folded"))
+            value.shape, value.dtype = ir.Shape(array.shape), value.const_value.dtype
+            graph.register_initializer(value)
+            ir.convenience.replace_all_uses_with(output, value, replace_graph_outputs=True)
+        graph.remove(node, safe=True)
+        folded += 1
+    return folded
+
+
+def _evaluate(node: ir.Node, opset: int) -> list[np.ndarray] | None:
+    """The outputs of a node that depends on no graph input, else None."""
+    if node.domain not in ("", "ai.onnx"):
+        return None
+    if node.op_type == "Shape":
+        shape = _static_shape(node.inputs[0])
+        if shape is None or node.attributes:
+            return None
+        return [np.array(shape, np.int64)]
+    arrays = [constant(value) for value in node.inputs]
+    if any(array is None and value is not None for array, value in zip(arrays, node.inputs, strict=True)):
+        return None
+    proto = ir.serde.serialize_node(node)
+    feeds = {value.name: array for value, array in zip(node.inputs, arrays, strict=True) if value is not None}
+    results = ReferenceEvaluator(proto, opsets={"": opset}).run(None, feeds)
+    return [np.asarray(result) for result in results]
+
+
+def _declare_custom_outputs(graph: ir.Graph) -> None:
+    """Shape inference does not know the one node of another domain; the trace gave its output a shape, keep it."""
+    for node in graph:
+        if node.domain not in ("", "ai.onnx") and _static_shape(node.outputs[0]) is None:
+            raise ExportError(f"node '{node.name}' ({node.domain}.{node.op_type}) has no static output shape")
+
+
+def _static_shape(value: ir.Value) -> tuple[int, ...] | None:
+    shape = value.shape
+    if shape is None or not all(isinstance(dim, int) for dim in shape.dims):
+        return None
+    return tuple(shape.dims)
