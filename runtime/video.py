@@ -24,6 +24,9 @@ PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 # Containers that state what they hold may round: less than this many mean frame intervals missing is not a loss.
 _MISSING_INTERVALS = 1.5
 
+# H.273 code of a frame's colour matrix -> PyAV's name; FFmpeg takes what is not named for BT.601.
+_COLOR_MATRICES = {1: "ITU709", 7: "SMPTE240M"}
+
 # Pixels; one core decodes 1080p H.264 several times faster than real time.
 _FRAME_THREADS_ABOVE = 1920 * 1088
 
@@ -247,7 +250,10 @@ class VideoFile(VideoSource):
 
     def _picture(self, frame) -> np.ndarray:
         height, width = self._decoded_size
-        image = frame.reformat(width=width, height=height, format="rgb24").to_ndarray()
+        # Said outright: older PyAV converts with BT.601 unless the two named matrices differ (RGB itself has none).
+        matrix = _COLOR_MATRICES.get(int(frame.colorspace))
+        named = {"src_colorspace": matrix, "dst_colorspace": "ITU601"} if matrix else {}
+        image = frame.reformat(width=width, height=height, format="rgb24", **named).to_ndarray()
         transposed, flip_rows, flip_columns = self._orientation
         if transposed:
             image = image.transpose(1, 0, 2)

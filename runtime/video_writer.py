@@ -29,7 +29,6 @@ class VideoWriter:
         self.frames = 0
         self._size = (height, width)
         self._padding = ((0, height % 2), (0, width % 2), (0, 0))
-        self._interval = max(1, round(TICKS_PER_SECOND / frame_rate))
         self._last_tick = -1
         self._temporary = self.path.with_name(f".{self.path.stem}.part{self.path.suffix}")
         try:
@@ -53,7 +52,7 @@ class VideoWriter:
             # Without B-frames decoding and display order agree, and the index holds the true length of odd timings.
             "bf": "0",
             # Named colours: players otherwise guess BT.601 or BT.709 by the size of the picture.
-            "x264-params": "colorprim=bt709:transfer=bt709:colormatrix=bt709:range=tv:log-level=error",
+            "x264-params": "colorprim=bt709:transfer=bt709:colormatrix=bt709:fullrange=off",
         }
         rate = Fraction(frame_rate).limit_denominator(1001)
         try:
@@ -99,8 +98,6 @@ class VideoWriter:
     def _encode(self, frame) -> None:
         try:
             for packet in self._stream.encode(frame):
-                if not packet.duration:
-                    packet.duration = self._interval
                 self._container.mux(packet)
         except (av.error.FFmpegError, OSError) as error:
             raise VideoError(f"{self.path}: writing failed ({error}); is the disk full?") from None

@@ -64,7 +64,7 @@ def cut(path, share):
 
 
 def decode(path):
-    """Every frame of a video as uint8 [H, W, 3], its times, and what the container says of the stream."""
+    """Every frame of a BT.709 video as uint8 [H, W, 3], its times, and what the container says of the stream."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         facts = {
@@ -73,4 +73,6 @@ def decode(path):
             "duration": float(stream.duration * stream.time_base) if stream.duration else None,
         }
         frames = list(container.decode(stream))
-        return [frame.to_ndarray(format="rgb24") for frame in frames], [frame.time for frame in frames], facts
+        named = {"src_colorspace": "ITU709", "dst_colorspace": "ITU601"}
+        images = [frame.reformat(format="rgb24", **named).to_ndarray() for frame in frames]
+        return images, [frame.time for frame in frames], facts

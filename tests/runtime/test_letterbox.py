@@ -72,9 +72,11 @@ def test_mask_is_the_interpolated_map_above_zero(height, width):
     got = box.mask_to_source(logits).full()
     expected = _sample(logits.astype(np.float64), box)
     assert got.shape == (height, width)
-    wrong = (got != (expected > 0)) & (np.abs(expected) > 2e-2)
-    assert not wrong.any()
-    assert (got != (expected > 0)).mean() < 2e-3
+    # Older OpenCV rounds positions to 1/32 of a cell.
+    slope = max(np.abs(np.diff(logits, axis=axis)).max() for axis in (0, 1))
+    wrong = got != (expected > 0)
+    assert not (wrong & (np.abs(expected) > slope / 32)).any()
+    assert wrong.mean() < 5e-3
 
 
 @pytest.mark.parametrize("cell", [(0, 0), (31, 47), (0, 47), (31, 0), (15, 20)])

@@ -87,6 +87,21 @@ def test_single_frame_video_and_single_picture(tmp_path):
     np.testing.assert_array_equal(frames[0].image, image)
 
 
+@pytest.mark.parametrize(("code", "matrix"), [(1, "ITU709"), (5, "ITU601")])
+def test_the_color_matrix_that_a_file_names_is_used(tmp_path, code, matrix):
+    image = np.zeros((64, 96, 3), np.uint8)
+    image[:, :48], image[:, 48:] = (30, 220, 40), (220, 40, 30)
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        options = {"crf": "5", "x264-params": f"colormatrix={'bt709' if code == 1 else 'bt470bg'}"}
+        stream = container.add_stream("libx264", rate=10, options=options)
+        stream.height, stream.width, stream.pix_fmt = 64, 96, "yuv420p"
+        frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format="yuv420p", dst_colorspace=matrix)
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    _, frames = _read(tmp_path / "a.mp4")
+    assert np.abs(frames[0].image.astype(int) - image)[:, [10, 30, 60, 80]].max() <= 6
+
+
 def test_stride_start_and_end(tmp_path):
     clip = write_clip(tmp_path / "a.mp4", moving_scenes(20))
     for selection, expected in [
