@@ -94,8 +94,10 @@ def load_checkpoint(
     public = config is None
     if public:
         tensors = _rename(path, tensors)
-    given = {"num_queries": num_queries, "num_heads": num_heads, "box_init": box_init, "class_names": class_names}
+    given = {"num_queries": num_queries, "num_heads": num_heads, "box_init": box_init}
     overrides |= {name: value for name, value in given.items() if value is not None}
+    if class_names is not None:
+        overrides["class_names"] = tuple(class_names)
     try:
         config = _infer(path, tensors, overrides) if public else config.replace(**overrides)
     except ConfigError as error:
@@ -250,7 +252,7 @@ def _infer(path: Path, tensors: dict[str, Tensor], overrides: dict) -> ModelConf
         if name not in tensors:
             raise CheckpointError(
                 f"{path}: tensor '{_public(name)}' is missing, so the architecture cannot be inferred; "
-                "expected a whole Mask DINO checkpoint: is this a part of one?"
+                "expected a whole Mask DINO checkpoint with a ResNet backbone"
             )
         shape = tensors[name].shape
         if len(shape) <= axis or not shape[axis]:

@@ -56,15 +56,16 @@ class EagerBackend:
             state = FrameState(state.queries, state.boxes, state.valid * ~fresh[:, None])
         with torch.inference_mode():
             output, self._state = self.model.step(torch.from_numpy(frames).to(self.device), state)
-            return self._results(output, self._state.queries)
+            return self._results(output, self._state)
 
-    def _results(self, output: FrameOutput, queries: Tensor) -> RawOutputs | Detections:
+    def _results(self, output: FrameOutput, state: FrameState) -> RawOutputs | Detections:
+        # A copy: on a CPU the state's memory would be shared with the caller.
+        queries = _host(state.queries).copy()
         if self.top_k is None:
-            return RawOutputs(_host(queries), _host(output.boxes), _host(output.logits), _host(output.mask_logits))
+            # The contract's one `boxes` is the next prior, drawn from the masks, and not what the box head says.
+            return RawOutputs(queries, _host(state.boxes).copy(), _host(output.logits), _host(output.mask_logits))
         chosen = select_detections(output, self.top_k)
-        return Detections(
-            _host(chosen.scores), _host(chosen.labels), _host(chosen.slots), _host(chosen.masks), _host(queries)
-        )
+        return Detections(_host(chosen.scores), _host(chosen.labels), _host(chosen.slots), _host(chosen.masks), queries)
 
     def read_state(self) -> HostState | None:
         state = self._state

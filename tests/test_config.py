@@ -1,0 +1,97 @@
+"""ModelConfig: presets, changes, JSON, and errors that name the field."""
+
+import dataclasses
+import json
+
+import pytest
+
+from l2g.config import PRESETS, AlignerConfig, BackboneConfig, ModelConfig, get_config
+from l2g.errors import ConfigError
+
+
+def test_the_papers_preset():
+    config = PRESETS["l2g_r50"]
+    assert (config.num_queries, config.hidden_dim, config.num_heads) == (300, 256, 8)
+    assert config.aligner == AlignerConfig(layers=3, ffn_dim=1024, local_position="static")
+    assert (config.encoder.layers, config.decoder.layers, config.decoder.ffn_dim) == (6, 9, 2048)
+    assert config.backbone == BackboneConfig.resnet(50)
+    assert config.association == "propagate"
+
+
+def test_the_image_preset():
+    config = PRESETS["maskdino_r50"]
+    assert config.aligner is None
+    assert (config.num_classes, config.association) == (80, "embedding")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_json_and_back(name):
+    config = PRESETS[name]
+    assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert isinstance(hash(config), int), "a config with lists inside would not be frozen"
+
+
+def test_configs_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        PRESETS["l2g_r50"].num_queries = 5
+
+
+def test_replace_changes_parts_field_by_field():
+    config = PRESETS["l2g_r50"].replace(aligner={"ffn_dim": 512}, num_classes=25, encoder={"layers": 3})
+    assert config.aligner == AlignerConfig(ffn_dim=512)
+    assert (config.encoder.layers, config.encoder.ffn_dim) == (3, 2048)
+    assert len(config.class_names) == config.num_classes == 25
+    assert PRESETS["l2g_r50"].aligner.ffn_dim == 1024
+    assert config.replace(aligner=None).aligner is None
+    assert config.replace(aligner=None).replace(aligner={"layers": 1}).aligner == AlignerConfig(layers=1)
+    assert config.replace(aligner=AlignerConfig(layers=2)).aligner.layers == 2
+
+
+def test_class_names_survive_other_changes():
+    config = ModelConfig(num_classes=2, class_names=("cat", "dog"))
+    assert config.replace(num_queries=5).class_names == ("cat", "dog")
+    assert config.replace(class_names=["a", "b"]).class_names == ("a", "b")
+    assert ModelConfig(num_classes=2).class_names == ("class_0", "class_1")
+
+
+def test_get_config_takes_a_name_a_config_and_changes():
+    assert get_config("l2g_tiny") is PRESETS["l2g_tiny"]
+    assert get_config(PRESETS["l2g_tiny"], num_queries=7).num_queries == 7
+    with pytest.raises(
+        ConfigError, match=r"no preset named 'l2g_r51'; the presets are l2g_r50, maskdino_r50, l2g_tiny"
+    ):
+        get_config("l2g_r51")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_querys": 5}, "unknown field num_querys; the fields are backbone, encoder"),
+        ({"aligner": {"ffn": 5}}, "unknown field aligner.ffn; the fields are aligner.layers"),
+        ({"aligner": "big"}, "aligner is 'big'; give its fields"),
+        ({"encoder": None}, "encoder is None; give its fields"),
+        ({"aligner": {"local_position": "both"}}, "local_position 'both'; use static or dynamic"),
+        ({"backbone": {"block": "dense"}}, "backbone.block 'dense'; use basic or bottleneck"),
+        ({"backbone": {"blocks": (1, 2, 3)}}, "four counts"),
+        ({"backbone": {"blocks": (1, 2, 0, 3)}}, r"backbone.blocks\[2\] is 0; give a whole number above 0"),
+        ({"decoder": {"layers": 0}}, "decoder.layers is 0; give a whole number above 0"),
+        ({"num_queries": -1}, "num_queries is -1"),
+        ({"num_queries": "300"}, "num_queries is '300'"),
+        ({"num_heads": 0}, "num_heads is 0"),
+        ({"num_heads": 7}, "hidden_dim 256 does not divide by 7 heads"),
+        ({"hidden_dim": 100}, "hidden_dim 100 found; GroupNorm"),
+        ({"box_init": "box"}, "box_init 'box'; use mask2box or bitmask"),
+        ({"association": "iou"}, "association 'iou'; use propagate or embedding"),
+        ({"class_names": ("one",)}, "1 class names found for 40 classes"),
+        ({"input_size": (480, 850)}, r"input_size \(480, 850\); height and width must be positive multiples of 32"),
+        ({"input_size": (480,)}, "input_size"),
+    ],
+)
+def test_what_cannot_be_built_names_the_field(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        PRESETS["l2g_r50"].replace(**changes)
+
+
+def test_unknown_depth():
+    with pytest.raises(ConfigError, match=r"ResNet depth 152 found, one of \[18, 34, 50, 101\] expected"):
+        BackboneConfig.resnet(152)

@@ -1,0 +1,123 @@
+"""The contract that travels with an artifact: complete, exact through JSON, and refused when it does not fit."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from l2g import contract
+from l2g.contract import GraphContract, StateSpec, TensorSpec, make_contract
+from l2g.errors import ContractError
+
+ARGUMENTS = {
+    "height": 96,
+    "width": 160,
+    "num_queries": 20,
+    "hidden_dim": 64,
+    "class_names": ("cat", "dog", "owl"),
+    "association": "propagate",
+}
+
+
+def test_raw_contract_lists_the_design():
+    made = make_contract(**ARGUMENTS)
+    assert made.inputs == (
+        TensorSpec("frames", "uint8", ("B", 96, 160, 3)),
+        TensorSpec("prior_queries", "float32", ("B", 20, 64)),
+        TensorSpec("prior_boxes", "float32", ("B", 20, 4)),
+        TensorSpec("prior_valid", "float32", ("B", 1)),
+    )
+    assert made.outputs == (
+        TensorSpec("queries", "float32", ("B", 20, 64)),
+        TensorSpec("boxes", "float32", ("B", 20, 4)),
+        TensorSpec("logits", "float32", ("B", 20, 3)),
+        TensorSpec("mask_logits", "float32", ("B", 20, 24, 40)),
+    )
+    assert made.states == (StateSpec("prior_queries", "queries"), StateSpec("prior_boxes", "boxes"))
+    assert (made.output_kind, made.valid_input, made.resize) == ("raw", "prior_valid", "letterbox")
+
+
+def test_detections_replace_what_the_host_need_not_copy():
+    made = make_contract(**ARGUMENTS, top_k=5)
+    assert made.output_kind == "detections"
+    assert made.outputs[2:] == (
+        TensorSpec("scores", "float32", ("B", 5)),
+        TensorSpec("labels", "int32", ("B", 5)),
+        TensorSpec("slots", "int32", ("B", 5)),
+        TensorSpec("masks", "uint8", ("B", 5, 24, 40)),
+    )
+    assert made.outputs[:2] == make_contract(**ARGUMENTS).outputs[:2]
+
+
+@pytest.mark.parametrize("top_k", [None, 5])
+def test_json_and_back(top_k):
+    made = make_contract(**ARGUMENTS, top_k=top_k, model={"num_queries": 20}, build={"precision": "fp16"})
+    again = GraphContract.from_json(made.to_json())
+    assert again == made
+    assert json.loads(made.to_json())["schema_version"] == contract.SCHEMA_VERSION
+
+
+def test_the_canvas_is_padded_with_the_colour_nearest_to_zero():
+    for value, mean, std in zip(contract.PAD_VALUE, contract.PIXEL_MEAN, contract.PIXEL_STD, strict=True):
+        normalised = np.abs((np.arange(256) - mean) / std)
+        assert value == normalised.argmin()
+
+
+@pytest.mark.parametrize(
+    ("array", "fits"),
+    [
+        (np.zeros((1, 20, 4), np.float32), True),
+        (np.zeros((7, 20, 4), np.float32), True),
+        (np.zeros((1, 20, 4), np.float64), False),
+        (np.zeros((1, 20, 4), np.float16), False),
+        (np.zeros((1, 21, 4), np.float32), False),
+        (np.zeros((20, 4), np.float32), False),
+        (np.zeros((1, 1, 20, 4), np.float32), False),
+    ],
+)
+def test_tensors_are_checked(array, fits):
+    spec = make_contract(**ARGUMENTS).input("prior_boxes")
+    if fits:
+        spec.check(array)
+    else:
+        found = f"'prior_boxes': found {array.dtype} {list(array.shape)}, expected float32 [B, 20, 4]"
+        with pytest.raises(ContractError) as error:
+            spec.check(array)
+        assert found in str(error.value)
+
+
+def test_names_are_looked_up():
+    made = make_contract(**ARGUMENTS)
+    assert made.output("logits").shape == ("B", 20, 3)
+    with pytest.raises(ContractError, match=r"no output named 'scores'; the contract has \['queries', 'boxes'"):
+        made.output("scores")
+    with pytest.raises(ContractError, match="no input named 'image'"):
+        made.input("image")
+
+
+def test_foreign_and_damaged_contracts_are_refused():
+    text = make_contract(**ARGUMENTS).to_json()
+    data = json.loads(text)
+    broken = {
+        "not JSON": text[:-5],
+        "not a JSON object": "[1, 2]",
+        "schema version 99 found, 1 expected": json.dumps(data | {"schema_version": 99}),
+        "schema version None found": "{}",
+        "unexpected keyword": json.dumps(data | {"colour": 1}),
+        "'states'": json.dumps({key: value for key, value in data.items() if key != "states"}),
+        "'dtype'": json.dumps(data | {"inputs": [{"name": "frames"}]}),
+        "incomplete": json.dumps(data | {"mean": 3}),
+    }
+    for message, damaged in broken.items():
+        with pytest.raises(ContractError) as error:
+            GraphContract.from_json(damaged)
+        assert message.removeprefix("not JSON") in str(error.value)
+        assert "export the model again" in str(error.value)
+
+
+def test_every_prefix_of_a_contract_is_refused_cleanly():
+    text = make_contract(**ARGUMENTS).to_json()
+    for length in itertools.chain(range(0, len(text) - 1, 97), [len(text) - 1]):
+        with pytest.raises(ContractError):
+            GraphContract.from_json(text[:length])
