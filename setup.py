@@ -34,7 +34,7 @@ setup(
     install_requires=[
         "numpy>=1.26",
         "opencv-python-headless>=4.8",
-        "av>=14",
+        "av>=13.1",
         "pycocotools>=2.0.7",
         "scipy>=1.11",
         "tqdm>=4.60",
