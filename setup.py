@@ -30,7 +30,7 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["l2g", "l2g.*"]) + sorted(ROOMS),
     package_dir=ROOMS,
-    package_data={"l2g.training": ["configs/*.yaml"]},
+    package_data={"l2g": ["weights/*"], "l2g.training": ["configs/*.yaml"]},
     install_requires=[
         "numpy>=1.26",
         "opencv-python-headless>=4.8",
@@ -41,6 +41,8 @@ setup(
     ],
     extras_require={
         "eager": TORCH,
+        "cpu": ["onnxruntime>=1.20,<2"],
+        "gpu": ["onnxruntime-gpu>=1.20,<2"],
         "export": EXPORT,
         "train": [*TORCH, "tensorboard>=2.14", "pyyaml>=6"],
         "test": [*EXPORT, "tensorboard>=2.14", "pyyaml>=6", "pytest>=8", "ruff>=0.6"],

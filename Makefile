@@ -1,0 +1,34 @@
+# `make test` from a fresh clone: a virtual environment, the tested versions, lint, and the whole test suite.
+# Another interpreter: make test PYTHON=python3.12. Another package index, such as one with CPU builds of PyTorch:
+# make test PIP_ARGS="--extra-index-url URL".
+
+PYTHON ?= python3
+PIP_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTEST_ARGS ?=
+
+.PHONY: install test lint format clean
+
+install: $(STAMP)
+
+# Installed again only when what is asked for changes.
+$(STAMP): setup.py pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --no-input -c constraints.txt $(PIP_ARGS) -e '.[test]'
+	touch $@
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: lint
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache outputs
