@@ -60,7 +60,8 @@ def test_coco_config(tmp_path):
         code = coco.encode(np.asfortranarray(mask))
         annotations.append(
             {
-                "id": i + 1, "image_id": i + 1, "category_id": 1 + i % 2, "iscrowd": 0, "area": 2000, "bbox": [30, 20, 50, 40],
+                "id": i + 1, "image_id": i + 1, "category_id": 1 + i % 2, "iscrowd": 0, "area": 2000,
+                "bbox": [30, 20, 50, 40],
                 "segmentation": {"size": code["size"], "counts": code["counts"].decode()},
             }
         )  # fmt: skip
