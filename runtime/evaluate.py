@@ -15,7 +15,7 @@ from l2g.runtime.models import open_backend
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True, help="a checkpoint or the name of a shipped model")
+    parser.add_argument("--model", required=True, help="a checkpoint, an .onnx, or the name of a shipped model")
     parser.add_argument(
         "--dataset", required=True, help="directory in YouTube-VIS layout, FORMAT:DIR, or synthetic:{val,occluded,long}"
     )

@@ -9,6 +9,7 @@ from l2g.errors import CheckpointError, L2GError
 from l2g.runtime.backend import Backend
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".pkl")
+GRAPH_SUFFIX = ".onnx"
 
 
 def open_backend(
@@ -19,26 +20,31 @@ def open_backend(
     portrait: bool = False,
     **checkpoint_options,
 ) -> Backend:
-    """Open a checkpoint by path, or a shipped one by name ("l2g_tiny").
+    """Open a checkpoint or an exported graph (.onnx) by path, or a shipped checkpoint by name ("l2g_tiny").
 
     top_k: the backend chooses that many slots of each frame (output kind "detections"); None gives raw outputs.
     canvas: (height, width) of the network input, multiples of 32; None is the model's own, turned upright for
     `portrait` sources. checkpoint_options: what the public formats do not tell (num_queries, class_names, ...), see
     `load_checkpoint`, whose defaults hold where an option is None. Raises L2GError for a file that no backend opens,
     a library that is not installed, and whatever is wrong with the file.
+
+    A graph's canvas and outputs were fixed when it was exported: `top_k` and `portrait` change nothing, and another
+    canvas or a checkpoint option is refused.
     """
     suffix = Path(model).suffix.lower()
+    given = {name: value for name, value in checkpoint_options.items() if value is not None}
+    if suffix == GRAPH_SUFFIX:
+        return _open_graph(str(model), canvas, given)
     if suffix in CHECKPOINT_SUFFIXES:
         if not Path(model).is_file():
             raise CheckpointError(f"{model}: no such file; check the path of the checkpoint")
     elif suffix or Path(model).exists():
         raise L2GError(
-            f"{model}: no backend opens this; expected a checkpoint ({', '.join(CHECKPOINT_SUFFIXES)}) "
-            "or the name of a shipped model such as l2g_tiny"
+            f"{model}: no backend opens this; expected a checkpoint ({', '.join(CHECKPOINT_SUFFIXES)}), "
+            f"an exported graph ({GRAPH_SUFFIX}) or the name of a shipped model such as l2g_tiny"
         )
     if canvas is not None and (min(canvas) < 32 or canvas[0] % 32 or canvas[1] % 32):
         raise L2GError(f"canvas {canvas[0]}x{canvas[1]} found, multiples of 32 expected, for example 480x864")
-    given = {name: value for name, value in checkpoint_options.items() if value is not None}
     return _open_eager(str(model), top_k, canvas, portrait, given)
 
 
@@ -60,3 +66,28 @@ def _open_eager(
         short, long = sorted(loaded.config.input_size)
         canvas = (long, short) if portrait else tuple(loaded.config.input_size)
     return eager.EagerBackend(loaded, top_k=top_k, canvas=canvas)
+
+
+def _open_graph(model: str, canvas: tuple[int, int] | None, checkpoint_options: dict) -> Backend:
+    if checkpoint_options:
+        raise L2GError(
+            f"{model}: {', '.join(sorted(checkpoint_options))} given, which only a checkpoint takes; "
+            "a graph's contract says all of it, so leave it away"
+        )
+    try:
+        backend = importlib.import_module("l2g.runtime.ort_backend").OnnxRuntimeBackend(model)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] == "l2g":
+            raise
+        raise L2GError(
+            f"{model}: a graph runs on ONNX Runtime, but '{error.name}' is not installed; "
+            "install it with: pip install 'l2g[cpu]' (or 'l2g[gpu]' for CUDA)"
+        ) from None
+    fixed = (backend.contract.height, backend.contract.width)
+    if canvas is not None and tuple(canvas) != fixed:
+        backend.close()
+        raise L2GError(
+            f"{model}: canvas {canvas[0]}x{canvas[1]} asked for, but the graph's is fixed at {fixed[0]}x{fixed[1]}; "
+            f"export another with: python export/to_onnx.py --height {canvas[0]} --width {canvas[1]}"
+        )
+    return backend
