@@ -1,166 +1,102 @@
 """Deformable attention in ONNX: three ways to spell the one node that a trace leaves for it.
 
-    gather      rank-2 Gather and bilinear interpolation by hand: runs everywhere, the default
-    gridsample  one GridSample per level
+    gather      rank-2 Gather and bilinear interpolation by hand (`l2g.export.gather`): runs everywhere, the default
+    gridsample  one GridSample per level; TensorRT is reported to miscompile it silently (TensorRT#4813)
     plugin      the node of TensorRT's own plugin, which no other library runs
-
-The contract of the operator is `l2g.modeling.deformable`'s. Value is [B, S, M, D], locations are [B, Q, M, L, P, 2] in
-0..1 of their level, weights are [B, Q, M, L, P]; the result is [B, Q, M * D].
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import onnx_ir as ir
-from onnx_ir import tape
 
+from l2g.export.attention import DOMAIN, OPERATOR, Attention
+from l2g.export.builder import Builder
 from l2g.export.folding import tidy
+from l2g.export.gather import gather_cells, gather_corners, stream_index
 
 LOWERINGS = ("gather", "gridsample", "plugin")
 TARGETS = ("onnxruntime", "tensorrt")
 
-
-@dataclass(frozen=True)
-class Attention:
-    """One node to lower: its tensors, its levels' (h, w), and its sizes (S tokens, M heads, D values, Q queries)."""
-
-    value: ir.Value
-    locations: ir.Value
-    weights: ir.Value
-    shapes: tuple[tuple[int, int], ...]
-    tokens: int
-    heads: int
-    depth: int
-    queries: int
-    points: int
+PLUGIN = "MultiscaleDeformableAttnPlugin_TRT"
+PLUGIN_DOMAIN = "trt.plugins"
+# The plugin's classic interface is version 1 (TensorRT 10), the one of IPluginV3 version 2 (TensorRT 11).
+PLUGIN_VERSIONS = ("1", "2")
 
 
-class Builder:
-    """Appends nodes after each other; constants of equal content are stored once."""
-
-    def __init__(self, graph: ir.Graph, prefix: str):
-        self.graph, self.prefix = graph, prefix
-        self.tape = tape.Tape()
-
-    def op(self, op_type: str, *inputs, **attributes) -> ir.Value:
-        """Append a node; inputs are values, or arrays that become constants."""
-        values = [self.constant(x) if isinstance(x, np.ndarray) else x for x in inputs]
-        out = self.tape.op(op_type, values, attributes)
-        number = len(self.tape.nodes)
-        out.name = f"{self.prefix}/{op_type}_{number}_output"
-        out.producer().name = f"{self.prefix}/{op_type}_{number}"
-        return out
-
-    def constant(self, array: np.ndarray) -> ir.Value:
-        name = f"constant_{len(self.graph.initializers)}"
-        value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
-        value.shape, value.dtype = ir.Shape(array.shape), value.const_value.dtype
-        self.graph.register_initializer(value)
-        return value
-
-    def reshape(self, value: ir.Value, *shape: int) -> ir.Value:
-        return self.op("Reshape", value, np.array(shape, np.int64))
-
-
-def lower(model: ir.Model, lowering: str, target: str) -> ir.Model:
-    """Replace every deformable attention node of `model` in place."""
-    graph = model.graph
-    nodes = [node for node in graph if node.op_type == "DeformableAttention"]
+def lower(model: ir.Model, lowering: str, target: str, plugin_version: str = "1") -> ir.Model:
+    """Replace every deformable attention node of `model`, in place."""
+    graph, opset = model.graph, model.graph.opset_imports[""]
     stream = None
-    for node in nodes:
-        build = Builder(graph, node.name)
-        attention = _read(node)
-        if stream is None and lowering == "gather":
-            stream = _stream_index(build, graph)
-        result = _gather(build, attention, stream, target)
-        result.shape, result.dtype = node.outputs[0].shape, ir.DataType.FLOAT
-        ir.convenience.replace_nodes_and_values(graph, node, [node], build.tape.nodes, node.outputs, [result])
+    for node in [node for node in graph if (node.domain, node.op_type) == (DOMAIN, OPERATOR)]:
+        build, attention = Builder(graph, node.name), Attention.of(node)
+        if lowering == "gather":
+            if stream is None:
+                stream = stream_index(build, graph.inputs[-1])
+            result = (gather_cells if target == "onnxruntime" else gather_corners)(build, attention, stream)
+        elif lowering == "gridsample":
+            result = grid_sample(build, attention, "bilinear" if opset < 20 else "linear")
+        else:
+            result = plugin(build, attention, plugin_version)
+        replace(graph, node, build, result)
+    if lowering == "plugin":
+        graph.opset_imports[PLUGIN_DOMAIN] = 1
     tidy(model)
     return model
 
 
-def _read(node: ir.Node) -> Attention:
-    value, locations, weights = node.inputs
-    flat = node.attributes["shapes"].as_ints()
-    _, tokens, heads, depth = value.shape.dims
-    _, queries, _, _, points = weights.shape.dims
-    shapes = tuple(zip(flat[::2], flat[1::2], strict=True))
-    return Attention(value, locations, weights, shapes, tokens, heads, depth, queries, points)
+def replace(graph: ir.Graph, node: ir.Node, build: Builder, result: ir.Value) -> None:
+    """Put the nodes of `build` in the place of `node`, whose output becomes `result`."""
+    result.shape, result.dtype = node.outputs[0].shape, node.outputs[0].dtype
+    ir.convenience.replace_nodes_and_values(graph, node, [node], build.nodes, node.outputs, [result])
 
 
-def _stream_index(build: Builder, graph: ir.Graph) -> ir.Value:
-    """int32 [B, 1, 1]: the number of each row's stream, the one place where a graph asks how many there are."""
-    valid = next(value for value in graph.inputs if value.shape.rank() == 2)
-    streams = build.op("Shape", valid, start=0, end=1)
-    streams = build.op("Cast", build.op("Squeeze", streams), to=ir.DataType.INT32)
-    index = build.op("Range", np.array(0, np.int32), streams, np.array(1, np.int32))
-    return build.reshape(index, -1, 1, 1)
+def grid_sample(build: Builder, a: Attention, mode: str) -> ir.Value:
+    """A GridSample per level, [B * M, D, h, w] at [B * M, Q, P, 2], weighted and summed."""
+    value = build.reshape(build.op("Transpose", a.value, perm=[0, 2, 3, 1]), -1, a.depth, a.tokens)
+    areas = np.array([h * w for h, w in a.shapes], np.int64)
+    levels = build.multi("Split", len(a.shapes), value, areas, axis=2)
+    grids = build.op("Sub", build.op("Mul", a.locations, np.float32(2)), np.float32(1))
+    grids = build.op("Transpose", grids, perm=[3, 0, 2, 1, 4, 5])
+    weights = build.op("Transpose", a.weights, perm=[3, 0, 2, 1, 4])
+    total = None
+    for index, (level, (h, w)) in enumerate(zip(levels, a.shapes, strict=True)):
+        image = build.reshape(level, -1, a.depth, h, w)
+        grid = build.reshape(build.op("Gather", grids, np.int64(index), axis=0), -1, a.queries, a.points, 2)
+        weight = build.reshape(build.op("Gather", weights, np.int64(index), axis=0), -1, 1, a.queries, a.points)
+        sampled = build.op("GridSample", image, grid, mode=mode, padding_mode="zeros", align_corners=0)
+        part = build.op("ReduceSum", build.op("Mul", sampled, weight), np.array([3], np.int64), keepdims=0)
+        total = part if total is None else build.op("Add", total, part)
+    total = build.reshape(total, -1, a.heads * a.depth, a.queries)
+    return build.op("Transpose", total, perm=[0, 2, 1])
 
 
-def _gather(build: Builder, a: Attention, stream: ir.Value, target: str) -> ir.Value:
-    """Four rank-2 gathers of rows of D values, one per corner of a bilinear sample.
-
-    A row of zeros stands for everything outside a level: there is a frame of them around every level, so that each
-    corner is the same few additions for all samples, with no test for the border.
-    """
-    columns = len(a.shapes) * a.points
-
-    def per_sample(of_level: list[float], dtype=np.float32) -> np.ndarray:
-        return np.tile(np.repeat(np.array(of_level, dtype), a.points), a.heads)
-
-    pitch = [w + 2 for _, w in a.shapes]
-    areas = [(h + 2) * (w + 2) for h, w in a.shapes]
-    starts = np.cumsum([0, *areas[:-1]])
-    # The last row of the padded tokens is zero; every pixel of a frame takes it.
-    framed, first = [], 0
-    for h, w in a.shapes:
-        level = np.full((h + 2, w + 2), a.tokens, np.int32)
-        level[1:-1, 1:-1] = first + np.arange(h * w).reshape(h, w)
-        framed.append(level.ravel())
-        first += h * w
-    tokens = build.reshape(a.value, -1, a.tokens, a.heads * a.depth)
-    tokens = build.op("Pad", tokens, np.array([0, 0, 0, 0, 1, 0], np.int64))
-    rows = build.reshape(build.op("Gather", tokens, np.concatenate(framed), axis=1), -1, a.depth)
-
-    locations = build.reshape(a.locations, -1, a.queries, a.heads * columns, 2)
-    before, after = [], []
-    for axis in range(2):
-        size = per_sample([shape[1 - axis] for shape in a.shapes])
-        position = build.op("Gather", locations, np.array(axis, np.int64), axis=3)
-        x = build.op("Sub", build.op("Mul", position, size), np.array(0.5, np.float32))
-        x = build.op("Min", build.op("Max", x, np.array(-1.0, np.float32)), size)
-        low = build.op("Min", build.op("Floor", x), size - 1)
-        before.append(low)
-        after.append(build.op("Sub", x, low))
-    total = sum(areas) * a.heads
-    base = per_sample([float(s + p + 1) for s, p in zip(starts, pitch, strict=True)]) * a.heads
-    base += np.repeat(np.arange(a.heads, dtype=np.float32), columns)
-    row = build.op("Add", build.op("Mul", before[1], per_sample(pitch) * a.heads), base)
-    row = build.op("Add", row, build.op("Mul", before[0], np.array(a.heads, np.float32)))
-    # NaN has no integer: after the cast it is any number, which the clamp brings back into its own stream's rows.
-    last = total - 1 - a.heads * (1 + per_sample(pitch, np.int32))
-    row = build.op("Cast", row, to=ir.DataType.INT32)
-    row = build.op("Min", build.op("Max", row, np.array(0, np.int32)), last.astype(np.int32))
-    row = build.op("Add", row, build.op("Mul", stream, np.array(total, np.int32)))
-    below = build.op("Add", row, per_sample(pitch, np.int32) * np.int32(a.heads))
-    corners = [row, build.op("Add", row, np.array(a.heads, np.int32)), below]
-    corners.append(build.op("Add", below, np.array(a.heads, np.int32)))
-    weights = build.reshape(a.weights, -1, a.queries, a.heads * columns)
-    lower_ = build.op("Mul", weights, after[1])
-    upper = build.op("Sub", weights, lower_)
-    factors = []
-    for part in (upper, lower_):
-        right = build.op("Mul", part, after[0])
-        factors += [build.op("Sub", part, right), right]
-    split = lambda value: build.reshape(value, -1, a.queries, a.heads, columns)  # noqa: E731
-    index = build.op("Concat", *map(split, corners), axis=3)
-    factor = build.op("Concat", *map(split, factors), axis=3)
-    samples = build.op("Gather", rows, index, axis=0)
-    if target == "onnxruntime":
-        result = build.op("MatMul", build.op("Unsqueeze", factor, np.array([3], np.int64)), samples)
-    else:
-        product = build.op("Mul", build.op("Unsqueeze", factor, np.array([4], np.int64)), samples)
-        result = build.op("ReduceSum", product, np.array([3], np.int64), keepdims=0)
+def plugin(build: Builder, a: Attention, version: str) -> ir.Value:
+    """The plugin's five inputs: value, spatial_shapes int32 [L, 2], level_start_index int32 [L], locations, weights."""
+    shapes = np.array(a.shapes, np.int32)
+    starts = np.cumsum([0, *(h * w for h, w in a.shapes[:-1])], dtype=np.int32)
+    result = build.op(
+        PLUGIN, a.value, shapes, starts, a.locations, a.weights, domain=PLUGIN_DOMAIN, plugin_version=version
+    )
+    result.shape, result.dtype = ir.Shape([a.value.shape[0], a.queries, a.heads, a.depth]), ir.DataType.FLOAT
     return build.reshape(result, -1, a.queries, a.heads * a.depth)
+
+
+def plugin_nodes(model: ir.Model) -> list[ir.Node]:
+    return [node for node in model.graph if node.op_type == PLUGIN]
+
+
+def unplug(model: ir.Model) -> ir.Model:
+    """Replace, in place, every plugin node by the gather lowering: a graph that ONNX Runtime can run."""
+    graph, stream = model.graph, None
+    for node in plugin_nodes(model):
+        build = Builder(graph, f"{node.name}/unplugged")
+        if stream is None:
+            stream = stream_index(build, graph.inputs[-1])
+        attention = Attention.of_plugin(node)
+        result = build.reshape(
+            gather_cells(build, attention, stream), -1, attention.queries, attention.heads, attention.depth
+        )
+        replace(graph, node, build, result)
+    tidy(model)
+    return model

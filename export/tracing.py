@@ -17,12 +17,12 @@ from torch.onnx import symbolic_helper
 
 from l2g.contract import GraphContract
 from l2g.errors import ExportError
+from l2g.export.attention import DOMAIN, OPERATOR
 from l2g.export.folding import fold
 from l2g.export.streams import generalise
 from l2g.export.wrapper import StatelessStep
 from l2g.modeling.local2global import Local2Global
 
-DOMAIN, OPERATOR = "l2g", "DeformableAttention"
 # Two numbers of streams greater than one, so that nothing is traced as a broadcast, and different, so that they show.
 STREAMS = (2, 3)
 

@@ -1,0 +1,43 @@
+"""Building a piece of an ONNX graph node by node."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+
+class Builder:
+    """Collects nodes, in order, whose names begin with `prefix`; their constants go into `graph`."""
+
+    def __init__(self, graph: ir.Graph, prefix: str):
+        self.graph, self.prefix = graph, prefix
+        self.nodes: list[ir.Node] = []
+
+    def op(self, op_type: str, *inputs: ir.Value | np.ndarray, domain: str = "", **attributes) -> ir.Value:
+        """Append a node of one output and return that; arrays among the inputs become constants."""
+        return self.multi(op_type, 1, *inputs, domain=domain, **attributes)[0]
+
+    def multi(self, op_type: str, outputs: int, *inputs: ir.Value | np.ndarray, domain: str = "", **attributes):
+        """Append a node of several outputs."""
+        values = [self.constant(value) if isinstance(value, np.ndarray | np.generic) else value for value in inputs]
+        name = f"{self.prefix}/{op_type}_{len(self.nodes)}"
+        node = ir.node(op_type, values, attributes, domain=domain, num_outputs=outputs, name=name)
+        for index, value in enumerate(node.outputs):
+            value.name = f"{name}_output_{index}"
+        self.nodes.append(node)
+        return tuple(node.outputs)
+
+    def constant(self, array: np.ndarray) -> ir.Value:
+        """Equal constants may be made again and again: the clean-up after a lowering merges them."""
+        name = f"{self.prefix}/constant_{len(self.graph.initializers)}"
+        value = ir.Value(name=name, const_value=ir.tensor(np.asarray(array), name=name))
+        value.shape, value.dtype = value.const_value.shape, value.const_value.dtype
+        self.graph.register_initializer(value)
+        return value
+
+    def reshape(self, value: ir.Value, *shape: int) -> ir.Value:
+        return self.op("Reshape", value, np.array(shape, np.int64))
+
+    def clamp(self, value: ir.Value, low: np.ndarray, high: np.ndarray) -> ir.Value:
+        """Bounds may be arrays, which Clip does not take; a NaN may come out as NaN."""
+        return self.op("Min", self.op("Max", value, low), high)
