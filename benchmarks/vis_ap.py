@@ -1,12 +1,12 @@
 """CPU time of `l2g.evaluation.vis_ap` beside the official YouTube-VIS algorithm, on a generated load.
 
 The load: 100 videos of 36 frames at 360 x 640, each with 100 predictions and 5 annotated objects of 40 categories,
-about 370 bytes per mask, a tenth of the predicted masks empty. "real" gives 60 % of a video's predictions the one or two
-categories annotated there and spreads the others; "worst" puts everything in one category.
+about 370 bytes per mask, a tenth of the predicted masks empty. "real" gives 60 % of a video's predictions the one or
+two categories annotated there and spreads the others; "worst" puts everything in one category.
 
 The official side is a re-implementation of the official algorithm (youtubevos/cocoapi) from its description: area and
-box of every predicted mask on loading, then two merges and two areas per frame and pair. Both sides read the same files,
-take turns in this one process, and must give identical statistics.
+box of every predicted mask on loading, then two merges and two areas per frame and pair. Both sides read the same
+files, take turns in this one process, and must give identical statistics.
 
     python benchmarks/vis_ap.py            # minutes
     python benchmarks/vis_ap.py --quick    # a tenth of the videos

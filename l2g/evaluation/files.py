@@ -20,8 +20,7 @@ def read_json(source: str | Path | dict | list, what: str, kind: type):
     if isinstance(source, (str, Path)):
         what = f"{what} {source}"
         try:
-            with open(source, encoding="utf-8") as file:
-                source = json.load(file)
+            source = json.loads(Path(source).read_bytes())
         except OSError as error:
             raise DataError(f"{what}: cannot be read ({error.strerror}); give the path of a JSON file") from None
         except ValueError as error:

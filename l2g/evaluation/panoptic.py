@@ -1,7 +1,7 @@
 """Video panoptic annotations and results in VIPSeg's layout, reduced to what VPQ and STQ count.
 
-A set is a JSON file and a folder of id maps: `<folder>/<video_id>/<frame>.png`, RGB, id = R + 256 G + 65536 B, 0 = void.
-Both metrics need of the pixels only how many carry each pair (annotated id, predicted id), frame by frame.
+A set is a JSON file and a folder of id maps, `<folder>/<video_id>/<frame>.png`, RGB, id = R + 256 G + 65536 B, 0 is
+void. Both metrics need of the pixels only how many carry each pair (annotated id, predicted id), frame by frame.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import chain
 from numbers import Integral
+from typing import NamedTuple
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -19,7 +20,8 @@ CHUNK = 800
 _OFFSET, _MORE = 48, 32
 _LONGEST_COUNT = 7
 _LONGEST_SIDE = (1 << 15) - 1
-_BITS = np.array([c - 32 if 16 <= c < 32 else c % 32 for c in range(256)], np.int32)
+_BITS = np.array([c - 32 if 16 <= c < 32 else c % 32 for c in range(64)], np.int32)
+_BACKGROUND, _FOREGROUND = np.concatenate([_BITS, 0 * _BITS]), np.concatenate([0 * _BITS, _BITS])
 
 
 class BadMaskError(DataError):
@@ -32,7 +34,7 @@ class BadMaskError(DataError):
 
 @dataclass(frozen=True, eq=False)
 class MaskMeasures:
-    """Of N masks: `areas` int64 [N] in pixels and `sizes` int64 [N], height << 32 | width."""
+    """Of N masks, int64 [N]: `areas` in pixels and `sizes` as height << 32 | width."""
 
     areas: np.ndarray
     sizes: np.ndarray
@@ -46,17 +48,18 @@ def measure(masks: list[dict]) -> MaskMeasures:
     """
     chunks = [_measure_chunk(masks[i : i + CHUNK], i) for i in range(0, len(masks), CHUNK)]
     if not chunks:
-        return MaskMeasures(np.zeros(0, np.int64), np.zeros(0, np.int64))
+        return MaskMeasures(*np.zeros((2, 0), np.int64))
     return MaskMeasures(*(np.concatenate(parts) for parts in zip(*chunks, strict=True)))
 
 
 def _measure_chunk(masks: list[dict], first: int) -> tuple[np.ndarray, np.ndarray]:
     try:
         counts = [mask["counts"] for mask in masks]
-        sides = np.fromiter(chain.from_iterable([mask["size"] for mask in masks]), np.int64)
+        sides = np.array(list(chain.from_iterable([mask["size"] for mask in masks])))
         text = "".join(counts).encode("ascii") if isinstance(counts[0], str) else b"".join(counts)
         lengths = np.fromiter(map(len, counts), np.int64, len(counts))
-        sound = len(sides) == 2 * len(masks) and lengths.min() > 0 and sides.min() > 0 and sides.max() <= _LONGEST_SIDE
+        sound = sides.dtype.kind == "i" and sides.shape == (2 * len(masks),) and lengths.min() > 0
+        sound = sound and sides.min() > 0 and sides.max() <= _LONGEST_SIDE
     except (KeyError, TypeError, ValueError, OverflowError):
         sound = False
     if not sound:
@@ -66,49 +69,88 @@ def _measure_chunk(masks: list[dict], first: int) -> tuple[np.ndarray, np.ndarra
     ends = np.cumsum(lengths)
     bad = (np.maximum.reduceat(codes, ends - lengths) >= 2 * _MORE) | (codes[ends - 1] >= _MORE)
     if not bad.any():
-        totals, areas = _sums(codes, lengths)
-        bad = (totals != heights * widths) | (areas > totals)
+        runs = _sums(codes, lengths)
+        bad = (runs.total != heights * widths) | (runs.shortest < 0)
     if bad.any():
         index = int(bad.argmax())
         height, width = masks[index]["size"]
-        reason = _complaint(masks[index]) or f"its runs do not sum to {height} x {width} pixels; encode it again"
+        reason = _complaint(masks[index]) or f"its runs do not make up {height} x {width} pixels; encode it again"
         raise BadMaskError(first + index, reason)
-    return areas, heights << 32 | widths
+    return runs.foreground, heights << 32 | widths
 
 
-def _sums(codes: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sum of all runs and of the foreground runs of each mask, int64 [N], as unsigned 32-bit sums wrap.
+class _Runs(NamedTuple):
+    """Of N masks, int64 [N]: the sum of all runs, of the foreground runs, and the shortest run, at most 0."""
 
-    From its fourth run on a string holds the difference to the run before last. So a number counts once in its own
-    run and in every second one after it, and no run has to be restored to sum them.
+    total: np.ndarray
+    foreground: np.ndarray
+    shortest: np.ndarray
+
+
+def _sums(codes: np.ndarray, lengths: np.ndarray) -> _Runs:
+    """What `codes` uint8, N strings of `lengths` [N] one after the other, say of their runs.
+
+    From its fourth run on a string holds the difference to the run before last. So the foreground runs (every second,
+    from the second on) are one running sum of what is written and the background runs another.
     """
-    starts = np.cumsum(lengths) - lengths
-    value, last = _BITS.take(codes), codes < _MORE
-    follows, length = np.flatnonzero(~last) + 1, 1
-    while len(follows):
-        length += 1
-        value[follows] *= 32 if length <= _LONGEST_COUNT else 0
-        follows = follows[codes[follows] >= _MORE] + 1
-    run = np.cumsum(last, dtype=np.int32)  # the run of each character, counted through
-    run -= last
-    last_run = run[starts + lengths - 1]
-    later = np.repeat(last_run, lengths)
-    later -= run
-    odd = later & 1
-    later >>= 1
-    later += 1
-    # The third run is written as it is, not as a difference to the first: the first counts for itself alone.
-    first = starts
-    while len(first):
-        later[first] = 1
-        first = first[codes[first] >= _MORE] + 1
-    value *= later
-    totals = np.add.reduceat(value, starts)
-    value *= odd
-    alternate = np.add.reduceat(value, starts)  # of the runs before last, fourth from last, ...
-    last_is_foreground = (last_run - run[starts]) % 2 == 1
-    areas = np.where(last_is_foreground, totals - alternate, alternate)
-    return totals.astype(np.int64) & 0xFFFFFFFF, areas.astype(np.int64) & 0xFFFFFFFF
+    ends = np.cumsum(lengths)
+    starts = ends - lengths
+    run = (codes < _MORE).astype(np.int32)
+    np.cumsum(run, dtype=np.int32, out=run)  # runs that have ended, with this character's
+    in_foreground = run.astype(np.uint8) - (codes < _MORE)
+    in_foreground -= np.repeat(in_foreground[starts], lengths)
+    in_foreground &= 1
+    not_last = np.flatnonzero(codes >= _MORE)
+    keys = in_foreground << 6 | codes
+    foreground, background = _FOREGROUND.take(keys), _BACKGROUND.take(keys)
+    _scale(foreground, codes, not_last + 1)
+    _scale(background, codes, not_last + 1)
+    head = _take_first_runs(background, codes, starts)
+    last_in_foreground = in_foreground[ends - 1] == 1
+    foreground, shortest_foreground = _sum_chain(foreground, last_in_foreground, lengths, not_last)
+    background, shortest_background = _sum_chain(background, ~last_in_foreground, lengths, not_last)
+    shortest = np.minimum(np.minimum(shortest_foreground, shortest_background), head)
+    return _Runs(head + foreground + background, foreground, shortest)
+
+
+def _take_first_runs(background: np.ndarray, codes: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Move the first runs out of `background`: the third is not written as a difference to the first. int64 [N]."""
+    head, masks, places = np.zeros(len(starts), np.int64), np.arange(len(starts)), starts
+    while len(places):
+        head[masks] += background[places]
+        background[places] = 0
+        goes_on = codes[places] >= _MORE
+        masks, places = masks[goes_on], places[goes_on] + 1
+    return head
+
+
+def _sum_chain(
+    written: np.ndarray, holds_last: np.ndarray, lengths: np.ndarray, not_last: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(sum of the runs, the shortest run or 0) of each mask, int64 [N], from what is `written` of every second run.
+
+    `holds_last` bool [N]: a mask's last run is one of these. `not_last`: characters that do not end a number.
+    """
+    ends = np.cumsum(lengths)
+    starts, owners = ends - lengths, np.searchsorted(ends, not_last, side="right")
+    running = np.cumsum(written, dtype=np.int32, out=written)
+    base = np.concatenate([[0], running[ends[:-1] - 1]])  # where the sum through all masks stands as a mask starts
+    shortest = np.minimum.reduceat(running, starts) - base
+    # Each run stands there twice: at its own last character, and at that of the next run if there is one.
+    twice = np.add.reduceat(running, starts, dtype=np.int32) - base * lengths
+    partial = np.bincount(owners, running[not_last], len(lengths)).astype(np.int64)
+    twice -= partial - base * np.bincount(owners, minlength=len(lengths))
+    twice += holds_last * (running[ends - 1] - base)
+    return (twice & 0xFFFFFFFF) // 2, shortest
+
+
+def _scale(written: np.ndarray, codes: np.ndarray, places: np.ndarray) -> None:
+    """Give each character its weight, 32 to the power of those before it in its number; `places` follow one."""
+    for _ in range(_LONGEST_COUNT):
+        if not len(places):
+            return
+        written[places] *= 32
+        places = places[codes[places] >= _MORE] + 1
 
 
 def _measure_one_by_one(masks: list[dict], first: int) -> tuple[np.ndarray, np.ndarray]:
@@ -117,7 +159,8 @@ def _measure_one_by_one(masks: list[dict], first: int) -> tuple[np.ndarray, np.n
         reason = _complaint(mask)
         if reason:
             raise BadMaskError(first + index, reason)
-    return _measure_chunk([{"size": mask["size"], "counts": _as_bytes(mask["counts"])} for mask in masks], first)
+    plain = [{"size": [int(side) for side in m["size"]], "counts": _as_bytes(m["counts"])} for m in masks]
+    return _measure_chunk(plain, first)
 
 
 def _as_bytes(counts: str | bytes) -> bytes:

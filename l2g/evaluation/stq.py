@@ -85,10 +85,10 @@ def evaluate_stq(
         per_video[video_id] = SequenceQuality(math.sqrt(aq * sq), aq, sq, len(frames), tube_count)
         association, tubes, frames_in_all = association + aq_sum, tubes + tube_count, frames_in_all + len(frames)
         confusion.update(counts.confusion)
-        if counts.crowd:
+        if counts.crowd is not None:
             notes.append(
-                f"video '{video_id}': the first segment that the ground truth lists is thing {counts.crowd}; it is taken "
-                "for a crowd, as officially, and left out of AQ"
+                f"video '{video_id}': the first segment that the ground truth lists is thing {counts.crowd}; it is "
+                "taken for a crowd, as officially, and left out of AQ"
             )
     aq, sq = association / max(tubes, 1e-15), _mean_iou(confusion)
     total = SequenceQuality(math.sqrt(aq * sq), aq, sq, frames_in_all, tubes)

@@ -8,6 +8,9 @@ import numpy as np
 
 from l2g.evaluation.rle import intersections, measure
 
+# Frames between two looks at which pairs can still reach the IoU that is needed.
+_CHECK_EVERY = 2
+
 
 @dataclass(frozen=True, eq=False)
 class Tubes:
@@ -33,7 +36,7 @@ class Tubes:
         for row, frames in zip(present, masks, strict=True):
             row[: len(frames)] = [bool(mask) for mask in frames]
         measures = measure([mask for frames in masks for mask in frames if mask])
-        areas, sizes = np.zeros(present.shape, np.int64), np.zeros(present.shape, np.int64)
+        areas, sizes = np.zeros((2, *present.shape), np.int64)
         areas[present], sizes[present] = measures.areas, measures.sizes
         return cls(masks, areas, sizes, lengths)
 
@@ -72,31 +75,33 @@ def _intersections(
     predictions: Tubes, truths: Tubes, possible: np.ndarray, total: np.ndarray, needed: float
 ) -> np.ndarray:
     """Summed |p & t|, float64 [P, T], at most `possible` [P, T, frames]; 0 where the IoU stays below `needed`."""
-    inter, ahead = np.zeros(total.shape), possible.sum(axis=2)
-    needed_total = needed / (1 + needed) * total
-    slack = 1 - 1e-9  # the quotient is rounded; a pair that is only just out of reach is compared to the end
-    alive = ahead >= slack * needed_total
+    inter = np.zeros(total.shape)
+    # A pair needs I / (total - I) >= needed. The factor keeps a pair that rounding puts just out of reach.
+    least = (1 - 1e-9) * needed / (1 + needed) * total
+    ahead = np.flip(np.cumsum(np.flip(possible, axis=2), axis=2), axis=2)  # from this frame on
+    sizes = np.unique(truths.sizes[truths.sizes > 0])
     for t in range(possible.shape[2]):
-        now = possible[:, :, t]
-        wanted = alive & (now > 0)
-        sizes = np.unique(truths.sizes[wanted.any(axis=0), t])
+        if t % _CHECK_EVERY == 0:
+            alive = inter + ahead[:, :, t] >= least
+        wanted = alive & (possible[:, :, t] > 0)
         for size in sizes:
-            one_size = wanted if len(sizes) == 1 else wanted & (truths.sizes[:, t] == size)
-            for p, g in _blocks(one_size):
+            for p, g in _blocks(wanted if len(sizes) == 1 else wanted & (truths.sizes[:, t] == size)):
                 inter[p[:, None], g] += intersections(
                     [predictions.masks[i][t] for i in p.tolist()],
                     [truths.masks[i][t] for i in g.tolist()],
                     predictions.areas[p, t],
                     truths.areas[g, t],
                 )
-        ahead -= now
-        alive &= inter + ahead >= slack * needed_total
-    return np.where(alive, inter, 0.0)
+    return np.where(inter >= least, inter, 0.0)
 
 
 def _blocks(wanted: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     """Cover the `wanted` pairs, bool [P, T], of one frame with blocks: (indices of predictions, indices of truths)."""
     p, g = np.flatnonzero(wanted.any(axis=1)), np.flatnonzero(wanted.any(axis=0))
+    if not len(p):
+        return []
+    if len(g) == 1:
+        return [(p, g)]
     # In one block every mask is read once, but unwanted pairs are compared too. In pycocotools 2.0.11 a mask of 350
     # runs takes 2.3 us to read, a pair 0.8 us to compare, a call 10 us: about 3 to 1 to 12.
     pairs = np.count_nonzero(wanted)

@@ -248,7 +248,7 @@ def _stat(name: str, definition: tuple, precision: np.ndarray, recall: np.ndarra
     threshold, range_name, limit = definition
     values = precision if name.startswith("AP") else recall
     values = values[..., ranges.index(range_name), MAX_DETECTIONS.index(limit)]
-    return _mean(values if threshold is None else values[np.flatnonzero(np.equal(IOU_THRESHOLDS, threshold))])
+    return _mean(values if threshold is None else values[threshold == IOU_THRESHOLDS])
 
 
 def _mean(values: np.ndarray) -> float:

@@ -76,7 +76,11 @@ def match_in_ranges(
     """Match D detections (`ious` [D, G], `scores` [D] descending, average `areas` [D]) in each of the ranges."""
     shape = (len(ranges), len(IOU_THRESHOLDS), len(scores))
     matched, ignored = np.zeros(shape, bool), np.zeros(shape, bool)
+    outside = np.stack([(areas < range_.area[0]) | (areas > range_.area[1]) for range_ in ranges])
     positives = np.zeros(len(ranges), np.int64)
+    if not ious.shape[1]:
+        ignored[:] = outside[:, None, :]
+        return Matching(scores, matched, ignored, positives)
     done: dict[bytes, np.ndarray] = {}  # ranges that ignore the same annotations match alike
     for a, range_ in enumerate(ranges):
         truth_ignored = truths.ignored(range_)
@@ -85,11 +89,8 @@ def match_in_ranges(
         if key not in done:
             done[key] = _match(ious, truth_ignored, truths.crowd)
         found = done[key] >= 0
-        if len(truth_ignored):
-            matched[a] = found & truths.counts[done[key]]
-            ignored[a] = found & truth_ignored[done[key]]
-        low, high = range_.area
-        ignored[a] |= ~matched[a] & ((areas < low) | (areas > high))
+        matched[a] = found & truths.counts[done[key]]
+        ignored[a] = (found & truth_ignored[done[key]]) | (~matched[a] & outside[a])
     return Matching(scores, matched, ignored, positives)
 
 

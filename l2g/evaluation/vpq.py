@@ -1,7 +1,7 @@
 """Video panoptic quality (VPQ, https://arxiv.org/abs/2006.11339) as VIPSeg's official evaluator computes it.
 
-The official code loops over windows of 1, 2, 4, 6 and 8 frames and averages all five; VIPSeg's authors say that the paper
-uses 1, 2, 4, 6. A report names both.
+The official code loops over windows of 1, 2, 4, 6 and 8 frames and averages all five; VIPSeg's authors say that the
+paper uses 1, 2, 4, 6. A report names both.
 """
 
 from __future__ import annotations
@@ -174,8 +174,8 @@ def _notes_on_areas(frames: list[FrameOverlap]) -> list[str]:
         for id_, area in listed.items():
             if area != drawn[id_]:
                 return [
-                    f"{frame.where}: segment {id_} has area {area} in the JSON file but {drawn[id_]} pixels in its map; "
-                    "the JSON's counts, as officially (the video's first such segment)"
+                    f"{frame.where}: segment {id_} has area {area} in the JSON file but {drawn[id_]} pixels in its "
+                    "map; the JSON's counts, as officially (the video's first such segment)"
                 ]
     return []
 
@@ -254,8 +254,8 @@ def _quality(tally: dict[int, _Tally], things: dict[int, bool], length: int) -> 
     for name, group in groups.items():
         if not group:
             raise DataError(
-                f"window of {length} frames: no {name} in ground truth or results, so its VPQ is undefined (the official "
-                "evaluator divides by zero); evaluate videos that have some and are long enough, or choose --windows"
+                f"window of {length} frames: no {name} in ground truth or results, so its VPQ is undefined (the "
+                "official evaluator divides by zero); evaluate longer videos, videos that have some, or other windows"
             )
     percent = {name: 100 * sum(quality.pq for quality in group) / len(group) for name, group in groups.items()}
     return WindowQuality(
