@@ -72,6 +72,21 @@ def test_official_failures_are_data_errors(case):
         evaluate_vpq(*panoptic(case))
 
 
+@pytest.mark.parametrize("changing", ["annotated", "predicted"])
+def test_category_of_a_tube_is_that_of_its_first_frame(changing):
+    def side(categories):
+        frames = [[{"id": 1, "category_id": 1}, {"id": 2, "category_id": category}] for category in categories]
+        frames = [[s | {"area": 8, "iscrowd": 0} for s in segments] for segments in frames]
+        annotations = [{"video_id": "v", "annotations": [{"segments_info": segments} for segments in frames]}]
+        return {"categories": [{"id": i, "isthing": int(i > 1)} for i in (1, 3, 4)], "annotations": annotations}
+
+    sides = [side((3, 4)), side((3, 3))][:: 1 if changing == "annotated" else -1]
+    maps = {"v": np.repeat([[[1, 1, 2, 2]] * 4], 2, axis=0)}
+    single, double = evaluate_vpq(sides[0], maps, sides[1], maps, windows=(1, 2)).windows.values()
+    assert single.vpq_thing == pytest.approx(100 * (1 / 1.5 + 0) / 2)  # frame 1 is a miss of one and a false other
+    assert double.vpq_thing == 100.0
+
+
 def test_windows_longer_than_every_video():
     case = load("vpq_case_perfect")  # videos of 8 and 9 frames
     with pytest.raises(DataError, match="window of 10 frames: no segment"):
