@@ -1,12 +1,10 @@
-"""A checkpoint or a model in, one verified ONNX file out."""
+"""A model in, one verified ONNX file out."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib.metadata
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +13,13 @@ import onnx_ir as ir
 import torch
 
 import l2g
-from l2g.contract import METADATA_KEY, GraphContract, make_contract
+from l2g.contract import GraphContract, make_contract
 from l2g.errors import ExportError
-from l2g.export.lowering import LOWERINGS, TARGETS, lower
+from l2g.export.artifact import graph_facts, read_contract, read_model, replacing, sha256, with_contract
+from l2g.export.lowering import LOWERINGS, PLUGIN_VERSIONS, TARGETS, lower, unplug
+from l2g.export.plugin import check_plugins
 from l2g.export.tracing import trace
+from l2g.export.verification import Verification, verify
 from l2g.modeling.local2global import Local2Global
 
 # LayerNormalization is one operator from 17 on; PyTorch's TorchScript exporter knows nothing after 20.
@@ -32,8 +33,11 @@ class ExportOptions:
     height, width: the network canvas, multiples of 32; None is the model's own.
     max_streams: the most streams at once that the graph is meant for (an engine's profile ends there).
     top_k: choose so many slots in the graph ("detections", at most the model's slots); None gives raw outputs.
-    lowering: "gather", "gridsample" or "plugin". target: "onnxruntime" or "tensorrt".
+    lowering: "gather", "gridsample" or "plugin". target: "onnxruntime" or "tensorrt", which decides the gather's form.
+    plugin_version: "1" for TensorRT 10, "2" for TensorRT 11.
     simplify: run onnxslim over the graph.
+
+    Raises ExportError for a combination that is known not to work.
     """
 
     height: int | None = None
@@ -43,37 +47,66 @@ class ExportOptions:
     lowering: str = "gather"
     target: str = "onnxruntime"
     opset: int = 17
+    plugin_version: str = "1"
     simplify: bool = False
 
     def __post_init__(self):
         for side in (self.height, self.width):
             if side is not None and (side < 32 or side % 32):
-                raise ExportError(f"canvas {self.height}x{self.width} found, multiples of 32 expected, such as 480x864")
+                raise ExportError(f"canvas side {side} found, a multiple of 32 expected, such as 480x864")
         _expect_one_of("lowering", self.lowering, LOWERINGS)
         _expect_one_of("target", self.target, TARGETS)
+        _expect_one_of("plugin version", self.plugin_version, PLUGIN_VERSIONS)
+        _expect_positive("max-streams", self.max_streams)
+        _expect_positive("top-k", 1 if self.top_k is None else self.top_k)
         if self.opset not in OPSETS:
             raise ExportError(f"opset {self.opset} found, {OPSETS[0]} to {OPSETS[-1]} expected; 17 serves every target")
-        if self.max_streams < 1:
-            raise ExportError(f"max_streams {self.max_streams} found, at least 1 expected")
-        if self.top_k is not None and self.top_k < 1:
-            raise ExportError(f"top_k {self.top_k} found, at least 1 expected")
+        if self.lowering == "plugin" and self.target != "tensorrt":
+            raise ExportError("the plugin is TensorRT's and nothing else runs it; add --target tensorrt")
+        if self.lowering == "gridsample" and self.target == "tensorrt" and self.opset >= 20:
+            raise ExportError(
+                f"GridSample at opset {self.opset}: TensorRT reads its 'linear' as 'nearest' without a word "
+                "(TensorRT#4646); use --opset 17 to 19, or better --lowering gather"
+            )
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export wrote: the path, the contract in it, and the verification that it passed."""
+
+    path: Path
+    contract: GraphContract
+    verification: Verification
 
 
 def export(
-    model: Local2Global, output: str | os.PathLike, options: ExportOptions, checkpoint: Path | None = None
-) -> GraphContract:
-    """Write the ONNX file of `model` (in evaluation mode, on the CPU) to `output` and return its contract."""
-    output = Path(output)
+    model: Local2Global,
+    output: str | os.PathLike,
+    options: ExportOptions | None = None,
+    checkpoint: str | os.PathLike | None = None,
+) -> Exported:
+    """Write the ONNX file of `model` (in evaluation mode, on the CPU, float32) to `output`.
+
+    The file gets its name only after ONNX Runtime has given the model's numbers with it (`l2g.export.verification`).
+    `checkpoint` is named in the contract, with its sum. Raises ExportError, with nothing written, for options that do
+    not fit the model and for a graph that is not the model.
+    """
+    options, output = options or ExportOptions(), Path(output)
     contract = contract_of(model, options)
-    graph = lower(trace(model, contract, options.opset), options.lowering, options.target)
-    proto = ir.to_proto(graph)
-    onnx.checker.check_model(proto, full_check=True)
-    contract = dataclasses.replace(contract, build=build_facts(options, checkpoint))
-    _write(proto, contract, output)
-    return contract
+    with replacing(output) as temporary:
+        graph = build_graph(model, contract, options)
+        _check(graph)
+        verification = verify(model, runnable(graph, options), contract)
+        build = {**build_facts(options, checkpoint), **graph_facts(graph), "verification": verification.to_dict()}
+        contract = dataclasses.replace(contract, build=build)
+        temporary.write_bytes(with_contract(graph, contract))
+        if read_contract(read_model(temporary), output).to_json() != contract.to_json():
+            raise ExportError(f"{output}: the contract does not come back as it was written; is the disk full?")
+    return Exported(output, contract, verification)
 
 
 def contract_of(model: Local2Global, options: ExportOptions) -> GraphContract:
+    """The contract of a graph before it is built; its `build` is empty."""
     config = model.config
     return make_contract(
         height=options.height or config.input_size[0],
@@ -87,46 +120,75 @@ def contract_of(model: Local2Global, options: ExportOptions) -> GraphContract:
     )
 
 
-def build_facts(options: ExportOptions, checkpoint: Path | None) -> dict:
+def build_graph(model: Local2Global, contract: GraphContract, options: ExportOptions) -> bytes:
+    """The serialised graph, neither verified nor with a contract inside."""
+    graph = trace(model, contract, options.opset)
+    lower(graph, options.lowering, options.target, options.plugin_version)
+    graph.producer_name, graph.producer_version = "l2g", l2g.__version__
+    if options.lowering == "plugin":
+        check_plugins(graph, model.config)
+    proto = ir.to_proto(graph)
+    if options.simplify:
+        proto = simplified(proto)
+    return proto.SerializeToString(deterministic=True)
+
+
+def simplified(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph after onnxslim: fewer nodes, equal numbers (the verification that follows sees to it)."""
+    try:
+        import onnxslim
+    except ModuleNotFoundError:
+        raise ExportError("--simplify needs onnxslim, which is not installed; pip install 'l2g[export]'") from None
+    known = {value.name: value for value in proto.graph.value_info}
+    slim = onnxslim.slim(proto)
+    # It cannot infer the types behind a plugin and forgets them; tensors that kept their names kept their types.
+    names = [name for node in slim.graph.node for name in node.output if name in known]
+    del slim.graph.value_info[:]
+    slim.graph.value_info.extend(known[name] for name in names)
+    return slim
+
+
+def runnable(graph: bytes, options: ExportOptions) -> bytes:
+    """The graph itself, or with plugin nodes one in which the gather lowering stands in for them."""
+    if options.lowering != "plugin":
+        return graph
+    return ir.to_proto(unplug(ir.from_proto(onnx.load_from_string(graph)))).SerializeToString()
+
+
+def build_facts(options: ExportOptions, checkpoint: str | os.PathLike | None) -> dict:
     """The contract's `build`: how the file was made."""
+    packages = ["onnx", "onnx-ir", "onnxruntime", *(["onnxslim"] if options.simplify else [])]
     return {
         "precision": "fp32",
         "lowering": options.lowering,
         "target": options.target,
         "opset": options.opset,
         "max_streams": options.max_streams,
+        "plugin_version": options.plugin_version if options.lowering == "plugin" else None,
         "simplified": options.simplify,
-        "checkpoint": checkpoint.name if checkpoint else None,
-        "checkpoint_sha256": _sha256(checkpoint) if checkpoint else None,
+        "checkpoint": Path(checkpoint).name if checkpoint else None,
+        "checkpoint_sha256": sha256(checkpoint) if checkpoint else None,
         "versions": {
             "l2g": l2g.__version__,
             "torch": torch.__version__,
-            **{name: importlib.metadata.version(name) for name in ("onnx", "onnx-ir", "onnxruntime")},
+            **{name: importlib.metadata.version(name) for name in packages},
         },
     }
 
 
-def _write(proto: onnx.ModelProto, contract: GraphContract, output: Path) -> None:
-    onnx.helper.set_model_props(proto, {METADATA_KEY: contract.to_json()})
-    handle, temporary = tempfile.mkstemp(prefix=output.name, suffix=".part", dir=output.parent)
+def _check(graph: bytes) -> None:
+    """The ONNX checker with shape inference, on what will be in the file."""
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(proto.SerializeToString())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, output)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        onnx.checker.check_model(onnx.load_from_string(graph), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"the exported graph is not valid ONNX: {error}") from error
 
 
 def _expect_one_of(name: str, found: str, known: tuple[str, ...]) -> None:
     if found not in known:
         raise ExportError(f"{name} '{found}' found, one of {', '.join(known)} expected")
+
+
+def _expect_positive(name: str, found: int) -> None:
+    if found < 1:
+        raise ExportError(f"{name} {found} found, at least 1 expected")

@@ -16,11 +16,11 @@ MAX_ROUNDS = 10
 def fold(model: ir.Model) -> ir.Model:
     """Replace, in place, whatever does not depend on the graph's inputs by a constant; every shape must be static.
 
-    Shapes are constants too, so sizes, grids, position embeddings and folded batch norms leave nothing but their values.
+    Shapes are constants too: sizes, grids, position embeddings and folded batch norms leave nothing but their values.
     Raises ExportError where the shape of a tensor stays unknown.
     """
     graph = model.graph
-    _declare_custom_outputs(graph)
+    _require_custom_shapes(graph)
     for _ in range(MAX_ROUNDS):
         passes.ShapeInferencePass(check_type=True, strict_mode=True, data_prop=True)(model)
         if not _fold_once(graph):
@@ -37,6 +37,7 @@ def fold(model: ir.Model) -> ir.Model:
 
 def tidy(model: ir.Model) -> None:
     """Remove, in place, identities, repeated computations, doubled constants and what nothing reads."""
+    _remove_idle(model.graph)
     for clean in (
         passes.IdentityEliminationPass(),
         passes.DeduplicateInitializersPass(size_limit=1 << 22),
@@ -90,8 +91,23 @@ def _evaluate(node: ir.Node, opset: int) -> list[np.ndarray] | None:
     return [np.asarray(result) for result in results]
 
 
-def _declare_custom_outputs(graph: ir.Graph) -> None:
-    """Shape inference does not know the one node of another domain; the trace gave its output a shape, keep it."""
+def _remove_idle(graph: ir.Graph) -> None:
+    """Casts to the type, and reshapes to the shape, that a tensor has already."""
+    for node in graph:
+        if node.op_type not in ("Cast", "Reshape", "Expand") or node.inputs[0] is None:
+            continue
+        source, result = node.inputs[0], node.outputs[0]
+        if node.op_type == "Cast":
+            idle = source.dtype is not None and source.dtype == node.attributes["to"].as_int()
+        else:
+            idle = source.shape is not None and result.shape is not None and source.shape == result.shape
+        if idle and not result.is_graph_output():
+            result.replace_all_uses_with(source)
+            graph.remove(node, safe=True)
+
+
+def _require_custom_shapes(graph: ir.Graph) -> None:
+    """Shape inference does not know the one node of another domain; the trace gave its output a shape."""
     for node in graph:
         if node.domain not in ("", "ai.onnx") and _static_shape(node.outputs[0]) is None:
             raise ExportError(f"node '{node.name}' ({node.domain}.{node.op_type}) has no static output shape")

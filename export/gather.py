@@ -34,8 +34,8 @@ def stream_index(build: Builder, batched: ir.Value) -> ir.Value:
 
 
 def gather_cells(build: Builder, a: Attention, stream: ir.Value) -> ir.Value:
-    """One gather of rows of 4 * D values. A cell is the square between four pixels, or between a border's pixels and the
-    zeros outside: a level of h x w pixels has (h + 1) x (w + 1) cells."""
+    """One gather of rows of 4 * D values. A cell is the square between four pixels, or between a border's pixels and
+    the zeros outside: a level of h x w pixels has (h + 1) x (w + 1) cells."""
     cells = _cell_corners(a)
     tokens = build.reshape(a.value, -1, a.tokens, a.heads * a.depth)
     # One token of zeros behind the last stands for everything outside.
@@ -119,7 +119,7 @@ def _corners(build: Builder, position: ir.Value, size: np.ndarray) -> list[tuple
 
 
 def _address(build: Builder, a: Attention, row: ir.Value, rows: int, stream: ir.Value) -> ir.Value:
-    """Row numbers of one stream and one head, float32 [B, Q, M * L * P] -> int32 into the [B * rows * M] rows of all."""
+    """Rows of one stream and one head, float32 [B, Q, M * L * P] -> int32 into the [B * rows * M] rows of all."""
     total = rows * a.heads
     if total > MAX_ROWS:
         raise ExportError(
@@ -132,8 +132,8 @@ def _address(build: Builder, a: Attention, row: ir.Value, rows: int, stream: ir.
 
 
 def _cell_corners(a: Attention) -> np.ndarray:
-    """int32 [cells, 4]: the tokens at each cell's corners (upper left, upper right, lower left, lower right); outside is
-    token S."""
+    """int32 [cells, 4]: the tokens at each cell's corners (upper left, upper right, lower left, lower right), S for
+    what is outside."""
     cells = []
     for start, (h, w) in zip(_starts([h * w for h, w in a.shapes]), a.shapes, strict=True):
         framed = np.full((h + 2, w + 2), a.tokens, np.int32)

@@ -1,8 +1,8 @@
 """Deformable attention in ONNX: three ways to spell the one node that a trace leaves for it.
 
-    gather      rank-2 Gather and bilinear interpolation by hand (`l2g.export.gather`): runs everywhere, the default
-    gridsample  one GridSample per level; TensorRT is reported to miscompile it silently (TensorRT#4813)
-    plugin      the node of TensorRT's own plugin, which no other library runs
+gather      rank-2 Gather and bilinear interpolation by hand (`l2g.export.gather`): runs everywhere, the default
+gridsample  one GridSample per level; TensorRT is reported to miscompile it silently (TensorRT#4813)
+plugin      the node of TensorRT's own plugin, which no other library runs
 """
 
 from __future__ import annotations

@@ -8,16 +8,17 @@ import onnx_ir as ir
 from l2g.errors import ExportError
 from l2g.export.folding import constant, tidy
 
-# Operators that broadcast: where another operand has the full shape already, expanding one of them does nothing.
+# Operators that repeat a constant over the streams of another operand by themselves.
 BROADCASTING = ("Where", "Add", "Sub", "Mul", "Div")
 
 
 def generalise(first: ir.Model, second: ir.Model, streams: tuple[int, int], name: str = "B") -> ir.Model:
     """`first` with its leading dimension free: the same graph was traced with streams[0] and with streams[1].
 
-    Both are folded, so they may differ only in the shapes that Reshape and Expand ask for. There a dimension that
-    follows the number of streams becomes "whatever is left" (-1), "as in the input" (0) or "broadcast" (1), so that the
-    graph needs no Shape node. Raises ExportError where the two differ in any other way.
+    Both are folded, so they may differ only in the shapes that Reshape, Expand and Resize ask for, and in constants
+    that repeat themselves for every stream. A dimension that follows the number of streams becomes "whatever is left" (-1),
+    "as in the input" (0) or "broadcast" (1), so that the graph needs no Shape node. Raises ExportError where the two
+    differ in any other way.
     """
     nodes, others = list(first.graph), list(second.graph)
     if [node.op_type for node in nodes] != [node.op_type for node in others]:
@@ -26,14 +27,13 @@ def generalise(first: ir.Model, second: ir.Model, streams: tuple[int, int], name
     pairs = list(zip(nodes, others, strict=True))
     targets = {id(node): shapes.merge(node.outputs[0], other.outputs[0]) for node, other in pairs}
     for node, other in pairs:
+        _one_row(node, other)
         _check_alike(node, other)
         if node.op_type in SHAPED:
             index, rewrite = SHAPED[node.op_type]
             source = shapes.merge(node.inputs[0], other.inputs[0])
             wanted = rewrite(node, source, targets[id(node)])
-            shape = ir.Value(name=f"{node.outputs[0].name}_shape", const_value=ir.tensor(wanted))
-            shape.shape, shape.dtype = ir.Shape(wanted.shape), shape.const_value.dtype
-            first.graph.register_initializer(shape)
+            shape = _constant(first.graph, f"{node.outputs[0].name}_shape", wanted)
             if node.op_type == "Resize":  # from sizes, its input 3, to scales
                 node.resize_inputs(3)
             node.replace_input_with(index, shape)
@@ -47,7 +47,7 @@ def generalise(first: ir.Model, second: ir.Model, streams: tuple[int, int], name
 
 
 class _Shapes:
-    """Merges the shapes of one tensor at two numbers of streams: [2, 5] and [3, 5] -> ["B", 5]; [16] and [24] -> ["8*B"]."""
+    """Merges a tensor's shapes at two numbers of streams: [2, 5] and [3, 5] -> ["B", 5]; [16] and [24] -> ["8*B"]."""
 
     def __init__(self, streams: tuple[int, int], name: str):
         self.streams, self.name = streams, name
@@ -62,9 +62,8 @@ class _Shapes:
             return a
         times, rest = divmod(a, self.streams[0])
         if rest or times * self.streams[1] != b:
-            raise ExportError(
-                f"a dimension of '{value.name}' is {a} for {self.streams[0]} streams, {b} for {self.streams[1]}"
-            )
+            found = f"{a} for {self.streams[0]} streams and {b} for {self.streams[1]}"
+            raise ExportError(f"a dimension of '{value.name}' does not follow the number of streams: it is {found}")
         return self.name if times == 1 else f"{times}*{self.name}"
 
 
@@ -72,16 +71,35 @@ def _check_alike(node: ir.Node, other: ir.Node) -> None:
     """Constants and attributes agree, except for the shapes that some nodes ask for."""
     for index, (value, twin) in enumerate(zip(node.inputs, other.inputs, strict=True)):
         mine, theirs = constant(value), constant(twin)
-        if node.op_type in SHAPED and index > 0:
-            alike = (mine is None) == (theirs is None)
-        else:
-            alike = (mine is None) == (theirs is None) and (mine is None or np.array_equal(mine, theirs))
-        if not alike:
+        shaped = node.op_type in SHAPED and index > 0
+        if (mine is None) != (theirs is None) or not (shaped or mine is None or np.array_equal(mine, theirs)):
             raise ExportError(f"input {index} of node '{node.name}' ({node.op_type}) depends on the number of streams")
-    if {name: str(a.value) for name, a in node.attributes.items()} != {
-        name: str(a.value) for name, a in other.attributes.items()
-    }:
+    if _attributes(node) != _attributes(other):
         raise ExportError(f"the attributes of node '{node.name}' ({node.op_type}) depend on the number of streams")
+
+
+def _attributes(node: ir.Node) -> dict[str, str]:
+    return {name: str(attribute.value) for name, attribute in node.attributes.items()}
+
+
+def _one_row(node: ir.Node, other: ir.Node) -> None:
+    """Take back a constant that was repeated for every stream, where the node repeats it by itself."""
+    if node.op_type not in BROADCASTING:
+        return
+    for index, (value, twin) in enumerate(zip(node.inputs, other.inputs, strict=True)):
+        mine, theirs = constant(value), constant(twin)
+        if mine is None or theirs is None or mine.shape == theirs.shape or mine.ndim != node.outputs[0].shape.rank():
+            continue
+        if len(mine) and len(theirs) and all(np.array_equal(row, mine[0]) for row in (*mine, *theirs)):
+            for owner, array in ((node, mine), (other, theirs)):
+                owner.replace_input_with(index, _constant(owner.graph, f"{value.name}_row", array[:1]))
+
+
+def _constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    value = ir.Value(name=f"{name}_{len(graph.initializers)}", const_value=ir.tensor(array))
+    value.shape, value.dtype = ir.Shape(array.shape), value.const_value.dtype
+    graph.register_initializer(value)
+    return value
 
 
 def _reshape(node: ir.Node, source: list[int | str], target: list[int | str]) -> np.ndarray:
@@ -100,28 +118,18 @@ def _reshape(node: ir.Node, source: list[int | str], target: list[int | str]) ->
 
 
 def _expand(node: ir.Node, source: list[int | str], target: list[int | str]) -> np.ndarray:
-    """The second input of an Expand. One that only repeats over streams for operators that do so anyway is left out."""
+    """The second input of an Expand, for which 1 means "as it is"."""
     source = [1] * (len(target) - len(source)) + source
     if any(isinstance(dim, str) and have == 1 for dim, have in zip(target, source, strict=True)):
-        if (
-            any(user.op_type not in BROADCASTING for user, _ in node.outputs[0].uses())
-            or node.outputs[0].is_graph_output()
-        ):
-            raise ExportError(
-                f"Expand '{node.name}' repeats {source} over streams, to {target}, where nothing broadcasts"
-            )
-        target = [1 if isinstance(dim, str) else dim for dim in target]
+        raise ExportError(f"Expand '{node.name}' repeats {source} for every stream, to {target}; broadcast instead")
     return np.array([1 if isinstance(dim, str) else dim for dim in target], np.int64)
 
 
 def _resize(node: ir.Node, source: list[int | str], target: list[int | str]) -> np.ndarray:
     """The scales, third input of a Resize, in place of sizes."""
     scales = [1.0 if isinstance(dim, str) else dim / have for dim, have in zip(target, source, strict=True)]
-    if any(
-        not isinstance(dim, str) and not (scale * have).is_integer()
-        for dim, have, scale in zip(target, source, scales, strict=True)
-    ):
-        raise ExportError(f"Resize '{node.name}' from {source} to {target} has no exact scale")
+    if not all(scale.is_integer() for scale in scales):
+        raise ExportError(f"Resize '{node.name}' from {source} to {target} is not by whole factors")
     return np.array(scales, np.float32)
 
 

@@ -22,7 +22,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--top-k", type=int, default=50, help="instances chosen for detections (default 50)")
     parser.add_argument("--lowering", choices=("gather", "gridsample", "plugin"), default="gather")
     parser.add_argument("--target", choices=("onnxruntime", "tensorrt"), default="onnxruntime")
-    parser.add_argument("--opset", type=int, default=17)
+    parser.add_argument("--opset", type=int, default=17, help="17 to 20 (default 17)")
+    parser.add_argument("--plugin-version", choices=("1", "2"), default="1", help="1: TensorRT 10, 2: TensorRT 11")
+    parser.add_argument("--simplify", action="store_true", help="run onnxslim over the graph")
     return parser.parse_args(argv)
 
 
@@ -51,6 +53,8 @@ def run(options: argparse.Namespace) -> None:
             lowering=options.lowering,
             target=options.target,
             opset=options.opset,
+            plugin_version=options.plugin_version,
+            simplify=options.simplify,
         ),
         Path(options.ckpt),
     )
