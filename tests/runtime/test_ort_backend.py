@@ -18,8 +18,8 @@ from l2g.runtime.eager import EagerBackend  # noqa: E402
 from l2g.runtime.models import open_backend  # noqa: E402
 from l2g.runtime.ort_backend import OnnxRuntimeBackend  # noqa: E402
 from l2g.runtime.session import VideoSession  # noqa: E402
-from tests.exported import edited, set_contract, small_graph  # noqa: E402
-from tests.modeling.small import CONFIG, HEIGHT, WIDTH, frames, small_model  # noqa: E402
+from tests.exported import edited, exported_model, set_contract, small_graph  # noqa: E402
+from tests.modeling.small import HEIGHT, WIDTH, frames  # noqa: E402
 
 # Kernels of two libraries, float32; the boxes are those of masks and agree to the pixel.
 TOLERANCE = {"queries": 1e-4, "boxes": 1e-5, "logits": 1e-4, "mask_logits": 1e-3}
@@ -27,7 +27,7 @@ TOLERANCE = {"queries": 1e-4, "boxes": 1e-5, "logits": 1e-4, "mask_logits": 1e-3
 
 @pytest.fixture(scope="module")
 def model():
-    return small_model()
+    return exported_model()
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_four_frames_equal_eager(model, backend, streams):
 def test_the_contract_is_that_of_the_model(model, backend):
     eager = EagerBackend(model).contract
     assert dataclasses.replace(backend.contract, build={}, model={}) == dataclasses.replace(eager, build={}, model={})
-    assert backend.contract.model == json.loads(json.dumps(CONFIG.to_dict()))
+    assert backend.contract.model == json.loads(json.dumps(model.config.to_dict()))
     assert backend.device == "cpu"
 
 
