@@ -1,4 +1,4 @@
-# `make test` from a fresh clone: a virtual environment, the tested versions, lint, and the whole test suite.
+# `make demo` and `make test` from a fresh clone: a virtual environment, the tested versions, lint, and the whole test suite.
 # Another interpreter: make test PYTHON=python3.12. Another package index, such as one with CPU builds of PyTorch:
 # make test PIP_ARGS="--extra-index-url URL".
 
@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
 
-.PHONY: install test lint format clean
+.PHONY: install demo test lint format clean
 
 install: $(STAMP)
 
@@ -18,6 +18,10 @@ $(STAMP): setup.py pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --no-input -c constraints.txt $(PIP_ARGS) -e '.[test]'
 	touch $@
+
+# The whole job once: the shipped checkpoint on the shipped clip, and its AP.
+demo: $(STAMP)
+	$(BIN)/python examples/demo.py --output outputs/demo
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

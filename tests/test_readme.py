@@ -1,0 +1,44 @@
+"""The README's commands do what it says: every block marked `<!-- tested -->` is run.
+
+What follows the colon in `<!-- tested: ... -->` is appended to the command, to make it small enough for a test.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BLOCK = re.compile(r"<!-- tested:?(?P<extra>[^>]*) -->\n```(?P<language>\w+)\n(?P<code>.*?)```", re.DOTALL)
+BLOCKS = [match.groupdict() for match in BLOCK.finditer((ROOT / "README.md").read_text())]
+
+
+def run(command, tmp_path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "L2G_CACHE": str(tmp_path / "cache")}
+    finished = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert finished.returncode == 0, f"{command}\n{finished.stdout}\n{finished.stderr}"
+    return finished.stdout
+
+
+def test_the_readme_has_tested_blocks():
+    assert len(BLOCKS) >= 5
+    assert {block["language"] for block in BLOCKS} == {"bash", "python"}
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=[block["code"].split("\n")[0][:60] for block in BLOCKS])
+def test_block(block, tmp_path):
+    if block["language"] == "python":
+        run([sys.executable, "-c", block["code"]], tmp_path)
+        return
+    for line in block["code"].strip().splitlines():
+        words = [*shlex.split(line, comments=True), *shlex.split(block["extra"])]
+        words = [str(tmp_path / word) if word.startswith("outputs/") else word for word in words]
+        assert words[0] == "python"
+        (tmp_path / "outputs").mkdir(exist_ok=True)
+        run([sys.executable, *words[1:]], tmp_path)
+        written = [word for word in words if word.startswith(str(tmp_path))]
+        assert all(Path(path).exists() for path in written)
