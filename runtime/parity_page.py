@@ -67,7 +67,7 @@ def render_page(report: ParityReport) -> str:
 
 
 def line_plot(title: str, lines: Sequence[Line], *, log: bool, limit: float | None = None) -> str:
-    """An SVG of the lines over the frame number; `log`: powers of ten, with `limit` as a dashed line."""
+    """An SVG of the lines over the frame number. `log`: powers of ten, else shares of 1; `limit`: a dashed line."""
     values = np.array([line.values for line in lines], dtype=np.float64)
     shown = np.log10(np.maximum(values, _FLOOR)) if log else values
     finite = shown[np.isfinite(shown)]
@@ -131,8 +131,7 @@ def _range(values: np.ndarray, log: bool) -> tuple[float, float]:
     low, high = float(values.min()), float(values.max())
     if log:
         return math.floor(low), max(math.ceil(high), math.floor(low) + 1)
-    margin = max((high - low) * 0.05, 1e-3)
-    return low - margin, high + margin
+    return max(0.0, low - max(0.1 * (1 - low), 1e-3)), 1.0
 
 
 def _ticks(low: float, high: float, log: bool) -> list[float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -77,6 +77,11 @@ def draw_pair(
     class_names: tuple[str, ...],
 ) -> bytes:
     """PNG of three panels. A slot has one colour in both; the third panel is red where a slot's two masks differ."""
+    height = max(1, round(image.shape[0] * PANEL_WIDTH / image.shape[1]))
+    if image.shape[1] < PANEL_WIDTH:
+        # Small pictures are enlarged before masks and names are drawn, so that both stay legible.
+        image = cv2.resize(image, (PANEL_WIDTH, height), interpolation=cv2.INTER_LINEAR)
+        letterbox = replace(letterbox, source_height=height, source_width=PANEL_WIDTH)
     counts = np.flatnonzero(counting_slots(reference, confidence) | counting_slots(candidate, confidence))
     difference = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[:, :, None], 3, axis=2)
     drawn: list[list[TrackedInstance]] = [[], []]
@@ -89,12 +94,7 @@ def draw_pair(
                 label = int(scores.argmax())
                 drawn[side].append(TrackedInstance(int(slot) + 1, int(slot), label, float(scores.max()), label, mask))
     panels = [draw_overlay(image, FrameResult(0, 0.0, tuple(side)), class_names) for side in drawn]
-    height = max(1, round(image.shape[0] * PANEL_WIDTH / image.shape[1]))
-    shrinks = image.shape[1] > PANEL_WIDTH
-    row = [
-        cv2.resize(panel, (PANEL_WIDTH, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_NEAREST)
-        for panel in (*panels, difference)
-    ]
+    row = [cv2.resize(panel, (PANEL_WIDTH, height), interpolation=cv2.INTER_AREA) for panel in (*panels, difference)]
     done, coded = cv2.imencode(".png", cv2.cvtColor(np.hstack(row), cv2.COLOR_RGB2BGR))
     assert done, "PNG encoding of an array in memory does not fail"
     return coded.tobytes()

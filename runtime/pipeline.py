@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 # Frames that wait between two stages: enough to ride out a slow frame, few enough that memory stays flat.
@@ -29,6 +29,53 @@ def run_pipeline(
     return _Pipeline(infer, consume, depth).run(produce)
 
 
+class ReadAhead:
+    """Iterates `items` in a thread of its own, at most `depth` items ahead of whoever iterates this.
+
+    An exception of `items` is raised where its item would have come. `close` ends the thread, which closes `items`; a
+    source that blocks for good is left behind as a daemon thread.
+    """
+
+    def __init__(self, items: Iterable[Any], depth: int = 2):
+        self._items = items
+        self._queue: queue.Queue = queue.Queue(depth)
+        self._stop = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._read, name="l2g-read", daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        while not self._stop.is_set():
+            try:
+                item = self._queue.get(timeout=_POLL_SECONDS)
+            except queue.Empty:
+                continue
+            if item is not _END:
+                return item
+            self._stop.set()
+            if self._error is not None:
+                raise self._error
+        raise StopIteration
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join(_LAST_JOIN_SECONDS)
+
+    def _read(self) -> None:
+        try:
+            for item in self._items:
+                if not _put(self._queue, item, self._stop):
+                    return
+        except BaseException as error:
+            self._error = error
+        finally:
+            getattr(self._items, "close", lambda: None)()
+            _put(self._queue, _END, self._stop)
+
+
 class _Pipeline:
     def __init__(self, infer: Callable[[Any], Any], consume: Callable[[Any], None], depth: int):
         self._infer, self._consume = infer, consume
@@ -50,7 +97,7 @@ class _Pipeline:
             self._errors.insert(0, error)
         self._stop_producing.set()
         try:
-            self._put(self._inferred, _END, self._consumer_failed)
+            _put(self._inferred, _END, self._consumer_failed)
             while consumer.is_alive():
                 consumer.join(_POLL_SECONDS)
             producer.join(_LAST_JOIN_SECONDS)
@@ -71,19 +118,19 @@ class _Pipeline:
                 continue
             if item is _END:
                 return
-            self._put(self._inferred, self._infer(item), self._consumer_failed)
+            _put(self._inferred, self._infer(item), self._consumer_failed)
 
     def _producing(self, produce: Iterable[Any]) -> None:
         try:
             for item in produce:
-                if not self._put(self._decoded, item, self._stop_producing):
+                if not _put(self._decoded, item, self._stop_producing):
                     return
         except BaseException as error:
             self._errors.append(error)
         finally:
             # A generator that is left in the middle is closed here, in the thread that ran it.
             getattr(produce, "close", lambda: None)()
-            self._put(self._decoded, _END, self._stop_producing)
+            _put(self._decoded, _END, self._stop_producing)
 
     def _consuming(self) -> None:
         try:
@@ -100,13 +147,13 @@ class _Pipeline:
             self._errors.append(error)
             self._consumer_failed.set()
 
-    @staticmethod
-    def _put(target: queue.Queue, item: Any, stop: threading.Event) -> bool:
-        """Wait for room; False when `stop` was set meanwhile."""
-        while not stop.is_set():
-            try:
-                target.put(item, timeout=_POLL_SECONDS)
-                return True
-            except queue.Full:
-                continue
-        return False
+
+def _put(target: queue.Queue, item: Any, stop: threading.Event) -> bool:
+    """Wait for room; False when `stop` was set meanwhile."""
+    while not stop.is_set():
+        try:
+            target.put(item, timeout=_POLL_SECONDS)
+            return True
+        except queue.Full:
+            continue
+    return False

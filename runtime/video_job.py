@@ -1,27 +1,26 @@
-"""One video through one model into a folder of results."""
+"""Videos through one model, each into a folder of results; several at once are streams of one batch."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from l2g.errors import VideoError
+from l2g.errors import L2GError, VideoError
 from l2g.runtime.backend import Backend, Detections, RawOutputs
 from l2g.runtime.frames import FrameAssembler, letterbox_of
 from l2g.runtime.overlay import draw_overlay
-from l2g.runtime.pipeline import run_pipeline
+from l2g.runtime.pipeline import ReadAhead, run_pipeline
 from l2g.runtime.results import JsonLinesSink, TubeResultsSink
 from l2g.runtime.session import VideoSession
 from l2g.runtime.tracks import TrackParameters
 from l2g.runtime.video import VideoFrame, VideoSource
 from l2g.runtime.video_writer import VideoWriter
-
-_STREAM = "video"
 
 
 @dataclass(frozen=True)
@@ -41,12 +40,14 @@ class JobSummary:
 
 @dataclass(frozen=True)
 class _Decoded:
+    lane: _Lane
     frame: VideoFrame
     canvas: np.ndarray
 
 
 @dataclass(frozen=True)
 class _Inferred:
+    lane: _Lane
     frame: VideoFrame
     outputs: RawOutputs | Detections
 
@@ -80,6 +81,59 @@ class _Results:
         self.frames += 1
 
 
+class _Lane:
+    """One video on its way through the stages: its frames, its place on the canvas, its files."""
+
+    def __init__(
+        self,
+        source: VideoSource,
+        folder: Path,
+        backend: Backend,
+        parameters: TrackParameters | None,
+        top_k: int,
+        overlay: bool,
+    ):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise VideoError(f"{folder}: cannot be made ({error}); give another output folder") from None
+        self.source = source
+        self.failure: L2GError | None = None
+        self._pad_value = backend.contract.pad_value
+        self._letterbox = letterbox_of(backend.contract, source.height, source.width)
+        self._assembler = FrameAssembler(self._letterbox, parameters, top_k)
+        self._files = ExitStack()
+        with self._files:
+            self.results = _Results(self._files, source, backend, folder, overlay)
+            self._files = self._files.pop_all()
+
+    def decode(self) -> Iterator[_Decoded]:
+        """Every frame; ends early, without an error, where the source fails (see `failure`)."""
+        try:
+            for frame in self.source:
+                yield _Decoded(self, frame, self._letterbox.to_canvas(frame.image, self._pad_value))
+        except L2GError as error:
+            self.failure = error
+
+    def write(self, item: _Inferred) -> None:
+        frame = item.frame
+        self.results.write(self._assembler.assemble(item.outputs, frame.index, frame.time), frame.image)
+
+    def close(self) -> None:
+        """Give the files their names; they stay as they are from then on."""
+        self._files.close()
+
+    def summary(self, seconds: float, interrupted: bool) -> JobSummary:
+        return JobSummary(
+            frames=self.results.frames,
+            seconds=seconds,
+            tracks=self.results.tubes.tracks,
+            files=tuple(path for path in self.results.paths if path.exists()),
+            damage=str(self.failure) if self.failure else self.source.damage,
+            interrupted=interrupted,
+        )
+
+
 def process_video(
     backend: Backend,
     source: VideoSource,
@@ -96,42 +150,78 @@ def process_video(
     Whatever ends the run, the files hold every frame that was finished. Neither `backend` nor `source` is closed.
     Raises VideoError when the folder cannot be written or the source gives no frame.
     """
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise VideoError(f"{folder}: cannot be made ({error}); give another output folder") from None
+    how = {"parameters": parameters, "top_k": top_k, "overlay": overlay, "on_frame": on_frame}
+    return process_videos(backend, [(source, folder)], **how)[0]
+
+
+def process_videos(
+    backend: Backend,
+    jobs: Sequence[tuple[VideoSource, str | Path]],
+    *,
+    parameters: TrackParameters | None = None,
+    top_k: int = 50,
+    overlay: bool = True,
+    on_frame: Callable[[], None] | None = None,
+) -> list[JobSummary]:
+    """`process_video` for several videos at once, as streams of one batch; jobs are (source, folder).
+
+    Every step takes the next frame of each video that has one left: a video leaves the batch at its end, and the
+    slowest source sets the pace of all. A source that fails ends alone, with the reason as its summary's `damage`; its
+    error is raised when it is the only one, or when all fail.
+    """
     session = VideoSession(backend)
-    session.join(_STREAM)
-    letterbox = letterbox_of(backend.contract, source.height, source.width)
-    assembler = FrameAssembler(letterbox, parameters, top_k)
     started = time.perf_counter()
-
-    def decode():
-        for frame in source:
-            yield _Decoded(frame, letterbox.to_canvas(frame.image, backend.contract.pad_value))
-
-    def infer(item: _Decoded) -> _Inferred:
-        return _Inferred(item.frame, session.step({_STREAM: item.canvas})[_STREAM])
-
     interrupted = False
-    with ExitStack() as files:
-        results = _Results(files, source, backend, folder, overlay)
+    with ExitStack() as stack:
+        lanes: list[_Lane] = []
+        for source, folder in jobs:
+            lanes.append(_Lane(source, Path(folder), backend, parameters, top_k, overlay))
+            stack.callback(lanes[-1].close)
+        # Decoders and encoders work outside the interpreter's lock: several videos have a thread each for either.
+        writers = stack.enter_context(ThreadPoolExecutor(len(lanes))) if len(lanes) > 1 else None
 
-        def consume(item: _Inferred) -> None:
-            results.write(assembler.assemble(item.outputs, item.frame.index, item.frame.time), item.frame.image)
-            if on_frame:
+        def consume(round_: list[_Inferred]) -> None:
+            running = [item.lane for item in round_]
+            for lane in lanes:
+                if lane not in running:
+                    lane.close()
+            list((writers.map if writers else map)(lambda item: item.lane.write(item), round_))
+            for _ in round_ if on_frame else ():
                 on_frame()
 
         try:
-            run_pipeline(decode(), infer, consume)
+            run_pipeline(_rounds(lanes), lambda round_: _step(session, round_), consume)
         except KeyboardInterrupt:
             interrupted = True
-    return JobSummary(
-        frames=results.frames,
-        seconds=time.perf_counter() - started,
-        tracks=results.tubes.tracks,
-        files=tuple(path for path in results.paths if path.exists()),
-        damage=source.damage,
-        interrupted=interrupted,
-    )
+    failures = [lane.failure for lane in lanes if lane.failure]
+    if lanes and len(failures) == len(lanes):
+        raise failures[0]
+    seconds = time.perf_counter() - started
+    return [lane.summary(seconds, interrupted) for lane in lanes]
+
+
+def _rounds(lanes: Sequence[_Lane]) -> Iterator[list[_Decoded]]:
+    """The next frame of every lane that has one left, until none has."""
+    readers = {lane: ReadAhead(lane.decode()) if len(lanes) > 1 else lane.decode() for lane in lanes}
+    live = list(lanes)
+    try:
+        while live:
+            items = [next(readers[lane], None) for lane in live]
+            live = [lane for lane, item in zip(live, items, strict=True) if item is not None]
+            if live:
+                yield [item for item in items if item is not None]
+    finally:
+        for reader in readers.values():
+            reader.close()
+
+
+def _step(session: VideoSession, round_: list[_Decoded]) -> list[_Inferred]:
+    running = [item.lane for item in round_]
+    for lane in running:
+        if lane not in session.streams:
+            session.join(lane)
+    for lane in session.streams:
+        if lane not in running:
+            session.leave(lane)
+    outputs = session.step({item.lane: item.canvas for item in round_})
+    return [_Inferred(item.lane, item.frame, outputs[item.lane]) for item in round_]
