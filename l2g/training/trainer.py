@@ -304,7 +304,7 @@ def _key(*parts: int) -> int:
     """A seed from several numbers."""
     import numpy as np
 
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]) >> 1
 
 
 @contextlib.contextmanager
