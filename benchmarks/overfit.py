@@ -22,8 +22,8 @@ from l2g.data.youtube_vis import load_youtube_vis
 from l2g.modeling.backbone import set_batch_norm
 from l2g.runtime.eager import EagerBackend
 from l2g.runtime.evaluation import evaluate_backend
+from l2g.training.config import LossConfig
 from l2g.training.criterion import Criterion
-from l2g.training.matcher import Weights
 from l2g.training.objectives import ClipObjective
 from l2g.training.start import quiet_aligner
 from l2g.training.targets import collate
@@ -61,7 +61,7 @@ def learn(dataset, size: tuple[int, int], iterations: int, rate: float):
     set_batch_norm(model, True)
     model.train()
     batch = collate([dataset.videos[0].read(range(4))])
-    objective = ClipObjective(model, Criterion(Weights(), 0))
+    objective = ClipObjective(model, Criterion(LossConfig(num_points=0)))
     optimiser = torch.optim.AdamW(model.parameters(), lr=rate)
     for iteration in range(iterations):
         # The last third cools down: masks settle at their edges.

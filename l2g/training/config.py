@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from l2g.data.transforms import Augment
 from l2g.errors import ConfigError
 
 SHIPPED = Path(__file__).parent / "configs"
@@ -21,23 +22,15 @@ class DataConfig:
     """Where clips come from and what happens to them on the way.
 
     source: "synthetic" (drawn on the fly), or a data set of l2g.data: "youtube_vis", "ovis", "vipseg", "coco".
-    root: the data set's folder. split: "train". canvas: (height, width), multiples of 32. The rest is
-    l2g.data.transforms.Augment. stride: frames from one to the next of a clip, drawn from (low, high). reverse: chance
-    that a clip runs backwards. skip_broken: leave broken entries out (they are listed) instead of stopping.
+    root: the data set's folder. split: "train". augment: the canvas, and what may happen to a clip. stride: frames
+    from one to the next of a clip, drawn from (low, high). reverse: chance that a clip runs backwards. skip_broken:
+    leave broken entries out (they are listed) instead of stopping. workers: processes that prepare batches.
     """
 
     source: str = "synthetic"
     root: str = ""
     split: str = "train"
-    canvas: tuple[int, int] = (96, 160)
-    shortest_edge: tuple[int, ...] = ()
-    crop: float = 0.0
-    crop_scale: tuple[float, float] = (0.6, 1.0)
-    flip: float = 0.5
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
-    hue: float = 0.0
+    augment: Augment = field(default_factory=lambda: Augment(canvas=(96, 160), flip=0.5))
     reverse: float = 0.0
     stride: tuple[int, int] = (1, 1)
     skip_broken: bool = False
@@ -46,7 +39,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights of the terms, and at how many places masks are compared (0: everywhere)."""
+    """Weights of the terms, and at how many points masks are compared, as in Mask DINO (0: everywhere)."""
 
     label: float = 4.0
     mask: float = 5.0

@@ -9,26 +9,25 @@ from torch import Tensor
 
 from l2g.modeling.heads import Heads
 from l2g.modeling.local2global import Decoded, FrameOutput
+from l2g.training.config import LossConfig
 from l2g.training.losses import dice, focal, generalised_iou, mask_bce
-from l2g.training.matcher import Weights, assign, match_costs
+from l2g.training.matcher import assign, match_costs
 from l2g.training.points import mask_pairs
 from l2g.training.targets import FrameTargets
-
-TERMS = ("label", "mask", "dice", "box", "giou")
 
 
 class Criterion:
     """Weighted sums of the five terms (Eq. 4), per layer, divided by the number of instances.
 
-    num_points: where mask terms look, see `l2g.training.points`; 12544 in Mask DINO, 0 = every pixel.
+    config: the weights, and where mask terms look.
     """
 
-    def __init__(self, weights: Weights, num_points: int):
-        self.weights, self.num_points = weights, num_points
+    def __init__(self, config: LossConfig):
+        self.config = config
 
     def match(self, prediction: FrameOutput, targets: FrameTargets, taken: Tensor | None = None) -> Tensor:
         """Slots int64 [B, I] for the present instances; those in `taken` keep theirs."""
-        costs = match_costs(prediction, targets, self.weights, self.num_points)
+        costs = match_costs(prediction, targets, self.config)
         return assign(costs, targets.present, taken)
 
     def matched(
@@ -45,20 +44,22 @@ class Criterion:
         slots: int64 [B, I], -1 for none. An instance with a slot that is hidden now asks its slot for "no class", and
         for no mask and no box. instances: the divisor, a float tensor.
         """
-        weights = self.weights
+        config = self.config
         answered = targets.present & (slots >= 0)
         rows, columns = answered.nonzero(as_tuple=True)
         chosen = slots[rows, columns]
         classes = torch.zeros_like(prediction.logits, dtype=torch.float32)
         classes[rows, chosen, targets.labels[rows, columns]] = 1
         boxes, truth = prediction.boxes[rows, chosen].float(), targets.boxes[rows, columns]
-        logits, masks = mask_pairs(prediction.mask_logits[rows, chosen], targets.masks[rows, columns], self.num_points)
+        logits, masks = mask_pairs(
+            prediction.mask_logits[rows, chosen], targets.masks[rows, columns], config.num_points
+        )
         terms = {
-            "label": weights.label * focal(prediction.logits, classes).sum(),
-            "mask": weights.mask * mask_bce(logits, masks).sum(),
-            "dice": weights.dice * dice(logits, masks).sum(),
-            "box": weights.box * (boxes - truth).abs().sum(),
-            "giou": weights.giou * (1 - generalised_iou(boxes, truth)).sum(),
+            "label": config.label * focal(prediction.logits, classes).sum(),
+            "mask": config.mask * mask_bce(logits, masks).sum(),
+            "dice": config.dice * dice(logits, masks).sum(),
+            "box": config.box * (boxes - truth).abs().sum(),
+            "giou": config.giou * (1 - generalised_iou(boxes, truth)).sum(),
         }
         return {name: value / instances for name, value in terms.items()}
 

@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from l2g.modeling.local2global import FrameOutput
+from l2g.training.config import LossConfig
 from l2g.training.losses import ALPHA, GAMMA, generalised_iou
 from l2g.training.points import sample
 from l2g.training.targets import FrameTargets
 
 
-@dataclass(frozen=True)
-class Weights:
-    """Weights of the loss terms; the costs of a match use the same (Mask DINO)."""
-
-    label: float = 4.0
-    mask: float = 5.0
-    dice: float = 5.0
-    box: float = 5.0
-    giou: float = 2.0
-
-
 @torch.no_grad()
-def match_costs(prediction: FrameOutput, targets: FrameTargets, weights: Weights, num_points: int) -> Tensor:
+def match_costs(prediction: FrameOutput, targets: FrameTargets, loss: LossConfig) -> Tensor:
     """Cost of every slot for every instance: float32 [B, N, I] on the predictions' device.
 
-    Masks are compared at `num_points` random places, the same for all slots of an image (0: at every stride-4 pixel).
+    The weights of a match are those of the loss (Mask DINO). Masks are compared at `loss.num_points` random places, the
+    same for all slots of an image (0: at every stride-4 pixel).
     """
     b, n, _ = prediction.logits.shape
     count = targets.labels.shape[1]
@@ -41,8 +30,8 @@ def match_costs(prediction: FrameOutput, targets: FrameTargets, weights: Weights
     boxes, truth = prediction.boxes.float()[:, :, None], targets.boxes[:, None]
     box = (boxes - truth).abs().sum(-1)
     giou = -generalised_iou(boxes, truth)
-    if num_points:
-        points = torch.rand(b, 1, num_points, 2, device=truth.device)
+    if loss.num_points:
+        points = torch.rand(b, 1, loss.num_points, 2, device=truth.device)
         logits = sample(prediction.mask_logits.float().flatten(0, 1), points.expand(-1, n, -1, -1).flatten(0, 1))
         masks = sample(targets.masks.float().flatten(0, 1), points.expand(-1, count, -1, -1).flatten(0, 1))
     else:
@@ -54,7 +43,7 @@ def match_costs(prediction: FrameOutput, targets: FrameTargets, weights: Weights
     inside = logits.sigmoid()
     overlap = 2 * (inside @ masks) + 1
     dice = 1 - overlap / (inside.sum(-1, keepdim=True) + masks.sum(1, keepdim=True) + 1)
-    cost = weights.label * label + weights.mask * mask + weights.dice * dice + weights.box * box + weights.giou * giou
+    cost = loss.label * label + loss.mask * mask + loss.dice * dice + loss.box * box + loss.giou * giou
     # A diverging model still gets an assignment, and its loss says what happened.
     return cost.nan_to_num(1e6, 1e6, -1e6)
 

@@ -10,7 +10,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from l2g.data.clips import sample_clip
 from l2g.data.dataset import VideoDataset
-from l2g.data.transforms import Augment
 from l2g.errors import ConfigError
 from l2g.training.config import DataConfig, PhaseConfig
 from l2g.training.targets import Batch, collate
@@ -36,17 +35,7 @@ class Batches(Dataset):
                 f"a batch of {phase.batch_size} found for {world} processes; choose one that they can share equally"
             )
         self.dataset = dataset
-        self.augment = Augment(
-            canvas=data.canvas,
-            shortest_edge=data.shortest_edge,
-            crop=data.crop,
-            crop_scale=data.crop_scale,
-            flip=data.flip,
-            brightness=data.brightness,
-            contrast=data.contrast,
-            saturation=data.saturation,
-            hue=data.hue,
-        )
+        self.augment = data.augment
         self.length = phase.clip_length + phase.burn_in
         self.stride = phase.stride or data.stride
         self.reverse = data.reverse

@@ -28,7 +28,6 @@ from l2g.modeling.local2global import Local2Global
 from l2g.training.config import PhaseConfig, TrainConfig
 from l2g.training.criterion import Criterion
 from l2g.training.dataset import open_dataset
-from l2g.training.matcher import Weights
 from l2g.training.objectives import ClipObjective, ImageObjective, StandIns, phase_one_parameters
 from l2g.training.optimiser import build_optimiser, rate_factor, set_rate
 from l2g.training.source import Batches, iterate
@@ -172,8 +171,7 @@ class Trainer:
         return values, norm
 
     def _objective(self, phase: PhaseConfig) -> nn.Module:
-        loss = self.config.loss
-        criterion = Criterion(Weights(loss.label, loss.mask, loss.dice, loss.box, loss.giou), loss.num_points)
+        criterion = Criterion(self.config.loss)
         self.model.requires_grad_(phase.kind != "align")
         if phase.kind == "clip":
             return ClipObjective(self.model, criterion, phase.supervised, phase.two_stage, phase.burn_in)

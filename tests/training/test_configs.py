@@ -19,7 +19,7 @@ CANVAS = [64, 96]
 def small(**changes):
     """Command-line changes that shrink a config to something a test can run."""
     overrides = json.dumps({**SMALL, "num_classes": 8, **changes})
-    return ["model=l2g_tiny", f"overrides={overrides}", "init=null", f"data.canvas={CANVAS}", "data.workers=0"]
+    return ["model=l2g_tiny", f"overrides={overrides}", "init=null", f"data.augment.canvas={CANVAS}", "data.workers=0"]
 
 
 def once(config, changes, folder):
@@ -38,7 +38,7 @@ def test_video_configs(config, tmp_path):
     (drawn / "JPEGImages").rename(root / "train" / "JPEGImages")
     name = "annotations_train.json" if config.startswith("ovis") else "train.json"
     (drawn / "instances.json").rename(root / name)
-    changes = [f"data.root={root}", "data.shortest_edge=[48, 64]", "precision=bf16", "loss.num_points=128"]
+    changes = [f"data.root={root}", "data.augment.shortest_edge=[48, 64]", "precision=bf16", "loss.num_points=128"]
     model, trainer = once(config, changes, tmp_path)
     assert "disc" in " ".join(model.config.class_names)
     assert trainer.progress.phase == 2
@@ -71,7 +71,7 @@ def test_coco_config(tmp_path):
         "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}],
     }
     (root / "annotations" / "instances_train2017.json").write_text(json.dumps(data))
-    changes = [f"data.root={root}", "data.shortest_edge=[48, 64]", "precision=fp32", "loss.num_points=128"]
+    changes = [f"data.root={root}", "data.augment.shortest_edge=[48, 64]", "precision=fp32", "loss.num_points=128"]
     changes.append(small(num_classes=2)[1])
     model, _ = once("coco_pretrain_r50", changes, tmp_path)
     assert model.config.class_names == ("a", "b")

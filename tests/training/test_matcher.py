@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from l2g.modeling.local2global import FrameOutput
-from l2g.training.matcher import Weights, assign, match_costs
+from l2g.training.config import LossConfig
+from l2g.training.matcher import assign, match_costs
 from l2g.training.targets import FrameTargets
 
 
@@ -55,7 +56,7 @@ def test_costs_prefer_the_slot_that_is_right(num_points):
     mask_logits[0, 0, 4:7, 2:6] = 6.0
     predicted = torch.full((1, 3, 4), 0.5)
     predicted[0, 2], predicted[0, 0] = boxes[0, 0], boxes[0, 1]
-    costs = match_costs(FrameOutput(logits, predicted, mask_logits), targets, Weights(), num_points)
+    costs = match_costs(FrameOutput(logits, predicted, mask_logits), targets, LossConfig(num_points=num_points))
     assert assign(costs, targets.present).tolist() == [[2, 0]]
     assert costs[0, :, 0].argmin() == 2
     assert costs[0, :, 1].argmin() == 0
@@ -68,4 +69,4 @@ def test_a_diverged_prediction_is_still_assigned():
     )  # fmt: skip
     nan = torch.full((1, 2, 2), float("nan"))
     output = FrameOutput(nan, torch.full((1, 2, 4), float("nan")), torch.full((1, 2, 2, 2), float("nan")))
-    assert assign(match_costs(output, targets, Weights(), 0), targets.present).item() in (0, 1)
+    assert assign(match_costs(output, targets, LossConfig(num_points=0)), targets.present).item() in (0, 1)

@@ -5,22 +5,22 @@ import itertools
 import pytest
 import torch
 
+from l2g.training.config import LossConfig
 from l2g.training.criterion import Criterion
 from l2g.training.denoising import denoising_queries
-from l2g.training.matcher import Weights
 from l2g.training.objectives import ClipObjective, ImageObjective, StandIns, phase_one_parameters
 
 
 @pytest.fixture
 def criterion():
-    return Criterion(Weights(), 0)
+    return Criterion(LossConfig(num_points=0))
 
 
 class Recorder(Criterion):
     """Remembers every assignment and every loss that it was asked for."""
 
     def __init__(self):
-        super().__init__(Weights(), 0)
+        super().__init__(LossConfig(num_points=0))
         self.slots, self.losses = [], []
 
     def match(self, prediction, targets, taken=None):

@@ -23,7 +23,7 @@ CLASSES = tuple(f"class {i}" for i in range(8))
 RUN = {
     "model": "l2g_tiny",
     "overrides": {**SMALL, "backbone": {**SMALL["backbone"], "blocks": [1, 1, 1, 1]}, "input_size": [64, 96]},
-    "data": {"canvas": [64, 96]},
+    "data": {"augment": {"canvas": [64, 96], "flip": 0.5}},
     "loss": {"num_points": 64},
     "clip_norm": 1.0,
     "save_every": 2,
@@ -112,7 +112,7 @@ def test_only_what_is_to_come_may_be_planned_anew(config_file, tmp_path):
     trainer._log = lambda *_: trainer._request_stop()
     assert trainer.run() is None
     Trainer(load_config(str(config_file), ["phases.2.iterations=9"]), tmp_path / "run")
-    for change in ("phases.0.lr=1", "seed=5", "data.flip=0"):
+    for change in ("phases.0.lr=1", "seed=5", "data.augment.flip=0"):
         with pytest.raises(TrainingError, match="another"):
             Trainer(load_config(str(config_file), [change]), tmp_path / "run")
     (tmp_path / "run" / "resume.pt").write_bytes(b"PK\x03\x04 cut short")
@@ -177,7 +177,7 @@ def test_shipped_configs_have_the_papers_numbers(name):
         (["phases.0.rate=1"], "unknown field phases.0.rate"),
         (["phases.0.lr=fast"], "phases.0.lr: 'fast' found, expected float"),
         (["phases.9.lr=1"], "'phases.9.lr' names no field"),
-        (["data.canvas=[96]"], "data.canvas: .* expected 2 values"),
+        (["data.augment.canvas=[96]"], "data.augment.canvas: .* expected 2 values"),
         (["phases.2.supervised=1"], "at least two frames"),
         (["seed"], "expected key=value"),
         (["phases.0.kind=video"], "expected image, align or clip"),
