@@ -35,6 +35,11 @@ class Builder:
         self.graph.register_initializer(value)
         return value
 
+    def replace(self, node: ir.Node, result: ir.Value) -> None:
+        """Put the collected nodes in the place of `node`, whose output becomes `result`."""
+        result.shape, result.dtype = node.outputs[0].shape, node.outputs[0].dtype
+        ir.convenience.replace_nodes_and_values(self.graph, node, [node], self.nodes, node.outputs, [result])
+
     def reshape(self, value: ir.Value, *shape: int) -> ir.Value:
         return self.op("Reshape", value, np.array(shape, np.int64))
 

@@ -1,6 +1,6 @@
 """The two places inside a graph where it decides: which tokens become local queries, and how far their masks reach.
 
-Both turn on single numbers (a score's rank, a mask logit's sign), so two libraries may decide otherwise on one frame and
+Both turn on single numbers (a score's rank, a mask logit's sign), so two libraries may decide otherwise on a frame and
 then rightly differ in everything that follows. A copy of the graph tells what it decided and can be made to decide as
 the model did; that separates a tie from an error.
 """

@@ -16,6 +16,7 @@ import l2g
 from l2g.contract import GraphContract, make_contract
 from l2g.errors import ExportError
 from l2g.export.artifact import graph_facts, read_contract, read_model, replacing, sha256, with_contract
+from l2g.export.gather import MAX_ROWS
 from l2g.export.lowering import LOWERINGS, PLUGIN_VERSIONS, TARGETS, lower, unplug
 from l2g.export.plugin import check_plugins
 from l2g.export.tracing import trace
@@ -24,6 +25,8 @@ from l2g.modeling.local2global import Local2Global
 
 # LayerNormalization is one operator from 17 on; PyTorch's TorchScript exporter knows nothing after 20.
 OPSETS = range(17, 21)
+# Row numbers of all streams together are int32.
+MAX_STREAMS = (1 << 31) // MAX_ROWS - 1
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,10 @@ class ExportOptions:
         _expect_one_of("lowering", self.lowering, LOWERINGS)
         _expect_one_of("target", self.target, TARGETS)
         _expect_one_of("plugin version", self.plugin_version, PLUGIN_VERSIONS)
-        _expect_positive("max-streams", self.max_streams)
-        _expect_positive("top-k", 1 if self.top_k is None else self.top_k)
+        if not 1 <= self.max_streams <= MAX_STREAMS:
+            raise ExportError(f"max-streams {self.max_streams} found, 1 to {MAX_STREAMS} expected")
+        if self.top_k is not None and self.top_k < 1:
+            raise ExportError(f"top-k {self.top_k} found, at least 1 expected")
         if self.opset not in OPSETS:
             raise ExportError(f"opset {self.opset} found, {OPSETS[0]} to {OPSETS[-1]} expected; 17 serves every target")
         if self.lowering == "plugin" and self.target != "tensorrt":
@@ -187,8 +192,3 @@ def _check(graph: bytes) -> None:
 def _expect_one_of(name: str, found: str, known: tuple[str, ...]) -> None:
     if found not in known:
         raise ExportError(f"{name} '{found}' found, one of {', '.join(known)} expected")
-
-
-def _expect_positive(name: str, found: int) -> None:
-    if found < 1:
-        raise ExportError(f"{name} {found} found, at least 1 expected")

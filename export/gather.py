@@ -30,7 +30,9 @@ def stream_index(build: Builder, batched: ir.Value) -> ir.Value:
     """int32 [B, 1, 1], 0..B-1: the one place where a graph asks how many streams there are."""
     count = build.op("Squeeze", build.op("Shape", batched, start=0, end=1), np.array([0], np.int64))
     count = build.op("Cast", count, to=ir.DataType.INT32)
-    return build.reshape(build.op("Range", np.int32(0), count, np.int32(1)), -1, 1, 1)
+    index = build.reshape(build.op("Range", np.int32(0), count, np.int32(1)), -1, 1, 1)
+    index.shape, index.dtype = ir.Shape([batched.shape[0], 1, 1]), ir.DataType.INT32  # nothing can infer it
+    return index
 
 
 def gather_cells(build: Builder, a: Attention, stream: ir.Value) -> ir.Value:

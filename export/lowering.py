@@ -38,17 +38,11 @@ def lower(model: ir.Model, lowering: str, target: str, plugin_version: str = "1"
             result = grid_sample(build, attention, "bilinear" if opset < 20 else "linear")
         else:
             result = plugin(build, attention, plugin_version)
-        replace(graph, node, build, result)
+        build.replace(node, result)
     if lowering == "plugin":
         graph.opset_imports[PLUGIN_DOMAIN] = 1
     tidy(model)
     return model
-
-
-def replace(graph: ir.Graph, node: ir.Node, build: Builder, result: ir.Value) -> None:
-    """Put the nodes of `build` in the place of `node`, whose output becomes `result`."""
-    result.shape, result.dtype = node.outputs[0].shape, node.outputs[0].dtype
-    ir.convenience.replace_nodes_and_values(graph, node, [node], build.nodes, node.outputs, [result])
 
 
 def grid_sample(build: Builder, a: Attention, mode: str) -> ir.Value:
@@ -56,7 +50,9 @@ def grid_sample(build: Builder, a: Attention, mode: str) -> ir.Value:
     value = build.reshape(build.op("Transpose", a.value, perm=[0, 2, 3, 1]), -1, a.depth, a.tokens)
     areas = np.array([h * w for h, w in a.shapes], np.int64)
     levels = build.multi("Split", len(a.shapes), value, areas, axis=2)
-    grids = build.op("Sub", build.op("Mul", a.locations, np.float32(2)), np.float32(1))
+    # A level's length outside it, every sample is zero; GridSample itself gives NaN where coordinates are huge.
+    locations = build.op("Clip", a.locations, np.float32(-1), np.float32(2))
+    grids = build.op("Sub", build.op("Mul", locations, np.float32(2)), np.float32(1))
     grids = build.op("Transpose", grids, perm=[3, 0, 2, 1, 4, 5])
     weights = build.op("Transpose", a.weights, perm=[3, 0, 2, 1, 4])
     total = None
@@ -97,6 +93,6 @@ def unplug(model: ir.Model) -> ir.Model:
         result = build.reshape(
             gather_cells(build, attention, stream), -1, attention.queries, attention.heads, attention.depth
         )
-        replace(graph, node, build, result)
+        build.replace(node, result)
     tidy(model)
     return model

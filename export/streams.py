@@ -16,9 +16,9 @@ def generalise(first: ir.Model, second: ir.Model, streams: tuple[int, int], name
     """`first` with its leading dimension free: the same graph was traced with streams[0] and with streams[1].
 
     Both are folded, so they may differ only in the shapes that Reshape, Expand and Resize ask for, and in constants
-    that repeat themselves for every stream. A dimension that follows the number of streams becomes "whatever is left" (-1),
-    "as in the input" (0) or "broadcast" (1), so that the graph needs no Shape node. Raises ExportError where the two
-    differ in any other way.
+    that repeat themselves for every stream. A dimension that follows the number of streams becomes "what is left"
+    (-1), "as in the input" (0) or "broadcast" (1), so that the graph needs no Shape node. Raises ExportError where the
+    two differ in any other way.
     """
     nodes, others = list(first.graph), list(second.graph)
     if [node.op_type for node in nodes] != [node.op_type for node in others]:

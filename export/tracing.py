@@ -19,6 +19,7 @@ from l2g.contract import GraphContract
 from l2g.errors import ExportError
 from l2g.export.attention import DOMAIN, OPERATOR
 from l2g.export.folding import fold
+from l2g.export.sigmoid import spell_out_box_sigmoids
 from l2g.export.streams import generalise
 from l2g.export.wrapper import StatelessStep
 from l2g.modeling.local2global import Local2Global
@@ -32,7 +33,7 @@ def trace(model: Local2Global, contract: GraphContract, opset: int) -> ir.Model:
     top_k = None if contract.output_kind == "raw" else contract.output("scores").shape[1]
     step = StatelessStep(model, top_k).eval()
     traces = [fold(_trace(step, contract, opset, streams)) for streams in STREAMS]
-    return generalise(traces[0], traces[1], STREAMS)
+    return spell_out_box_sigmoids(generalise(traces[0], traces[1], STREAMS))
 
 
 def _trace(step: StatelessStep, contract: GraphContract, opset: int, streams: int) -> ir.Model:

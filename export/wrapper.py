@@ -12,8 +12,8 @@ class StatelessStep(nn.Module):
     """One frame of B streams, with the state as plain inputs and outputs in the order of `l2g.contract.make_contract`.
 
     frames uint8 [B, H, W, 3], prior_queries float32 [B, N, C], prior_boxes float32 [B, N, 4] and prior_valid float32
-    [B, 1] become queries and boxes (the next priors), then logits and mask_logits, or with `top_k` scores, labels, slots
-    and masks.
+    [B, 1] become queries and boxes (the next priors), then logits and mask_logits, or with `top_k` scores, labels,
+    slots and masks.
     """
 
     def __init__(self, model: Local2Global, top_k: int | None = None):

@@ -1,0 +1,50 @@
+"""The arithmetic of a graph, counted from its shapes."""
+
+from __future__ import annotations
+
+import re
+from math import prod
+
+import onnx
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def shapes_for_one_stream(model: onnx.ModelProto) -> Shapes:
+    """The shape of every tensor whose shape is known when one stream runs (B = 1)."""
+    single = onnx.ModelProto()
+    single.CopyFrom(model)
+    for value in (*single.graph.input, *single.graph.output, *single.graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            # The exporter's own names: B streams, or a multiple of them.
+            if match := re.fullmatch(r"(?:(\d+)\*)?B", dim.dim_param):
+                dim.dim_value = int(match[1] or 1)
+    inferred = onnx.shape_inference.infer_shapes(single, data_prop=True).graph
+    shapes: Shapes = {weight.name: tuple(weight.dims) for weight in model.graph.initializer}
+    for value in (*inferred.input, *inferred.output, *inferred.value_info):
+        dims = value.type.tensor_type.shape.dim
+        if value.type.tensor_type.HasField("shape") and all(dim.HasField("dim_value") for dim in dims):
+            shapes[value.name] = tuple(dim.dim_value for dim in dims)
+    return shapes
+
+
+def count_flops(model: onnx.ModelProto, shapes: Shapes) -> tuple[dict[str, int], int]:
+    """Operations by kind, a multiply-add counted as two; and the number of such nodes that could not be counted."""
+    weights = {weight.name for weight in model.graph.initializer}
+    flops = {"convolution": 0, "linear": 0, "product": 0}
+    uncounted = 0
+    for node in model.graph.node:
+        if node.op_type not in ("Conv", "Gemm", "MatMul"):
+            continue
+        if any(name not in shapes for name in (*node.input[:2], node.output[0])):
+            uncounted += 1
+            continue
+        left, right = (shapes[name] for name in node.input[:2])
+        outputs = prod(shapes[node.output[0]])
+        if node.op_type == "Conv":  # weights are [out, in / groups, kernel...]
+            flops["convolution"] += 2 * outputs * prod(right[1:])
+            continue
+        transposed = node.op_type == "Gemm" and any(a.name == "transA" and a.i for a in node.attribute)
+        inner = left[0] if transposed else left[-1]
+        flops["linear" if set(node.input[:2]) & weights else "product"] += 2 * outputs * inner
+    return flops, uncounted
