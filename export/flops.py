@@ -19,7 +19,10 @@ def shapes_for_one_stream(model: onnx.ModelProto) -> Shapes:
             # The exporter's own names: B streams, or a multiple of them.
             if match := re.fullmatch(r"(?:(\d+)\*)?B", dim.dim_param):
                 dim.dim_value = int(match[1] or 1)
-    inferred = onnx.shape_inference.infer_shapes(single, data_prop=True).graph
+    try:
+        inferred = onnx.shape_inference.infer_shapes(single, data_prop=True).graph
+    except onnx.shape_inference.InferenceError:
+        inferred = single.graph  # what the file itself says
     shapes: Shapes = {weight.name: tuple(weight.dims) for weight in model.graph.initializer}
     for value in (*inferred.input, *inferred.output, *inferred.value_info):
         dims = value.type.tensor_type.shape.dim

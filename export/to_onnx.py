@@ -20,7 +20,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="to_onnx", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--ckpt", required=True, help="a checkpoint: .safetensors, or a public Mask DINO .pth")
+    parser.add_argument(
+        "--ckpt", required=True, help="a .safetensors, a public Mask DINO .pth, or a shipped model's name"
+    )
     parser.add_argument("--output", required=True, help="the ONNX file to write")
     parser.add_argument("--height", type=int, help="canvas height, a multiple of 32 (default: the model's)")
     parser.add_argument("--width", type=int, help="canvas width, a multiple of 32 (default: the model's)")
@@ -47,10 +49,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--opset", type=int, default=17, help="17 to 20 (default 17)")
     parser.add_argument("--plugin-version", choices=("1", "2"), default="1", help="1: TensorRT 10, 2: TensorRT 11")
     parser.add_argument("--simplify", action="store_true", help="run onnxslim over the graph")
-    public = parser.add_argument_group("what a public .pth does not tell (a .safetensors does)")
-    public.add_argument("--num-queries", type=int, default=300, help="slots (default 300)")
-    public.add_argument("--num-heads", type=int, default=8, help="attention heads (default 8)")
-    public.add_argument("--box-init", choices=("mask2box", "bitmask"), default="mask2box", help="(default mask2box)")
+    unknown = parser.add_argument_group("what the shapes in a public .pth do not tell")
+    unknown.add_argument("--num-queries", type=int, help="slots (default: the checkpoint's own, or 300)")
+    unknown.add_argument("--num-heads", type=int, help="attention heads (default: the checkpoint's own, or 8)")
+    unknown.add_argument("--box-init", choices=("mask2box", "bitmask"), help="(default: its own, or mask2box)")
     return parser.parse_args(argv)
 
 
@@ -69,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> Exported:
     try:
-        from l2g.checkpoint import load_checkpoint
+        from l2g.checkpoint import WEIGHTS, load_checkpoint, shipped_checkpoints
         from l2g.export.exporter import ExportOptions, export
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] == "l2g":
@@ -90,7 +92,8 @@ def run(options: argparse.Namespace) -> Exported:
     model = load_checkpoint(
         options.ckpt, num_queries=options.num_queries, num_heads=options.num_heads, box_init=options.box_init
     )
-    return export(model, options.output, choices, options.ckpt)
+    shipped = options.ckpt in shipped_checkpoints()
+    return export(model, options.output, choices, WEIGHTS / f"{options.ckpt}.safetensors" if shipped else options.ckpt)
 
 
 if __name__ == "__main__":

@@ -94,7 +94,8 @@ def _without_ties(
         f"(tolerance {TOLERANCES[worst.output]:g}) at {list(worst.position)}, first in frame {step.frame} of the "
         f"rollout with {step.streams} streams; all outputs there: "
         + ", ".join(f"{difference.output} {difference.value:.3g}" for difference in before)
-        + ". Nothing was written; try another --lowering or --opset, or leave --simplify out"
+        + ". No tie explains it. "
+        "Nothing was written; try another --lowering or --opset, or leave --simplify out"
     )
 
 
