@@ -45,7 +45,6 @@ def test_without_a_checkpoint(tmp_path, capsys):
         (["--lowering", "plugin"], "add --target tensorrt"),
         (["--max-streams", "0"], "1 to 127 expected"),
         (["--outputs", "detections", "--top-k", "-1"], "at least 1"),
-        (["--height", "32", "--width", "32"], "enlarge the canvas"),
     ],
 )
 def test_bad_options(arguments, text, tmp_path, capsys):
