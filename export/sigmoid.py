@@ -12,8 +12,8 @@ def spell_out_box_sigmoids(model: ir.Model) -> ir.Model:
     """Replace, in place, every Sigmoid over boxes [B, N, 4] by 1 / (1 + exp(-x)), as PyTorch computes it.
 
     ONNX Runtime's own Sigmoid is off by up to 1.2e-7. The next layer takes the logit of that: for a box at the border
-    (as every empty mask's first box is) an error of a percent in its distance to 1, and each layer doubles it. Mask DINO
-    R50, random weights, 256x448: 3.4e-3 in the mask logits with the operator, 2.4e-4 spelled out.
+    (as every empty mask's first box is) an error of a percent in its distance to 1, and each layer doubles it. With
+    Mask DINO R50, random weights, 256x448: 3.4e-3 in the mask logits with the operator, 2.4e-4 spelled out.
     """
     for node in [node for node in model.graph if node.op_type == "Sigmoid"]:
         shape = node.outputs[0].shape
