@@ -44,6 +44,7 @@ class OnnxRuntimeBackend:
         self._session = _open_session(self.path, providers, threads)
         self.contract = _read_contract(self.path, self._session)
         _check_boundary(self.path, self.contract, self._session)
+        _check_drivable(self.path, self.contract)
         self.device, self._device_id = _device(self._session)
         self._results = RESULTS[self.contract.output_kind]
         self._host_outputs = [spec for spec in self.contract.outputs if spec.name not in STATE_OUTPUTS]
@@ -169,7 +170,7 @@ def _read_contract(path: Path, session: ort.InferenceSession) -> GraphContract:
 
 
 def _check_boundary(path: Path, contract: GraphContract, session: ort.InferenceSession) -> None:
-    """The graph's inputs and outputs are the contract's, and the contract is one that this backend can drive."""
+    """The graph's inputs and outputs are those that its contract names."""
     kinds = (("input", contract.inputs, session.get_inputs()), ("output", contract.outputs, session.get_outputs()))
     for kind, specs, nodes in kinds:
         found = {node.name: _describe(_DTYPES.get(node.type, node.type), node.shape) for node in nodes}
@@ -180,26 +181,38 @@ def _check_boundary(path: Path, contract: GraphContract, session: ort.InferenceS
                     f"{path}: {kind} '{name}': the graph has {found.get(name, 'none of that name')}, its contract says "
                     f"{expected.get(name, 'none of that name')}; export it again with: {_export_command(path)}"
                 )
-    mend = f"export it again with: {_export_command(path)}"
-    if contract.output_kind not in RESULTS:
-        raise ContractError(f"{path}: output kind '{contract.output_kind}', expected {' or '.join(RESULTS)}; {mend}")
-    fields = RESULTS[contract.output_kind].__dataclass_fields__
-    needed = {"frames", contract.valid_input, *STATE_OUTPUTS, *fields}
+
+
+def _check_drivable(path: Path, contract: GraphContract) -> None:
+    """The contract is of the kind that this backend drives: its results, its state, its frames."""
+
+    def expect(holds: bool, found: str) -> None:
+        if not holds:
+            raise ContractError(f"{path}: {found}; export it again with: {_export_command(path)}")
+
+    kind = contract.output_kind
+    expect(kind in RESULTS, f"output kind '{kind}' found, {' or '.join(RESULTS)} expected")
+    needed = {"frames", contract.valid_input, *STATE_OUTPUTS, *RESULTS[kind].__dataclass_fields__}
     needed |= {name for state in contract.states for name in (state.input, state.output)}
     absent = needed - {spec.name for spec in (*contract.inputs, *contract.outputs)}
-    if absent:
-        raise ContractError(f"{path}: the contract names no tensor '{min(absent)}'; {mend}")
-    if sorted(state.output for state in contract.states) != sorted(STATE_OUTPUTS):
-        raise ContractError(
-            f"{path}: the contract carries {[s.output for s in contract.states]}, expected {STATE_OUTPUTS}; {mend}"
-        )
+    expect(not absent, f"the contract names no tensor '{min(absent, default='')}'")
+    carried = sorted(state.output for state in contract.states)
+    expect(carried == sorted(STATE_OUTPUTS), f"the contract carries {carried}, expected {sorted(STATE_OUTPUTS)}")
+    canvas = ("B", contract.height, contract.width, 3)
+    for spec, dtype, shape in (
+        (contract.input("frames"), "uint8", canvas),
+        (contract.input(contract.valid_input), "float32", ("B", 1)),
+    ):
+        found, expected = _describe(spec.dtype, spec.shape), _describe(dtype, shape)
+        expect(found == expected, f"input '{spec.name}': the contract has {found}, expected {expected}")
     for state in contract.states:
         one, other = contract.input(state.input), contract.output(state.output)
-        if (one.dtype, one.shape, state.initial) != (other.dtype, other.shape, "zeros"):
-            raise ContractError(
-                f"{path}: state '{state.input}' ({one.dtype} {list(one.shape)}, initial '{state.initial}') cannot be "
-                f"fed with '{state.output}' ({other.dtype} {list(other.shape)}) from zeros; {mend}"
-            )
+        found, expected = (_describe(spec.dtype, spec.shape) for spec in (one, other))
+        expect(
+            found == expected and state.initial == "zeros",
+            f"state '{state.input}' ({found}, initial '{state.initial}') cannot be fed with '{state.output}' "
+            f"({expected}) from zeros",
+        )
 
 
 def _device(session: ort.InferenceSession) -> tuple[str, int]:

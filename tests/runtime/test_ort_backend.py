@@ -237,9 +237,11 @@ def test_a_graph_without_a_contract_is_refused(tmp_path):
     [
         ({"schema_version": 99}, "schema version 99 found, 1 expected"),
         ({"states": [{"input": "prior_queries"}]}, "incomplete or damaged"),
-        ({"output_kind": "panoptic"}, "output kind 'panoptic', expected raw or detections"),
+        ({"output_kind": "panoptic"}, "output kind 'panoptic' found, raw or detections expected"),
         ({"output_kind": "detections"}, "names no tensor 'labels'"),
         ({"valid_input": "valid"}, "names no tensor 'valid'"),
+        ({"valid_input": "prior_boxes"}, r"'prior_boxes': the contract has float32 .* expected float32 \[\*, 1\]"),
+        ({"height": 96}, r"'frames': the contract has uint8 \[\*, 64, 96, 3\], expected uint8 \[\*, 96, 96, 3\]"),
         ({"states": [{"input": "prior_queries", "output": "queries"}]}, "expected"),
         (
             {

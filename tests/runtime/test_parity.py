@@ -14,7 +14,7 @@ pytest.importorskip("onnxruntime")
 onnx = pytest.importorskip("onnx")
 
 from l2g.data.synthetic_dataset import write_synthetic  # noqa: E402
-from l2g.runtime import parity  # noqa: E402
+from l2g.runtime import evaluate, parity  # noqa: E402
 from tests.exported import (  # noqa: E402
     edited,
     ignore_prior_valid,
@@ -192,6 +192,16 @@ def test_bad_input_is_one_line(tmp_path, dataset, capsys, options, message):
     assert error.startswith("error: ")
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_evaluate_takes_a_graph_and_gives_what_parity_gives(tmp_path, dataset, capsys):
+    _, report = run(tmp_path, small_graph(), dataset, *ALL_SLOTS)
+    found = tmp_path / "scores.json"
+    assert evaluate.main(["--model", str(small_graph()), "--dataset", str(dataset), "--report", str(found)]) == 0
+    scores = json.loads(found.read_text())
+    assert {name: scores[name] for name in report["ap"]["candidate"]} == pytest.approx(report["ap"]["candidate"])
+    assert evaluate.main(["--model", str(small_graph(4)), "--dataset", str(dataset)]) == 2
+    assert "export with --outputs raw" in capsys.readouterr().err
 
 
 def test_chosen_detections_are_refused(tmp_path, dataset, capsys):
