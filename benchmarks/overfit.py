@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         dataset = load_youtube_vis(directory)
         began = time.perf_counter()
         model = learn(dataset, size, options.iterations, options.rate)
-        report, _ = evaluate_backend(EagerBackend(model), dataset, progress=False)
+        report = evaluate_backend(EagerBackend(model), dataset, progress=False).report
     ap = 100 * report.stats["AP"]
     print(f"AP {ap:.1f}, AP50 {100 * report.stats['AP50']:.1f} after {options.iterations} iterations", end=" ")
     print(f"in {time.perf_counter() - began:.0f} s (wanted: AP {options.target})")

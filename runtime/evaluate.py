@@ -34,17 +34,20 @@ def main(argv: list[str] | None = None) -> int:
         backend = open_backend(arguments.model, top_k=None)
         try:
             options = ScoringOptions(top_k=arguments.top_k)
-            report, results = evaluate_backend(backend, dataset, streams=arguments.streams, options=options)
+            evaluation = evaluate_backend(backend, dataset, streams=arguments.streams, options=options)
         finally:
             backend.close()
         if arguments.results:
-            write_json(arguments.results, results)
+            write_json(arguments.results, evaluation.results)
         if arguments.report:
-            write_json(arguments.report, {"model": arguments.model, "dataset": arguments.dataset, **report.to_json()})
+            write_json(
+                arguments.report, {"model": arguments.model, "dataset": arguments.dataset, **evaluation.to_json()}
+            )
     except L2GError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(report.table())
+    print(evaluation.report.table())
+    print(f"{'switches':<14}{evaluation.identities.switches_per_100_frames:.2f} per object and 100 frames")
     return 0
 
 

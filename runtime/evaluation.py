@@ -15,6 +15,8 @@ from tqdm import tqdm
 from l2g.data.dataset import Video, VideoDataset
 from l2g.data.youtube_vis import ground_truth
 from l2g.errors import DataError
+from l2g.evaluation.identities import IdentityReport, identity_switches
+from l2g.evaluation.rle import compress
 from l2g.evaluation.vis_ap import VisReport, evaluate_vis
 from l2g.runtime.backend import Backend, RawOutputs
 from l2g.runtime.frames import letterbox_of
@@ -30,11 +32,13 @@ class ScoringOptions:
     top_k: results per video, the best (slot, class) pairs. slots_per_frame: a frame's masks are kept for this many of
     its best slots (a slot that is not among them has no mask there); the number of queries or more keeps all.
     min_frame_score: a slot whose best class stays below this in a frame has no mask there (0 keeps all).
+    identity_score: a slot counts as seen in a frame, for identities, from this best class probability on.
     """
 
     top_k: int = 100
     slots_per_frame: int = 100
     min_frame_score: float = 0.0
+    identity_score: float = 0.5
 
 
 class VideoScorer:
@@ -74,6 +78,31 @@ class VideoScorer:
             for negative, category, slot in sorted(pairs)[: self.options.top_k]
         ]
 
+    def seen(self) -> list[dict[int, dict]]:
+        """Per frame {slot: compressed RLE} of the slots that count as seen."""
+        return [
+            {slot: code for slot, code in codes.items() if best[slot] >= self.options.identity_score}
+            for codes, best in zip(self._codes, (p.max(axis=1) for p in self._probabilities), strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a backend did on a data set: its scores, how its slots held the objects, and the YouTube-VIS results."""
+
+    report: VisReport
+    identities: IdentityReport
+    results: list[dict]
+
+    def to_json(self) -> dict:
+        """AP and friends in percent, and the identities."""
+        identities = {
+            "switches_per_object_per_100_frames": round(self.identities.switches_per_100_frames, 3),
+            "object_frames": self.identities.object_frames,
+            "covered": round(100 * self.identities.coverage, 2),
+        }
+        return {**self.report.to_json(), "identities": identities}
+
 
 def run_dataset(
     backend: Backend,
@@ -82,8 +111,8 @@ def run_dataset(
     streams: int = 4,
     options: ScoringOptions | None = None,
     progress: bool = True,
-) -> list[dict]:
-    """Run every video from its first frame and return the results of all, in the order of the data set.
+) -> Iterator[tuple[int, VideoScorer]]:
+    """Run every video from its first frame; gives (place in the data set, its scorer) as they finish.
 
     backend: with raw outputs. streams: videos that share a step; each gives what it would give alone (to rounding).
 
@@ -101,32 +130,39 @@ def run_dataset(
         raise DataError(
             "the model's outputs are chosen detections, but AP needs all of them; export with --outputs raw"
         )
-    category_ids = [category.id for category in dataset.categories]
     waiting = iter(enumerate(dataset.videos))
     running: dict[int, _Run] = {}
-    finished: dict[int, list[dict]] = {}
     # Not closed: the backend is the caller's.
     session = VideoSession(backend)
     with tqdm(total=sum(v.length for v in dataset.videos), desc="frames", disable=not progress, mininterval=2) as bar:
         while True:
             _start(waiting, running, streams, session, options)
             if not running:
-                return [entry for index in sorted(finished) for entry in finished[index]]
+                return
             outputs = session.step({index: run.next_canvas() for index, run in running.items()})
             bar.update(len(running))
             for index, out in outputs.items():
                 run = running[index]
                 run.scorer.add(out)
                 if run.done:
-                    finished[index] = run.scorer.results(run.video.id, category_ids)
                     session.leave(index)
                     del running[index]
+                    yield index, run.scorer
 
 
-def evaluate_backend(backend: Backend, dataset: VideoDataset, **how) -> tuple[VisReport, list[dict]]:
-    """`run_dataset`, and what the official evaluator says of its results."""
-    results = run_dataset(backend, dataset, **how)
-    return evaluate_vis(ground_truth(dataset), results, allow_empty=True), results
+def evaluate_backend(backend: Backend, dataset: VideoDataset, **how) -> Evaluation:
+    """`run_dataset`, what the official evaluator says of its results, and whether identities held."""
+    truth = ground_truth(dataset)
+    category_ids = [category.id for category in dataset.categories]
+    found: dict[int, list[dict]] = {}
+    identities = IdentityReport()
+    for index, scorer in run_dataset(backend, dataset, **how):
+        video = dataset.videos[index]
+        found[index] = scorer.results(video.id, category_ids)
+        tubes = [compress(o.segmentations, video.height, video.width) for o in video.objects if not o.iscrowd]
+        identities += identity_switches(tubes, scorer.seen())
+    results = [entry for index in sorted(found) for entry in found[index]]
+    return Evaluation(evaluate_vis(truth, results, allow_empty=True), identities, results)
 
 
 class _Run:

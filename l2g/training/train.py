@@ -23,7 +23,7 @@ def scores(model, config) -> dict[str, float]:
 
     dataset = load_dataset(config.dataset, "valid")
     dataset = replace(dataset, videos=dataset.videos[: config.videos])
-    report, _ = evaluate_backend(EagerBackend(model), dataset, progress=False)
+    report = evaluate_backend(EagerBackend(model), dataset, progress=False).report
     return {name: round(100 * report.stats[name], 2) for name in ("AP", "AP50", "AR10")}
 
 
