@@ -67,6 +67,16 @@ class Drifting(BlobBackend):
         super().write_state(state)
 
 
+class Forgetful(BlobBackend):
+    """Sees what it should from any state that it is given, but hands on a state without its history."""
+
+    def step(self, frames, reset):
+        raw = super().step(frames, reset)
+        raw.queries[:, :, SLOTS + 1] = 0
+        self.state.queries[:, :, SLOTS + 1] = 0
+        return raw
+
+
 class Offset(BlobBackend):
     """Mask logits off by 0.01 in every frame."""
 
@@ -168,6 +178,15 @@ def test_drift_shows_in_the_free_run_only(tmp_path):
     assert len(report.worst) == 6
     assert all(frame.frame >= 2 and frame.png.startswith(b"\x89PNG") for frame in report.worst)
     assert [frame.severity for frame in report.worst] == sorted((f.severity for f in report.worst), reverse=True)
+
+
+def test_the_teacher_is_the_reference(dataset):
+    """A state that goes wrong shows in the class scores of the free run, and in none of the teacher-forced."""
+    report = compare(Forgetful, dataset)
+    for video in report.videos:
+        assert all(d.logits.max == 0 and d.queries.max > 0 for d in video.forced)
+        assert video.free[0].logits.max == 0
+        assert all(d.logits.max > 0 for d in video.free[1:])
 
 
 def test_an_error_of_the_kernels_shows_in_every_frame(dataset):
