@@ -1,11 +1,11 @@
 """The command: files that agree with each other and with the video, exit codes, one line per error."""
 
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -222,11 +222,22 @@ def test_interrupt_keeps_what_was_done(tmp_path, backends, capsys, monkeypatch):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_end_a_run_in_good_order(tmp_path, backends, monkeypatch, number):
-    step = BlobBackend.step
-    monkeypatch.setattr(BlobBackend, "step", lambda *a: (time.sleep(0.02), step(*a))[1])
+    step, calls = BlobBackend.step, itertools.count(1)
+
+    def signalled(self, *arguments):
+        if next(calls) == 20:
+            os.kill(os.getpid(), number)
+        time.sleep(0.02)
+        return step(self, *arguments)
+
+    monkeypatch.setattr(BlobBackend, "step", signalled)
     clip = write_clip(tmp_path / "a.mp4", moving_scenes(200))
-    threading.Timer(1.0, os.kill, (os.getpid(), number)).start()
-    code, output = _run(tmp_path, clip)
+    # A shell that starts the tests in the background has them ignore Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        code, output = _run(tmp_path, clip)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert code == 130
     assert 5 < len(_lines(output)) < 200
     assert len(decode(output / "overlay.mp4")[0]) == len(_lines(output))
