@@ -43,7 +43,11 @@ setup(
         "eager": TORCH,
         "cpu": ["onnxruntime>=1.20,<2"],
         "gpu": ["onnxruntime-gpu>=1.20,<2"],
+        # From the vendor's own index; a Jetson has it from JetPack.
+        "tensorrt": ["tensorrt>=10.3"],
+        "rtx": ["tensorrt-rtx-cu13-bindings>=1.7", "onnxruntime-ep-nv-tensorrt-rtx-cu13>=0.5"],
         "export": EXPORT,
+        "int8": EXPORT,
         "train": [*TORCH, "tensorboard>=2.14", "pyyaml>=6"],
         "test": [*EXPORT, "tensorboard>=2.14", "pyyaml>=6", "pytest>=8", "ruff>=0.6"],
     },
