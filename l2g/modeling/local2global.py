@@ -43,6 +43,10 @@ class FrameState:
     boxes: Tensor
     valid: Tensor
 
+    def detach(self) -> FrameState:
+        """The same values, without their history."""
+        return FrameState(self.queries.detach(), self.boxes.detach(), self.valid)
+
 
 @dataclass(frozen=True)
 class Denoising:
@@ -106,7 +110,8 @@ class Local2Global(nn.Module):
                 f"frames are {frames.dtype} {list(shape)}; expected torch.uint8 [B, H, W, 3] with H and W multiples of "
                 "32 (l2g.runtime.letterbox brings any picture to such a canvas)"
             )
-        return self.encode_normalised((frames.permute(0, 3, 1, 2).float() - self.mean) / self.std)
+        # Float first: TensorRT takes uint8 at the boundary and lets it into a Cast only.
+        return self.encode_normalised((frames.float().permute(0, 3, 1, 2) - self.mean) / self.std)
 
     def encode_normalised(self, images: Tensor) -> Memory:
         """`encode` for float images [B, 3, H, W] that are normalised already."""
