@@ -14,6 +14,18 @@ from pathlib import Path
 
 from l2g.errors import L2GError
 
+_SHOWN = 20  # broken entries named one by one
+
+
+def left_out(config, problems) -> list[str]:
+    """What `skip_broken` left out of the run's data set, a line each; empty where nothing was."""
+    broken = [problem for problem in problems if problem.fatal]
+    lines = [f"left out: {problem}" for problem in broken[:_SHOWN]]
+    if len(broken) > _SHOWN:
+        command = f"python -m l2g.data.validation {config.source}:{config.root} --split {config.split}"
+        lines.append(f"left out: {len(broken) - _SHOWN} more, which this lists: {command}")
+    return lines
+
 
 def scores(model, config) -> dict[str, float]:
     """Video AP of the model as it is now, on the data set of the config, in percent."""
@@ -41,6 +53,9 @@ def main(argv: list[str] | None = None) -> int:
 
         config = load_config(arguments.config, arguments.changes)
         trainer = Trainer(config, arguments.output, partial(scores, config=config.evaluation))
+        if trainer.chief:
+            for line in left_out(config.data, trainer.dataset.problems):
+                print(line, flush=True)
         if trainer.fresh and trainer.chief:
             print(f"{len(trainer.fresh)} tensors start fresh, the first: {', '.join(trainer.fresh[:3])}")
         result = trainer.run()
