@@ -58,7 +58,8 @@ class PhaseConfig:
     schedule: "step" (times 0.1 at each of `milestones`) or "cosine" (constant for the share `hold` of the phase, then
     a cosine down to `floor` times the peak).
     clip_length, stride: frames of a clip, and their distance (default: the data's). supervised: frames with a loss per
-    clip (None: all). burn_in: frames at a clip's head that only carry the state, on top of clip_length.
+    clip or window (None: all). window: a long clip is learned in windows of so many frames, an iteration each; the state
+    goes from one to the next, gradients do not (None: the clip is one iteration).
     denoising: number of denoising queries. train_batch_norm: learn the backbone's statistics (from scratch only).
     """
 
@@ -74,11 +75,20 @@ class PhaseConfig:
     clip_length: int = 1
     stride: tuple[int, int] | None = None
     supervised: int | None = None
-    burn_in: int = 0
+    window: int | None = None
     two_stage: bool = True
     denoising: int = 0
     noise: float = 0.4
     train_batch_norm: bool = False
+
+    @property
+    def frames_per_iteration(self) -> int:
+        return self.window or self.clip_length
+
+    @property
+    def windows(self) -> int:
+        """Iterations that a clip takes."""
+        return self.clip_length // self.frames_per_iteration
 
 
 @dataclass(frozen=True)
@@ -122,11 +132,17 @@ class TrainConfig:
         for index, phase in enumerate(self.phases):
             if phase.kind not in ("image", "align", "clip"):
                 raise ConfigError(f"phases.{index}.kind '{phase.kind}' found; expected image, align or clip")
+            if phase.window is not None and phase.window < 1:
+                raise ConfigError(f"phases.{index}.window {phase.window} found; at least 1 expected")
             if phase.schedule not in ("step", "cosine"):
                 raise ConfigError(f"phases.{index}.schedule '{phase.schedule}' found; expected step or cosine")
             if phase.supervised is not None and phase.supervised < 2:
                 raise ConfigError(
                     f"phases.{index}.supervised is {phase.supervised}; at least two frames keep their loss"
+                )
+            if phase.clip_length % phase.frames_per_iteration:
+                raise ConfigError(
+                    f"phases.{index}.window is {phase.window}; expected one that divides clip_length {phase.clip_length}"
                 )
         if self.precision not in ("fp32", "bf16", "fp16"):
             raise ConfigError(f"precision '{self.precision}' found; expected fp32, bf16 or fp16")

@@ -68,8 +68,9 @@ class ClipObjective(nn.Module):
 
     supervised: how many of the clip's frames have a loss, drawn anew for each batch, the last always among them (the
     paper's reduced supervision keeps at least two); None: all. two_stage: whether the local queries stay supervised.
-    burn_in: frames at the head of the clip that only carry the state (no loss, no gradient), so that the supervised
-    frames start from a state as old as a long video's.
+    A batch that does not start at its clips' first frame goes on from where the last one ended: the state and the slots
+    are kept between calls, gradients are not (truncated back-propagation through time), so that a clip can be long
+    enough for a state as old as a long video's.
     """
 
     def __init__(
@@ -78,24 +79,23 @@ class ClipObjective(nn.Module):
         criterion: Criterion,
         supervised: int | None = None,
         two_stage: bool = True,
-        burn_in: int = 0,
     ):
         super().__init__()
         self.model, self.criterion = model, criterion
-        self.supervised, self.two_stage, self.burn_in = supervised, two_stage, burn_in
+        self.supervised, self.two_stage = supervised, two_stage
+        self._carried: tuple[FrameState | None, Tensor | None] = None, None
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         model, length = self.model, batch.frames.shape[1]
-        burn_in = min(self.burn_in, length - 1)
-        state, slots = self._burn_in(batch, burn_in)
-        memory = model.encode(batch.frames[:, burn_in:].transpose(0, 1).flatten(0, 1))
+        state, slots = self._carried if batch.start else (None, None)
+        memory = model.encode(batch.frames.transpose(0, 1).flatten(0, 1))
         streams = len(batch.frames)
-        chosen = self._frames_with_loss(burn_in, length)
+        chosen = self._frames_with_loss(length)
         instances = count_instances(torch.cat([batch.present[:, :, t] for t in sorted(chosen)]))
         terms = []
-        for t in range(burn_in, length):
+        for t in range(length):
             targets = batch.targets(t)
-            start = (t - burn_in) * streams
+            start = t * streams
             decoded = model.decode(memory.rows(slice(start, start + streams)), state, deep=t in chosen)
             state = decoded.state
             slots = self.criterion.match(decoded.output, targets, slots)
@@ -104,21 +104,13 @@ class ClipObjective(nn.Module):
             terms += [self.criterion.frame(p, targets, slots, instances) for p in decoded.layers]
             if self.two_stage:
                 terms.append(self.criterion.matched((two_stage(decoded, model.heads),), targets, instances))
+        self._carried = state.detach(), slots
         return total(terms)
 
-    @torch.no_grad()
-    def _burn_in(self, batch: Batch, frames: int) -> tuple[FrameState | None, Tensor | None]:
-        state, slots = None, None
-        for t in range(frames):
-            decoded = self.model.decode(self.model.encode(batch.frames[:, t]), state)
-            state = decoded.state
-            slots = self.criterion.match(decoded.output, batch.targets(t), slots)
-        return state, slots
-
-    def _frames_with_loss(self, first: int, length: int) -> set[int]:
-        if self.supervised is None or self.supervised >= length - first:
-            return set(range(first, length))
-        others = torch.randperm(length - 1 - first)[: max(self.supervised, 2) - 1] + first
+    def _frames_with_loss(self, length: int) -> set[int]:
+        if self.supervised is None or self.supervised >= length:
+            return set(range(length))
+        others = torch.randperm(length - 1)[: max(self.supervised, 2) - 1]
         return {length - 1, *others.tolist()}
 
 

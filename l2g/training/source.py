@@ -36,17 +36,25 @@ class Batches(Dataset):
             )
         self.dataset = dataset
         self.augment = data.augment
-        self.length = phase.clip_length + phase.burn_in
+        self.length = phase.clip_length
+        self.window, self.windows = phase.frames_per_iteration, phase.windows
         self.stride = phase.stride or data.stride
         self.reverse = data.reverse
         self.share = phase.batch_size // world
         self.key = key
         self.first = rank * self.share
+        self._last: tuple[int, Batch] | None = None  # a clip in windows is drawn once
 
     def __getitem__(self, iteration: int) -> Batch:
+        number, window = divmod(iteration, self.windows)
+        if self._last is None or self._last[0] != number:
+            self._last = number, self._draw(number)
+        return self._last[1].window(window * self.window, self.window)
+
+    def _draw(self, number: int) -> Batch:
         clips = []
         for index in range(self.first, self.first + self.share):
-            rng = np.random.default_rng([*self.key, iteration, index])
+            rng = np.random.default_rng([*self.key, number, index])
             clips.append(sample_clip(self.dataset, rng, self.length, self.stride, self.augment, self.reverse))
         return collate(clips)
 

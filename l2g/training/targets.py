@@ -37,19 +37,27 @@ class FrameTargets:
 @dataclass(frozen=True)
 class Batch:
     """B clips of T frames. frames: uint8 [B, T, H, W, 3]; labels int64 [B, I]; masks uint8 [B, I, T, H, W];
-    boxes float32 [B, I, T, 4]; present bool [B, I, T]."""
+    boxes float32 [B, I, T, 4]; present bool [B, I, T]. start: which frame of its clip the first one is."""
 
     frames: Tensor
     labels: Tensor
     boxes: Tensor
     masks: Tensor
     present: Tensor
+    start: int = 0
 
     def targets(self, t: int) -> FrameTargets:
         return FrameTargets(self.labels, self.boxes[:, :, t], self.masks[:, :, t], self.present[:, :, t])
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(*(getattr(self, name).to(device, non_blocking=True) for name in self.__dataclass_fields__))
+        tensors = (self.frames, self.labels, self.boxes, self.masks, self.present)
+        return Batch(*(tensor.to(device, non_blocking=True) for tensor in tensors), self.start)
+
+    def window(self, start: int, length: int) -> Batch:
+        """Frames start..start+length-1, with all of the clip's instances."""
+        part = slice(start, start + length)
+        boxes, masks, present = self.boxes[:, :, part], self.masks[:, :, part], self.present[:, :, part]
+        return Batch(self.frames[:, part], self.labels, boxes, masks, present, self.start + start)
 
 
 def collate(clips: Sequence[Clip]) -> Batch:

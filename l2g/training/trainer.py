@@ -129,6 +129,7 @@ class Trainer:
             total=phase.iterations, initial=progress.iteration, desc=f"phase {progress.phase} ({phase.kind})",
             disable=not self.chief, mininterval=5, dynamic_ncols=True,
         )  # fmt: skip
+        saved = 0
         for batch in stream:
             factor = rate_factor(phase, progress.iteration)
             set_rate(optimiser, factor)
@@ -138,8 +139,12 @@ class Trainer:
                 averaged.update_parameters(self.model)
             progress.iteration += 1
             self._log(writer, bar, losses, norm, factor)
-            stop = self._agreed(self._stop)
-            if stop or progress.iteration % config.save_every == 0:
+            # A resumed run starts with a whole clip, since the state that a clip carries is not saved.
+            whole = progress.iteration % phase.windows == 0
+            stop = whole and self._agreed(self._stop)
+            saved += 1
+            if stop or (whole and saved >= config.save_every):
+                saved = 0
                 self._save_resume(objective, optimiser, averaged, scaler)
             if stop:
                 bar.close()
@@ -174,7 +179,7 @@ class Trainer:
         criterion = Criterion(self.config.loss)
         self.model.requires_grad_(phase.kind != "align")
         if phase.kind == "clip":
-            return ClipObjective(self.model, criterion, phase.supervised, phase.two_stage, phase.burn_in)
+            return ClipObjective(self.model, criterion, phase.supervised, phase.two_stage)
         stand_ins = None
         if phase.kind == "align":
             for parameter in phase_one_parameters(self.model):

@@ -72,7 +72,7 @@ def test_reduced_supervision_keeps_the_last_frame(small_model, batch, criterion,
     draws = []
     for seed in range(20):
         torch.manual_seed(seed)
-        draws.append(objective._frames_with_loss(0, 4))
+        draws.append(objective._frames_with_loss(4))
     assert all(len(draw) == supervised and 3 in draw for draw in draws)
     assert len({frozenset(draw) for draw in draws}) == 3  # every choice of the others comes up
     assert torch.isfinite(sum(objective(batch).values()))
@@ -80,7 +80,7 @@ def test_reduced_supervision_keeps_the_last_frame(small_model, batch, criterion,
 
 def test_the_loss_of_the_last_frame_reaches_the_first(small_model, batch, criterion):
     objective = ClipObjective(small_model, criterion, two_stage=False)
-    objective._frames_with_loss = lambda first, length: {length - 1}
+    objective._frames_with_loss = lambda length: {length - 1}
     encoded = []
     handle = small_model.encoder.register_forward_hook(lambda _, __, memory: encoded.append(memory.tokens))
     terms = objective(batch)
@@ -90,12 +90,20 @@ def test_the_loss_of_the_last_frame_reaches_the_first(small_model, batch, criter
     assert gradient[:streams].abs().sum() > 0  # frame 0 of every stream, through three frames of state
 
 
-def test_burn_in_carries_the_state_but_no_gradient(small_model, batch, criterion):
-    calls = []
-    handle = small_model.decoder.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
-    ClipObjective(small_model, criterion, burn_in=2)(batch)
-    handle.remove()
-    assert calls == [False, False, True, True]
+def test_windows_of_a_clip_carry_state_and_slots_but_no_gradient(small_model, batch, criterion):
+    whole = ClipObjective(small_model, criterion)
+    whole._frames_with_loss = lambda length: {2, 3}
+    windows = ClipObjective(small_model, criterion)
+    windows(batch.window(0, 2))
+    carried = windows._carried[0]
+    assert not carried.queries.requires_grad and not carried.boxes.requires_grad
+    expected, found = whole(batch), windows(batch.window(2, 2))
+    assert {name: value.item() for name, value in found.items()} == pytest.approx(
+        {name: value.item() for name, value in expected.items()}, rel=1e-5
+    )
+    fresh = windows(batch.window(0, 2))
+    again = ClipObjective(small_model, criterion)(batch.window(0, 2))
+    assert {n: v.item() for n, v in fresh.items()} == pytest.approx({n: v.item() for n, v in again.items()}, rel=1e-5)
 
 
 def test_phase_one_trains_the_aligner_and_its_positions_only(small_model, batch, criterion):

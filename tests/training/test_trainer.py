@@ -32,6 +32,7 @@ RUN = {
         {"kind": "image", "iterations": 3, "batch_size": 2, "lr": 1e-3, "train_batch_norm": True, "denoising": 10},
         {"kind": "align", "iterations": 2, "batch_size": 2, "lr": 1e-3},
         {"kind": "clip", "iterations": 3, "batch_size": 2, "lr": 1e-3, "clip_length": 3, "supervised": 2},
+        {"kind": "clip", "iterations": 4, "batch_size": 2, "lr": 1e-3, "clip_length": 4, "window": 2},
     ],
 }
 
@@ -54,9 +55,9 @@ def run(config, output):
 def test_an_interrupted_run_computes_what_an_uninterrupted_one_does(config_file, tmp_path):
     config = load_config(str(config_file))
     _, expected, whole = run(config, tmp_path / "whole")
-    assert [phase for phase, _, _ in expected] == [0, 0, 0, 1, 1, 2, 2, 2]
+    assert [phase for phase, _, _ in expected] == [0, 0, 0, 1, 1, 2, 2, 2, 3, 3, 3, 3]
     rows = []
-    for stop_after in (2, 4, 7, None):  # in every phase, and between two
+    for stop_after in (2, 4, 7, 9, None):  # in every phase, between two, and within a clip: after its last window
         trainer = Trainer(config, tmp_path / "parts")
 
         def log(writer, bar, losses, norm, factor, trainer=trainer, stop_after=stop_after):
@@ -179,6 +180,8 @@ def test_shipped_configs_have_the_papers_numbers(name):
         (["phases.9.lr=1"], "'phases.9.lr' names no field"),
         (["data.augment.canvas=[96]"], "data.augment.canvas: .* expected 2 values"),
         (["phases.2.supervised=1"], "at least two frames"),
+        (["phases.3.window=3"], "phases.3.window is 3; expected one that divides clip_length 4"),
+        (["phases.3.window=0"], "at least 1 expected"),
         (["seed"], "expected key=value"),
         (["phases.0.kind=video"], "expected image, align or clip"),
     ],
