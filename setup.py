@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 
 # The checkout shows these folders at the top; an installed l2g offers `runtime/` as `l2g.runtime`, and no other name.
-ROOMS = {"l2g.export": "export", "l2g.runtime": "runtime"}
+ROOMS = {"l2g.calibration": "calibration", "l2g.export": "export", "l2g.runtime": "runtime"}
 
 TORCH = ["torch>=2.5", "safetensors>=0.4"]
 # The exporter that the graphs are traced with leaves PyTorch some day; the graph tools change their interfaces.

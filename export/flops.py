@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from math import prod
 
 import onnx
@@ -31,11 +32,21 @@ def shapes_for_one_stream(model: onnx.ModelProto) -> Shapes:
     return shapes
 
 
-def count_flops(model: onnx.ModelProto, shapes: Shapes) -> tuple[dict[str, int], int]:
-    """Operations by kind, a multiply-add counted as two; and the number of such nodes that could not be counted."""
-    weights = {weight.name for weight in model.graph.initializer}
-    flops = {"convolution": 0, "linear": 0, "product": 0}
-    uncounted = 0
+@dataclass(frozen=True)
+class Contraction:
+    """One convolution or matrix product: its node's name and type, its kind ("convolution", "linear" = product with
+    weights, "product" = of two activations), and its operations for one stream, a multiply-add counted as two."""
+
+    name: str
+    operator: str
+    kind: str
+    flops: int
+
+
+def contractions(model: onnx.ModelProto, shapes: Shapes) -> tuple[list[Contraction], int]:
+    """Every convolution and matrix product of the graph, and the number of those that could not be counted."""
+    weights = _weights(model)
+    found, uncounted = [], 0
     for node in model.graph.node:
         if node.op_type not in ("Conv", "Gemm", "MatMul"):
             continue
@@ -45,9 +56,28 @@ def count_flops(model: onnx.ModelProto, shapes: Shapes) -> tuple[dict[str, int],
         left, right = (shapes[name] for name in node.input[:2])
         outputs = prod(shapes[node.output[0]])
         if node.op_type == "Conv":  # weights are [out, in / groups, kernel...]
-            flops["convolution"] += 2 * outputs * prod(right[1:])
+            found.append(Contraction(node.name, node.op_type, "convolution", 2 * outputs * prod(right[1:])))
             continue
         transposed = node.op_type == "Gemm" and any(a.name == "transA" and a.i for a in node.attribute)
         inner = left[0] if transposed else left[-1]
-        flops["linear" if set(node.input[:2]) & weights else "product"] += 2 * outputs * inner
+        kind = "linear" if set(node.input[:2]) & weights else "product"
+        found.append(Contraction(node.name, node.op_type, kind, 2 * outputs * inner))
+    return found, uncounted
+
+
+def count_flops(model: onnx.ModelProto, shapes: Shapes) -> tuple[dict[str, int], int]:
+    """Operations by kind, a multiply-add counted as two; and the number of such nodes that could not be counted."""
+    found, uncounted = contractions(model, shapes)
+    flops = {"convolution": 0, "linear": 0, "product": 0}
+    for contraction in found:
+        flops[contraction.kind] += contraction.flops
     return flops, uncounted
+
+
+def _weights(model: onnx.ModelProto) -> set[str]:
+    """The names of tensors that do not depend on the inputs: constants, also cast or (de)quantised ones."""
+    fixed = {weight.name for weight in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type in ("Cast", "QuantizeLinear", "DequantizeLinear", "Constant") and fixed.issuperset(node.input):
+            fixed.update(node.output)
+    return fixed

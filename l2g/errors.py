@@ -27,3 +27,7 @@ class DataError(L2GError):
 
 class ExportError(L2GError):
     """A model cannot be exported as asked, or its graph does not give the model's numbers."""
+
+
+class EngineError(L2GError):
+    """An engine cannot be built as asked, is not what it says of itself, or does not fit this machine."""

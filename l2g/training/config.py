@@ -58,8 +58,8 @@ class PhaseConfig:
     schedule: "step" (times 0.1 at each of `milestones`) or "cosine" (constant for the share `hold` of the phase, then
     a cosine down to `floor` times the peak).
     clip_length, stride: frames of a clip, and their distance (default: the data's). supervised: frames with a loss per
-    clip or window (None: all). window: a long clip is learned in windows of so many frames, an iteration each; the state
-    goes from one to the next, gradients do not (None: the clip is one iteration).
+    clip or window (None: all). window: a long clip is learned in windows of so many frames, an iteration each; the
+    state goes from one to the next, gradients do not (None: the clip is one iteration).
     denoising: number of denoising queries. train_batch_norm: learn the backbone's statistics (from scratch only).
     """
 
@@ -142,7 +142,8 @@ class TrainConfig:
                 )
             if phase.clip_length % phase.frames_per_iteration:
                 raise ConfigError(
-                    f"phases.{index}.window is {phase.window}; expected one that divides clip_length {phase.clip_length}"
+                    f"phases.{index}.window is {phase.window}; "
+                    f"expected one that divides clip_length {phase.clip_length}"
                 )
         if self.precision not in ("fp32", "bf16", "fp16"):
             raise ConfigError(f"precision '{self.precision}' found; expected fp32, bf16 or fp16")

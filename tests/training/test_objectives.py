@@ -96,7 +96,8 @@ def test_windows_of_a_clip_carry_state_and_slots_but_no_gradient(small_model, ba
     windows = ClipObjective(small_model, criterion)
     windows(batch.window(0, 2))
     carried = windows._carried[0]
-    assert not carried.queries.requires_grad and not carried.boxes.requires_grad
+    assert not carried.queries.requires_grad
+    assert not carried.boxes.requires_grad
     expected, found = whole(batch), windows(batch.window(2, 2))
     assert {name: value.item() for name, value in found.items()} == pytest.approx(
         {name: value.item() for name, value in expected.items()}, rel=1e-5
