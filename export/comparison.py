@@ -47,28 +47,36 @@ class Difference:
 
 def compare(contract: GraphContract, step: Step, outputs: list[np.ndarray], box_init: str) -> list[Difference]:
     """Every output of the graph against the model's, in the contract's order."""
+    measured = differences(contract, step, outputs, box_init, TOLERANCES["mask_logits"])
+    return [_largest(spec.name, measured[spec.name]) for spec in contract.outputs]
+
+
+def differences(
+    contract: GraphContract, step: Step, outputs: list[np.ndarray], box_init: str, margin: float
+) -> dict[str, np.ndarray]:
+    """The same element by element, absolute. margin: mask logits this near to zero may count as mask or not."""
     found = {spec.name: array for spec, array in zip(contract.outputs, outputs, strict=True)}
     for spec in contract.outputs:
         spec.check(found[spec.name])
-    differences = {
+    measured = {
         "queries": _absolute(found["queries"], step.state.queries),
-        "boxes": box_error(found["boxes"], step, box_init),
+        "boxes": box_error(found["boxes"], step, box_init, margin),
     }
     if contract.output_kind == "raw":
-        differences["logits"] = _absolute(found["logits"], step.output.logits)
-        differences["mask_logits"] = _absolute(found["mask_logits"], step.output.mask_logits)
+        measured["logits"] = _absolute(found["logits"], step.output.logits)
+        measured["mask_logits"] = _absolute(found["mask_logits"], step.output.mask_logits)
     else:
-        differences.update(_detections(found, step))
-    return [_largest(spec.name, differences[spec.name]) for spec in contract.outputs]
+        measured.update(_detections(found, step))
+    return measured
 
 
-def box_error(boxes: np.ndarray, step: Step, box_init: str) -> np.ndarray:
+def box_error(boxes: np.ndarray, step: Step, box_init: str, margin: float = TOLERANCES["mask_logits"]) -> np.ndarray:
     """How far each corner is from where the model's mask allows it, [B, N, 4].
 
-    A pixel within the masks' tolerance of zero may count as mask or not: a corner may lie anywhere between the two.
-    Masks that may be empty or not are left out; an empty one has the box that the box head gives.
+    A pixel within `margin` of zero may count as mask or not: a corner may lie anywhere between the two. Masks that may
+    be empty or not are left out; an empty one has the box that the box head gives.
     """
-    margin, logits = TOLERANCES["mask_logits"], step.output.mask_logits
+    logits = step.output.mask_logits
     none = torch.full((4,), torch.nan)
     certain = _corners(mask_to_box(logits - margin, box_init, empty=none))
     possible = _corners(mask_to_box(logits + margin, box_init, empty=none))

@@ -19,12 +19,15 @@ from l2g.export.artifact import graph_facts, read_contract, read_model, replacin
 from l2g.export.gather import MAX_ROWS
 from l2g.export.lowering import LOWERINGS, PLUGIN_VERSIONS, TARGETS, lower, unplug
 from l2g.export.plugin import check_plugins
+from l2g.export.precision import to_half
+from l2g.export.precision_verification import HalfVerification, verify_half
 from l2g.export.tracing import trace
 from l2g.export.verification import Verification, verify
 from l2g.modeling.local2global import Local2Global
 
 # LayerNormalization is one operator from 17 on; PyTorch's TorchScript exporter knows nothing after 20.
 OPSETS = range(17, 21)
+PRECISIONS = ("fp32", "fp16")
 # Row numbers of all streams together are int32.
 MAX_STREAMS = (1 << 31) // MAX_ROWS - 1
 
@@ -39,6 +42,8 @@ class ExportOptions:
     lowering: "gather", "gridsample" or "plugin". target: "onnxruntime" or "tensorrt", which decides the gather's form.
     plugin_version: "1" for TensorRT 10, "2" for TensorRT 11.
     simplify: run onnxslim over the graph.
+    precision: "fp32", or "fp16" for a mixed graph (`l2g.export.precision`). fp32_blocks: blocks of the model
+    (`l2g.export.blocks`) that stay float32 in it, besides the islands.
 
     Raises ExportError for a combination that is known not to work.
     """
@@ -52,6 +57,8 @@ class ExportOptions:
     opset: int = 17
     plugin_version: str = "1"
     simplify: bool = False
+    precision: str = "fp32"
+    fp32_blocks: tuple[str, ...] = ()
 
     def __post_init__(self):
         for side in (self.height, self.width):
@@ -60,6 +67,11 @@ class ExportOptions:
         _expect_one_of("lowering", self.lowering, LOWERINGS)
         _expect_one_of("target", self.target, TARGETS)
         _expect_one_of("plugin version", self.plugin_version, PLUGIN_VERSIONS)
+        _expect_one_of("precision", self.precision, PRECISIONS)
+        if self.fp32_blocks and self.precision == "fp32":
+            raise ExportError(
+                f"block {self.fp32_blocks[0]} is to stay float32, and so is all else; add --precision fp16"
+            )
         if not 1 <= self.max_streams <= MAX_STREAMS:
             raise ExportError(f"max-streams {self.max_streams} found, 1 to {MAX_STREAMS} expected")
         if self.top_k is not None and self.top_k < 1:
@@ -81,7 +93,7 @@ class Exported:
 
     path: Path
     contract: GraphContract
-    verification: Verification
+    verification: Verification | HalfVerification
 
 
 def export(
@@ -99,15 +111,34 @@ def export(
     options, output = options or ExportOptions(), Path(output)
     contract = contract_of(model, options)
     with replacing(output) as temporary:
-        graph = build_graph(model, contract, options)
-        _check(graph)
-        verification = verify(model, runnable(graph, options), contract)
+        graph, verification = _verified(model, contract, options)
         build = {**build_facts(options, checkpoint), **graph_facts(graph), "verification": verification.to_dict()}
         contract = dataclasses.replace(contract, build=build)
         temporary.write_bytes(with_contract(graph, contract))
         if read_contract(read_model(temporary), output).to_json() != contract.to_json():
             raise ExportError(f"{output}: the contract does not come back as it was written; is the disk full?")
     return Exported(output, contract, verification)
+
+
+def _verified(
+    model: Local2Global, contract: GraphContract, options: ExportOptions
+) -> tuple[bytes, Verification | HalfVerification]:
+    """The graph, held to the model. An FP16 graph is made from a float32 graph that was held to it by itself."""
+    single = build_graph(model, contract, dataclasses.replace(options, precision="fp32", fp32_blocks=()))
+    _check(single)
+    verification = verify(model, runnable(single, options), contract)
+    if options.precision == "fp32":
+        return single, verification
+    half = halved(single, options.fp32_blocks)
+    _check(half)
+    return half, verify_half(model, runnable(single, options), runnable(half, options), contract, verification)
+
+
+def halved(graph: bytes, fp32_blocks: tuple[str, ...] = ()) -> bytes:
+    """A serialised float32 graph in FP16, but for the islands and `fp32_blocks`."""
+    model = ir.from_proto(onnx.load_from_string(graph))
+    to_half(model, fp32_blocks)
+    return ir.to_proto(model).SerializeToString(deterministic=True)
 
 
 def contract_of(model: Local2Global, options: ExportOptions) -> GraphContract:
@@ -127,6 +158,9 @@ def contract_of(model: Local2Global, options: ExportOptions) -> GraphContract:
 
 def build_graph(model: Local2Global, contract: GraphContract, options: ExportOptions) -> bytes:
     """The serialised graph, neither verified nor with a contract inside."""
+    if options.precision == "fp16":
+        single = dataclasses.replace(options, precision="fp32", fp32_blocks=())
+        return halved(build_graph(model, contract, single), options.fp32_blocks)
     graph = trace(model, contract, options.opset)
     lower(graph, options.lowering, options.target, options.plugin_version)
     graph.producer_name, graph.producer_version = "l2g", l2g.__version__
@@ -164,7 +198,8 @@ def build_facts(options: ExportOptions, checkpoint: str | os.PathLike | None) ->
     """The contract's `build`: how the file was made."""
     packages = ["onnx", "onnx-ir", "onnxruntime", *(["onnxslim"] if options.simplify else [])]
     return {
-        "precision": "fp32",
+        "precision": options.precision,
+        "fp32_blocks": list(options.fp32_blocks),
         "lowering": options.lowering,
         "target": options.target,
         "opset": options.opset,

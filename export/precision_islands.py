@@ -131,7 +131,7 @@ ISLANDS = (
     Island(
         "sample addresses and bilinear weights",
         "FP16 is exact only to 2048: a row's number is not, and a pixel coordinate of a few hundred leaves its share "
-        "between two pixels two or three bits; GridSample and TensorRT's plugin compute coordinates in their data's type",
+        "between two pixels two or three bits; GridSample and TensorRT's plugin compute them in their data's type",
         _addresses,
     ),
     Island("deformable attention's softmax", "its weights multiply the bilinear ones, in the same kernel", _weights),

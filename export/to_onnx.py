@@ -48,6 +48,16 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--opset", type=int, default=17, help="17 to 20 (default 17)")
     parser.add_argument("--plugin-version", choices=("1", "2"), default="1", help="1: TensorRT 10, 2: TensorRT 11")
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "fp16", "auto"),
+        default="fp32",
+        help="fp16: mixed, with float32 islands; auto: fp16, and what it hurts stays float32, found by measuring "
+        "(default fp32)",
+    )
+    parser.add_argument(
+        "--fp32-blocks", nargs="+", default=[], metavar="BLOCK", help="with fp16: keep these float32, encoder.layers.0"
+    )
     parser.add_argument("--simplify", action="store_true", help="run onnxslim over the graph")
     unknown = parser.add_argument_group("what the shapes in a public .pth do not tell")
     unknown.add_argument("--num-queries", type=int, help="slots (default: the checkpoint's own, or 300)")
@@ -88,6 +98,8 @@ def run(options: argparse.Namespace) -> Exported:
         opset=options.opset,
         plugin_version=options.plugin_version,
         simplify=options.simplify,
+        precision=options.precision,
+        fp32_blocks=tuple(options.fp32_blocks),
     )
     model = load_checkpoint(
         options.ckpt, num_queries=options.num_queries, num_heads=options.num_heads, box_init=options.box_init
