@@ -1,0 +1,136 @@
+"""TensorRT and TensorRT-RTX as one module: which is installed, its version, its log. Needs no torch and no GPU.
+
+Both offer the same Python interface under different names, and 10.x and 11.x of TensorRT differ in little that is
+used here, so everything above this module is written once.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import importlib.metadata
+import re
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+
+from l2g.errors import EngineError
+
+LIBRARIES = ("tensorrt", "tensorrt-rtx")
+INSTALL = {
+    "tensorrt": "pip install 'l2g[tensorrt]' from NVIDIA's package index (a Jetson has it from JetPack)",
+    "tensorrt-rtx": "pip install 'l2g[rtx]' (Linux and Windows, x86-64)",
+}
+# The public package that carries TensorRT-RTX's two libraries, in the order in which they must be loaded.
+_RTX_PACKAGE = "onnxruntime-ep-nv-tensorrt-rtx-cu13"
+_RTX_FILES = ("tensorrt_rtx", "tensorrt_onnxparser_rtx")
+_RTX_MODULES = ("tensorrt_rtx", "tensorrt_rtx_bindings")
+
+
+@dataclass(frozen=True)
+class Library:
+    """An inference library that is ready for use: "tensorrt" or "tensorrt-rtx", its module and its version."""
+
+    name: str
+    trt: ModuleType
+    version: str
+
+    @property
+    def rtx(self) -> bool:
+        return self.name == "tensorrt-rtx"
+
+
+def load_library(name: str) -> Library:
+    """Import "tensorrt" or "tensorrt-rtx". EngineError, with the way to install it, where it is not there."""
+    if name not in LIBRARIES:
+        raise EngineError(f"library '{name}' found, one of {', '.join(LIBRARIES)} expected")
+    module = _import_rtx() if name == "tensorrt-rtx" else _import("tensorrt")
+    if module is None:
+        raise EngineError(f"{name} is not installed for this Python and platform; {INSTALL[name]}")
+    return Library(name, module, str(module.__version__))
+
+
+def installed_version(name: str) -> str | None:
+    """The version of a library, None where it is not installed."""
+    try:
+        return load_library(name).version
+    except EngineError:
+        return None
+
+
+def version_tuple(version: str) -> tuple[int, ...]:
+    """"10.13.3.9" -> (10, 13, 3, 9); letters end a part."""
+    return tuple(int(match[0]) for part in version.split(".") if (match := re.match(r"\d+", part)))
+
+
+@dataclass
+class LibraryLog:
+    """What a library says while it works: all lines, and the errors among them.
+
+    `logger(trt)` makes the object that the library is given. Lines of the level VERBOSE are kept too: without a GPU the
+    table of an engine's layers is found nowhere else.
+    """
+
+    lines: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def logger(self, trt: ModuleType):
+        log, lock = self, threading.Lock()
+
+        class Logger(trt.ILogger):
+            def __init__(self):
+                trt.ILogger.__init__(self)
+
+            def log(self, severity, message):
+                with lock:
+                    log.lines.append(f"[{severity.name}] {message}")
+                    if severity.name in ("ERROR", "INTERNAL_ERROR"):
+                        log.errors.append(message)
+                    elif severity.name == "WARNING":
+                        log.warnings.append(message)
+
+        return Logger()
+
+    def tail(self, lines: int = 6) -> str:
+        """The last errors, or where there are none the last lines, for the end of an error's message."""
+        # Without a driver every call into CUDA is reported, whatever else is wrong.
+        chosen = [text for text in self.errors if "cudaError 35" not in text] or self.errors or self.lines
+        return "\n  ".join(text.strip() for text in chosen[-lines:])
+
+    def write(self, path: Path) -> None:
+        path.write_text("\n".join(self.lines) + "\n", encoding="utf-8")
+
+
+def _import_rtx() -> ModuleType | None:
+    for name in _RTX_MODULES:
+        # The vendor's own package brings its libraries along; the bindings alone have none.
+        if (module := _import(name)) is not None:
+            return module
+        _load_rtx_files()
+    return _import(_RTX_MODULES[-1])
+
+
+def _load_rtx_files() -> None:
+    try:
+        files = importlib.metadata.files(_RTX_PACKAGE) or ()
+    except importlib.metadata.PackageNotFoundError:
+        return
+    for stem in _RTX_FILES:
+        for file in files:
+            if re.fullmatch(rf"(lib)?{stem}(\.so[.\d]*|[_\d]*\.dll)", file.name):
+                try:
+                    # Global, so that the bindings find their symbols in it.
+                    ctypes.CDLL(str(file.locate()), mode=ctypes.RTLD_GLOBAL)
+                except OSError as error:
+                    raise EngineError(f"{file.name} cannot be loaded: {error}; {INSTALL['tensorrt-rtx']}") from None
+
+
+def _import(name: str) -> ModuleType | None:
+    try:
+        module = importlib.import_module(name)
+    except (ImportError, OSError):
+        # A failed import of the bindings leaves nothing behind that a second try would trip over.
+        return None
+    return module if hasattr(module, "Builder") or hasattr(module, "Runtime") else None
