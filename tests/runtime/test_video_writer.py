@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from l2g.errors import VideoError
-from l2g.runtime.video_writer import VideoWriter
+from l2g.runtime.video_writer import VideoWriter, planar_yuv
 from tests.runtime.blobs import scene
 from tests.runtime.clips import decode, moving_scenes
 
@@ -31,19 +31,32 @@ def test_h264_that_plays_in_a_browser(tmp_path):
 
 
 def test_saturated_colors_survive_and_their_matrix_is_named(tmp_path):
-    """Written as BT.709 and read as BT.601, green and red would be off by tens."""
+    """Written as BT.601 and read as BT.709, green and red would be off by tens."""
     image = np.zeros((64, 96, 3), np.uint8)
     image[:, :32], image[:, 32:64], image[:, 64:] = (230, 30, 30), (30, 230, 30), (30, 30, 230)
     with VideoWriter(tmp_path / "a.mp4", 64, 96, 10) as writer:
         writer.write(image, 0.0)
     with av.open(str(tmp_path / "a.mp4")) as container:
         frame = next(container.decode(video=0))
-        assert (frame.colorspace, frame.color_range) == (1, 1), "BT.709, limited range"
+        assert (frame.colorspace, frame.color_range) == (6, 1), "BT.601, limited range"
         luma = frame.to_ndarray()[:64]
-    # BT.709: Y = 16 + 219 (0.2126 R + 0.7152 G + 0.0722 B).
+    # BT.601: Y = 16 + 219 (0.299 R + 0.587 G + 0.114 B).
     for column, color in ((16, (230, 30, 30)), (48, (30, 230, 30)), (80, (30, 30, 230))):
-        expected = 16 + 219 / 255 * np.dot((0.2126, 0.7152, 0.0722), color)
+        expected = 16 + 219 / 255 * np.dot((0.299, 0.587, 0.114), color)
         assert abs(float(luma[20:40, column].mean()) - expected) < 3
+
+
+def test_planes_are_those_of_the_standard():
+    """BT.601 in its own numbers, and chroma the mean of four pixels, not one of them."""
+    image = np.random.default_rng(0).integers(0, 256, (36, 64, 3), dtype=np.uint8)
+    planes = planar_yuv(image)
+    assert (planes.shape, planes.dtype) == ((54, 64), np.uint8)
+    red, green, blue = np.moveaxis(image / 255, 2, 0)
+    luma = 0.299 * red + 0.587 * green + 0.114 * blue
+    assert np.abs(planes[:36] - (16 + 219 * luma)).max() <= 1
+    for found, difference in ((planes[36:45], (blue - luma) / 1.772), (planes[45:], (red - luma) / 1.402)):
+        mean = difference.reshape(18, 2, 32, 2).mean(axis=(1, 3))
+        assert np.abs(found.reshape(18, 32) - (128 + 224 * mean)).max() <= 2
 
 
 def test_variable_frame_rate_is_kept(tmp_path):
