@@ -1,0 +1,1 @@
+"""Recorded rollouts -> ranges -> explicit Q/DQ ONNX, under an AP budget."""
