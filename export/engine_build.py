@@ -26,7 +26,8 @@ class BuildOptions:
     TensorRT tunes for; None is 1. workspace: bytes of scratch memory that a layer may ask for; None is all there is.
     timing_cache: a file that is read, if there, and written (TensorRT only: TensorRT-RTX times nothing when it builds).
     compute_capabilities: for TensorRT-RTX, such as ("8.9", "12.0") or ("current",); empty is its portable set.
-    optimization_level: 0..5, the library's own when None.
+    optimization_level: 0..5, the library's own when None. tf32: let FP32 products round their operands to 10 bits, which
+    the libraries do unless told otherwise, and which costs parity with FP32.
     """
 
     library: str
@@ -36,6 +37,7 @@ class BuildOptions:
     timing_cache: Path | None = None
     compute_capabilities: tuple[str, ...] = ()
     optimization_level: int | None = None
+    tf32: bool = False
 
     def __post_init__(self):
         if self.max_streams is not None and self.max_streams < 1:
@@ -46,6 +48,8 @@ class BuildOptions:
             raise EngineError(
                 "--compute-capability is TensorRT-RTX's: TensorRT builds for the GPU that it runs on; leave it away"
             )
+        if CURRENT in self.compute_capabilities and len(self.compute_capabilities) > 1:
+            raise EngineError(f"--compute-capability {CURRENT} and others found; {CURRENT} stands alone")
         if self.timing_cache and self.library == "tensorrt-rtx":
             raise EngineError(
                 "--timing-cache is TensorRT's: TensorRT-RTX chooses kernels on the GPU that runs them; leave it away"
@@ -66,6 +70,7 @@ class BuildOptions:
             "workspace": self.workspace,
             "compute_capabilities": list(self.compute_capabilities),
             "optimization_level": self.optimization_level,
+            "tf32": self.tf32,
         }
 
 
@@ -134,6 +139,8 @@ def _parse(trt, network, logger, log: LibraryLog, onnx_file: Path) -> None:
 def _configure(trt, builder, network, contract: GraphContract, library: Library, options: BuildOptions, log: LibraryLog):
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the audit reads the layers
+    if not options.tf32:
+        config.clear_flag(trt.BuilderFlag.TF32)
     if options.workspace is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
     if options.optimization_level is not None:

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from l2g.contract import GraphContract
-from l2g.export.engine_build import BuildOptions
+from l2g.export.engine_build import CURRENT, BuildOptions
 
 TOOLS = {"10": "trtexec of TensorRT 10.x", "11": "trtexec of TensorRT 11.x", "rtx": "tensorrt_rtx of TensorRT-RTX"}
 
@@ -29,10 +29,13 @@ def trtexec_command(
         words.append(f"--memPoolSize=workspace:{options.workspace >> 20}M")
     if options.optimization_level is not None:
         words.append(f"--builderOptimizationLevel={options.optimization_level}")
+    if not options.tf32:
+        words.append("--noTF32")
     if tool == "rtx":
         words.append("--skipInference")
         if options.compute_capabilities:
-            words.append("--computeCapabilities=" + ",".join(options.compute_capabilities))
+            numbers = [text.replace(".", "") for text in options.compute_capabilities if text != CURRENT]
+            words.append("--computeCapabilities=" + ",".join(numbers) if numbers else "--useGpu")
     else:
         if options.timing_cache is not None:
             words.append(f"--timingCacheFile={options.timing_cache}")

@@ -9,16 +9,13 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from l2g.contract import METADATA_KEY, GraphContract, TensorSpec
+from l2g.contract import METADATA_KEY, GraphContract
 from l2g.errors import ContractError, L2GError
 from l2g.runtime.backend import Detections, HostState, RawOutputs
+from l2g.runtime.driving import RESULTS, STATE_OUTPUTS, check_drivable, describe, sized
 
 Provider = str | tuple[str, Mapping[str, Any]]
 
-# What a frame's results are made of, by the contract's output kind: the fields of the two classes.
-RESULTS = {"raw": RawOutputs, "detections": Detections}
-# Every recurrent output that a host state has a place for.
-STATE_OUTPUTS = ("queries", "boxes")
 _DTYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(int32)": "int32"}
 
 
@@ -44,7 +41,7 @@ class OnnxRuntimeBackend:
         self._session = _open_session(self.path, providers, threads)
         self.contract = _read_contract(self.path, self._session)
         _check_boundary(self.path, self.contract, self._session)
-        _check_drivable(self.path, self.contract)
+        check_drivable(self.path, self.contract, _export_command(self.path))
         self.device, self._device_id = _device(self._session)
         self._results = RESULTS[self.contract.output_kind]
         self._host_outputs = [spec for spec in self.contract.outputs if spec.name not in STATE_OUTPUTS]
@@ -73,7 +70,7 @@ class OnnxRuntimeBackend:
         results = {}
         for spec in self._host_outputs:
             # Memory of the caller's own: no copy on a CPU, one copy off any other device.
-            array = results[spec.name] = np.empty(_sized(spec, streams), spec.dtype)
+            array = results[spec.name] = np.empty(sized(spec, streams), spec.dtype)
             binding.bind_output(spec.name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
         self._run(binding)
         self._current, self._next = self._next, self._current
@@ -105,7 +102,7 @@ class OnnxRuntimeBackend:
         """Two sets of buffers for so many streams, none of them valid; zeros, the contract's initial content."""
         for buffers in (self._current, self._next):
             for state in self.contract.states:
-                zeros = np.zeros(_sized(self.contract.output(state.output), streams), np.float32)
+                zeros = np.zeros(sized(self.contract.output(state.output), streams), np.float32)
                 value = ort.OrtValue.ortvalue_from_shape_and_type(
                     list(zeros.shape), np.float32, self.device, self._device_id
                 )
@@ -173,8 +170,8 @@ def _check_boundary(path: Path, contract: GraphContract, session: ort.InferenceS
     """The graph's inputs and outputs are those that its contract names."""
     kinds = (("input", contract.inputs, session.get_inputs()), ("output", contract.outputs, session.get_outputs()))
     for kind, specs, nodes in kinds:
-        found = {node.name: _describe(_DTYPES.get(node.type, node.type), node.shape) for node in nodes}
-        expected = {spec.name: _describe(spec.dtype, spec.shape) for spec in specs}
+        found = {node.name: describe(_DTYPES.get(node.type, node.type), node.shape) for node in nodes}
+        expected = {spec.name: describe(spec.dtype, spec.shape) for spec in specs}
         for name in [*expected, *found]:
             if found.get(name) != expected.get(name):
                 raise ContractError(
@@ -183,53 +180,12 @@ def _check_boundary(path: Path, contract: GraphContract, session: ort.InferenceS
                 )
 
 
-def _check_drivable(path: Path, contract: GraphContract) -> None:
-    """The contract is of the kind that this backend drives: its results, its state, its frames."""
-
-    def expect(holds: bool, found: str) -> None:
-        if not holds:
-            raise ContractError(f"{path}: {found}; export it again with: {_export_command(path)}")
-
-    kind = contract.output_kind
-    expect(kind in RESULTS, f"output kind '{kind}' found, {' or '.join(RESULTS)} expected")
-    needed = {"frames", contract.valid_input, *STATE_OUTPUTS, *RESULTS[kind].__dataclass_fields__}
-    needed |= {name for state in contract.states for name in (state.input, state.output)}
-    absent = needed - {spec.name for spec in (*contract.inputs, *contract.outputs)}
-    expect(not absent, f"the contract names no tensor '{min(absent, default='')}'")
-    carried = sorted(state.output for state in contract.states)
-    expect(carried == sorted(STATE_OUTPUTS), f"the contract carries {carried}, expected {sorted(STATE_OUTPUTS)}")
-    canvas = ("B", contract.height, contract.width, 3)
-    for spec, dtype, shape in (
-        (contract.input("frames"), "uint8", canvas),
-        (contract.input(contract.valid_input), "float32", ("B", 1)),
-    ):
-        found, expected = _describe(spec.dtype, spec.shape), _describe(dtype, shape)
-        expect(found == expected, f"input '{spec.name}': the contract has {found}, expected {expected}")
-    for state in contract.states:
-        one, other = contract.input(state.input), contract.output(state.output)
-        found, expected = (_describe(spec.dtype, spec.shape) for spec in (one, other))
-        expect(
-            found == expected and state.initial == "zeros",
-            f"state '{state.input}' ({found}, initial '{state.initial}') cannot be fed with '{state.output}' "
-            f"({expected}) from zeros",
-        )
-
-
 def _device(session: ort.InferenceSession) -> tuple[str, int]:
     """Where the state lives: ("cuda", number) or ("cpu", 0)."""
     if "CUDAExecutionProvider" not in session.get_providers():
         return "cpu", 0
     options = session.get_provider_options().get("CUDAExecutionProvider", {})
     return "cuda", int(options.get("device_id", 0))
-
-
-def _describe(dtype: str, shape: Sequence[int | str | None]) -> str:
-    # A free dimension has whatever name, or none.
-    return f"{dtype} [{', '.join(str(dim) if isinstance(dim, int) else '*' for dim in shape)}]"
-
-
-def _sized(spec: TensorSpec, streams: int) -> tuple[int, ...]:
-    return tuple(streams if isinstance(dim, str) else dim for dim in spec.shape)
 
 
 def _copy(value: ort.OrtValue) -> np.ndarray:
