@@ -142,7 +142,10 @@ class ParityReport:
                 "it should (another stream's rows, another order, a changed precision)",
             )
         if self.first_divergence("free"):
-            return ("every frame agrees from the same state, but the free run drifts: small errors add up over frames",)
+            return (
+                "every frame agrees from the same state, but the free run drifts: small errors add up over frames "
+                "(benchmarks/state.py --only nudged tells how much of that the model does by itself)",
+            )
         return ()
 
     def to_json(self) -> dict:

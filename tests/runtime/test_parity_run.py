@@ -162,7 +162,8 @@ def test_drift_shows_in_the_free_run_only(tmp_path):
     assert report.first_divergence("forced") is None
     assert report.first_divergence("free").frame == 2
     assert report.findings == (
-        "every frame agrees from the same state, but the free run drifts: small errors add up over frames",
+        "every frame agrees from the same state, but the free run drifts: small errors add up over frames "
+        "(benchmarks/state.py --only nudged tells how much of that the model does by itself)",
     )
     first, *_, last = report.drift()
     assert first["mask_iou"] == 1
