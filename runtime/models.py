@@ -7,9 +7,12 @@ from pathlib import Path
 
 from l2g.errors import CheckpointError, L2GError
 from l2g.runtime.backend import Backend
+from l2g.runtime.sidecar import ENGINE_SUFFIX
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".pkl")
 GRAPH_SUFFIX = ".onnx"
+# What has its canvas and its outputs inside, and opens without PyTorch.
+ARTIFACT_SUFFIXES = (GRAPH_SUFFIX, ENGINE_SUFFIX)
 
 
 def open_backend(
@@ -20,7 +23,8 @@ def open_backend(
     portrait: bool = False,
     **checkpoint_options,
 ) -> Backend:
-    """Open a checkpoint or an exported graph (.onnx) by path, or a shipped checkpoint by name ("l2g_tiny").
+    """Open a checkpoint, an exported graph (.onnx) or an engine (.engine) by path, or a shipped checkpoint by name
+    ("l2g_tiny").
 
     top_k: the backend chooses that many slots of each frame (output kind "detections"); None gives raw outputs.
     canvas: (height, width) of the network input, multiples of 32; None is the model's own, turned upright for
@@ -33,15 +37,15 @@ def open_backend(
     """
     suffix = Path(model).suffix.lower()
     given = {name: value for name, value in checkpoint_options.items() if value is not None}
-    if suffix == GRAPH_SUFFIX:
-        return _open_graph(str(model), canvas, given)
+    if suffix in ARTIFACT_SUFFIXES:
+        return _open_artifact(str(model), suffix, canvas, given)
     if suffix in CHECKPOINT_SUFFIXES:
         if not Path(model).is_file():
             raise CheckpointError(f"{model}: no such file; check the path of the checkpoint")
     elif suffix or Path(model).exists():
         raise L2GError(
             f"{model}: no backend opens this; expected a checkpoint ({', '.join(CHECKPOINT_SUFFIXES)}), "
-            f"an exported graph ({GRAPH_SUFFIX}) or the name of a shipped model such as l2g_tiny"
+            f"an exported graph ({GRAPH_SUFFIX}), an engine ({ENGINE_SUFFIX}) or the name of a shipped model such as l2g_tiny"
         )
     if canvas is not None and (min(canvas) < 32 or canvas[0] % 32 or canvas[1] % 32):
         raise L2GError(f"canvas {canvas[0]}x{canvas[1]} found, multiples of 32 expected, for example 480x864")
@@ -68,21 +72,16 @@ def _open_eager(
     return eager.EagerBackend(loaded, top_k=top_k, canvas=canvas)
 
 
-def _open_graph(model: str, canvas: tuple[int, int] | None, checkpoint_options: dict) -> Backend:
+def _open_artifact(model: str, suffix: str, canvas: tuple[int, int] | None, checkpoint_options: dict) -> Backend:
     if checkpoint_options:
         raise L2GError(
             f"{model}: {', '.join(sorted(checkpoint_options))} given, which only a checkpoint takes; "
             "a graph's contract says all of it, so leave it away"
         )
-    try:
-        backend = importlib.import_module("l2g.runtime.ort_backend").OnnxRuntimeBackend(model)
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] == "l2g":
-            raise
-        raise L2GError(
-            f"{model}: a graph runs on ONNX Runtime, but '{error.name}' is not installed; "
-            "install it with: pip install 'l2g[cpu]' (or 'l2g[gpu]' for CUDA)"
-        ) from None
+    if suffix == ENGINE_SUFFIX:
+        backend = importlib.import_module("l2g.runtime.tensorrt_backend").TensorRTBackend(model)
+    else:
+        backend = _open_graph(model)
     fixed = (backend.contract.height, backend.contract.width)
     if canvas is not None and tuple(canvas) != fixed:
         backend.close()
@@ -91,3 +90,15 @@ def _open_graph(model: str, canvas: tuple[int, int] | None, checkpoint_options: 
             f"export another with: python export/to_onnx.py --height {canvas[0]} --width {canvas[1]}"
         )
     return backend
+
+
+def _open_graph(model: str) -> Backend:
+    try:
+        return importlib.import_module("l2g.runtime.ort_backend").OnnxRuntimeBackend(model)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] == "l2g":
+            raise
+        raise L2GError(
+            f"{model}: a graph runs on ONNX Runtime, but '{error.name}' is not installed; "
+            "install it with: pip install 'l2g[cpu]' (or 'l2g[gpu]' for CUDA)"
+        ) from None
