@@ -16,6 +16,7 @@ import argparse
 import sys
 from pathlib import Path
 
+import onnx
 import onnx_ir as ir
 
 from l2g.errors import ExportError, L2GError
@@ -64,11 +65,17 @@ def _round(graph: ir.Graph, value: ir.Value) -> None:
     graph.insert_after(value.producer(), [down, up])
 
 
+def is_half(model: onnx.ModelProto) -> bool:
+    """Whether anything in a graph is computed in FP16."""
+    return any(value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT16 for value in model.graph.value_info)
+
+
 def emulate_file(path: str | Path, output: str | Path) -> Path:
     """The same for a file; its contract and everything else in it stay."""
-    model = ir.from_proto(read_model(path))
-    if not any(value.dtype == HALF for node in model.graph for value in node.outputs):
+    proto = read_model(path)
+    if not is_half(proto):
         raise ExportError(f"{path}: no FP16 tensor found, so there is nothing to emulate; run the file as it is")
+    model = ir.from_proto(proto)
     with replacing(Path(output)) as temporary:
         temporary.write_bytes(ir.to_proto(emulate(model)).SerializeToString())
     return Path(output)
