@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from l2g.calibration.ranges import Interval, scale_and_zero
 from l2g.errors import ExportError
@@ -34,6 +34,9 @@ class Layout:
 TENSORRT = Layout("tensorrt", symmetric=True, outputs=False)
 ONNXRUNTIME = Layout("onnxruntime", symmetric=False, outputs=True)
 LAYOUTS = {layout.name: layout for layout in (TENSORRT, ONNXRUNTIME)}
+
+# FP16's steps are 6 % of it here; a channel whose largest weight is 0.0001 loses nothing that counts.
+LEAST_HALF_SCALE = np.float16(2**-20)
 
 Ranges = Callable[[str], Interval]
 
@@ -68,28 +71,23 @@ def find_places(model: onnx.ModelProto, nodes: Iterable[str], layout: Layout) ->
 
 
 def quantise(
-    model: onnx.ModelProto,
-    nodes: Iterable[str],
-    ranges: Ranges,
-    layout: Layout,
-    *,
-    sources: dict[str, str] | None = None,
+    model: onnx.ModelProto, nodes: Iterable[str], ranges: Ranges, layout: Layout, half_scales: bool = False
 ) -> onnx.ModelProto:
-    """A copy of `model` in which the convolutions and linear layers `nodes` compute on 8 bits.
+    """A copy of a float32 `model` in which the convolutions and linear layers `nodes` compute on 8 bits.
 
-    ranges: of a tensor, by name. sources: for a graph whose tensors were renamed (by casts to FP16), node -> the name
-    under which its input has a range. Scales have the type of the tensors around them: FP16 in an FP16 graph.
+    ranges: of a tensor, by name. half_scales: scales are numbers that FP16 holds, never below what the range asks for,
+    so that a later conversion of the graph to FP16 leaves them, and with them the integers, as they are.
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
     places = find_places(result, nodes, layout)
-    writer = _Writer(result, ranges, layout)
+    writer = _Writer(result, ranges, layout, half_scales)
     # Outputs first: what reads them then reads the pair, whether it is quantised itself or not.
     for tensor in [name for node in result.graph.node for name in node.output if name in places.outputs]:
         writer.quantise_output(tensor)
     for node in list(result.graph.node):
         if node.name in places.inputs:
-            writer.quantise_node(node, (sources or {}).get(node.name, places.inputs[node.name]))
+            writer.quantise_node(node)
     writer.finish()
     return result
 
@@ -114,10 +112,9 @@ class _Graph:
 
 
 class _Writer:
-    def __init__(self, model: onnx.ModelProto, ranges: Ranges, layout: Layout):
-        self.model, self.ranges, self.layout = model, ranges, layout
+    def __init__(self, model: onnx.ModelProto, ranges: Ranges, layout: Layout, half_scales: bool):
+        self.model, self.ranges, self.layout, self.half_scales = model, ranges, layout, half_scales
         self.constants = {weight.name: weight for weight in model.graph.initializer}
-        self.types = _types(model)
         self.pairs: dict[str, str] = {}  # tensor -> its dequantised twin
         self.scales: dict[str, np.ndarray] = {}  # tensor -> scale of its pair
         self.weights: dict[tuple, str] = {}
@@ -126,17 +123,17 @@ class _Writer:
 
     def quantise_output(self, tensor: str) -> None:
         """Everything that reads `tensor` reads its pair."""
-        twin = self._pair(tensor, tensor)
+        twin = self._pair(tensor)
         for reader in self.readers.get(tensor, ()):
             _replace(reader, tensor, twin)
 
-    def quantise_node(self, node: onnx.NodeProto, source: str) -> None:
+    def quantise_node(self, node: onnx.NodeProto) -> None:
         """This node's input and weights; its bias too where the layout quantises the output."""
         tensor = node.input[0]
         # An input that is quantised as some other node's output has its pair in front already.
         scale = next((self.scales[name] for name, twin in self.pairs.items() if twin == tensor), None)
         if scale is None:
-            node.input[0] = self._pair(tensor, source)
+            node.input[0] = self._pair(tensor)
             scale = self.scales[tensor]
         bias = self.constants.get(node.input[2]) if len(node.input) > 2 else None
         integer_bias = self.layout.outputs and node.op_type == "Conv" and bias is not None
@@ -148,7 +145,6 @@ class _Writer:
     def finish(self) -> None:
         """Put the new nodes behind what they read and drop the weights that nobody reads any more."""
         nodes = list(self.added.pop("", []))
-        nodes += self.added.pop(None, [])
         for value in self.model.graph.input:
             nodes += self.added.pop(value.name, [])
         for node in self.model.graph.node:
@@ -159,19 +155,17 @@ class _Writer:
             raise ExportError(f"tensor '{min(self.added)}' is computed by no node; export the graph with this package")
         used = {name for node in nodes for name in node.input} | {value.name for value in self.model.graph.output}
         kept = [weight for weight in self.constants.values() if weight.name in used]
-        nodes = [node for node in nodes]
         copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
         del self.model.graph.node[:], self.model.graph.initializer[:]
         self.model.graph.node.extend(copies)
         self.model.graph.initializer.extend(kept)
 
-    def _pair(self, tensor: str, source: str) -> str:
+    def _pair(self, tensor: str) -> str:
         """Q and DQ behind `tensor`, once; the name of what comes out."""
         if tensor in self.pairs:
             return self.pairs[tensor]
-        scale, zero = scale_and_zero(self.ranges(source), self.layout.symmetric)
-        kind = self.types[tensor]
-        scale = _rounded(np.array(scale), kind)
+        scale, zero = scale_and_zero(self.ranges(tensor), self.layout.symmetric)
+        scale = self._rounded(np.array(scale))
         names = [self._constant(f"{tensor}_scale", scale)]
         names.append(self._constant(f"{tensor}_zero", np.array(zero, np.int8 if self.layout.symmetric else np.uint8)))
         twin, bits = f"{tensor}_dequantised", f"{tensor}_quantised"
@@ -188,7 +182,7 @@ class _Writer:
         weight = numpy_helper.to_array(self.constants[name])
         others = tuple(i for i in range(weight.ndim) if i != axis)
         scale = np.maximum(np.abs(weight.astype(np.float64)).max(axis=others), 1e-7) / 127
-        scale = _rounded(np.maximum(scale, floor), self.constants[name].data_type)
+        scale = self._rounded(np.maximum(scale, floor))
         key = (name, axis, scale.tobytes())
         if key not in self.weights:
             shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
@@ -219,30 +213,17 @@ class _Writer:
         self.added.setdefault("", []).append(node)
         return output
 
+    def _rounded(self, scale: np.ndarray) -> np.ndarray:
+        """float32; nothing may be clipped by rounding a scale to FP16."""
+        if not self.half_scales:
+            return np.asarray(scale, np.float32)
+        half = np.maximum(np.asarray(scale).astype(np.float16), LEAST_HALF_SCALE)
+        above = np.nextafter(half, np.float16(np.inf))
+        return np.where(half.astype(np.float64) < scale, above, half).astype(np.float32)
+
     def _constant(self, name: str, array: np.ndarray) -> str:
         self.constants[name] = numpy_helper.from_array(array, name)
         return name
-
-
-def _types(model: onnx.ModelProto) -> dict[str, int]:
-    """Element type of every tensor; what nothing says is float32, as everywhere in a graph of ours."""
-    known = {weight.name: weight.data_type for weight in model.graph.initializer}
-    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
-        known[value.name] = value.type.tensor_type.elem_type
-    return _Known(known)
-
-
-class _Known(dict):
-    def __missing__(self, name: str) -> int:
-        return TensorProto.FLOAT
-
-
-def _rounded(scale: np.ndarray, kind: int) -> np.ndarray:
-    """The scale in the graph's type, never below what was asked for: nothing may be clipped by rounding it."""
-    if kind == TensorProto.FLOAT:
-        return np.asarray(scale, np.float32)
-    half = np.maximum(np.asarray(scale).astype(np.float16), np.float16(2**-20))
-    return np.where(half.astype(np.float64) < scale, np.nextafter(half, np.float16(np.inf)), half).astype(np.float16)
 
 
 def _channel_axis(node: onnx.NodeProto) -> int:

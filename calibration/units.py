@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 
 import onnx
 
 from l2g.errors import ExportError
 from l2g.export.blocks import block_of
-from l2g.export.flops import shapes_for_one_stream
+from l2g.export.flops import contractions, shapes_for_one_stream
 
 # The stages that are quantised unless the search says otherwise; FAR3D, the nearest published model that carries
 # queries through time, loses 0.5 mAP with its encoder in INT8 and most of its accuracy with its decoder.
@@ -61,23 +60,22 @@ class Inventory:
 
 def take_inventory(model: onnx.ModelProto) -> Inventory:
     """The units of an FP32 graph that `l2g.export` wrote; ExportError where it has none."""
-    shapes = shapes_for_one_stream(model)
+    counted, uncounted = contractions(model, shapes_for_one_stream(model))
+    if uncounted:
+        raise ExportError(f"the shapes around {uncounted} nodes are not known; export the graph with this package")
+    flops = {contraction.name: contraction.flops for contraction in counted}
     weights = {weight.name: tuple(weight.dims) for weight in model.graph.initializer}
-    total, found = 0, {}
+    found: dict[str, list[str]] = {}
     for node in model.graph.node:
-        if node.op_type not in ("Conv", "Gemm", "MatMul"):
-            continue
-        flops = _flops(node, shapes)
-        total += flops
         if quantisable(node, weights):
-            nodes, sofar = found.setdefault(block_of(node, "module"), ([], 0))
-            found[block_of(node, "module")] = ([*nodes, node.name], sofar + flops)
+            found.setdefault(block_of(node, "module"), []).append(node.name)
     if not found:
         raise ExportError("the graph has no convolution or linear layer of a known block; export it with this package")
     units = (
-        Unit(name, tuple(nodes), flops, name.split(".")[0] in DEFAULT_STAGES) for name, (nodes, flops) in found.items()
+        Unit(name, tuple(nodes), sum(flops[node] for node in nodes), name.split(".")[0] in DEFAULT_STAGES)
+        for name, nodes in found.items()
     )
-    return Inventory(tuple(units), total)
+    return Inventory(tuple(units), sum(flops.values()))
 
 
 def quantisable(node: onnx.NodeProto, weights: dict[str, tuple[int, ...]]) -> bool:
@@ -89,13 +87,3 @@ def quantisable(node: onnx.NodeProto, weights: dict[str, tuple[int, ...]]) -> bo
     if node.op_type == "Conv" and weights[node.input[1]][1] <= FEW_CHANNELS:
         return False
     return block_of(node, "stage") in (*DEFAULT_STAGES, *OPTIONAL_STAGES)
-
-
-def _flops(node: onnx.NodeProto, shapes) -> int:
-    if any(name not in shapes for name in (*node.input[:2], node.output[0])):
-        raise ExportError(f"the shapes around node '{node.name}' are not known; export the graph with this package")
-    inputs, weights, outputs = shapes[node.input[0]], shapes[node.input[1]], prod(shapes[node.output[0]])
-    if node.op_type == "Conv":
-        return 2 * outputs * prod(weights[1:])
-    transposed = node.op_type == "Gemm" and any(a.name == "transA" and a.i for a in node.attribute)
-    return 2 * outputs * (inputs[0] if transposed else inputs[-1])

@@ -1,0 +1,131 @@
+"""What a quantisation found, for people and for programs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from l2g.calibration.scoring import Verdict
+from l2g.calibration.search import Search
+from l2g.calibration.units import Unit
+
+
+@dataclass(frozen=True)
+class MethodError:
+    """How far the default set changes the outputs when all its ranges are found by one method."""
+
+    method: str
+    error: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """All of a run. Shares are percent of the arithmetic, AP is in percent, speed is median seconds of a frame."""
+
+    model: str
+    dataset: str
+    calibration: str
+    options: dict
+    samples: int
+    shares: dict[str, float]
+    methods: tuple[MethodError, ...]
+    method: str
+    tensors_by_method: dict[str, int]
+    sensitivity: dict[str, float]
+    units: tuple[Unit, ...]
+    total_flops: int
+    search: Search
+    chosen: tuple[str, ...]
+    share: float
+    default_share: float
+    verdict: Verdict
+    verdicts: tuple[tuple[int, Verdict], ...]
+    accepted: bool
+    speed: dict[str, float]
+
+    def facts(self) -> dict:
+        """What goes into the contract: how the integers came about."""
+        return {
+            "layout": self.options["layout"],
+            "scales": self.options["scales"],
+            "units": list(self.chosen),
+            "flops_percent": round(self.share, 2),
+            "ranges": {"method": self.method, "tensors": self.tensors_by_method},
+            "calibration": {
+                "dataset": self.calibration,
+                "frames": self.samples,
+                "state": self.options["state"],
+                "percent": {kind: round(share, 1) for kind, share in self.shares.items()},
+            },
+        }
+
+    def verification(self) -> dict:
+        """What goes into the contract: what the graph was held to."""
+        return {
+            "library": "onnxruntime CPU",
+            "dataset": self.dataset,
+            "ap_budget": self.options["ap_budget"],
+            "loss": self.verdict.loss,
+            **asdict(self.verdict),
+        }
+
+    def to_json(self) -> dict:
+        data = asdict(self)
+        data["verdict"]["loss"] = self.verdict.loss
+        data["verdicts"] = [{"units": count, "loss": v.loss, **asdict(v)} for count, v in self.verdicts]
+        return data
+
+    def table(self) -> str:
+        """Markdown."""
+        verdict = self.verdict
+        lines = [
+            f"# INT8 of {self.model}: {'accepted' if self.accepted else 'REFUSED'}",
+            "",
+            f"{self.dataset}, {verdict.frames} frames, state fed back: AP {verdict.ap_reference:.2f} in FP32, "
+            f"{verdict.ap:.2f} in INT8, {verdict.loss:+.2f} lost (budget {_budget(self.options['ap_budget'])}).",
+            f"Quantised: {self.share:.1f} % of the arithmetic, {len(self.chosen)} of {len(self.units)} units "
+            f"(the default set: {self.default_share:.1f} %).",
+            f"Identities in agreement with FP32: {_number(verdict.identity, '.1f')} %. Mask IoU with FP32 by quarter "
+            f"of the videos: {', '.join(_number(value, '.3f') for value in verdict.drift)}.",
+            f"One frame on this CPU: {1000 * self.speed['fp32']:.1f} ms FP32, {1000 * self.speed['int8']:.1f} ms INT8, "
+            f"{self.speed['fp32'] / self.speed['int8']:.2f} times as fast (median, taking turns).",
+            f"Layout {self.options['layout']}, scales {self.options['scales']}.",
+            "",
+            f"Calibrated on {self.samples} frames of {self.calibration}, state: {self.options['state']}; "
+            + ", ".join(f"{kind} {share:.0f} %" for kind, share in self.shares.items())
+            + ".",
+            f"Ranges: {self.method} ({', '.join(f'{k} {n}' for k, n in self.tensors_by_method.items())} tensors).",
+        ]
+        if self.methods:
+            errors = ", ".join(f"{item.method} {item.error:.4f}" for item in self.methods)
+            lines.append(f"Output error of the default set by method: {errors}.")
+        lines += self._why_not_all()
+        lines += ["", "| tried | percent of arithmetic | AP lost | |", "|---|---|---|---|"]
+        for trial in self.search.trials:
+            mark = "within" if trial.within else "beyond"
+            lines.append(f"| {len(trial.units)} units | {trial.share:.1f} | {trial.loss:+.2f} | {mark} |")
+        for count, found in self.verdicts:
+            lines.append(f"| {count} units, whole data set | | {found.loss:+.2f} | |")
+        lines += ["", "| unit | percent of arithmetic | output error alone | |", "|---|---|---|---|"]
+        for unit in sorted(self.units, key=lambda unit: -self.sensitivity[unit.name]):
+            share = 100 * unit.flops / self.total_flops
+            mark = "INT8" if unit.name in self.chosen else "excluded" if unit.name in self.search.excluded else ""
+            lines.append(f"| {unit.name} | {share:.2f} | {self.sensitivity[unit.name]:.5f} | {mark} |")
+        return "\n".join(lines) + "\n"
+
+    def _why_not_all(self) -> list[str]:
+        candidates = 100 * sum(unit.flops for unit in self.units) / self.total_flops
+        lines = [
+            f"{100 - candidates:.1f} % of the arithmetic is never quantised: attention products, heads, sampling "
+            "offsets and the first convolution."
+        ]
+        if self.search.excluded:
+            lines.append(f"Left out because the budget broke with them: {', '.join(self.search.excluded)}.")
+        return lines
+
+
+def _budget(value: float | None) -> str:
+    return "lifted" if value is None else f"{value:g}"
+
+
+def _number(value: float | None, how: str) -> str:
+    return "n/a" if value is None else format(value, how)
