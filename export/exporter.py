@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,17 +102,28 @@ def export(
     output: str | os.PathLike,
     options: ExportOptions | None = None,
     checkpoint: str | os.PathLike | None = None,
+    choose: Callable[[bytes, GraphContract], tuple[str, ...]] | None = None,
 ) -> Exported:
     """Write the ONNX file of `model` (in evaluation mode, on the CPU, float32) to `output`.
 
     The file gets its name only after ONNX Runtime has given the model's numbers with it (`l2g.export.verification`).
-    `checkpoint` is named in the contract, with its sum. Raises ExportError, with nothing written, for options that do
-    not fit the model and for a graph that is not the model.
+    `checkpoint` is named in the contract, with its sum. `choose` gets the verified float32 graph of an FP16 export
+    (with the gather in the place of plugins) and its contract; it says which blocks stay float32 besides the options'.
+    Raises ExportError, with nothing written, for options that do not fit the model and for a graph that is not the
+    model.
     """
     options, output = options or ExportOptions(), Path(output)
     contract = contract_of(model, options)
     with replacing(output) as temporary:
-        graph, verification = _verified(model, contract, options)
+        single, verification = _verified(model, contract, options)
+        graph = single
+        if options.precision == "fp16":
+            chosen = choose(runnable(single, options), contract) if choose else ()
+            options = dataclasses.replace(options, fp32_blocks=tuple(dict.fromkeys((*options.fp32_blocks, *chosen))))
+            graph = halved(single, options.fp32_blocks)
+            _check(graph)
+            runnables = runnable(single, options), runnable(graph, options)
+            verification = verify_half(model, *runnables, contract, verification)
         build = {**build_facts(options, checkpoint), **graph_facts(graph), "verification": verification.to_dict()}
         contract = dataclasses.replace(contract, build=build)
         temporary.write_bytes(with_contract(graph, contract))
@@ -120,18 +132,11 @@ def export(
     return Exported(output, contract, verification)
 
 
-def _verified(
-    model: Local2Global, contract: GraphContract, options: ExportOptions
-) -> tuple[bytes, Verification | HalfVerification]:
-    """The graph, held to the model. An FP16 graph is made from a float32 graph that was held to it by itself."""
+def _verified(model: Local2Global, contract: GraphContract, options: ExportOptions) -> tuple[bytes, Verification]:
+    """The float32 graph, held to the model; that of an FP16 graph too, which is made from it."""
     single = build_graph(model, contract, dataclasses.replace(options, precision="fp32", fp32_blocks=()))
     _check(single)
-    verification = verify(model, runnable(single, options), contract)
-    if options.precision == "fp32":
-        return single, verification
-    half = halved(single, options.fp32_blocks)
-    _check(half)
-    return half, verify_half(model, runnable(single, options), runnable(half, options), contract, verification)
+    return single, verify(model, runnable(single, options), contract)
 
 
 def halved(graph: bytes, fp32_blocks: tuple[str, ...] = ()) -> bytes:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from l2g.errors import ExportError, L2GError
 
 if TYPE_CHECKING:
+    from l2g.contract import GraphContract
     from l2g.export.exporter import Exported
 
 
@@ -59,6 +62,17 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--fp32-blocks", nargs="+", default=[], metavar="BLOCK", help="with fp16: keep these float32, encoder.layers.0"
     )
     parser.add_argument("--simplify", action="store_true", help="run onnxslim over the graph")
+    auto = parser.add_argument_group("what --precision auto measures on, and what FP16 may cost")
+    auto.add_argument("--dataset", help="directory in YouTube-VIS layout, FORMAT:DIR, or synthetic:{val,occluded,long}")
+    auto.add_argument("--split", default="valid", help="split of a directory (default valid)")
+    auto.add_argument("--videos", type=int, metavar="N", help="only the first N videos")
+    auto.add_argument("--ap-budget", type=float, default=0.2, help="percent points of AP (default 0.2)")
+    auto.add_argument("--min-identity", type=float, default=95.0, help="same objects, percent, by quarter (default 95)")
+    auto.add_argument("--min-iou", type=float, default=0.9, help="mean mask IoU by quarter (default 0.9)")
+    auto.add_argument(
+        "--granularity", choices=("stage", "layer", "module"), default="layer", help="size of a block (default layer)"
+    )
+    auto.add_argument("--log", help="every trial, to go on from after an interruption (default: OUTPUT.search.jsonl)")
     unknown = parser.add_argument_group("what the shapes in a public .pth do not tell")
     unknown.add_argument("--num-queries", type=int, help="slots (default: the checkpoint's own, or 300)")
     unknown.add_argument("--num-heads", type=int, help="attention heads (default: the checkpoint's own, or 8)")
@@ -98,14 +112,43 @@ def run(options: argparse.Namespace) -> Exported:
         opset=options.opset,
         plugin_version=options.plugin_version,
         simplify=options.simplify,
-        precision=options.precision,
+        precision="fp32" if options.precision == "fp32" else "fp16",
         fp32_blocks=tuple(options.fp32_blocks),
     )
+    choose = chooser(options) if options.precision == "auto" else None
     model = load_checkpoint(
         options.ckpt, num_queries=options.num_queries, num_heads=options.num_heads, box_init=options.box_init
     )
     shipped = options.ckpt in shipped_checkpoints()
-    return export(model, options.output, choices, WEIGHTS / f"{options.ckpt}.safetensors" if shipped else options.ckpt)
+    checkpoint = WEIGHTS / f"{options.ckpt}.safetensors" if shipped else options.ckpt
+    return export(model, options.output, choices, checkpoint, choose)
+
+
+def chooser(options: argparse.Namespace) -> Callable[[bytes, GraphContract], tuple[str, ...]]:
+    """The search of --precision auto, with its data set open and its trials printed as they end."""
+    from l2g.data.registry import load_dataset
+    from l2g.export.precision_search import Budget, search
+
+    if options.fp32_blocks:
+        raise ExportError("--precision auto finds the blocks itself; give --fp32-blocks with --precision fp16")
+    if not options.dataset:
+        raise ExportError("--precision auto measures AP and needs videos; add --dataset, such as synthetic:val")
+    if options.outputs != "raw":
+        raise ExportError(
+            "--precision auto measures AP and needs raw outputs; search with --outputs raw, then export the detections "
+            "with --precision fp16 and the --fp32-blocks that it found"
+        )
+    dataset = load_dataset(options.dataset, options.split)
+    dataset = replace(dataset, videos=dataset.videos[: options.videos])
+    budget = Budget(options.ap_budget, options.min_identity, options.min_iou)
+    log = options.log or f"{options.output}.search.jsonl"
+
+    def choose(graph: bytes, contract: GraphContract) -> tuple[str, ...]:
+        found = search(graph, contract, dataset, budget=budget, granularity=options.granularity, log=log)
+        print(f"{found.table()}\ntrials: {log}")
+        return found.kept
+
+    return choose
 
 
 if __name__ == "__main__":
