@@ -84,8 +84,8 @@ def main(argv: list[str] | None = None) -> int:
     print(quantised.report.table())
     if quantised.path is None:
         print(
-            f"refused: {quantised.report.verdict.loss:.2f} AP lost, {arguments.ap_budget} allowed; {arguments.output} is "
-            "not written. Record more frames (--videos, --frames), try more sets (--max-trials), or raise "
+            f"refused: {quantised.report.verdict.loss:.2f} AP lost, {arguments.ap_budget} allowed; {arguments.output} "
+            "is not written. Record more frames (--videos, --frames), try more sets (--max-trials), or raise "
             "--ap-budget",
             file=sys.stderr,
         )
