@@ -51,7 +51,7 @@ def check_drivable(path: Path, contract: GraphContract, command: str) -> None:
 
 
 def describe(dtype: str, shape: Sequence[int | str | None]) -> str:
-    """"float32 [*, 300, 4]", to be compared and shown."""
+    """ "float32 [*, 300, 4]", to be compared and shown."""
     # A free dimension has whatever name, or none.
     return f"{dtype} [{', '.join(str(dim) if isinstance(dim, int) else '*' for dim in shape)}]"
 
@@ -59,5 +59,3 @@ def describe(dtype: str, shape: Sequence[int | str | None]) -> str:
 def sized(spec: TensorSpec, streams: int) -> tuple[int, ...]:
     """The shape of a tensor for so many streams."""
     return tuple(streams if isinstance(dim, str) else dim for dim in spec.shape)
-
-

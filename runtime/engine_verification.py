@@ -42,7 +42,9 @@ class Agreement:
     slots: float = 0.0
 
     def worst(self, other: Agreement) -> Agreement:
-        return Agreement(*(max(one, two) for one, two in zip(asdict(self).values(), asdict(other).values(), strict=True)))
+        return Agreement(
+            *(max(one, two) for one, two in zip(asdict(self).values(), asdict(other).values(), strict=True))
+        )
 
 
 # The limits for an engine against its own graph. FP32: ten times what ONNX Runtime and PyTorch differ by; FP16 and INT8:
@@ -120,9 +122,7 @@ def _frames(contract: GraphContract) -> np.ndarray:
     return np.array([synthetic_video("val", index, frames=FRAMES, size=size).frames for index in range(STREAMS)])
 
 
-def _agreement(
-    one: RawOutputs | Detections, other: RawOutputs | Detections, stream: int, first: bool
-) -> Agreement:
+def _agreement(one: RawOutputs | Detections, other: RawOutputs | Detections, stream: int, first: bool) -> Agreement:
     # A first frame's slots are the best tokens in the order of their scores, in which near-ties change places.
     slots = match_queries(one.queries[stream], other.queries[stream]) if first else np.arange(one.queries.shape[1])
     queries, matched = one.queries[stream], other.queries[stream][slots]
@@ -136,11 +136,15 @@ def _agreement(
     else:
         scores, masks = [o.scores[stream] for o in (one, other)], [o.masks[stream] > 127 for o in (one, other)]
         place = {int(slot): row for row, slot in enumerate(other.slots[stream])}
-        pairs = [(row, place[int(slots[slot])]) for row, slot in enumerate(one.slots[stream]) if int(slots[slot]) in place]
+        pairs = [
+            (row, place[int(slots[slot])]) for row, slot in enumerate(one.slots[stream]) if int(slots[slot]) in place
+        ]
         missing = 1 - len(pairs) / len(one.slots[stream])
         mine, theirs = (np.array(rows, int) for rows in zip(*pairs, strict=True)) if pairs else (np.zeros(0, int),) * 2
     score = np.abs(scores[0][mine] - scores[1][theirs])
     pixels = masks[0][mine] != masks[1][theirs]
     numbers = (score.mean(), pixels.mean()) if len(mine) else (1.0, 1.0)
     # NaN compares as beyond every limit.
-    return Agreement(*(float(number) if np.isfinite(number) else float("inf") for number in (*numbers, distance, missing)))
+    return Agreement(
+        *(float(number) if np.isfinite(number) else float("inf") for number in (*numbers, distance, missing))
+    )

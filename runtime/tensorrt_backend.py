@@ -10,14 +10,30 @@ from typing import Any
 
 import numpy as np
 
-from l2g.contract import TensorSpec
+from l2g.contract import GraphContract, TensorSpec
 from l2g.errors import ContractError, EngineError
 from l2g.runtime.backend import Detections, HostState, RawOutputs
 from l2g.runtime.driving import RESULTS, STATE_OUTPUTS, check_drivable, sized
 from l2g.runtime.sidecar import Gpu, check_file, check_machine, read_sidecar
 from l2g.runtime.tensorrt_device import CudaDevice, Device, find_gpu
 from l2g.runtime.tensorrt_executor import EngineExecutor, Executor
-from l2g.runtime.tensorrt_library import load_library
+from l2g.runtime.tensorrt_library import Library, load_library
+
+
+class Platform:
+    """What the backend stands on: this machine's library and GPU."""
+
+    def library(self, name: str) -> Library:
+        return load_library(name)
+
+    def gpu(self, index: int) -> Gpu | None:
+        return find_gpu(index)
+
+    def device(self, index: int) -> Device:
+        return CudaDevice(index)
+
+    def executor(self, path: Path, content: bytes, library: Library, contract: GraphContract) -> Executor:
+        return EngineExecutor(path, content, library, contract)
 
 
 @dataclass
@@ -49,19 +65,27 @@ class TensorRTBackend:
         path: an engine that `export/build_engine.py` wrote, with its sidecar beside it.
         device_index: which GPU.
         cuda_graphs: False never captures.
+        platform: where library, GPU, memory and execution come from; tests imagine one.
 
     Raises EngineError, with the way to mend it, for an engine that its sidecar does not vouch for, of another library,
     version, GPU or model. Warns where the engine was never compared with its graph.
     """
 
-    def __init__(self, path: str | Path, *, device_index: int = 0, cuda_graphs: bool = True):
-        self.path = Path(path)
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        device_index: int = 0,
+        cuda_graphs: bool = True,
+        platform: Platform | None = None,
+    ):
+        self.path, platform = Path(path), platform or Platform()
         self.sidecar = read_sidecar(self.path)
         self.contract = self.sidecar.contract
         check_drivable(self.path, self.contract, self.sidecar.rebuild_command(self.path))
         content = check_file(self.path, self.sidecar)
-        library = load_library(self.sidecar.engine.library)
-        self.gpu = self._find_gpu(device_index)
+        library = platform.library(self.sidecar.engine.library)
+        self.gpu = platform.gpu(device_index)
         check_machine(self.path, self.sidecar, library.name, library.version, self.gpu)
         if not self.sidecar.engine.verified:
             reason = self.sidecar.engine.verification.get("reason", "no record")
@@ -70,8 +94,8 @@ class TensorRTBackend:
                 f"python runtime/verify_engine.py --engine {self.path} --onnx {self.sidecar.engine.onnx}",
                 stacklevel=2,
             )
-        self._device: Device = self._open_device(device_index)
-        self._executor: Executor = self._open_executor(content, library)
+        self._device: Device = platform.device(device_index)
+        self._executor: Executor = platform.executor(self.path, content, library, self.contract)
         self.library, self.device = library.name, f"cuda:{device_index}"
         self._capture = cuda_graphs and not self._executor.captures_itself
         self._results = RESULTS[self.contract.output_kind]
@@ -128,15 +152,6 @@ class TensorRTBackend:
         self._executor.close()
         self._device.close()
         self._valid = self._executor = self._device = None
-
-    def _find_gpu(self, index: int) -> Gpu | None:
-        return find_gpu(index)
-
-    def _open_device(self, index: int) -> Device:
-        return CudaDevice(index)
-
-    def _open_executor(self, content: bytes, library) -> Executor:
-        return EngineExecutor(self.path, content, library, self.contract)
 
     def _host_outputs(self) -> list[TensorSpec]:
         """What a result is made of; of the state only what its class has a field for."""

@@ -114,7 +114,9 @@ class CudaDevice:
 
     def capture(self, work: Callable[[], None]) -> Any:
         # Of this thread only: decoders of other threads may allocate meanwhile.
-        self._do("cudaStreamBeginCapture", self._stream, self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
+        self._do(
+            "cudaStreamBeginCapture", self._stream, self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        )
         failure = None
         try:
             work()
@@ -156,7 +158,9 @@ def _runtime():
     try:
         from cuda.bindings import runtime
     except ImportError as error:
-        raise EngineError(f"'{error.name or 'cuda.bindings'}' is not installed, and the GPU is driven by it; {INSTALL}") from None
+        raise EngineError(
+            f"'{error.name or 'cuda.bindings'}' is not installed, and the GPU is driven by it; {INSTALL}"
+        ) from None
     return runtime
 
 

@@ -84,7 +84,9 @@ class EngineExecutor:
         except (AttributeError, TypeError, ValueError):
             return  # another version's interface; opening the engine will tell
         if validity == trt.EngineValidity.INVALID:
-            raise EngineError(f"{self._path}: TensorRT-RTX calls it invalid on this machine ({diagnostics}); build it again")
+            raise EngineError(
+                f"{self._path}: TensorRT-RTX calls it invalid on this machine ({diagnostics}); build it again"
+            )
 
     def _create_context(self, trt):
         """TensorRT-RTX compiles kernels while it runs, so only itself knows when a graph is worth capturing."""

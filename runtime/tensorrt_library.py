@@ -60,7 +60,7 @@ def installed_version(name: str) -> str | None:
 
 
 def version_tuple(version: str) -> tuple[int, ...]:
-    """"10.13.3.9" -> (10, 13, 3, 9); letters end a part."""
+    """ "10.13.3.9" -> (10, 13, 3, 9); letters end a part."""
     return tuple(int(match[0]) for part in version.split(".") if (match := re.match(r"\d+", part)))
 
 

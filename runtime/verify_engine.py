@@ -36,7 +36,10 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"{options.engine}: verified on {record['gpu']}")
-    print("  " + ", ".join(f"{name} {value:.2g} (limit {record['limits'][name]:g})" for name, value in record["found"].items()))
+    print(
+        "  "
+        + ", ".join(f"{name} {value:.2g} (limit {record['limits'][name]:g})" for name, value in record["found"].items())
+    )
     return 0
 
 
