@@ -20,6 +20,15 @@ EXPORT = [
     "onnxslim>=0.1.90,<0.2",
 ]
 
+# The library itself comes with ONNX Runtime's plugin for it; the bindings have to be of its version.
+RTX_PLATFORM = "sys_platform == 'linux' and platform_machine == 'x86_64'"
+RTX = [
+    f"tensorrt-rtx-cu13-bindings>=1.7.1,<1.8; {RTX_PLATFORM}",
+    f"onnxruntime-ep-nv-tensorrt-rtx-cu13>=0.5,<0.6; {RTX_PLATFORM}",
+]
+# Drives the GPU's memory and streams; carries the CUDA runtime inside.
+CUDA = ["cuda-bindings>=12.6"]
+
 setup(
     name="l2g",
     version="0.1.0",
@@ -44,11 +53,11 @@ setup(
         "cpu": ["onnxruntime>=1.20,<2"],
         "gpu": ["onnxruntime-gpu>=1.20,<2"],
         # From the vendor's own index; a Jetson has it from JetPack.
-        "tensorrt": ["tensorrt>=10.3"],
-        "rtx": ["tensorrt-rtx-cu13-bindings>=1.7", "onnxruntime-ep-nv-tensorrt-rtx-cu13>=0.5"],
+        "tensorrt": ["tensorrt>=10.3", *CUDA],
+        "rtx": [*RTX, *CUDA],
         "export": EXPORT,
         "int8": EXPORT,
         "train": [*TORCH, "tensorboard>=2.14", "pyyaml>=6"],
-        "test": [*EXPORT, "tensorboard>=2.14", "pyyaml>=6", "pytest>=8", "ruff>=0.6"],
+        "test": [*EXPORT, *RTX, *CUDA, "tensorboard>=2.14", "pyyaml>=6", "pytest>=8", "ruff>=0.6"],
     },
 )
