@@ -1,5 +1,7 @@
 """Ranges against numpy on the values themselves."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -67,7 +69,7 @@ def test_entropy_is_the_divergence_of_a_plain_loop():
     counts[0] = 0.0
     used = int(np.ceil(np.abs(values).max() * BINS / (2 * histogram.limit)))
     edges = [used * i // 2048 for i in range(2049)]
-    coarse = [sum(counts[a:b]) for a, b in zip(edges, edges[1:])]
+    coarse = [sum(counts[a:b]) for a, b in itertools.pairwise(edges)]
     total, best = sum(coarse), (np.inf, None)
     for end in range(128, 2049, 16):
         p = coarse[:end]
@@ -78,8 +80,8 @@ def test_entropy_is_the_divergence_of_a_plain_loop():
             present = [i for i in range(a, b) if coarse[i] > 0]
             for i in present:
                 q[i] = sum(coarse[a:b]) / len(present)
-        q = [x + 1e-4 * (y > 0) for x, y in zip(q, p)]
-        divergence = sum(y / total * np.log(y / total / (x / sum(q))) for x, y in zip(q, p) if y > 0)
+        q = [x + 1e-4 * (y > 0) for x, y in zip(q, p, strict=True)]
+        divergence = sum(y / total * np.log(y / total / (x / sum(q))) for x, y in zip(q, p, strict=True) if y > 0)
         best = min(best, (divergence, end))
     assert found == pytest.approx(edges[best[1]] * 2 * histogram.limit / BINS, rel=1e-6)
     # The five far values are given up, the bulk is not.

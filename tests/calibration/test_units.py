@@ -1,0 +1,70 @@
+"""What counts as quantisable in the small model."""
+
+import onnx
+import pytest
+
+from l2g.calibration.units import take_inventory
+from l2g.errors import ExportError
+from l2g.export.flops import count_flops, shapes_for_one_stream
+from tests.exported import small_graph
+
+
+@pytest.fixture(scope="module")
+def model():
+    return onnx.load(small_graph())
+
+
+@pytest.fixture(scope="module")
+def inventory(model):
+    return take_inventory(model)
+
+
+def test_the_default_set_is_backbone_and_encoder(inventory):
+    assert {name.split(".")[0] for name in inventory.default} == {"backbone", "encoder"}
+    others = {unit.name.split(".")[0] for unit in inventory.units if not unit.default}
+    assert others == {"proposals", "aligner", "decoder"}
+    assert "backbone.res3.0" in inventory.names
+    assert "aligner.layers.1.cross_attn" in inventory.names
+
+
+def test_coordinates_scores_and_the_first_convolution_are_never_units(model, inventory):
+    weights = {weight.name for weight in model.graph.initializer}
+    every = {n.name for n in model.graph.node if n.op_type in ("Conv", "Gemm", "MatMul") and n.input[1] in weights}
+    left = every - inventory.nodes(inventory.names)
+    words = ("sampling_offsets", "attention_weights", "class_embed", "bbox_embed", "mask_embed", "ref_point_head")
+    few = {"/backbone/stem/conv1/Conv", "/backbone/res2/res2.0/conv2/Conv", "/backbone/res2/res2.0/conv3/Conv"}
+    # The small model's second stage is four channels wide.
+    assert {name for name in left if not any(word in name for word in words)} == few
+    for word in words:
+        assert any(word in name for name in left)
+        assert not any(word in name for name in inventory.nodes(inventory.names))
+
+
+def test_no_product_of_two_activations_is_a_unit(model, inventory):
+    weights = {weight.name for weight in model.graph.initializer}
+    nodes = {node.name: node for node in model.graph.node}
+    assert all(nodes[name].input[1] in weights for name in inventory.nodes(inventory.names))
+
+
+def test_each_node_is_in_one_unit_and_the_total_is_of_the_whole_graph(model, inventory):
+    names = [name for unit in inventory.units for name in unit.nodes]
+    assert len(names) == len(set(names))
+    counted, _ = count_flops(model, shapes_for_one_stream(model))
+    assert inventory.flops == sum(counted.values())
+    assert 0 < inventory.share(inventory.default) < inventory.share(inventory.names) < 100
+
+
+def test_a_convolution_by_hand(inventory):
+    """The 3 x 3 output convolution of the pixel decoder: 16 x 24 pixels, 64 channels in and out, on a 64 x 96 canvas."""
+    unit = next(unit for unit in inventory.units if unit.name == "encoder.output")
+    assert unit.flops == 2 * 16 * 24 * 64 * 64 * 9
+
+
+def test_a_foreign_graph_is_refused():
+    node = onnx.helper.make_node("MatMul", ["x", "w"], ["y"], "layer")
+    value = onnx.helper.make_tensor_value_info
+    weight = onnx.helper.make_tensor("w", onnx.TensorProto.FLOAT, [2, 2], [0.0] * 4)
+    ends = [value("x", 1, [2, 2])], [value("y", 1, [2, 2])]
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "foreign", *ends, [weight]))
+    with pytest.raises(ExportError, match="no convolution or linear layer of a known block"):
+        take_inventory(model)
