@@ -27,7 +27,7 @@ RTX = [
     f"onnxruntime-ep-nv-tensorrt-rtx-cu13>=0.5,<0.6; {RTX_PLATFORM}",
 ]
 # Drives the GPU's memory and streams; carries the CUDA runtime inside.
-CUDA = ["cuda-bindings>=12.6"]
+CUDA = ["cuda-bindings>=12.6; sys_platform != 'darwin'"]
 
 setup(
     name="l2g",
