@@ -18,7 +18,7 @@ DEMO = Path(__file__).parent / "demo"
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="l2g_tiny", help="a checkpoint or the name of a shipped model")
+    parser.add_argument("--model", default="l2g_tiny", help="a checkpoint, an .onnx, or the name of a shipped model")
     parser.add_argument("--output", type=Path, default=Path("outputs/demo"))
     options = parser.parse_args(argv)
     clip = str(DEMO / "clip.mp4")
