@@ -68,9 +68,10 @@ class ClipObjective(nn.Module):
 
     supervised: how many of the clip's frames have a loss, drawn anew for each batch, the last always among them (the
     paper's reduced supervision keeps at least two); None: all. two_stage: whether the local queries stay supervised.
-    A batch that does not start at its clips' first frame goes on from where the last one ended: the state and the slots
-    are kept between calls, gradients are not (truncated back-propagation through time), so that a clip can be long
-    enough for a state as old as a long video's.
+    A batch that does not start at its clips' first frame goes on from where the last one ended: the state is kept
+    between calls, gradients are not (truncated back-propagation through time), so that a clip can be long enough for a
+    state as old as a long video's. The instances in sight are then matched anew: a slot that lost its instance on the
+    way and holds another one could only learn to jump. Those out of sight keep their slots and have to come back.
     """
 
     def __init__(
@@ -88,6 +89,8 @@ class ClipObjective(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         model, length = self.model, batch.frames.shape[1]
         state, slots = self._carried if batch.start else (None, None)
+        if slots is not None:
+            slots = slots.masked_fill(batch.present[:, :, 0], -1)
         memory = model.encode(batch.frames.transpose(0, 1).flatten(0, 1))
         streams = len(batch.frames)
         chosen = self._frames_with_loss(length)

@@ -90,21 +90,49 @@ def test_the_loss_of_the_last_frame_reaches_the_first(small_model, batch, criter
     assert gradient[:streams].abs().sum() > 0  # frame 0 of every stream, through three frames of state
 
 
-def test_windows_of_a_clip_carry_state_and_slots_but_no_gradient(small_model, batch, criterion):
-    whole = ClipObjective(small_model, criterion)
-    whole._frames_with_loss = lambda length: {2, 3}
-    windows = ClipObjective(small_model, criterion)
-    windows(batch.window(0, 2))
-    carried = windows._carried[0]
+def test_a_window_goes_on_from_the_last_ones_state(small_model, batch, criterion):
+    objective = ClipObjective(small_model, criterion, two_stage=False)
+    objective(batch.window(0, 2))
+    carried, _ = objective._carried
     assert not carried.queries.requires_grad
     assert not carried.boxes.requires_grad
-    expected, found = whole(batch), windows(batch.window(2, 2))
-    assert {name: value.item() for name, value in found.items()} == pytest.approx(
-        {name: value.item() for name, value in expected.items()}, rel=1e-5
+    state = None
+    with torch.no_grad():
+        for t in range(2):
+            state = small_model.decode(small_model.encode(batch.frames[:, t]), state).state
+    torch.testing.assert_close(carried.queries, state.queries)
+    torch.testing.assert_close(carried.boxes, state.boxes)
+    # A first window begins afresh.
+    again = ClipObjective(small_model, criterion, two_stage=False)(batch.window(0, 2))
+    fresh = objective(batch.window(0, 2))
+    assert {name: value.item() for name, value in fresh.items()} == pytest.approx(
+        {name: value.item() for name, value in again.items()}, rel=1e-5
     )
-    fresh = windows(batch.window(0, 2))
-    again = ClipObjective(small_model, criterion)(batch.window(0, 2))
-    assert {n: v.item() for n, v in fresh.items()} == pytest.approx({n: v.item() for n, v in again.items()}, rel=1e-5)
+
+
+def test_a_window_matches_anew_what_is_in_sight(small_model, batch):
+    batch.present[0, 0, 2] = False  # in sight in the first window, out of sight when the second begins
+    assert batch.present[0, :, 0].sum() >= 2
+    recorder = Recorder()
+    objective = ClipObjective(small_model, recorder, two_stage=False)
+    objective(batch.window(0, 2))
+    _, slots = objective._carried
+    moved = slots.flip(1).clamp(min=0)  # as if every slot had lost its instance to another one
+    moved[0, 0] = slots[0, 0]
+    objective._carried = objective._carried[0], moved
+    objective(batch.window(2, 2))
+    _, after = objective._carried
+    assert after[0, 0] == slots[0, 0]  # kept for its return
+    with torch.no_grad():
+        state = None
+        for t in range(3):
+            decoded = small_model.decode(small_model.encode(batch.frames[:, t]), state)
+            state = decoded.state
+    reserved = torch.full_like(slots, -1)
+    reserved[0, 0] = slots[0, 0]
+    expected = Criterion(LossConfig(num_points=0)).match(decoded.output, batch.targets(2), reserved)
+    in_sight = batch.present[:, :, 2]
+    assert torch.equal(after[in_sight], expected[in_sight])
 
 
 def test_phase_one_trains_the_aligner_and_its_positions_only(small_model, batch, criterion):
