@@ -40,8 +40,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--init", help="weights after phase 0, which all variants start from; without: only the table")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--iterations", type=int, default=480, help="of 4 clips x 4 frames each (default: 480)")
-    parser.add_argument("--clip-length", type=int, default=32, help="frames, in windows of 4 (default: 32)")
+    parser.add_argument("--iterations", type=int, default=300, help="of 2 clips x 8 frames each (default: 300)")
+    parser.add_argument("--clip-length", type=int, default=32, help="frames, in windows of 8 (default: 32)")
     parser.add_argument("--videos", type=int, nargs=3, default=[64, 64, 16], help="how many of val, occluded, long")
     options = parser.parse_args(argv)
     try:
@@ -59,8 +59,8 @@ def main(argv: list[str] | None = None) -> int:
 def run_config(variant: str, seed: int, init: str, iterations: int, clip_length: int) -> TrainConfig:
     """`synthetic_tiny` with one phase, on clips; nothing but the variant's switches and the seed differs."""
     phase = PhaseConfig(
-        kind="clip", iterations=iterations, batch_size=4, lr=4e-4, warmup=50, schedule="cosine",
-        clip_length=clip_length, window=4, stride=(1, 3),
+        kind="clip", iterations=iterations, batch_size=2, lr=4e-4, warmup=50, schedule="cosine",
+        clip_length=clip_length, window=8, stride=(1, 3),
     )  # fmt: skip
     config = load_config("synthetic_tiny")
     return replace(config, init=init, seed=seed, phases=(phase,), overrides=VARIANTS[variant], save_every=100)
