@@ -29,7 +29,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         dataset = load_dataset(arguments.dataset, arguments.split, seed=arguments.seed, skip_broken=False)
-        if arguments.videos:
+        if arguments.videos is not None:
+            if arguments.videos < 1:
+                raise L2GError(f"--videos {arguments.videos} found, at least 1 expected")
             dataset = replace(dataset, videos=dataset.videos[: arguments.videos])
         backend = open_backend(arguments.model, top_k=None)
         try:

@@ -237,8 +237,13 @@ def _check_comparable(reference: GraphContract, candidate: GraphContract) -> Non
             "number of classes": len(contract.class_names),
             "state": contract.input("prior_queries").shape[1:],
             "association": contract.association,
-            "output kind": contract.output_kind,
         }
+
+    for name, contract in (("reference", reference), ("candidate", candidate)):
+        if contract.output_kind != "raw":
+            raise ContractError(
+                f"the {name} gives chosen detections, but parity compares raw outputs; export it with --outputs raw"
+            )
 
     for name, expected in facts(reference).items():
         found = facts(candidate)[name]
@@ -246,5 +251,3 @@ def _check_comparable(reference: GraphContract, candidate: GraphContract) -> Non
             raise ContractError(
                 f"{name}: the candidate has {found}, the reference {expected}; export the candidate from the reference"
             )
-    if reference.output_kind != "raw":
-        raise ContractError("parity compares raw outputs, found chosen detections; export with --outputs raw")

@@ -206,7 +206,7 @@ def test_evaluate_takes_a_graph_and_gives_what_parity_gives(tmp_path, dataset, c
 
 def test_chosen_detections_are_refused(tmp_path, dataset, capsys):
     assert run(tmp_path, small_graph(4), dataset, reference=small_graph(4))[0] == 2
-    assert "export with --outputs raw" in capsys.readouterr().err
+    assert "export it with --outputs raw" in capsys.readouterr().err
 
 
 def test_a_report_that_cannot_be_written(tmp_path, dataset, capsys):
