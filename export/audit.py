@@ -1,8 +1,8 @@
 """What an engine really computes in: read from its layers, not from what was asked for.
 
-A builder may run a layer in a wider type than the graph says, or a graph may have lost its casts on the way; both give
+A builder may run a layer in a wider type than the graph says, or a graph may have lost its casts; both give
 a slower engine and no error. The layers come from the library's inspector where there is a GPU, and from the table in
-the build log where there is none. Each names the ONNX nodes it was made of, so that its share of the arithmetic is known.
+the build log where there is none. Each names the ONNX nodes it was made of, and so its share of the arithmetic.
 """
 
 from __future__ import annotations
@@ -71,9 +71,9 @@ class Audit:
     asked: the precision that was asked for. share: of the FLOPs of convolutions and matrix products that have to be in
     it (of a quantised graph: those that the graph quantises; else all), how many are. flops: by precision, for one
     stream; "unknown" are products that no layer names. layers: computing layers by precision. nodes: convolutions and
-    products by precision. wider: the largest nodes that should be in `asked` and are not, with their precision. fused_attention:
-    layers that hold both products of an attention. activation_bytes: memory that the library reserves while it runs, for
-    the most streams of the profile; None where it did not say.
+    products by precision. wider: the largest nodes that should be in `asked` and are not, with their precision.
+    fused_attention: layers that hold both products of an attention. activation_bytes: memory that the library reserves
+    while it runs, for the most streams of the profile; None where it did not say. source: "inspector" or "build log".
     """
 
     asked: str
@@ -117,7 +117,7 @@ def audit(model: onnx.ModelProto, layers: Iterable[Layer], asked: str, log: str 
     wider = sorted(
         (c for c in found if c.name in due and not _at_most(computed[c.name], asked)), key=lambda c: -c.flops
     )
-    flops = {precision: 0 for precision in (*PRECISIONS, "unknown")}
+    flops = dict.fromkeys((*PRECISIONS, "unknown"), 0)
     for contraction in found:
         flops[computed[contraction.name]] += contraction.flops
     names, operators = set(computed), {node.name: node.op_type for node in model.graph.node}
@@ -179,9 +179,7 @@ def _layer_from_line(line: str) -> Layer:
 
 
 def _section(line: str, key: str) -> tuple[Tensor, ...]:
-    match = re.search(
-        rf"\b{key}: \[(.*?)\](?=, (?:Inputs|Constants|Outputs|TacticName|StreamId): ?|, \w+: [^\[{{]*$|$)", line
-    )
+    match = re.search(rf"\b{key}: \[(|.*?\}})\](?=, |$)", line)
     entries = re.findall(r"Dimensions: \[([^\]]*)\].*?Data[Tt]ype: (\w+)", match[1]) if match else ()
     return tuple(Tensor(_precision(dtype), _elements(dims.split(","))) for dims, dtype in entries)
 

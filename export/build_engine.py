@@ -32,7 +32,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--library", choices=LIBRARIES, default="tensorrt", help="(default tensorrt)")
     parser.add_argument("--max-streams", type=int, help="most streams in one batch (default: the graph's)")
     parser.add_argument("--opt-streams", type=int, help="how many streams to tune for (default 1)")
-    parser.add_argument("--workspace", help="scratch memory that a layer may take, such as 2GiB (default: all there is)")
+    parser.add_argument(
+        "--workspace", help="scratch memory that a layer may take, such as 2GiB (default: all there is)"
+    )
     parser.add_argument("--timing-cache", type=Path, help="TensorRT: a file of measured kernels, read and written")
     parser.add_argument(
         "--compute-capability",
@@ -43,12 +45,16 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--optimization-level", type=int, choices=range(6), help="0 to 5 (default: the library's)")
     parser.add_argument("--tf32", action="store_true", help="let FP32 products use TF32 (10 bits of mantissa)")
-    parser.add_argument("--precision", choices=("fp32", "fp16", "int8"), help="to be found in it (default: the graph's)")
+    parser.add_argument(
+        "--precision", choices=("fp32", "fp16", "int8"), help="to be found in it (default: the graph's)"
+    )
     parser.add_argument("--min-share", type=float, default=0.95, help="of the FLOPs, in that precision (default 0.95)")
     parser.add_argument("--verbose-log", type=Path, metavar="FILE", help="write the library's whole log there")
     parser.add_argument("--no-cache", action="store_true", help="build also what was built before")
     parser.add_argument("--no-verify", action="store_true", help="do not run the engine beside the graph (needs a GPU)")
-    parser.add_argument("--print-trtexec", action="store_true", help="print the equal trtexec commands and build nothing")
+    parser.add_argument(
+        "--print-trtexec", action="store_true", help="print the equal trtexec commands and build nothing"
+    )
     options = parser.parse_args(argv)
     if not 0 <= options.min_share <= 1:
         parser.error(f"--min-share {options.min_share} found, 0 to 1 expected")
@@ -117,7 +123,7 @@ def build_options(options: argparse.Namespace):
 
 
 def parse_size(text: str) -> int:
-    """"512M", "2GiB", "1073741824" -> bytes; EngineError for anything else."""
+    """ "512M", "2GiB", "1073741824" -> bytes; EngineError for anything else."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)(?:i?B)?", text.strip(), re.IGNORECASE)
     if not match:
         raise EngineError(f"size '{text}' found, a number of bytes or such as 512M or 2GiB expected")
@@ -133,8 +139,10 @@ def summary(build: EngineBuild) -> str:
     where = "from the cache" if build.cached else f"built in {facts.build_seconds:.1f} s"
     target = facts.gpu or "compute capability " + ", ".join(facts.compute_capabilities)
     lines = [str(finding) for finding in build.findings] + [
-        f"{build.path}: {facts.engine_bytes / 1e6:.1f} MB, {facts.library} {facts.library_version} for {target}, {where}",
-        f"  products     {parts} of {total / 1e9:.2f} GFLOP; {100 * audit['share']:.1f} % of what should be in {audit['asked']}",
+        f"{build.path}: {facts.engine_bytes / 1e6:.1f} MB, {where}",
+        f"  for          {facts.library} {facts.library_version}, {target}",
+        f"  products     {parts} of {total / 1e9:.2f} GFLOP",
+        f"  share        {100 * audit['share']:.1f} % of what should be in {audit['asked']}",
         f"  attention    {audit['fused_attention']} fused kernels",
         "  activations  " + ("unknown" if memory is None else f"{memory / 1e6:.1f} MB")
         + f" for up to {facts.options['streams'][2]} streams",

@@ -21,7 +21,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("model", type=Path, help="an ONNX file")
     parser.add_argument("--library", choices=LIBRARIES, default="tensorrt", help="(default tensorrt)")
     parser.add_argument("--library-version", help="such as 10.3 (default: the installed one)")
-    parser.add_argument("--precision", choices=("fp32", "fp16", "int8"), help="to be found in it (default: the graph's)")
+    parser.add_argument(
+        "--precision", choices=("fp32", "fp16", "int8"), help="to be found in it (default: the graph's)"
+    )
     parser.add_argument("--min-share", type=float, default=0.95, help="of the FLOPs, in FP16 (default 0.95)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser.parse_args(argv)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import l2g
-from l2g.contract import GraphContract
 from l2g.errors import EngineError
 from l2g.export import engine_cache
 from l2g.export.artifact import read_contract, read_model
@@ -59,20 +58,25 @@ def build_engine(
 ) -> EngineBuild:
     """Build `onnx_file` into `output`, with `output`.json beside it.
 
-    precision: "fp32", "fp16" or "int8"; None is the contract's. min_share: of the matrix and convolution FLOPs, to be in
-    that precision. cache: a folder of engines built before (`engine_cache`), None for none. log_file: where the library's
-    whole log goes. verify: compares the written engine with the ONNX file and returns the sidecar's record; it is called
-    where there is a GPU.
+    precision: "fp32", "fp16" or "int8"; None is the contract's. min_share: of the matrix and convolution FLOPs, to be
+    in that precision. cache: a folder of engines built before (`engine_cache`), None for none. log_file: where the
+    library's whole log goes. verify: compares the written engine with the ONNX file and returns the sidecar's record;
+    it is called where there is a GPU.
 
-    Raises EngineError, with nothing written, for what the doctor refuses, a library that fails or an engine that computes
-    in another precision; KeyboardInterrupt after Ctrl-C, with nothing written. An engine whose verification fails is
-    removed again.
+    Raises EngineError, with nothing written, for what the doctor refuses, a library that fails or an engine that
+    computes in another precision; KeyboardInterrupt after Ctrl-C, with nothing written. An engine whose
+    verification fails is removed again.
     """
     onnx_file, output = Path(onnx_file), Path(output)
     library = load_library(options.library)
     gpu = find_gpu()
     findings = examine(onnx_file, _circumstances(library, gpu, options, precision, min_share))
     refuse(onnx_file, findings)
+    if gpu is None and not library.rtx:
+        raise EngineError(
+            f"{onnx_file}: TensorRT builds on the GPU that will run the engine, and none was found; build there (with "
+            "--print-trtexec, if it has no Python), or with --library tensorrt-rtx, which needs none"
+        )
     contract = read_contract(read_model(onnx_file), onnx_file)
     precision = precision or contract.build.get("precision", "fp32")
     source = sum_of_file(onnx_file)
@@ -156,7 +160,13 @@ def _check_audit(sidecar: Sidecar, precision: str, min_share: float) -> None:
 
 
 def _facts(
-    onnx_file: Path, source: str, library: Library, bound: Gpu | None, options: BuildOptions, built: Built, verdict: Audit
+    onnx_file: Path,
+    source: str,
+    library: Library,
+    bound: Gpu | None,
+    options: BuildOptions,
+    built: Built,
+    verdict: Audit,
 ) -> EngineFacts:
     import hashlib
 

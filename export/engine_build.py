@@ -1,4 +1,4 @@
-"""One graph through a builder: parsed, profiled, optimised, serialised. The same steps for every library and version."""
+"""One graph through a builder: parsed, profiled, optimised, serialised; the same steps for every library."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class BuildOptions:
     TensorRT tunes for; None is 1. workspace: bytes of scratch memory that a layer may ask for; None is all there is.
     timing_cache: a file that is read, if there, and written (TensorRT only: TensorRT-RTX times nothing when it builds).
     compute_capabilities: for TensorRT-RTX, such as ("8.9", "12.0") or ("current",); empty is its portable set.
-    optimization_level: 0..5, the library's own when None. tf32: let FP32 products round their operands to 10 bits, which
-    the libraries do unless told otherwise, and which costs parity with FP32.
+    optimization_level: 0..5, the library's own when None. tf32: let FP32 products round their operands to 10 bits, as
+    the libraries do unless told otherwise; it costs parity with FP32.
     """
 
     library: str
@@ -108,7 +108,9 @@ def build_serialized(
     engine = _run_interruptibly(lambda: builder.build_serialized_network(network, config), monitor)
     del watcher
     if engine is None:
-        raise EngineError(f"{onnx_file}: {library.name} {library.version} built no engine; its log ends with\n  {log.tail()}")
+        raise EngineError(
+            f"{onnx_file}: {library.name} {library.version} built no engine; its log ends with\n  {log.tail()}"
+        )
     if cache is not None:
         _save_timing_cache(config, options)
     return Built(bytes(engine), log, time.perf_counter() - started, options.key(contract))
@@ -136,7 +138,9 @@ def _parse(trt, network, logger, log: LibraryLog, onnx_file: Path) -> None:
     )
 
 
-def _configure(trt, builder, network, contract: GraphContract, library: Library, options: BuildOptions, log: LibraryLog):
+def _configure(
+    trt, builder, network, contract: GraphContract, library: Library, options: BuildOptions, log: LibraryLog
+):
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the audit reads the layers
     if not options.tf32:
@@ -187,7 +191,9 @@ def _load_timing_cache(config, options: BuildOptions):
         raise EngineError(f"{path}: the timing cache cannot be read ({error.strerror}); give another file") from None
     cache = config.create_timing_cache(content)
     if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
-        raise EngineError(f"{path}: a timing cache of another GPU or version, or damaged; remove it, or give another file")
+        raise EngineError(
+            f"{path}: a timing cache of another GPU or version, or damaged; remove it, or give another file"
+        )
     return cache
 
 
@@ -255,7 +261,11 @@ class _Monitor:
             if phase not in self._bars:
                 depth = len(self._bars)
                 self._bars[phase] = tqdm(
-                    total=steps, desc=phase, position=depth, leave=parent is None, disable=None if self._progress else True
+                    total=steps,
+                    desc=phase,
+                    position=depth,
+                    leave=parent is None,
+                    disable=None if self._progress else True,
                 )
 
     def step(self, phase: str, step: int) -> bool:

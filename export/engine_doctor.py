@@ -25,16 +25,32 @@ OPSETS = {10: (9, 20), 11: (9, 25)}
 # TensorRT#4813 was reported with 10.14 and later ones up to 11.1, and not closed by a later release.
 GRIDSAMPLE_WRONG_SINCE = (10, 14)
 PLUGINS = re.compile(r"_TRT$|Plugin")
-_FLOATS = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16", TensorProto.DOUBLE: "fp64"}
+_FLOATS = {
+    TensorProto.FLOAT: "fp32",
+    TensorProto.FLOAT16: "fp16",
+    TensorProto.BFLOAT16: "bf16",
+    TensorProto.DOUBLE: "fp64",
+}
 # Operators whose floating point inputs must be of one type in a strongly typed network, and which inputs these are.
-_ONE_TYPE = {"Conv": 3, "Gemm": 3, "MatMul": 2, "Add": 2, "Sub": 2, "Mul": 2, "Div": 2, "Max": None, "Min": None, "Concat": None}
+_ONE_TYPE = {
+    "Conv": 3,
+    "Gemm": 3,
+    "MatMul": 2,
+    "Add": 2,
+    "Sub": 2,
+    "Mul": 2,
+    "Div": 2,
+    "Max": None,
+    "Min": None,
+    "Concat": None,
+}
 # Peak memory of a build on the host, measured with TensorRT-RTX 1.7.1 (R50, 480x864): 0.4 GB and 4 times the graph.
 _BASE_MEMORY, _MEMORY_PER_BYTE = 400 << 20, 4
 
 
 @dataclass(frozen=True)
 class Finding:
-    """severity: "refuse" (nothing is built), "warn" or "note". evidence: node names, counts, versions. mend: what to do."""
+    """severity: "refuse" (nothing is built), "warn" or "note". evidence: names, counts, versions. mend: what to do."""
 
     severity: str
     rule: str
@@ -83,7 +99,7 @@ class Examined:
 
 
 def examine(path: str | os.PathLike, circumstances: Circumstances) -> tuple[Finding, ...]:
-    """Judge an ONNX file; the gravest findings first. EngineError for an unknown library, ExportError for a bad file."""
+    """Judge an ONNX file, the gravest findings first. EngineError: an unknown library; ExportError: a bad file."""
     if circumstances.library not in LIBRARIES:
         raise EngineError(f"library '{circumstances.library}' found, one of {', '.join(LIBRARIES)} expected")
     graph = _examined(Path(path))
@@ -95,7 +111,9 @@ def refuse(path: str | os.PathLike, findings: tuple[Finding, ...]) -> None:
     """EngineError that names every refusing finding; nothing where there is none."""
     found = [finding for finding in findings if finding.severity == "refuse"]
     if found:
-        raise EngineError(f"{path}: no engine is built from this graph\n" + "\n".join(str(finding) for finding in found))
+        raise EngineError(
+            f"{path}: no engine is built from this graph\n" + "\n".join(str(finding) for finding in found)
+        )
 
 
 def available_memory() -> int | None:
@@ -131,7 +149,9 @@ def _types(model: onnx.ModelProto) -> dict[str, int]:
     tensors between them is not believed, since a tool that took casts out may have left it as it was."""
     types = {weight.name: weight.data_type for weight in model.graph.initializer}
     types |= {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
-    recorded = {value.name: value.type.tensor_type.elem_type for value in (*model.graph.value_info, *model.graph.output)}
+    recorded = {
+        value.name: value.type.tensor_type.elem_type for value in (*model.graph.value_info, *model.graph.output)
+    }
     for node in model.graph.node:
         to = next((attribute.i for attribute in node.attribute if attribute.name == "to"), None)
         for index, output in enumerate(node.output):
@@ -140,7 +160,9 @@ def _types(model: onnx.ModelProto) -> dict[str, int]:
             elif node.op_type == "DequantizeLinear":
                 types[output] = types.get(node.input[1], TensorProto.FLOAT)
             elif node.op_type == "QuantizeLinear":
-                types[output] = types.get(node.input[2], TensorProto.UINT8) if len(node.input) > 2 else TensorProto.UINT8
+                types[output] = (
+                    types.get(node.input[2], TensorProto.UINT8) if len(node.input) > 2 else TensorProto.UINT8
+                )
             elif node.op_type == "Constant":
                 types[output] = node.attribute[0].t.data_type or recorded.get(output, TensorProto.FLOAT)
             elif node.op_type in _SAME_TYPE and index == 0 and node.input:
@@ -153,75 +175,73 @@ def _types(model: onnx.ModelProto) -> dict[str, int]:
 
 # Operators whose (first) output has the type of their first input (Where: of its second).
 _SAME_TYPE = frozenset(
-    "Conv Gemm MatMul Add Sub Mul Div Pow Max Min Sqrt Exp Log Neg Abs Floor Ceil Round Relu Sigmoid Softmax Tanh Erf Sin "
-    "Cos Clip Concat Reshape Transpose Squeeze Unsqueeze Flatten Slice Split Gather GatherElements Expand Tile Pad Resize "
-    "ReduceSum ReduceMean ReduceMax ReduceMin MaxPool AveragePool GlobalAveragePool InstanceNormalization GroupNormalization "
-    "LayerNormalization BatchNormalization Identity Where TopK GridSample Einsum Reciprocal LeakyRelu Gelu".split()
+    """
+    Conv Gemm MatMul Einsum Add Sub Mul Div Pow Max Min Sqrt Exp Log Neg Abs Floor Ceil Round Reciprocal Clip Where
+    Relu LeakyRelu Gelu Sigmoid Softmax Tanh Erf Sin Cos Concat Reshape Transpose Squeeze Unsqueeze Flatten Slice Split
+    Gather GatherElements Expand Tile Pad Resize GridSample ReduceSum ReduceMean ReduceMax ReduceMin TopK Identity
+    MaxPool AveragePool GlobalAveragePool BatchNormalization InstanceNormalization GroupNormalization LayerNormalization
+    """.split()  # noqa: SIM905
 )
 
 
 def _contract_rules(graph: Examined, asked: Circumstances):
-    export = "export the model again: python export/to_onnx.py --ckpt CKPT --target tensorrt --output " + str(graph.path)
+    export = f"export the model again: python export/to_onnx.py --ckpt CKPT --target tensorrt --output {graph.path}"
     if graph.contract is None:
-        yield Finding(
-            "refuse", "contract", "the graph carries no readable contract, so no runtime could drive its engine",
-            f"no usable 'l2g.contract' among {len(graph.model.metadata_props)} metadata entries", export,
-        )  # fmt: skip
+        text = "the graph carries no readable contract, so no runtime could drive its engine"
+        entries = f"no usable 'l2g.contract' among {len(graph.model.metadata_props)} metadata entries"
+        yield Finding("refuse", "contract", text, entries, export)
         return
     build = graph.contract.build
     if "graph_sha256" not in build:
-        yield Finding("warn", "sum", "the contract has no sum of the graph: nothing shows that it is the one exported",
-                      "no 'graph_sha256' in the contract's build", export)  # fmt: skip
+        text = "the contract has no sum of the graph, so nothing shows that it is the one that was exported"
+        yield Finding("warn", "sum", text, "no 'graph_sha256' in the contract's build", export)
     elif not intact(graph.path, graph.contract):
-        yield Finding(
-            "refuse", "sum", "the graph was changed after it was exported, so its verification no longer holds",
-            f"the first {build.get('graph_bytes')} bytes have not the sum {str(build['graph_sha256'])[:12]}...", export,
-        )  # fmt: skip
+        text = "the graph was changed after it was exported, so its verification no longer holds"
+        found = f"the first {build.get('graph_bytes')} bytes have not the sum {str(build['graph_sha256'])[:12]}..."
+        yield Finding("refuse", "sum", text, found, export)
     if build.get("target") == "onnxruntime" and build.get("lowering") == "gather":
-        yield Finding(
-            "warn", "target", "the gather is laid out for ONNX Runtime; a GPU holds all its samples in memory for that",
-            "contract: target onnxruntime", export,
-        )  # fmt: skip
+        text = "the gather is laid out for ONNX Runtime; a GPU holds all its samples in memory for that"
+        yield Finding("warn", "target", text, "contract: target onnxruntime", export)
 
 
 def _opset_rules(graph: Examined, asked: Circumstances):
     major = 11 if asked.library == "tensorrt-rtx" else (asked.release[0] if asked.release else 10)
     fewest, most = OPSETS.get(major, OPSETS[max(OPSETS)])
     if not fewest <= graph.opset <= most:
-        yield Finding(
-            "refuse", "opset", f"the parser of {_named(asked)} is documented for opset {fewest} to {most}",
-            f"opset {graph.opset}", "export it with --opset 17 (FP32, FP16) or 19 (INT8 with FP16 scales)",
-        )  # fmt: skip
+        text = f"the parser of {_named(asked)} is documented for opset {fewest} to {most}"
+        mend = "export it with --opset 17 (FP32, FP16) or 19 (INT8 with FP16 scales)"
+        yield Finding("refuse", "opset", text, f"opset {graph.opset}", mend)
     norms = graph.nodes("GroupNormalization")
     if norms and graph.opset >= 21 and asked.library == "tensorrt" and (asked.release or (0,)) < (10, 8):
-        yield Finding("refuse", "groupnorm", "GroupNormalization of opset 21 fails in TensorRT 10.7 and before",
-                      _names(norms), "export it with --opset 17 to 20")  # fmt: skip
+        text = "GroupNormalization of opset 21 fails in TensorRT 10.7 and before"
+        yield Finding("refuse", "groupnorm", text, _names(norms), "export it with --opset 17 to 20")
+
+
+def _gridsample_rules(graph: Examined, asked: Circumstances):
     grids = graph.nodes("GridSample")
     if not grids:
         return
-    mend = "export it with --lowering gather"
+    found, mend = f"{_named(asked)}, opset {graph.opset}, {_names(grids)}", "export it with --lowering gather"
+    severity = "refuse"
     if graph.opset >= 20:
-        yield Finding("refuse", "gridsample", "GridSample of opset 20 and later: 'linear' is read as 'nearest' in silence "
-                      "(TensorRT#4646)", f"opset {graph.opset}, {_names(grids)}", mend)  # fmt: skip
+        text = "GridSample of opset 20 and later: 'linear' is read as 'nearest', in silence (TensorRT#4646)"
     elif asked.library == "tensorrt-rtx" and any(graph.types.get(n.input[0]) != TensorProto.FLOAT for n in grids):
-        yield Finding("refuse", "gridsample", "TensorRT-RTX rejects GridSample of FP16 data and an FP32 grid",
-                      _names(grids), mend)  # fmt: skip
+        text = "TensorRT-RTX rejects GridSample of FP16 data and an FP32 grid"
     elif asked.library == "tensorrt" and asked.release and asked.release >= GRIDSAMPLE_WRONG_SINCE:
-        yield Finding("refuse", "gridsample", "GridSample in a detector is reported to be computed wrongly, in silence, from "
-                      "TensorRT 10.14 on (TensorRT#4813)", f"{_named(asked)}, {_names(grids)}", mend)  # fmt: skip
+        text = "GridSample in a detector is reported to be computed wrongly, in silence, from 10.14 on (TensorRT#4813)"
     else:
-        yield Finding("warn", "gridsample", "GridSample is reported to be computed wrongly by some versions (TensorRT#4813)",
-                      f"{_named(asked)}, {_names(grids)}", mend)  # fmt: skip
+        severity = "warn"
+        text = "GridSample is reported to be computed wrongly by some versions (TensorRT#4813)"
+    yield Finding(severity, "gridsample", text, found, mend)
 
 
 def _type_rules(graph: Examined, asked: Circumstances):
     for value in graph.model.graph.input:
         users = [node for node in graph.model.graph.node if value.name in node.input and node.op_type != "Cast"]
         if value.type.tensor_type.elem_type == TensorProto.UINT8 and users:
-            yield Finding(
-                "refuse", "uint8", f"input '{value.name}' is uint8, which TensorRT lets into a Cast only",
-                _names(users), "export the model again with this version of l2g, which casts first",
-            )  # fmt: skip
+            text = f"input '{value.name}' is uint8, which TensorRT lets into a Cast only"
+            mend = "export the model again with this version of l2g, which casts first"
+            yield Finding("refuse", "uint8", text, _names(users), mend)
     mixed = []
     for node in graph.nodes(*_ONE_TYPE):
         names = [name for name in node.input[: _ONE_TYPE[node.op_type]] if name]
@@ -230,15 +250,14 @@ def _type_rules(graph: Examined, asked: Circumstances):
             mixed.append((node, sorted(found)))
     if mixed:
         node, found = mixed[0]
-        yield Finding(
-            "refuse", "mixed", "nodes take operands of two precisions, which a strongly typed network refuses",
-            f"{len(mixed)} nodes, the first {node.op_type} '{node.name}' with {' and '.join(found)}",
-            "convert the FP32 graph again (python export/to_onnx.py --precision fp16): casts are missing",
-        )  # fmt: skip
+        text = "nodes take operands of two precisions, which a strongly typed network refuses: casts are missing"
+        evidence = f"{len(mixed)} nodes, the first {node.op_type} '{node.name}' with {' and '.join(found)}"
+        mend = "make the graph again: python export/to_onnx.py --precision fp16"
+        yield Finding("refuse", "mixed", text, evidence, mend)
     doubles = [weight.name for weight in graph.model.graph.initializer if weight.data_type == TensorProto.DOUBLE]
     if doubles:
-        yield Finding("refuse", "double", "float64 constants, which TensorRT does not take", f"{len(doubles)}: {doubles[0]}",
-                      "export the model again")  # fmt: skip
+        text = "float64 constants, which TensorRT does not take"
+        yield Finding("refuse", "double", text, f"{len(doubles)}, the first {doubles[0]}", "export the model again")
 
 
 def _precision_rules(graph: Examined, asked: Circumstances):
@@ -247,25 +266,22 @@ def _precision_rules(graph: Examined, asked: Circumstances):
     if precision not in ("fp16", "int8"):
         return
     share, count, of, what = precision_share(graph, precision)
-    command = {
+    mend = {
         "fp16": "make the FP16 graph: python export/to_onnx.py --precision fp16",
         "int8": "make the INT8 graph: python calibration/quantize.py",
     }[precision]
-    source = "asked for" if asked.precision else "in the contract"
+    source = "asked for" if asked.precision else "what the contract says"
     if count == 0:
-        yield Finding(
-            "refuse", "precision", f"{precision} is {source}, and the graph has none of it; a strongly typed engine would be "
-            "FP32 through and through", f"0 of {of} {what}", command,
-        )  # fmt: skip
+        text = f"{precision} is {source}, and the graph has none of it; its engine would be FP32 through and through"
+        yield Finding("refuse", "precision", text, f"0 of {of} {what}", mend)
     elif precision == "fp16" and share < asked.min_share:
-        yield Finding(
-            "refuse", "precision", f"{precision} is {source}, and too little of the graph has it: casts were lost or islands "
-            f"are too large", f"{count} of {of} {what}, {100 * share:.1f} % of their FLOPs, "
-            f"{100 * asked.min_share:.0f} % asked for", command + ", or accept less with --min-share",
-        )  # fmt: skip
+        text = f"{precision} is {source}, and too little of the graph has it: casts were lost, or islands are too large"
+        percent = f"{100 * share:.1f} % of their FLOPs, {100 * asked.min_share:.0f} % asked for"
+        mend += ", or accept less with --min-share"
+        yield Finding("refuse", "precision", text, f"{count} of {of} {what}, {percent}", mend)
     elif asked.precision and says and asked.precision != says:
-        yield Finding("warn", "precision", f"{asked.precision} is asked for, the contract says {says}",
-                      f"{count} of {of} {what}", "leave --precision away")  # fmt: skip
+        text = f"{asked.precision} is asked for, the contract says {says}"
+        yield Finding("warn", "precision", text, f"{count} of {of} {what}", "leave --precision away")
 
 
 def precision_share(graph: Examined, precision: str) -> tuple[float, int, int, str]:
@@ -289,51 +305,60 @@ def _plugin_rules(graph: Examined, asked: Circumstances):
         return
     kinds = ", ".join(f"{count} {name}" for name, count in Counter(node.op_type for node in nodes).items())
     if asked.library == "tensorrt-rtx":
-        yield Finding("refuse", "plugin", "TensorRT-RTX ships no plugins", kinds, "export it with --lowering gather")
+        text = "TensorRT-RTX ships no plugins"
+        yield Finding("refuse", "plugin", text, kinds, "export it with --lowering gather")
+        return
+    absent = sorted({node.op_type for node in nodes} - {name for name, _ in asked.plugins or ()})
+    if asked.plugins is not None and absent:
+        text = f"the plugin library of {_named(asked)} does not offer {absent[0]}"
+        mend = "install TensorRT with its plugins, or export it with --lowering gather"
+        yield Finding("refuse", "plugin", text, f"{kinds}; {len(asked.plugins)} plugins are registered", mend)
         return
     version = graph.contract.build.get("plugin_version") if graph.contract else None
-    if asked.plugins is not None:
-        names = {name for name, _ in asked.plugins}
-        if absent := sorted({node.op_type for node in nodes} - names):
-            yield Finding("refuse", "plugin", f"the plugin library of {_named(asked)} does not offer {absent[0]}",
-                          f"{kinds}; {len(names)} plugins are registered",
-                          "install TensorRT with its plugins, or export it with --lowering gather")  # fmt: skip
-            return
     expected = None if not asked.release else ("1" if asked.release[0] <= 10 else "2")
     if version and expected and version != expected:
-        yield Finding("refuse", "plugin", f"{_named(asked)} wants version {expected} of the plugin",
-                      f"{kinds}, version {version}", f"export it with --plugin-version {expected}")  # fmt: skip
+        text = f"{_named(asked)} wants version {expected} of the plugin"
+        yield Finding(
+            "refuse", "plugin", text, f"{kinds}, version {version}", f"export it with --plugin-version {expected}"
+        )
 
 
 def _memory_rules(graph: Examined, asked: Circumstances):
     size = graph.path.stat().st_size
     needed = _BASE_MEMORY + _MEMORY_PER_BYTE * size
     if asked.memory is not None and asked.memory < needed:
-        yield Finding("refuse", "memory", "too little memory on this host to build", f"{asked.memory / 1e9:.2f} GB free, "
-                      f"about {needed / 1e9:.2f} GB needed for a graph of {size / 1e6:.0f} MB",
-                      "end other programs, add swap, or build on another machine")  # fmt: skip
-    if asked.gpu is not None and asked.gpu.memory:
-        wanted = 2 * size + (asked.workspace or 0)
-        if asked.gpu.free_memory < wanted:
-            yield Finding("refuse", "memory", "too little free memory on the GPU to build",
-                          f"{asked.gpu.name}: {asked.gpu.free_memory / 1e9:.2f} GB free, {wanted / 1e9:.2f} GB needed for weights "
-                          "and workspace", "end other programs on the GPU, or lower --workspace")  # fmt: skip
+        found = f"{asked.memory / 1e9:.2f} GB free, about {needed / 1e9:.2f} GB needed for {size / 1e6:.0f} MB of graph"
+        mend = "end other programs, add swap, or build on another machine"
+        yield Finding("refuse", "memory", "too little memory on this host to build", found, mend)
+    wanted = 2 * size + (asked.workspace or 0)
+    if asked.gpu is not None and asked.gpu.memory and asked.gpu.free_memory < wanted:
+        found = f"{asked.gpu.name}: {asked.gpu.free_memory / 1e9:.2f} GB free, {wanted / 1e9:.2f} GB needed"
+        mend = "end other programs on the GPU, or lower --workspace"
+        yield Finding("refuse", "memory", "too little free memory on the GPU to build", found, mend)
 
 
 def _place_rules(graph: Examined, asked: Circumstances):
     if asked.version is None:
-        yield Finding("note", "library", f"{asked.library} is not installed here: rules that depend on its version were not "
-                      "tried", "no version", "give --library-version, or run this where it is installed")  # fmt: skip
-    elif asked.library == "tensorrt":
-        if asked.release < (10, 12):
-            yield Finding("warn", "library", "strong typing is called fully available from TensorRT 10.12 on; earlier ones "
-                          "are untested here", asked.version, "upgrade TensorRT, or compare AP after the build")  # fmt: skip
-        if asked.gpu is None:
-            yield Finding("warn", "gpu", "TensorRT builds on the GPU that will run the engine, and none was found",
-                          "no CUDA device", "build on that machine, or with --library tensorrt-rtx")  # fmt: skip
+        text = f"{asked.library} is not installed here: rules that depend on its version were not tried"
+        yield Finding(
+            "note", "library", text, "no version", "give --library-version, or run this where it is installed"
+        )
+        return
+    if asked.library == "tensorrt" and asked.release < (10, 12):
+        text = "strong typing is called fully available from TensorRT 10.12 on; earlier ones are untested here"
+        yield Finding("warn", "library", text, asked.version, "upgrade TensorRT, or compare AP after the build")
 
 
-_RULES = (_contract_rules, _opset_rules, _type_rules, _precision_rules, _plugin_rules, _memory_rules, _place_rules)
+_RULES = (
+    _contract_rules,
+    _opset_rules,
+    _gridsample_rules,
+    _type_rules,
+    _precision_rules,
+    _plugin_rules,
+    _memory_rules,
+    _place_rules,
+)
 
 
 def _named(asked: Circumstances) -> str:

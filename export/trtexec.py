@@ -1,4 +1,4 @@
-"""The command lines of the libraries' own tools that build the same engine: for a device without Python, or a bug report."""
+"""The command lines of the libraries' own tools that build the same engine: for a device without Python."""
 
 from __future__ import annotations
 
@@ -17,10 +17,14 @@ def trtexec_command(
 ) -> str:
     """One shell command. tool: "10", "11" or "rtx".
 
-    10.x has to be told that the network is strongly typed; 11 and TensorRT-RTX know nothing else. Precision stands in the
-    graph for all of them, so there is no --fp16 and no --int8.
+    10.x has to be told that the network is strongly typed; 11 and TensorRT-RTX know nothing else. Precision stands
+    in the graph for all of them, so there is no --fp16 and no --int8.
     """
-    words = ["tensorrt_rtx" if tool == "rtx" else "trtexec", f"--onnx={Path(onnx_file)}", f"--saveEngine={Path(engine)}"]
+    words = [
+        "tensorrt_rtx" if tool == "rtx" else "trtexec",
+        f"--onnx={Path(onnx_file)}",
+        f"--saveEngine={Path(engine)}",
+    ]
     if tool == "10":
         words.append("--stronglyTyped")
     for name, streams in zip(("min", "opt", "max"), options.streams(contract), strict=True):

@@ -1,8 +1,8 @@
 """Is an engine the graph that it was built from? Both run side by side over a rollout, and the sidecar gets the record.
 
-Kernels of two libraries never agree to the bit, and in FP16 or INT8 not to the third digit; what must agree is what a
-frame's results are made of: class probabilities, the pixels of the masks, the embeddings that are carried on. For AP over
-whole videos there is `runtime/parity.py`.
+Kernels of two libraries never agree to the bit, and in FP16 or INT8 not to the third digit; what must agree is what
+a frame's results are made of: class probabilities, the pixels of the masks, the embeddings that are carried on. For
+AP over whole videos there is `runtime/parity.py`.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class Agreement:
         )
 
 
-# The limits for an engine against its own graph. FP32: ten times what ONNX Runtime and PyTorch differ by; FP16 and INT8:
-# what one more rounding of each layer may do. None of them has been tried on a GPU.
+# The limits for an engine against its own graph. FP32: ten times what ONNX Runtime and PyTorch differ by; FP16 and
+# INT8: what one more rounding of each layer may do. None of them has been tried on a GPU.
 LIMITS = {
     "fp32": Agreement(score=1e-3, mask_pixels=1e-3, queries=1e-3, slots=0.02),
     "fp16": Agreement(score=1e-2, mask_pixels=1e-2, queries=2e-2, slots=0.1),
@@ -93,7 +93,7 @@ def judge(found: Agreement, precision: str, engine: Path, gpu: str | None) -> di
     ]
     if beyond:
         raise DisagreementError(
-            f"{engine}: does not give the numbers of its graph: {', '.join(beyond)}; it was removed or stays unverified. "
+            f"{engine}: does not give the numbers of its graph: {', '.join(beyond)}; it stays unverified. "
             "Compare whole videos with python runtime/parity.py; docs/engines.md says how to find the layer"
         )
     frames = {"streams": STREAMS, "frames": FRAMES}
@@ -117,7 +117,7 @@ def compare(reference: Backend, candidate: Backend) -> Agreement:
 
 
 def _frames(contract: GraphContract) -> np.ndarray:
-    """uint8 [STREAMS, FRAMES, H, W, 3] on the canvas: drawn videos, so that there is something to find and to follow."""
+    """uint8 [STREAMS, FRAMES, H, W, 3] on the canvas: drawn videos, so that there is something to find."""
     size = (contract.height, contract.width)
     return np.array([synthetic_video("val", index, frames=FRAMES, size=size).frames for index in range(STREAMS)])
 

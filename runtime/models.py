@@ -45,7 +45,8 @@ def open_backend(
     elif suffix or Path(model).exists():
         raise L2GError(
             f"{model}: no backend opens this; expected a checkpoint ({', '.join(CHECKPOINT_SUFFIXES)}), "
-            f"an exported graph ({GRAPH_SUFFIX}), an engine ({ENGINE_SUFFIX}) or the name of a shipped model such as l2g_tiny"
+            f"an exported graph ({GRAPH_SUFFIX}), an engine ({ENGINE_SUFFIX}) or the name of a shipped model such as "
+            "l2g_tiny"
         )
     if canvas is not None and (min(canvas) < 32 or canvas[0] % 32 or canvas[1] % 32):
         raise L2GError(f"canvas {canvas[0]}x{canvas[1]} found, multiples of 32 expected, for example 480x864")

@@ -24,7 +24,7 @@ UNVERIFIED = {"status": "unverified", "reason": "built on a machine without a GP
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU as far as engines depend on it. compute_capability: (major, minor). memory: bytes in all, free_memory: now."""
+    """A GPU as far as engines depend on it. compute_capability: (major, minor). memory, free_memory: bytes."""
 
     name: str
     compute_capability: tuple[int, int]
@@ -189,8 +189,8 @@ def check_machine(engine: str | os.PathLike, sidecar: Sidecar, library: str, ver
         raise EngineError(f"{engine}: built by {facts.library}, {library} found; open it with {facts.library}")
     if version != facts.library_version:
         raise EngineError(
-            f"{engine}: built by {facts.library} {facts.library_version}, version {version} is installed, and an engine "
-            f"runs in the version that built it only; install {facts.library_version}, or {mend}"
+            f"{engine}: built by {facts.library} {facts.library_version}, version {version} is installed, and an "
+            f"engine runs in the version that built it only; install {facts.library_version}, or {mend}"
         )
     if gpu is None:
         raise EngineError(
@@ -243,9 +243,9 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def _runs(capability: tuple[int, int], target: str) -> bool:
-    """Whether code for `target` runs on a GPU: the same generation, not older. TensorRT-RTX's newest covers later ones."""
+    """Whether code for `target` runs on a GPU: the same generation, not older; 12.0 covers all later ones."""
     major, minor = (int(part) for part in target.split("."))
-    return capability[0] == major and capability[1] >= minor or (major >= 12 and capability >= (major, minor))
+    return (capability[0] == major and capability[1] >= minor) or (major >= 12 and capability >= (major, minor))
 
 
 def _sum_of(body: dict) -> str:

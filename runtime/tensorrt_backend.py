@@ -40,8 +40,8 @@ class Platform:
 class _Buffers:
     """Everything that lies on the device, or beside it in pinned memory, for so many streams.
 
-    state: by output name, the two addresses that take turns. device: addresses of all other tensors. host: pinned arrays
-    of what crosses. graphs: captured work by which of the two state buffers it reads; None where capture failed.
+    state: by output name, the two addresses that take turns. device: addresses of all other tensors. host: pinned
+    arrays of what crosses. graphs: captured work by which of the two state buffers it reads; None where capture failed.
     """
 
     streams: int
@@ -55,11 +55,11 @@ class _Buffers:
 class TensorRTBackend:
     """Drives an engine frame by frame; see `l2g.runtime.backend.Backend`.
 
-    The state of B streams lives in two sets of buffers on the device: a step reads the one and writes the other, and the
-    next step is bound the other way round, so nothing is copied. Frames and results cross through pinned memory, results
-    of the kind "detections" being the chosen instances alone. All work is on one stream of this backend's own. From the
-    third step on a step is one launch of a captured graph, of which there are two, one for each direction; where the
-    library or the graph cannot be captured, steps go on being enqueued.
+    The state of B streams lives in two sets of buffers on the device: a step reads the one and writes the other, and
+    the next step is bound the other way round, so nothing is copied. Frames and results cross through pinned memory,
+    results of the kind "detections" being the chosen instances alone. All work is on one stream of this backend's own. From
+    the third step on a step is one launch of a captured graph, of which there are two, one for each direction; where
+    the work cannot be captured, steps go on being enqueued.
 
     Args:
         path: an engine that `export/build_engine.py` wrote, with its sidecar beside it.

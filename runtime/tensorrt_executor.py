@@ -112,8 +112,8 @@ class EngineExecutor:
         for name in [*expected, *found]:
             if found.get(name) != expected.get(name):
                 raise EngineError(
-                    f"{self._path}: tensor '{name}': the engine has {found.get(name, 'none of that name')}, its contract "
-                    f"says {expected.get(name, 'none of that name')}: it is another model's; build it again"
+                    f"{self._path}: tensor '{name}': the engine has {found.get(name, 'none of that name')}, its "
+                    f"contract says {expected.get(name, 'none of that name')}: it is another model's; build it again"
                 )
 
     def _failure(self, what: str) -> EngineError:

@@ -12,15 +12,17 @@ from onnx import TensorProto, helper, numpy_helper
 CONTRACTIONS = ("Conv", "Gemm", "MatMul")
 
 
-def halve(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Every convolution and matrix product in FP16: casts before it, weights in FP16, a cast after it."""
-    graph, nodes = model.graph, []
+def halve(model: onnx.ModelProto, limit: int | None = None) -> onnx.ModelProto:
+    """Every convolution and matrix product (the first `limit` of them) in FP16: casts before it, weights in FP16, a
+    cast after it."""
+    graph, nodes, left = model.graph, [], -1 if limit is None else limit
     weights = {weight.name: weight for weight in graph.initializer}
     halved: dict[str, str] = {}
     for node in graph.node:
-        if node.op_type not in CONTRACTIONS:
+        if node.op_type not in CONTRACTIONS or left == 0:
             nodes.append(node)
             continue
+        left -= 1
         for index, name in enumerate(node.input):
             if name and name not in halved:
                 halved[name] = f"{name}_fp16"
@@ -64,17 +66,19 @@ def quantise(model: onnx.ModelProto, scale: float = 0.05) -> onnx.ModelProto:
 
 
 def uncast(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Undo `halve` as a careless optimiser would: the casts are gone, and the weights are float32 again."""
-    graph = model.graph
+    """Undo `halve` as a careless tool would: the casts are gone, and the weights are float32 again."""
+    graph, nodes = model.graph, []
     known = {weight.name for weight in graph.initializer}
-    nodes = []
+    for weight in list(graph.initializer):
+        if weight.name.endswith("_fp16") and weight.name.removesuffix("_fp16") not in known:
+            values = numpy_helper.to_array(weight).astype(np.float32)
+            graph.initializer.append(numpy_helper.from_array(values, weight.name.removesuffix("_fp16")))
     for node in graph.node:
         if node.op_type == "Cast" and (node.output[0].endswith("_fp16") or node.input[0].endswith("_raw_fp16")):
             continue
         if node.op_type in CONTRACTIONS:
             node.input[:] = [name.removesuffix("_fp16") for name in node.input]
             node.output[:] = [name.removesuffix("_raw_fp16") for name in node.output]
-            assert all(name.removesuffix("_fp16") in known or "_fp16" not in name for name in node.input)
         nodes.append(node)
     return _finish(model, nodes)
 

@@ -1,7 +1,7 @@
-"""A GPU whose memory is the host's: the TensorRT backend runs on it with a real graph's numbers, executed by ONNX Runtime.
+"""A GPU whose memory is the host's: the TensorRT backend runs on it, and ONNX Runtime computes a real graph's numbers.
 
-It keeps what makes a GPU hard: nothing that is put on the stream happens before `synchronize`, a captured graph keeps the
-addresses of when it was captured, and memory that is freed, read before it is written or used out of bounds is an error.
+It keeps what makes a GPU hard: nothing that is put on the stream happens before `synchronize`, a captured graph keeps
+the addresses of when it was captured, and using memory that is not allocated, or beyond its end, is an error.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import onnxruntime
 
 from l2g.contract import GraphContract
 from l2g.errors import EngineError
-from l2g.runtime.driving import sized
 from l2g.export.artifact import read_contract, read_model
+from l2g.runtime.driving import sized
 from l2g.runtime.sidecar import EngineFacts, Gpu, Sidecar, sum_of_file, write_sidecar
 from l2g.runtime.tensorrt_backend import Platform
 from l2g.runtime.tensorrt_library import Library

@@ -10,8 +10,8 @@ import pytest
 pytest.importorskip("torch")  # the small graph is exported from a model
 pytest.importorskip("onnxruntime")
 
-from l2g.errors import EngineError  # noqa: E402
-from l2g.runtime.sidecar import (  # noqa: E402
+from l2g.errors import EngineError
+from l2g.runtime.sidecar import (
     Gpu,
     check_file,
     check_machine,
@@ -21,9 +21,9 @@ from l2g.runtime.sidecar import (  # noqa: E402
     sidecar_path,
     write_sidecar,
 )
-from l2g.runtime.tensorrt_backend import TensorRTBackend  # noqa: E402
-from tests.exported import edited, scale_one_weight, small_graph  # noqa: E402
-from tests.runtime.fake_gpu import GPU, VERSION, FakePlatform, fake_engine  # noqa: E402
+from l2g.runtime.tensorrt_backend import TensorRTBackend
+from tests.exported import edited, scale_one_weight, small_graph
+from tests.runtime.fake_gpu import GPU, VERSION, FakePlatform, fake_engine
 
 
 @pytest.fixture
@@ -110,11 +110,11 @@ def test_an_engine_bound_to_a_gpu(tmp_path, name, capability, text):
         check_machine(engine, sidecar, "tensorrt-rtx", "10.13", GPU)
 
 
-@pytest.mark.parametrize(
-    ("capability", "runs"),
-    [((8, 0), True), ((8, 7), True), ((8, 9), True), ((12, 0), True), ((12, 1), True), ((13, 0), True)]
-    + [((7, 5), False), ((9, 0), False), ((10, 0), False)],
-)
+RUNS = {(8, 0): True, (8, 7): True, (8, 9): True, (12, 0): True, (12, 1): True, (13, 0): True}
+RUNS |= {(7, 5): False, (9, 0): False, (10, 0): False}
+
+
+@pytest.mark.parametrize(("capability", "runs"), RUNS.items())
 def test_which_gpus_a_portable_engine_runs_on(engine, capability, runs):
     sidecar = read_sidecar(engine)
     gpu = Gpu("some GPU", capability)
