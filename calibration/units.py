@@ -14,8 +14,8 @@ from l2g.export.flops import contractions, shapes_for_one_stream
 # queries through time, loses 0.5 mAP with its encoder in INT8 and most of its accuracy with its decoder.
 DEFAULT_STAGES = ("backbone", "encoder")
 OPTIONAL_STAGES = ("proposals", "aligner", "decoder")
-# Coordinates, the weights of what is sampled there, and the scores that everything is ranked by: a step of eight bits is
-# a good part of a pixel in a sampling offset, and there is little to win (4 % of the arithmetic of an R50).
+# Coordinates, the weights of what is sampled there, and the scores that everything is ranked by: a step of eight bits
+# is a good part of a pixel in a sampling offset, and there is little to win (4 % of the arithmetic of an R50).
 NEVER = ("sampling_offsets", "attention_weights", "class_embed", "bbox_embed", "mask_embed", "ref_point_head")
 # A convolution over so few channels, the first one, is no faster in INT8, and its input has 256 values already.
 FEW_CHANNELS = 4

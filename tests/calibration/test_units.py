@@ -55,7 +55,7 @@ def test_each_node_is_in_one_unit_and_the_total_is_of_the_whole_graph(model, inv
 
 
 def test_a_convolution_by_hand(inventory):
-    """The 3 x 3 output convolution of the pixel decoder: 16 x 24 pixels, 64 channels in and out, on a 64 x 96 canvas."""
+    """The 3 x 3 output convolution of the pixel decoder: 16 x 24 pixels, 64 channels in and out."""
     unit = next(unit for unit in inventory.units if unit.name == "encoder.output")
     assert unit.flops == 2 * 16 * 24 * 64 * 64 * 9
 

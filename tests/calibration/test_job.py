@@ -1,0 +1,217 @@
+"""The whole run on a small model: resumed, refused, and steered by planted losses."""
+
+import dataclasses
+import json
+
+import numpy as np
+import onnx
+import pytest
+
+from l2g.calibration import job, quantize
+from l2g.calibration.scoring import Verdict
+from l2g.calibration.units import Inventory, Unit
+from l2g.export.artifact import intact, read_contract, read_model
+from l2g.export.exporter import ExportOptions, export
+from l2g.runtime.evaluation import evaluate_backend
+from l2g.runtime.models import open_backend
+from tests.calibration.small_data import small_videos
+from tests.exported import edited, exported_model, set_contract, small_checkpoint, small_graph
+
+WHOLE = job.take_inventory
+
+
+def by_stage(model):
+    """One unit a stage: what is measured for each then takes seconds."""
+    inventory = WHOLE(model)
+    stages = {}
+    for unit in inventory.units:
+        stages.setdefault(unit.name.split(".")[0], []).append(unit)
+    units = (
+        Unit(name, sum((u.nodes for u in found), ()), sum(u.flops for u in found), found[0].default)
+        for name, found in stages.items()
+    )
+    return Inventory(tuple(units), inventory.flops)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    return small_videos(tmp_path_factory.mktemp("data"), frames=4)
+
+
+@pytest.fixture
+def command(videos, monkeypatch):
+    """Run the command with these options added; the exit code."""
+    monkeypatch.setattr(job, "take_inventory", by_stage)
+    monkeypatch.setattr(job, "interleaved_speed", lambda *_: {"fp32": 0.2, "int8": 0.1})
+
+    def run(output, *options, ckpt=None):
+        small = ["--videos", "2", "--frames", "3", "--probe-frames", "2", "--search-videos", "1", "--quiet"]
+        arguments = ["--ckpt", str(ckpt or small_graph()), "--dataset", str(videos), "--output", str(output)]
+        return quantize.main([*arguments, *small, *options])
+
+    return run
+
+
+def quantised_nodes(path):
+    """Names of convolutions and linear layers that read dequantised weights."""
+    model = onnx.load(path)
+    twins = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    return {n.name for n in model.graph.node if n.op_type in ("Conv", "Gemm", "MatMul") and n.input[1] in twins}
+
+
+def test_a_checkpoint_becomes_a_graph_that_runs_and_says_what_it_is(command, tmp_path, videos, capsys):
+    output = tmp_path / "small.int8.onnx"
+    assert command(output, ckpt=small_checkpoint()) == 0
+    contract = read_contract(read_model(output), output)
+    build = contract.build
+    assert build["precision"] == "int8"
+    assert intact(output, contract)
+    inventory = by_stage(onnx.load(small_graph()))
+    assert set(build["int8"]["units"]) == set(inventory.names)
+    assert build["int8"]["flops_percent"] == pytest.approx(inventory.share(inventory.names), abs=0.01)
+    assert quantised_nodes(output) == inventory.nodes(inventory.names)
+    assert build["int8"]["calibration"]["frames"] == 6
+    assert sum(build["int8"]["calibration"]["percent"].values()) == pytest.approx(100, abs=0.2)
+    assert build["verification"]["frames"] == 8
+    assert build["checkpoint"] == small_checkpoint().name
+    # The same interface as any other graph.
+    backend = open_backend(output, top_k=None)
+    from l2g.data.registry import load_dataset
+
+    assert evaluate_backend(backend, load_dataset(videos, "valid"), progress=False).report.stats["AP"] >= 0
+    backend.close()
+    report = json.loads((tmp_path / "small.int8.report.json").read_text())
+    assert report["accepted"]
+    assert set(report["sensitivity"]) == set(inventory.names)
+    assert all(error > 0 for error in report["sensitivity"].values())
+    assert {item["method"] for item in report["methods"]} == {"auto", "max", "percentile", "entropy"}
+    assert report["method"] == min(report["methods"], key=lambda item: item["error"])["method"]
+    text = (tmp_path / "small.int8.report.md").read_text()
+    assert "accepted" in text
+    assert "| backbone |" in text
+    assert text in capsys.readouterr().out
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_an_interrupted_run_goes_on_and_ends_alike(command, tmp_path, monkeypatch, capsys):
+    """Stopped after every few measurements, again and again, it writes the file of a run that was left alone."""
+    whole, pieces = tmp_path / "whole.onnx", tmp_path / "pieces.onnx"
+    assert command(whole, "--max-trials", "2") == 0
+    original, left = job.Ledger.measured, [0]
+
+    def failing(self, name, measure):
+        if name not in self.values:
+            if not left[0]:
+                raise KeyboardInterrupt
+            left[0] -= 1
+        return original(self, name, measure)
+
+    monkeypatch.setattr(job.Ledger, "measured", failing)
+    codes = []
+    for _ in range(20):
+        left[0] = 4
+        codes.append(command(pieces, "--max-trials", "2"))
+        if codes[-1] == 0:
+            break
+        assert not pieces.exists()
+    assert codes[-1] == 0
+    assert set(codes[:-1]) == {130}
+    assert len(codes) > 2
+    assert "goes on from here" in capsys.readouterr().err
+    assert pieces.read_bytes() == whole.read_bytes()
+
+
+def test_too_much_lost_is_refused_and_an_older_file_stays(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(job, "judge", lambda *_: Verdict(8, 60.0, 57.0, 90.0, (1.0, 0.9, 0.9, 0.8)))
+    output = tmp_path / "small.onnx"
+    output.write_bytes(b"older")
+    assert command(output, "--max-trials", "1", "--work", str(tmp_path / "work")) == 1
+    assert output.read_bytes() == b"older"
+    assert "3.00 AP lost, 0.5 allowed" in capsys.readouterr().err
+    report = json.loads((tmp_path / "small.report.json").read_text())
+    assert not report["accepted"]
+    # It gave up sensitive units before it gave up: the whole data set was tried with fewer and fewer.
+    assert len({entry["units"] for entry in report["verdicts"]}) > 1
+    # The same folder with the budget lifted: nothing is measured again, and the file is written.
+    assert command(output, "--max-trials", "1", "--work", str(tmp_path / "work"), "--ap-budget", "none") == 0
+    assert read_contract(read_model(output), output).build["verification"]["loss"] == pytest.approx(3.0)
+
+
+def test_a_stage_that_costs_ap_is_left_out(command, tmp_path, monkeypatch):
+    """Planted: whatever has an aligner on 8 bits loses five points."""
+
+    def planted(path, *_):
+        return 60.0 - 5.0 * any("/aligner/" in name for name in quantised_nodes(path))
+
+    monkeypatch.setattr(job, "average_precision", planted)
+    output = tmp_path / "small.onnx"
+    assert command(output) == 0
+    build = read_contract(read_model(output), output).build
+    assert "aligner" not in build["int8"]["units"]
+    assert {"backbone", "encoder", "decoder", "proposals"} == set(build["int8"]["units"])
+    assert not any("/aligner/" in name for name in quantised_nodes(output))
+    report = json.loads((tmp_path / "small.report.json").read_text())
+    assert report["search"]["excluded"] == ["aligner"]
+
+
+def test_tensorrt_with_fp16_around_the_integers(command, tmp_path):
+    base = tmp_path / "base.onnx"
+    export(exported_model(), base, ExportOptions(target="tensorrt", opset=19))
+    output = tmp_path / "small.onnx"
+    assert command(output, "--layout", "tensorrt", "--scales", "fp16", "--max-trials", "0", ckpt=base) == 0
+    model = read_model(output)
+    arrays = {weight.name: onnx.numpy_helper.to_array(weight) for weight in model.graph.initializer}
+    pairs = [node for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert pairs
+    for node in pairs:
+        assert arrays[node.input[1]].dtype == np.float16
+        assert arrays[node.input[2]].dtype == np.int8
+        assert not arrays[node.input[2]].any()
+    inventory = by_stage(onnx.load(base))
+    assert quantised_nodes(output) == inventory.nodes(inventory.default)
+    assert all(spec.type.tensor_type.elem_type != onnx.TensorProto.FLOAT16 for spec in model.graph.output)
+    # Weights were rounded with the very scales that multiply them again.
+    rough = {node.output[0]: node for node in pairs if node.input[0] in arrays}
+    name = "/backbone/res3/res3.0/conv1/Conv"
+    conv = next(node for node in model.graph.node if node.name == name)
+    original = next(node for node in onnx.load(base).graph.node if node.name == name)
+    weight = next(w for w in onnx.load(base).graph.initializer if w.name == original.input[1])
+    pair = rough[conv.input[1]]
+    scale = arrays[pair.input[1]].astype(np.float64).reshape(-1, 1, 1, 1)
+    error = arrays[pair.input[0]] * scale - onnx.numpy_helper.to_array(weight)
+    assert (np.abs(error) <= scale / 2 * 1.001).all()
+
+
+def test_a_folder_of_another_run_is_refused(command, tmp_path, capsys):
+    work = ["--work", str(tmp_path / "work"), "--max-trials", "0", "--method", "max"]
+    assert command(tmp_path / "a.onnx", *work) == 0
+    assert command(tmp_path / "a.onnx", *work, "--percentile", "99.9") == 2
+    assert "percentile 99.99, this one has 99.9; give another --work" in capsys.readouterr().err
+    assert command(tmp_path / "a.onnx", *work, "--percentile", "99.9", "--fresh") == 0
+    (tmp_path / "work" / "measurements.json").write_text("{")
+    assert command(tmp_path / "a.onnx", *work, "--percentile", "99.9") == 2
+    assert "damaged" in capsys.readouterr().err
+
+
+def test_bad_input_is_one_line(command, tmp_path, capsys):
+    def refused(text, *options, ckpt=None, output=tmp_path / "x.onnx"):
+        assert command(output, *options, ckpt=ckpt) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert text in error
+        assert not (tmp_path / "x.onnx").exists()
+
+    refused("detections found, but AP needs all", ckpt=small_graph(5))
+    refused("add --layout tensorrt", "--scales", "fp16")
+    refused("opset 17 found, 19 expected", "--scales", "fp16", "--layout", "tensorrt")
+    refused("'lots' found, a number", "--ap-budget", "lots")
+    refused("a number of percent points from 0 up", "--ap-budget", "-1")
+    refused("max_trials -1 found", "--max-trials", "-1")
+    refused("percentile 5.0 found", "--percentile", "5")
+    refused("an .onnx file in a folder that exists", output=tmp_path / "nowhere" / "x.onnx")
+    refused("no such file", ckpt=tmp_path / "absent.onnx")
+    foreign = edited(small_graph(), set_contract(None), tmp_path / "foreign.onnx")
+    refused("an ONNX file without 'l2g.contract'", ckpt=foreign)
+    contract = read_contract(read_model(small_graph()), small_graph())
+    eight = dataclasses.replace(contract, build={**contract.build, "precision": "int8"}).to_json()
+    refused("a graph in int8 found", ckpt=edited(small_graph(), set_contract(eight), tmp_path / "eight.onnx"))
