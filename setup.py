@@ -28,6 +28,8 @@ RTX = [
 ]
 # Drives the GPU's memory and streams; carries the CUDA runtime inside.
 CUDA = ["cuda-bindings>=12.6; sys_platform != 'darwin'"]
+# Runs, compares and bisects graphs and engines (docs/debugging.md); pure Python.
+DEBUG = ["polygraphy>=0.49"]
 
 setup(
     name="l2g",
@@ -57,7 +59,8 @@ setup(
         "rtx": [*RTX, *CUDA],
         "export": EXPORT,
         "int8": EXPORT,
+        "debug": [*EXPORT, *DEBUG],
         "train": [*TORCH, "tensorboard>=2.14", "pyyaml>=6"],
-        "test": [*EXPORT, *RTX, *CUDA, "tensorboard>=2.14", "pyyaml>=6", "pytest>=8", "ruff>=0.6"],
+        "test": [*EXPORT, *DEBUG, *RTX, *CUDA, "tensorboard>=2.14", "pyyaml>=6", "pytest>=8", "ruff>=0.6"],
     },
 )
