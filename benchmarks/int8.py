@@ -72,7 +72,7 @@ def state_part(args: argparse.Namespace, folder: Path) -> bool:
     """Print the AP of each kind of calibration, for the default set and for all units."""
     dataset = first_videos(load_dataset(args.dataset, "valid"), args.videos)
     calibration = load_dataset(args.calibrate_on, "valid") if args.calibrate_on else dataset
-    base = export_base(args.model, folder, QuantizeOptions(), None, None)
+    base = export_base(args.model, folder, QuantizeOptions())
     model = read_model(base)
     contract = read_contract(model, base)
     backend = OnnxRuntimeBackend(base)

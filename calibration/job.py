@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import itertools
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import onnx
 
 import l2g
@@ -25,10 +27,13 @@ from l2g.contract import GraphContract
 from l2g.data.dataset import VideoDataset
 from l2g.errors import ExportError
 from l2g.export.artifact import graph_facts, read_contract, read_model, replacing, sha256, with_contract
+from l2g.export.verification import open_session
 from l2g.runtime.ort_backend import OnnxRuntimeBackend
 
 BEST = "best"
 SCALES = ("fp32", "fp16")
+# Two graphs of one recipe differ by nothing; this leaves room for other fusions around the same integers.
+SAME_STATE = 1e-3
 # Q and DQ take FP16 scales from here on.
 HALF_OPSET = 19
 
@@ -86,6 +91,7 @@ class Quantised:
 
 class QuantizeJob:
     """One run. base: the FP32 graph, a file of this package with raw outputs. work: the folder it can be resumed from.
+    deployed: the same model exported with other outputs (detections), to be written in its place.
 
     Raises ExportError for a graph that cannot be quantised and for a folder that belongs to another run.
     """
@@ -99,7 +105,9 @@ class QuantizeJob:
         work: Path,
         options: QuantizeOptions,
         progress: bool = True,
+        deployed: Path | None = None,
     ):
+        self.deployed = deployed
         self.base, self.dataset, self.output, self.work, self.options = base, dataset, output, work, options
         self.calibration, self.progress = calibration, progress
         self.model = read_model(base)
@@ -145,7 +153,7 @@ class QuantizeJob:
         )
         if not accepted:
             return Quantised(None, report)
-        self._write(report)
+        self._write(report, self._final(observed, method, chosen, recording))
         return Quantised(self.output, report)
 
     @property
@@ -199,7 +207,7 @@ class QuantizeJob:
 
     def _error(self, name: str, recording: Recording, observed: Observed, nodes, method: str) -> float:
         def measure() -> float:
-            graph = self._quantised(observed, method, nodes)
+            graph = self._quantised(self.model, observed, method, nodes)
             return output_error(graph.SerializeToString(), self.contract, self._probes(recording))
 
         return self.ledger.measured(name, measure)
@@ -261,14 +269,14 @@ class QuantizeJob:
         one, other, identity = (values.get(f"{name}:{key}") for key in ("ap_reference", "ap", "identity"))
         return Verdict(int(values[f"{name}:frames"]), one, other, identity, drift)
 
-    def _quantised(self, observed: Observed, method: str, nodes) -> onnx.ModelProto:
+    def _quantised(self, model: onnx.ModelProto, observed: Observed, method: str, nodes) -> onnx.ModelProto:
         half = self.options.scales == "fp16"
-        return quantise(self.model, nodes, lambda tensor: observed.interval(tensor, method), self.layout, half)
+        return quantise(model, nodes, lambda tensor: observed.interval(tensor, method), self.layout, half)
 
-    def _write_candidate(self, observed: Observed, method: str, units) -> None:
-        """The graph as it will be, with the contract, in the working folder."""
-        graph = self._quantised(observed, method, self.inventory.nodes(units))
-        # Contract and all of the FP32 file; the new one is put at the end again.
+    def _serialised(self, model: onnx.ModelProto, observed: Observed, method: str, units) -> bytes:
+        """The graph as it will be in the file, checked, without a contract."""
+        graph = self._quantised(model, observed, method, self.inventory.nodes(units))
+        # The FP32 file's contract; another one is put at the end again.
         del graph.metadata_props[:]
         data = graph.SerializeToString(deterministic=True)
         if self.options.scales == "fp16":
@@ -276,28 +284,51 @@ class QuantizeJob:
 
             data = halved(data)
         onnx.checker.check_model(onnx.load_from_string(data), full_check=True)
+        return data
+
+    def _write_candidate(self, observed: Observed, method: str, units) -> None:
+        """The graph as it will be, with the contract, in the working folder."""
+        data = self._serialised(self.model, observed, method, units)
         with replacing(self._candidate) as temporary:
             temporary.write_bytes(with_contract(data, dataclasses.replace(self.contract, build=graph_facts(data))))
 
-    def _write(self, report: Report) -> None:
-        """The candidate under its final name, its contract complete."""
-        from l2g.export.artifact import graph_facts
+    def _final(self, observed: Observed, method: str, units, recording: Recording) -> tuple[bytes, GraphContract]:
+        """The judged graph, or the one with other outputs made by the same recipe; and the contract it starts from.
 
-        length = read_contract(read_model(self._candidate), self._candidate).build["graph_bytes"]
-        graph = self._candidate.read_bytes()[:length]
+        Raises ExportError where that one does not carry the judged graph's state through the recorded frames.
+        """
+        if self.deployed is None:
+            length = read_contract(read_model(self._candidate), self._candidate).build["graph_bytes"]
+            return self._candidate.read_bytes()[:length], self.contract
+        model = read_model(self.deployed)
+        graph = self._serialised(model, observed, method, units)
+        sessions = open_session(self._candidate.read_bytes()), open_session(graph)
+        for sample in itertools.islice(recording, self.options.probe_frames):
+            one, other = (session.run(["queries"], sample.inputs)[0] for session in sessions)
+            if not np.abs(one - other).max() <= SAME_STATE * np.abs(one).max():
+                raise ExportError(
+                    f"the graph with detections does not compute what the judged one does (queries differ by "
+                    f"{np.abs(one - other).max():.3g} in video {sample.video}, frame {sample.time}); "
+                    "write the raw outputs, and report this"
+                )
+        return graph, read_contract(model, self.deployed)
+
+    def _write(self, report: Report, final: tuple[bytes, GraphContract]) -> None:
+        """The graph under its final name, its contract complete."""
+        graph, contract = final
         versions = {"l2g": l2g.__version__}
         versions |= {name: importlib.metadata.version(name) for name in ("onnx", "onnxruntime")}
         build = {
-            **self.contract.build,
+            **contract.build,
             "precision": "int8",
-            "versions": {**self.contract.build.get("versions", {}), **versions},
+            "versions": {**contract.build.get("versions", {}), **versions},
             "int8": report.facts(),
             "float32_sha256": sha256(self.base),
-            "float32_verification": self.contract.build.get("verification"),
+            "float32_verification": contract.build.get("verification"),
             "verification": report.verification(),
             **graph_facts(graph),
         }
-        contract = dataclasses.replace(self.contract, build=build)
+        contract = dataclasses.replace(contract, build=build)
         with replacing(self.output) as temporary:
             temporary.write_bytes(with_contract(graph, contract))
             if read_contract(read_model(temporary), self.output).to_json() != contract.to_json():
@@ -314,13 +345,23 @@ class QuantizeJob:
         return dataclasses.asdict(self.options)
 
 
-def export_base(checkpoint: str, work: Path, options: QuantizeOptions, height: int | None, width: int | None) -> Path:
-    """The FP32 graph of a checkpoint in the working folder; one that is there is used if it is of this checkpoint."""
+def export_base(
+    checkpoint: str,
+    work: Path,
+    options: QuantizeOptions,
+    height: int | None = None,
+    width: int | None = None,
+    top_k: int | None = None,
+) -> Path:
+    """The FP32 graph of a checkpoint in the working folder; one that is there is used if it is of this checkpoint.
+
+    top_k: detections in place of raw outputs, in a file of its own.
+    """
     from l2g.checkpoint import WEIGHTS, load_checkpoint, shipped_checkpoints
     from l2g.export.exporter import ExportOptions, export
 
     source = WEIGHTS / f"{checkpoint}.safetensors" if checkpoint in shipped_checkpoints() else Path(checkpoint)
-    path = work / "fp32.onnx"
+    path = work / ("fp32.onnx" if top_k is None else f"fp32_detections_{top_k}.onnx")
     if path.is_file():
         build = read_contract(read_model(path), path).build
         if source.is_file() and build.get("checkpoint_sha256") != sha256(source):
@@ -334,6 +375,7 @@ def export_base(checkpoint: str, work: Path, options: QuantizeOptions, height: i
     choices = ExportOptions(
         height=height,
         width=width,
+        top_k=top_k,
         target=options.layout,
         opset=HALF_OPSET if options.scales == "fp16" else 17,
     )

@@ -45,6 +45,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--height", type=int, help="canvas height of the export (default: the model's)")
     parser.add_argument("--width", type=int, help="canvas width of the export (default: the model's)")
+    parser.add_argument(
+        "--outputs", choices=("raw", "detections"), default="raw", help="of the file (needs a checkpoint; default raw)"
+    )
+    parser.add_argument("--top-k", type=int, default=50, help="instances chosen for detections (default 50)")
     calibration = parser.add_argument_group("calibration")
     calibration.add_argument("--videos", type=int, default=8, help="videos that rollouts are recorded of (default 8)")
     calibration.add_argument("--frames", type=int, default=12, help="frames kept of each (default 12)")
@@ -131,11 +135,18 @@ def run(arguments: argparse.Namespace) -> Quantised:
     work = arguments.work or output.with_name(f"{output.name}.work")
     if arguments.fresh:
         clear(work)
-    if arguments.ckpt.endswith(".onnx"):
-        base = Path(arguments.ckpt)
+    canvas, deployed = (arguments.height, arguments.width), None
+    if not arguments.ckpt.endswith(".onnx"):
+        base = export_base(arguments.ckpt, work, options, *canvas)
+        if arguments.outputs == "detections":
+            deployed = export_base(arguments.ckpt, work, options, *canvas, top_k=arguments.top_k)
+    elif arguments.outputs == "detections" or canvas != (None, None):
+        raise ExportError(
+            f"{arguments.ckpt}: an .onnx has its outputs and its canvas; give the checkpoint to change them"
+        )
     else:
-        base = export_base(arguments.ckpt, work, options, arguments.height, arguments.width)
-    job = QuantizeJob(base, dataset, calibration, output, work, options, progress=not arguments.quiet)
+        base = Path(arguments.ckpt)
+    job = QuantizeJob(base, dataset, calibration, output, work, options, not arguments.quiet, deployed)
     quantised = job.run()
     stem = output.with_suffix("")
     write_json(f"{stem}.report.json", quantised.report.to_json())

@@ -15,6 +15,7 @@ from l2g.export.exporter import ExportOptions, export
 from l2g.runtime.evaluation import evaluate_backend
 from l2g.runtime.models import open_backend
 from tests.calibration.small_data import small_videos
+from tests.export.models import inputs, run, session
 from tests.exported import edited, exported_model, set_contract, small_checkpoint, small_graph
 
 WHOLE = job.take_inventory
@@ -61,7 +62,7 @@ def quantised_nodes(path):
 
 def test_a_checkpoint_becomes_a_graph_that_runs_and_says_what_it_is(command, tmp_path, videos, capsys):
     output = tmp_path / "small.int8.onnx"
-    assert command(output, ckpt=small_checkpoint()) == 0
+    assert command(output, "--max-trials", "2", "--work", str(tmp_path / "work"), ckpt=small_checkpoint()) == 0
     contract = read_contract(read_model(output), output)
     build = contract.build
     assert build["precision"] == "int8"
@@ -91,6 +92,23 @@ def test_a_checkpoint_becomes_a_graph_that_runs_and_says_what_it_is(command, tmp
     assert "| backbone |" in text
     assert text in capsys.readouterr().out
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_detections_are_those_of_the_judged_graph(command, tmp_path):
+    raw, chosen, work = tmp_path / "raw.onnx", tmp_path / "chosen.onnx", ["--work", str(tmp_path / "work")]
+    work += ["--max-trials", "0", "--method", "max"]
+    assert command(raw, *work, ckpt=small_checkpoint()) == 0
+    assert command(chosen, *work, "--outputs", "detections", "--top-k", "4", ckpt=small_checkpoint()) == 0
+    contract = read_contract(read_model(chosen), chosen)
+    assert contract.output_kind == "detections"
+    assert contract.build["precision"] == "int8"
+    assert quantised_nodes(chosen) == quantised_nodes(raw)
+    arrays = inputs(exported_model(), 2)
+    queries, _, logits, _ = run(session(raw), arrays)
+    found = dict(zip([spec.name for spec in contract.outputs], run(session(chosen), arrays), strict=True))
+    np.testing.assert_allclose(found["queries"], queries, atol=1e-5)
+    best = np.sort(1 / (1 + np.exp(-logits.max(-1))))[:, ::-1][:, :4]
+    np.testing.assert_allclose(found["scores"], best, atol=1e-5)
 
 
 def test_an_interrupted_run_goes_on_and_ends_alike(command, tmp_path, monkeypatch, capsys):
@@ -202,6 +220,7 @@ def test_bad_input_is_one_line(command, tmp_path, capsys):
         assert not (tmp_path / "x.onnx").exists()
 
     refused("detections found, but AP needs all", ckpt=small_graph(5))
+    refused("give the checkpoint to change them", "--outputs", "detections")
     refused("add --layout tensorrt", "--scales", "fp16")
     refused("opset 17 found, 19 expected", "--scales", "fp16", "--layout", "tensorrt")
     refused("'lots' found, a number", "--ap-budget", "lots")
