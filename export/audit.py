@@ -49,8 +49,13 @@ class Layer:
     nodes: tuple[str, ...]
 
     @property
+    def attention(self) -> bool:
+        """Whether the library calls it an attention: TensorRT-RTX's is a generated kernel named "_gemm_mha_v2"."""
+        return any(word in text.lower() for word in ("mha", "attention") for text in (self.kind, _own_name(self.name)))
+
+    @property
     def computes(self) -> bool:
-        return self.kind.lower() not in SURROUNDINGS
+        return self.kind.lower() not in SURROUNDINGS or self.attention
 
     @property
     def precision(self) -> str | None:
@@ -227,10 +232,13 @@ def _at_most(precision: str, asked: str) -> bool:
 
 def _is_attention(layer: Layer, operators: dict[str, str]) -> bool:
     """One kernel for scores, softmax and values, whatever the library calls it."""
-    if "mha" in layer.kind.lower() or "attention" in layer.kind.lower():
-        return True
     kinds = Counter(operators.get(node) for node in layer.nodes)
-    return layer.computes and kinds["Softmax"] > 0 and kinds["MatMul"] >= 2
+    return kinds["Softmax"] > 0 and kinds["MatMul"] >= 2
+
+
+def _own_name(name: str) -> str:
+    """A layer's name without the paths of the nodes that some are named after."""
+    return "" if "/" in name else name
 
 
 def _logged(log: str, name: str) -> int | None:

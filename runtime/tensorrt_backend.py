@@ -57,7 +57,7 @@ class TensorRTBackend:
 
     The state of B streams lives in two sets of buffers on the device: a step reads the one and writes the other, and
     the next step is bound the other way round, so nothing is copied. Frames and results cross through pinned memory,
-    results of the kind "detections" being the chosen instances alone. All work is on one stream of this backend's own. From
+    results of the kind "detections" being the chosen instances alone. All work is on one stream of its own. From
     the third step on a step is one launch of a captured graph, of which there are two, one for each direction; where
     the work cannot be captured, steps go on being enqueued.
 

@@ -140,9 +140,14 @@ def test_a_fused_attention():
     made = onnx.helper.make_graph(nodes, "g", inputs, [info("o", 1, (4, 4))])
     model = onnx.helper.make_model(made, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
     halves = (Tensor("fp16", 16),) * 3
-    fused = Layer("mha", "kgen2", halves, (), (), ("scores", "softmax", "values"))
+    # As TensorRT-RTX 1.7 names it: of the type that surroundings have too.
+    fused = Layer("_gemm_mha_v2_myl0_165", "kgen", halves, (), (), ("scores", "softmax", "values"))
+    assert fused.computes
     apart = [Layer(n, "gemm", halves[:2], (), (), (n,)) for n in ("scores", "values")]
-    assert audit(model, [fused], "fp16").fused_attention == 1
+    found = audit(model, [fused], "fp16")
+    assert (found.fused_attention, found.layers, found.share) == (1, {"fp16": 1}, 1)
+    # A layer that is named after nodes of an attention is none.
+    assert not Layer("/decoder/self_attention/Add", "kgen", halves, (), (), ()).computes
     assert audit(model, apart, "fp16").fused_attention == 0
 
 
