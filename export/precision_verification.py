@@ -73,7 +73,8 @@ def verify_half(
     names = {name: node for name, node in half_tensors(_parse(half)).items() if name in known}
     rounded = _serialise(_with_maxima(expose_decisions(weights, slots), names))
     emulated = _serialise(expose_decisions(emulate(_parse(half)), slots))
-    sessions = open_session(rounded), open_session(emulated)
+    # Both hold every tensor twice or three times: at 480x864 the arenas of two sessions would not fit 16 GB.
+    sessions = open_session(rounded, arena=False), open_session(emulated, arena=False)
     sums = _Sums(contract, model.config.box_init)
     largest = dict.fromkeys(names, 0.0)
     for step in rollouts(model, contract.height, contract.width):

@@ -58,12 +58,14 @@ def verify(model: Local2Global, graph: bytes, contract: GraphContract) -> Verifi
     return Verification(library, ROLLOUTS, largest, {name: TOLERANCES[name] for name in largest}, ties)
 
 
-def open_session(graph: bytes):
-    """An ONNX Runtime session on the CPU; ExportError where it does not take the graph."""
+def open_session(graph: bytes, arena: bool = True):
+    """An ONNX Runtime session on the CPU; ExportError where it does not take the graph. Without `arena` it gives memory
+    back after every step."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.enable_cpu_mem_arena = arena
     try:
         return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:
