@@ -55,7 +55,7 @@ class QuantizeOptions:
     percentile: float = PERCENTILE
     ap_budget: float | None = 0.5
     recording: RecordingOptions = field(default_factory=RecordingOptions)
-    search_videos: int = 16
+    search_videos: int = 32
     probe_frames: int = 8
     max_trials: int = 10
     streams: int = 4

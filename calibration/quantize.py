@@ -64,7 +64,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--state", choices=("rollout", "zeros", "random"), default="rollout", help="zeros, random: to be compared with"
     )
     effort = parser.add_argument_group("search")
-    effort.add_argument("--search-videos", type=int, default=16, help="videos that sets are tried on (default 16)")
+    effort.add_argument("--search-videos", type=int, default=32, help="videos that sets are tried on (default 32)")
     effort.add_argument("--max-trials", type=int, default=10, help="sets tried; 0: the default set (default 10)")
     effort.add_argument("--probe-frames", type=int, default=8, help="recorded frames per sensitivity (default 8)")
     effort.add_argument("--verdict-videos", type=int, metavar="N", help="judge on the first N videos (default: all)")
