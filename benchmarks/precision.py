@@ -5,7 +5,9 @@
 Prints the model card's table. An FP16 graph is measured twice: as ONNX Runtime executes it on a CPU, which is float32
 with rounded weights, and emulated (export/precision_emulate.py), which rounds every tensor as a GPU's kernels do; the
 second is the honest one. The row "FP32, state in FP16" is the float32 graph with nothing but its state rounded from
-frame to frame: what it drifts is the model's own sensitivity, and no FP16 graph can do better. Exit code: 0 within the budgets, 1 beyond one, 2 bad input.
+frame to frame: what that drifts is the model's own sensitivity to FP16, and no fault of a graph.
+
+Exit code: 0 within the budgets, 1 beyond one, 2 bad input.
 """
 
 from __future__ import annotations
@@ -91,9 +93,7 @@ def run(options: argparse.Namespace) -> dict:
             print(f"{place} FP32 | {_cells(first, first)}", flush=True)
             for label, measured in rest.items():
                 print(f"{place} {label} | {_cells(measured, first)}", flush=True)
-                within = (
-                    label == BASELINE or measured.finite and _loss(measured, first) <= BUDGETS[files[label][1]] + 1e-9
-                )
+                within = label == BASELINE or _within(measured, first, BUDGETS[files[label][1]])
                 rows.append({"dataset": name, "graph": label, "within": within, **measured.to_dict()})
             rows.append({"dataset": name, "graph": "FP32", "within": True, **first.to_dict()})
     return {"reference": str(options.reference), "rows": rows}
@@ -119,6 +119,10 @@ def _loss(measured: Measured, first: Measured) -> float:
     if measured.ap is None or first.ap is None:
         raise L2GError("the data set holds no annotation that counts, so there is no AP; give another")
     return first.ap - measured.ap
+
+
+def _within(measured: Measured, first: Measured, budget: float) -> bool:
+    return measured.finite and _loss(measured, first) <= budget + 1e-9
 
 
 def _cells(measured: Measured, first: Measured) -> str:
