@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import platform
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import l2g
+from l2g.contract import GraphContract
 from l2g.errors import EngineError
 from l2g.export import engine_cache
 from l2g.export.artifact import read_contract, read_model
@@ -99,8 +101,12 @@ def build_engine(
         sidecar = Sidecar(contract, _facts(onnx_file, source, library, bound, options, built, verdict))
         if cache:
             engine_cache.store(cache, key, content, sidecar)
+    reason = _why_not_verified(contract, gpu, verify)
+    if not sidecar.engine.verified:
+        unverified = {"status": UNVERIFIED, "reason": reason or "not yet"}
+        sidecar = dataclasses.replace(sidecar, engine=dataclasses.replace(sidecar.engine, verification=unverified))
     _write(output, content, sidecar)
-    if gpu is not None and verify is not None and not sidecar.engine.verified:
+    if reason is None and not sidecar.engine.verified:
         sidecar = _verify(onnx_file, output, verify)
         if cache:
             engine_cache.store(cache, key, content, sidecar)
@@ -124,7 +130,7 @@ def _circumstances(
 
 def _plugins(library: Library) -> frozenset[tuple[str, str]] | None:
     """(name, version) of every registered plugin; None where the library does not tell."""
-    trt, log = library.trt, LibraryLog()
+    trt, log = library.trt, LibraryLog(most=100)
     try:
         trt.init_libnvinfer_plugins(log.logger(trt), "")
         registry = trt.get_plugin_registry()
@@ -168,8 +174,6 @@ def _facts(
     built: Built,
     verdict: Audit,
 ) -> EngineFacts:
-    import hashlib
-
     named = tuple(text for text in options.compute_capabilities if text != CURRENT)
     return EngineFacts(
         library=library.name,
@@ -182,7 +186,6 @@ def _facts(
         compute_capabilities=(bound.capability,) if bound else named or RTX_CAPABILITIES,
         options=built.options,
         audit=verdict.to_dict(),
-        verification=dict(UNVERIFIED),
         versions={"l2g": l2g.__version__, "python": platform.python_version(), "platform": platform.machine()},
         build_seconds=round(built.seconds, 2),
     )
@@ -193,6 +196,15 @@ def _write(output: Path, content: bytes, sidecar: Sidecar) -> None:
     write_whole(output, content)
     write_sidecar(output, sidecar)
     check_file(output, sidecar)
+
+
+def _why_not_verified(contract: GraphContract, gpu: Gpu | None, verify: Verify | None) -> str | None:
+    """None where engine and graph can be compared here and now."""
+    if gpu is None:
+        return "built on a machine without a GPU"
+    if contract.build.get("lowering") == "plugin":
+        return "nothing but TensorRT runs the plugins of its graph"
+    return "not asked for" if verify is None else None
 
 
 def _verify(onnx_file: Path, output: Path, verify: Verify) -> Sidecar:

@@ -102,11 +102,9 @@ def build_serialized(
     _parse(trt, network, logger, log, onnx_file)
     config = _configure(trt, builder, network, contract, library, options, log)
     monitor = _Monitor(progress)
-    # The builder keeps no reference of its own to it.
-    config.progress_monitor = watcher = monitor.watcher(trt)
+    config.progress_monitor = monitor.watcher(trt)
     cache = _load_timing_cache(config, options)
     engine = _run_interruptibly(lambda: builder.build_serialized_network(network, config), monitor)
-    del watcher
     if engine is None:
         raise EngineError(
             f"{onnx_file}: {library.name} {library.version} built no engine; its log ends with\n  {log.tail()}"
@@ -254,7 +252,9 @@ class _Monitor:
             def phase_finish(self, phase_name):
                 monitor.finish(phase_name)
 
-        return Watcher()
+        # It has to outlive the builder, which keeps no reference to it.
+        self._watcher = Watcher()
+        return self._watcher
 
     def start(self, phase: str, parent: str | None, steps: int) -> None:
         with self._lock:

@@ -18,7 +18,7 @@ from l2g.data.registry import load_dataset
 from l2g.errors import L2GError
 from l2g.evaluation.files import write_json
 from l2g.runtime.backend import Backend
-from l2g.runtime.models import GRAPH_SUFFIX, open_backend
+from l2g.runtime.models import ARTIFACT_SUFFIXES, open_backend
 from l2g.runtime.parity_page import render_page
 from l2g.runtime.parity_report import ParityReport, Tolerances
 from l2g.runtime.parity_run import ParityOptions, run_parity
@@ -92,7 +92,7 @@ def open_models(reference: str, candidate: str, stack: ExitStack) -> list[Backen
     opened: dict[int, Backend] = {}
     canvas = None
     # An artifact's canvas is fixed, a checkpoint takes any: artifacts first.
-    for index in sorted(range(3), key=lambda i: Path(models[i]).suffix.lower() != GRAPH_SUFFIX):
+    for index in sorted(range(3), key=lambda i: Path(models[i]).suffix.lower() not in ARTIFACT_SUFFIXES):
         backend = opened[index] = stack.enter_context(closing(open_backend(models[index], top_k=None, canvas=canvas)))
         canvas = (backend.contract.height, backend.contract.width)
     return [opened[index] for index in range(3)]

@@ -19,7 +19,7 @@ from l2g.errors import ContractError, EngineError
 KIND = "l2g.engine"
 SCHEMA_VERSION = 1
 ENGINE_SUFFIX = ".engine"
-UNVERIFIED = {"status": "unverified", "reason": "built on a machine without a GPU"}
+UNVERIFIED = "unverified"
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class EngineFacts:
     compute_capabilities: tuple[str, ...]
     options: dict = field(default_factory=dict)
     audit: dict = field(default_factory=dict)
-    verification: dict = field(default_factory=lambda: dict(UNVERIFIED))
+    verification: dict = field(default_factory=lambda: {"status": UNVERIFIED, "reason": "no record"})
     versions: dict = field(default_factory=dict)
     build_seconds: float = 0.0
 

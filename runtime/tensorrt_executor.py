@@ -44,7 +44,7 @@ class EngineExecutor:
 
     def __init__(self, path: Path, content: bytes, library: Library, contract: GraphContract):
         trt = library.trt
-        self._path, self._log = path, LibraryLog()
+        self._path, self._log = path, LibraryLog(most=100)
         self._logger = self._log.logger(trt)
         if hasattr(trt, "init_libnvinfer_plugins"):
             trt.init_libnvinfer_plugins(self._logger, "")

@@ -11,6 +11,7 @@ import importlib
 import importlib.metadata
 import re
 import threading
+from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -68,13 +69,17 @@ def version_tuple(version: str) -> tuple[int, ...]:
 class LibraryLog:
     """What a library says while it works: all lines, and the errors among them.
 
-    `logger(trt)` makes the object that the library is given. Lines of the level VERBOSE are kept too: without a GPU the
-    table of an engine's layers is found nowhere else.
+    `logger(trt)` makes the object that the library is given. A build keeps everything, since without a GPU the table of
+    an engine's layers is found nowhere else; with `most`, only so many warnings and errors are kept, for a program that
+    runs for days.
     """
 
-    lines: list[str] = field(default_factory=list)
-    errors: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+    most: int | None = None
+    lines: deque[str] = field(init=False)
+    errors: deque[str] = field(init=False)
+
+    def __post_init__(self):
+        self.lines, self.errors = deque(maxlen=self.most), deque(maxlen=self.most)
 
     def logger(self, trt: ModuleType):
         log, lock = self, threading.Lock()
@@ -85,19 +90,22 @@ class LibraryLog:
 
             def log(self, severity, message):
                 with lock:
-                    log.lines.append(f"[{severity.name}] {message}")
-                    if severity.name in ("ERROR", "INTERNAL_ERROR"):
-                        log.errors.append(message)
-                    elif severity.name == "WARNING":
-                        log.warnings.append(message)
+                    log.add(severity.name, message)
 
         return Logger()
+
+    def add(self, severity: str, message: str) -> None:
+        """severity: INTERNAL_ERROR, ERROR, WARNING, INFO or VERBOSE."""
+        if self.most is None or severity not in ("INFO", "VERBOSE"):
+            self.lines.append(f"[{severity}] {message}")
+        if severity in ("ERROR", "INTERNAL_ERROR"):
+            self.errors.append(message)
 
     def tail(self, lines: int = 6) -> str:
         """The last errors, or where there are none the last lines, for the end of an error's message."""
         # Without a driver every call into CUDA is reported, whatever else is wrong.
         chosen = [text for text in self.errors if "cudaError 35" not in text] or self.errors or self.lines
-        return "\n  ".join(text.strip() for text in chosen[-lines:])
+        return "\n  ".join(text.strip() for text in list(chosen)[-lines:])
 
     def write(self, path: Path) -> None:
         path.write_text("\n".join(self.lines) + "\n", encoding="utf-8")

@@ -20,8 +20,8 @@ from l2g.export.build_engine import main, parse_size
 from l2g.export.engine import build_engine
 from l2g.export.engine_build import BuildOptions
 from l2g.export.exporter import ExportOptions, build_facts, build_graph, contract_of, halved
-from l2g.runtime.sidecar import check_file, read_sidecar, sidecar_path
-from l2g.runtime.tensorrt_library import installed_version
+from l2g.runtime.sidecar import Gpu, check_file, read_sidecar, sidecar_path
+from l2g.runtime.tensorrt_library import LibraryLog, installed_version
 from tests.export.engines import engine_graph, rewritten
 from tests.export.half import uncast
 
@@ -76,7 +76,7 @@ def test_the_shipped_model_in_three_precisions(graphs, engines, precision):
     assert check_file(build.path, read_sidecar(build.path)) == build.path.read_bytes()
     assert (facts.gpu, facts.compute_capabilities) == (None, ("8.0", "8.6", "8.9", "12.0"))
     assert facts.library_version == installed_version("tensorrt-rtx")
-    assert not facts.verified
+    assert facts.verification == {"status": "unverified", "reason": "built on a machine without a GPU"}
     assert build.sidecar.contract.build["precision"] == precision
     # What the library built, from its own log.
     assert facts.audit["source"] == "build log"
@@ -108,7 +108,6 @@ def test_an_engine_that_is_wider_than_asked_for_is_refused(graphs, engines):
         found.check()
     # FP16 is narrower than FP32, so nothing is amiss the other way round.
     assert audit_of(graphs, engines, "fp16", "fp32").share == 1
-    engines("int8")[0].sidecar.engine.audit["share"]
     assert audit_of(graphs, engines, "int8", "fp16").share < 0.8
 
 
@@ -116,7 +115,8 @@ def test_an_engine_that_is_wider_than_asked_for_is_refused(graphs, engines):
 def test_a_builder_that_downgrades_writes_nothing(graphs, engines, tmp_path, monkeypatch):
     """The graph is FP16, the library gives the FP32 engine, as weak typing does in silence."""
     _, log, _ = engines("fp32")
-    lines = engine_module.LibraryLog(lines=log.splitlines())
+    lines = engine_module.LibraryLog()
+    lines.lines.extend(log.splitlines())
     built = engine_module.Built(b"an engine", lines, 1.0, RTX.key(read_contract_of(graphs["fp16"])))
     monkeypatch.setattr(engine_module, "build_serialized", lambda *_: built)
     with pytest.raises(EngineError, match="in fp16, 95 % asked for"):
@@ -151,6 +151,53 @@ def test_the_same_engine_is_never_built_twice(graphs, engines, tmp_path, monkeyp
             engine.write_bytes(engine.read_bytes()[:-1])
     with pytest.raises(AssertionError, match="built again"):
         build_engine(graphs["fp32"], tmp_path / "third.engine", RTX, cache=cache)
+
+
+@rtx
+def test_where_there_is_a_gpu_an_engine_is_verified_before_it_stays(graphs, engines, tmp_path, monkeypatch):
+    """The GPU and the comparison are imagined; the order, the record and the removal are not."""
+    _, log, _ = engines("fp32")
+    lines = engine_module.LibraryLog()
+    lines.lines.extend(log.splitlines())
+    built = engine_module.Built(b"an engine", lines, 1.0, RTX.key(read_contract_of(graphs["fp32"])))
+    monkeypatch.setattr(engine_module, "build_serialized", lambda *_: built)
+    monkeypatch.setattr(engine_module, "find_gpu", lambda: Gpu("a GPU", (8, 9)))
+    output, cache, calls = tmp_path / "m.engine", tmp_path / "cache", []
+
+    def disagree(onnx_file, engine):
+        assert read_sidecar(engine).engine.engine_bytes == len(b"an engine")
+        raise EngineError("not the numbers of its graph")
+
+    def agree(onnx_file, engine):
+        calls.append((onnx_file, engine))
+        return {"status": "verified", "gpu": "a GPU"}
+
+    with pytest.raises(EngineError, match="not the numbers of its graph"):
+        build_engine(graphs["fp32"], output, RTX, cache=cache, verify=disagree)
+    assert not output.exists()
+    assert not sidecar_path(output).exists()
+    build = build_engine(graphs["fp32"], output, RTX, cache=cache, verify=agree)
+    assert (build.cached, calls) == (True, [(graphs["fp32"], output)])
+    assert read_sidecar(output).engine.verification == {"status": "verified", "gpu": "a GPU"}
+    # The record is in the cache as well: what was verified once is not verified again.
+    again = build_engine(graphs["fp32"], tmp_path / "again.engine", RTX, cache=cache, verify=disagree)
+    assert again.sidecar.engine.verified
+    unasked = build_engine(graphs["fp32"], tmp_path / "third.engine", RTX)
+    assert unasked.sidecar.engine.verification == {"status": "unverified", "reason": "not asked for"}
+
+
+def test_a_log_that_runs_for_days_keeps_only_its_end():
+    log = LibraryLog(most=3)
+    for number in range(10):
+        log.add("VERBOSE", f"chatter {number}")
+        log.add("WARNING", f"warning {number}")
+    assert list(log.lines) == ["[WARNING] warning 7", "[WARNING] warning 8", "[WARNING] warning 9"]
+    log.add("ERROR", "driver missing (cudaError 35)")
+    log.add("ERROR", "the reason")
+    assert log.tail() == "the reason"
+    everything = LibraryLog()
+    everything.add("VERBOSE", "a layer")
+    assert list(everything.lines) == ["[VERBOSE] a layer"]
 
 
 def test_what_makes_another_key():
