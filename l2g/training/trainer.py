@@ -264,7 +264,7 @@ class Trainer:
             raise CheckpointError(f"{path}: not a resume file ({error}); remove it to start again") from None
         ours = self.config.to_dict()
         changed = sorted(key for key in ours if found.get(key) != ours[key] and key not in (*_MAY_CHANGE, "phases"))
-        begun = progress.phase + 1  # what is still to come may be planned anew
+        begun = progress.phase + ("objective" in data)  # what is still to come may be planned anew
         if found["phases"][:begun] != ours["phases"][:begun]:
             changed.append("phases")
         if changed:

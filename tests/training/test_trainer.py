@@ -70,6 +70,10 @@ def test_an_interrupted_run_computes_what_an_uninterrupted_one_does(config_file,
     assert rows == expected
     a, b = load_checkpoint(whole).state_dict(), load_checkpoint(result).state_dict()
     assert all(torch.equal(a[name], b[name]) for name in a)
+    # A run that has ended can be given another phase.
+    longer = Trainer(dataclasses.replace(config, phases=(*config.phases, config.phases[2])), tmp_path / "parts")
+    assert (longer.progress.phase, longer.progress.iteration) == (4, 0)
+    assert torch.equal(longer.model.state_dict()["decoder.norm.weight"], b["decoder.norm.weight"])
 
 
 def test_a_killed_process_goes_on(config_file, tmp_path):
