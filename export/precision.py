@@ -66,8 +66,11 @@ class Conversion:
 
 
 def to_half(model: ir.Model, keep: Collection[str] = ()) -> Conversion:
-    """Convert `model`, in place. keep: blocks (`l2g.export.blocks`, of any granularity) that stay float32 besides the
-    islands. Raises ExportError for a block that the graph does not have."""
+    """Convert `model`, in place.
+
+    keep: blocks (`l2g.export.blocks`) that stay float32 besides the islands: "encoder.layers.0", or "layer:encoder"
+    where the name alone would be that of a larger block too. Raises ExportError for a block that is not in the graph.
+    """
     _infer_types(model)
     _check_blocks(model.graph, keep)
     conversion = _Converter(model.graph, keep).run()
@@ -129,7 +132,7 @@ class _Converter:
         if island is not None:
             self.in_islands[island] = self.in_islands.get(island, 0) + 1
             return False
-        block = next((b for b in (block_of(node, g) for g in GRANULARITIES) if b in self.keep), None)
+        block = next((name for name in _names(node) if name in self.keep), None)
         if block is not None:
             self.in_kept[block] = self.in_kept.get(block, 0) + 1
             return False
@@ -206,9 +209,14 @@ def _floats(node: ir.Node) -> bool:
     return any(value is not None and value.dtype in (HALF, FLOAT) for value in (*node.inputs, *node.outputs))
 
 
+def _names(node: ir.Node) -> list[str]:
+    """How the blocks of a node may be called: "encoder", "stage:encoder", "layer:encoder.layers.0" and so on."""
+    named = [(granularity, block_of(node, granularity)) for granularity in GRANULARITIES]
+    return [name for granularity, block in named for name in (block, f"{granularity}:{block}")]
+
+
 def _check_blocks(graph: ir.Graph, keep: Collection[str]) -> None:
-    known = {block_of(node, granularity) for node in graph for granularity in GRANULARITIES}
-    unknown = sorted(set(keep) - known)
+    unknown = sorted(set(keep) - {name for node in graph for name in _names(node)})
     if unknown:
         layers = dict.fromkeys(block_of(node) for node in graph)
         raise ExportError(f"the graph has no block '{unknown[0]}'; it has {', '.join(layers)}")

@@ -58,7 +58,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class Search:
-    """What a search found. kept: the blocks that stay float32. alone: blocks measured alone in FP16, by name."""
+    """What a search found.
+
+    kept: the blocks that stay float32, as `to_half` takes them ("layer:encoder"). alone: blocks measured alone in FP16.
+    """
 
     kept: tuple[str, ...]
     blocks: tuple[str, ...]
@@ -143,12 +146,15 @@ def search(
         "confidence": confidence,
         "granularity": granularity,
     }
-    trials = _Trials(graph, contract, dataset, budget, blocks, _Log(log, header), (streams, confidence), progress)
+    how = granularity, streams, confidence
+    trials = _Trials(graph, contract, dataset, budget, blocks, _Log(log, header), how, progress)
     try:
         kept = find_kept(blocks, trials.holds, trials.costs)
     finally:
         trials.close()
-    return Search(kept, blocks, trials.reference, tuple(trials.done.values()))
+    return Search(
+        tuple(f"{granularity}:{block}" for block in kept), blocks, trials.reference, tuple(trials.done.values())
+    )
 
 
 class _Trials:
@@ -156,7 +162,8 @@ class _Trials:
 
     def __init__(self, graph, contract, dataset, budget, blocks, log, how, progress):
         self.graph, self.contract, self.dataset, self.budget = graph, contract, dataset, budget
-        self.blocks, self.log, self.streams, self.confidence = blocks, log, *how
+        self.blocks, self.log = blocks, log
+        self.granularity, self.streams, self.confidence = how
         self.done: dict[frozenset[str], Trial] = {}
         self.reference: Measured | None = None
         self.folder = TemporaryDirectory(prefix="l2g-precision-")
@@ -198,7 +205,7 @@ class _Trials:
         if self.single is None:
             self.single = self._open("single", self.graph)
         model = ir.from_proto(onnx.load_from_string(self.graph))
-        to_half(model, keep=set(self.blocks) - half)
+        to_half(model, keep=[f"{self.granularity}:{block}" for block in self.blocks if block not in half])
         candidate = self._open("half", ir.to_proto(emulate(model)).SerializeToString())
         try:
             reference, found = measure(

@@ -115,6 +115,15 @@ def test_a_kept_block_stays_float32():
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
 
 
+def test_a_block_may_bear_the_name_of_a_larger_one():
+    """ "encoder" is the stage; what the encoder computes itself, between its layers, is "layer:encoder"."""
+    model = parsed(single())
+    to_half(model, keep=["layer:encoder"])
+    by_name = {node.name: node for node in model.graph}
+    assert by_name["/encoder/layers.0/linear1/MatMul"].inputs[0].dtype == HALF
+    assert by_name["/encoder/Resize"].inputs[0].dtype == FLOAT
+
+
 def test_everything_kept_is_the_float32_graph():
     model = parsed(single())
     conversion = to_half(model, keep=all_blocks(model))
