@@ -239,8 +239,12 @@ class QuantizeJob:
     def _judge(
         self, observed: Observed, method: str, found: Search, sensitivity: dict[str, float]
     ) -> tuple[tuple[str, ...], Verdict, tuple[tuple[int, Verdict], ...]]:
-        """The verdict over the whole data set; while it is beyond the budget the most sensitive units are given up."""
-        order = [name for name in ranked(self.inventory, sensitivity) if name in found.chosen]
+        """The verdict over the whole data set; while it is beyond the budget the most sensitive units are given up.
+
+        Where no set was within the budget on the search videos the default set is judged: those are few.
+        """
+        start = found.chosen or self.inventory.default
+        order = [name for name in ranked(self.inventory, sensitivity) if name in start]
         verdicts: list[tuple[int, Verdict]] = []
         dropped = 0
         while True:
