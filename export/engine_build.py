@@ -126,7 +126,7 @@ def _parse(trt, network, logger, log: LibraryLog, onnx_file: Path) -> None:
     parser = trt.OnnxParser(network, logger)
     if parser.parse(onnx_file.read_bytes(), str(onnx_file)):
         return
-    errors = [parser.get_error(index).desc() for index in range(parser.num_errors)]
+    errors = [_told(parser.get_error(index)) for index in range(parser.num_errors)]
     errors = [text for text in errors if "cudaError 35" not in text] or errors
     reason = "\n  ".join(text.strip() for text in errors[:3]) or log.tail()
     raise EngineError(
@@ -134,6 +134,12 @@ def _parse(trt, network, logger, log: LibraryLog, onnx_file: Path) -> None:
         "export it again for this library: python export/to_onnx.py --target tensorrt ..., and see "
         "python export/doctor.py"
     )
+
+
+def _told(error) -> str:
+    """A parser's error with the node that it is about, which its own text often leaves out."""
+    node = f"{error.node_operator()} '{error.node_name()}': " if error.node_operator() else ""
+    return node + error.desc().strip()
 
 
 def _configure(
