@@ -72,6 +72,8 @@ class ClipObjective(nn.Module):
     between calls, gradients are not (truncated back-propagation through time), so that a clip can be long enough for a
     state as old as a long video's. The instances in sight are then matched anew: a slot that lost its instance on the
     way and holds another one could only learn to jump. Those out of sight keep their slots and have to come back.
+    state_noise: every frame starts from a state with so much noise, relative to its size: the model learns to forget
+    small errors instead of adding them up, which is what lets two backends agree over a long video.
     """
 
     def __init__(
@@ -80,10 +82,11 @@ class ClipObjective(nn.Module):
         criterion: Criterion,
         supervised: int | None = None,
         two_stage: bool = True,
+        state_noise: float = 0.0,
     ):
         super().__init__()
         self.model, self.criterion = model, criterion
-        self.supervised, self.two_stage = supervised, two_stage
+        self.supervised, self.two_stage, self.state_noise = supervised, two_stage, state_noise
         self._carried: tuple[FrameState | None, Tensor | None] = None, None
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -99,7 +102,8 @@ class ClipObjective(nn.Module):
         for t in range(length):
             targets = batch.targets(t)
             start = t * streams
-            decoded = model.decode(memory.rows(slice(start, start + streams)), state, deep=t in chosen)
+            before = noisy(state, self.state_noise) if state is not None and self.state_noise else state
+            decoded = model.decode(memory.rows(slice(start, start + streams)), before, deep=t in chosen)
             state = decoded.state
             slots = self.criterion.match(decoded.output, targets, slots)
             if t not in chosen:
@@ -115,6 +119,18 @@ class ClipObjective(nn.Module):
             return set(range(length))
         others = torch.randperm(length - 1)[: max(self.supervised, 2) - 1]
         return {length - 1, *others.tolist()}
+
+
+def noisy(state: FrameState, strength: float) -> FrameState:
+    """The state with Gaussian noise: queries by `strength` of their root mean square, centres of boxes by `strength` of
+    the box's sides, sides by that factor."""
+    queries, boxes = state.queries, state.boxes
+    scale = queries.detach().square().mean((1, 2), keepdim=True).sqrt()
+    queries = queries + strength * scale * torch.randn_like(queries)
+    centres, sides = boxes.split(2, -1)
+    shift, growth = strength * torch.randn_like(centres), strength * torch.randn_like(sides)
+    boxes = torch.cat([centres + shift * sides, sides * growth.exp()], -1).clamp(0, 1)
+    return FrameState(queries, boxes, state.valid)
 
 
 def count_instances(present: Tensor) -> Tensor:
@@ -139,5 +155,6 @@ __all__ = [
     "ImageObjective",
     "StandIns",
     "count_instances",
+    "noisy",
     "phase_one_parameters",
 ]

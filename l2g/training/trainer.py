@@ -179,7 +179,7 @@ class Trainer:
         criterion = Criterion(self.config.loss)
         self.model.requires_grad_(phase.kind != "align")
         if phase.kind == "clip":
-            return ClipObjective(self.model, criterion, phase.supervised, phase.two_stage)
+            return ClipObjective(self.model, criterion, phase.supervised, phase.two_stage, phase.state_noise)
         stand_ins = None
         if phase.kind == "align":
             for parameter in phase_one_parameters(self.model):

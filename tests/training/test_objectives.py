@@ -5,10 +5,11 @@ import itertools
 import pytest
 import torch
 
+from l2g.modeling.local2global import FrameState
 from l2g.training.config import LossConfig
 from l2g.training.criterion import Criterion
 from l2g.training.denoising import denoising_queries
-from l2g.training.objectives import ClipObjective, ImageObjective, StandIns, phase_one_parameters
+from l2g.training.objectives import ClipObjective, ImageObjective, StandIns, noisy, phase_one_parameters
 
 
 @pytest.fixture
@@ -133,6 +134,32 @@ def test_a_window_matches_anew_what_is_in_sight(small_model, batch):
     expected = Criterion(LossConfig(num_points=0)).match(decoded.output, batch.targets(2), reserved)
     in_sight = batch.present[:, :, 2]
     assert torch.equal(after[in_sight], expected[in_sight])
+
+
+def test_noise_on_the_state_is_as_strong_as_asked_for():
+    torch.manual_seed(0)
+    boxes = torch.tensor([0.5, 0.4, 0.2, 0.1]).expand(2, 5000, 4)
+    state = FrameState(3 * torch.randn(2, 5000, 8), boxes, torch.ones(2, 1))
+    found = noisy(state, 0.1)
+    assert (found.queries - state.queries).std() == pytest.approx(0.3, rel=0.03)
+    relative = (found.boxes[..., :2] - boxes[..., :2]) / boxes[..., 2:]
+    assert relative.std((0, 1)).tolist() == pytest.approx([0.1, 0.1], rel=0.05)
+    assert (found.boxes[..., 2:] / boxes[..., 2:]).log().std((0, 1)).tolist() == pytest.approx([0.1, 0.1], rel=0.05)
+
+
+def test_noise_falls_on_every_frame_but_a_first_one(small_model, batch, criterion):
+    objective = ClipObjective(small_model, criterion, state_noise=0.1)
+    quiet, one = ClipObjective(small_model, criterion), batch.window(0, 1)
+
+    def value(objective, batch):
+        torch.manual_seed(1)
+        return sum(objective(batch).values()).item()
+
+    assert value(objective, one) == value(quiet, one)
+    assert value(objective, batch) != pytest.approx(value(quiet, batch), rel=1e-5)
+    carried = objective._carried[0].queries
+    assert value(objective, batch) == value(objective, batch)
+    assert torch.equal(objective._carried[0].queries, carried)
 
 
 def test_phase_one_trains_the_aligner_and_its_positions_only(small_model, batch, criterion):
