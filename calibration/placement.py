@@ -123,7 +123,7 @@ class _Writer:
 
     def quantise_output(self, tensor: str) -> None:
         """Everything that reads `tensor` reads its pair."""
-        twin = self._pair(tensor)
+        twin = self._pair(tensor, tensor)
         for reader in self.readers.get(tensor, ()):
             _replace(reader, tensor, twin)
 
@@ -133,7 +133,9 @@ class _Writer:
         # An input that is quantised as some other node's output has its pair in front already.
         scale = next((self.scales[name] for name, twin in self.pairs.items() if twin == tensor), None)
         if scale is None:
-            node.input[0] = self._pair(tensor)
+            # Named after its reader: what the pair belongs to is the layer, and not the island of FP32 that it may
+            # come from. TensorRT takes no matrix product whose two scales are of two types.
+            node.input[0] = self._pair(tensor, node.name)
             scale = self.scales[tensor]
         bias = self.constants.get(node.input[2]) if len(node.input) > 2 else None
         integer_bias = self.layout.outputs and node.op_type == "Conv" and bias is not None
@@ -160,8 +162,8 @@ class _Writer:
         self.model.graph.node.extend(copies)
         self.model.graph.initializer.extend(kept)
 
-    def _pair(self, tensor: str) -> str:
-        """Q and DQ behind `tensor`, once; the name of what comes out."""
+    def _pair(self, tensor: str, near: str) -> str:
+        """Q and DQ behind `tensor`, once, with names that begin with `near`; the name of what comes out."""
         if tensor in self.pairs:
             return self.pairs[tensor]
         scale, zero = scale_and_zero(self.ranges(tensor), self.layout.symmetric)
@@ -170,8 +172,8 @@ class _Writer:
         names.append(self._constant(f"{tensor}_zero", np.array(zero, np.int8 if self.layout.symmetric else np.uint8)))
         twin, bits = f"{tensor}_dequantised", f"{tensor}_quantised"
         self.added[tensor] = [
-            helper.make_node("QuantizeLinear", [tensor, *names], [bits], f"{tensor}_QuantizeLinear"),
-            helper.make_node("DequantizeLinear", [bits, *names], [twin], f"{tensor}_DequantizeLinear"),
+            helper.make_node("QuantizeLinear", [tensor, *names], [bits], f"{near}/QuantizeLinear"),
+            helper.make_node("DequantizeLinear", [bits, *names], [twin], f"{near}/DequantizeLinear"),
         ]
         self.pairs[tensor], self.scales[tensor] = twin, scale.astype(np.float64)
         return twin
