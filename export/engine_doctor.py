@@ -284,6 +284,26 @@ def _precision_rules(graph: Examined, asked: Circumstances):
         yield Finding("warn", "precision", text, f"{count} of {of} {what}", "leave --precision away")
 
 
+def _scale_rules(graph: Examined, asked: Circumstances):
+    """Both sides of a quantised product have scales of one type, or the builder fails with a message of its inside."""
+    scales: dict[str, str | None] = {}
+    for node in graph.model.graph.node:
+        if node.op_type == "DequantizeLinear":
+            scales[node.output[0]] = _FLOATS.get(graph.types.get(node.input[1], 0))
+        elif node.op_type in ("Cast", "Transpose", "Reshape") and node.input[0] in scales:
+            scales[node.output[0]] = scales[node.input[0]]
+    mixed = [
+        node
+        for node in graph.nodes("Conv", "Gemm", "MatMul")
+        if {*node.input[:2]} <= scales.keys() and scales[node.input[0]] != scales[node.input[1]]
+    ]
+    if mixed:
+        text = "quantised nodes have scales of two types, on which TensorRT's builder fails"
+        found = f"{_names(mixed)}; {' and '.join(str(scales[name]) for name in mixed[0].input[:2])}"
+        mend = "quantise again with scales of one type: cast to FP16 before the pair, not behind it"
+        yield Finding("refuse", "scales", text, found, mend)
+
+
 def precision_share(graph: Examined, precision: str) -> tuple[float, int, int, str]:
     """(share of FLOPs, nodes, of how many, what they are) that the graph itself types or quantises so."""
     found, _ = contractions(graph.model, shapes_for_one_stream(graph.model))
@@ -355,6 +375,7 @@ _RULES = (
     _gridsample_rules,
     _type_rules,
     _precision_rules,
+    _scale_rules,
     _plugin_rules,
     _memory_rules,
     _place_rules,

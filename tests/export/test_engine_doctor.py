@@ -149,6 +149,23 @@ def test_library_and_opset(tmp_path, library, version, opset, refused):
     assert [f.severity for f in found(path, Circumstances(library, version), "opset")] == ["refuse"] * refused
 
 
+def test_scales_of_two_types(tmp_path):
+    """As when a pair stands in a float32 island and what it feeds is FP16 with FP16 scales."""
+
+    def change(model):
+        conv = next(node for node in model.graph.node if node.op_type == "Conv")
+        pair = next(node for node in model.graph.node if conv.input[1] in node.output)
+        scale = next(weight for weight in model.graph.initializer if weight.name == pair.input[1])
+        half = numpy_helper.from_array(numpy_helper.to_array(scale).astype(np.float16), "half_scale")
+        model.graph.initializer.append(half)
+        pair.input[1] = "half_scale"
+        return model
+
+    finding = only(rewritten(engine_graph("int8"), change, tmp_path / "m.onnx"), RTX, "scales")
+    assert finding.evidence.startswith("1 node: Conv ")
+    assert "fp32 and fp16" in finding.evidence
+
+
 def with_plugin(version, path):
     def change(model):
         model.graph.node.append(helper.make_node("MultiscaleDeformableAttnPlugin_TRT", ["queries"], ["plugged"], "p"))
