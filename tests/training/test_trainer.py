@@ -163,7 +163,7 @@ def test_every_parameter_is_in_exactly_one_group():
 @pytest.mark.parametrize("name", sorted(path.stem for path in SHIPPED.glob("*.yaml")))
 def test_shipped_configs_have_the_papers_numbers(name):
     config = load_config(name)
-    if name in ("synthetic_tiny", "coco_pretrain_r50"):
+    if name.startswith("synthetic") or name == "coco_pretrain_r50":
         return
     align, clip = config.phases
     assert (align.kind, align.iterations) == ("align", 60000)
