@@ -88,14 +88,17 @@ def verify_half(
 
 
 def half_tensors(model: ir.Model) -> dict[str, str]:
-    """The FP16 tensors that a graph computes, in order, by the names of their float32 originals, with their nodes."""
-    return {
-        value.name.removesuffix("_half"): node.name
-        for node in model.graph
-        if node.op_type not in (*MOVING, "Cast")
-        for value in node.outputs
-        if value.dtype == HALF
-    }
+    """The tensors that a graph computes in FP16 or casts to it, in order, by the names of their float32 originals; each
+    with the node that is to blame if FP16 cannot hold it: what computes it, or what wants it cast."""
+    found = {}
+    for node in model.graph:
+        value = node.outputs[0]
+        if node.op_type == "Cast" and value.dtype == HALF and node.inputs[0].producer() is not None:
+            if node.inputs[0].dtype == FLOAT and value.uses():
+                found[node.inputs[0].name] = value.uses()[0][0].name
+        elif node.op_type not in MOVING and node.op_type != "Cast" and value.dtype == HALF:
+            found[value.name.removesuffix("_half")] = node.name
+    return found
 
 
 class _Sums:
@@ -153,8 +156,14 @@ def _rounded_weights(graph: bytes) -> ir.Model:
     for value in model.graph.initializers.values():
         array = constant(value) if value.dtype == FLOAT else None
         if array is not None and array.size >= SMALL:
-            value.const_value = ir.tensor(array.astype(np.float16).astype(np.float32), name=value.name)
+            value.const_value = ir.tensor(_round(array), name=value.name)
     return model
+
+
+def _round(array: np.ndarray) -> np.ndarray:
+    """To FP16's eleven bits, but without its end: a block that stays float32 may have weights beyond it."""
+    fraction, exponent = np.frexp(array)
+    return np.ldexp(np.rint(fraction * 2048) / 2048, exponent).astype(np.float32)
 
 
 def _with_maxima(model: ir.Model, names: dict[str, str]) -> ir.Model:

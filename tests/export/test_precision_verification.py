@@ -11,10 +11,10 @@ from l2g.contract import METADATA_KEY
 from l2g.errors import ExportError
 from l2g.export.exporter import ExportOptions, export, halved
 from l2g.export.precision import to_half
-from l2g.export.precision_verification import FACTOR, verify_half
+from l2g.export.precision_verification import FACTOR, _round, half_tensors, verify_half
 from l2g.export.to_onnx import main
 from l2g.export.verification import Verification
-from tests.export.half_models import PLANTED, contract, planted_model, single
+from tests.export.half_models import PLANTED, contract, parsed, planted_model, single
 from tests.export.models import inputs, run, session
 from tests.exported import exported_model, ignore_prior_valid, small_checkpoint, swap_streams
 
@@ -68,6 +68,24 @@ def test_overflow_is_named_before_anything_is_written(tmp_path):
         export(planted_model(), path, ExportOptions(precision="fp16"))
     assert "/encoder/layers.0/linear1/MatMul_output_0" in str(caught.value)
     assert os.listdir(tmp_path) == []
+
+
+def test_rounding_for_the_limits_is_fp16s():
+    """Eleven bits, as FP16 has within its range; beyond it nothing becomes infinite or zero."""
+    array = np.random.default_rng(0).standard_normal(10_000).astype(np.float32)
+    np.testing.assert_array_equal(_round(array), array.astype(np.float16).astype(np.float32))
+    assert np.isfinite(_round(array * np.float32(2.0**30))).all()
+    assert (_round(array * np.float32(2.0**-40)) != 0).all()
+
+
+def test_what_is_cast_to_fp16_counts_too():
+    """A float32 block before an FP16 one: the value between them must fit as well, and the reader is to blame."""
+    half = parsed(single())
+    to_half(half, keep=["encoder.layers.0.linear1"])
+    found = half_tensors(half)
+    assert found["/encoder/layers.0/Relu_output_0"] == "/encoder/layers.0/linear2/MatMul"
+    assert "/encoder/layers.0/linear1/MatMul_output_0" not in found
+    assert "prior_queries" not in found  # NaN where a stream is fresh
 
 
 def test_the_block_kept_the_same_model_passes():
