@@ -21,6 +21,8 @@ from l2g.export.flops import contractions, shapes_for_one_stream
 
 # At least so much of the matrix and convolution arithmetic has to be in the precision asked for.
 MIN_SHARE = 0.95
+# And so many of its convolutions and products may be of unknown shapes.
+MOST_UNCOUNTED = 0.02
 PRECISIONS = ("fp32", "fp16", "int8")
 # Layers that hold what surrounds a product (bias, activation, rounding) and name its node as well, never the product.
 SURROUNDINGS = {"kgen", "pointwise", "pointwisev2", "reformat", "noop", "shuffle", "signal", "wait", "constant", "cast"}
@@ -109,11 +111,16 @@ class Audit:
 def audit(model: onnx.ModelProto, layers: Iterable[Layer], asked: str, log: str = "", source: str = "log") -> Audit:
     """Judge an engine's layers. model: the ONNX graph that it was built from. log: the library's, for its memory."""
     layers = tuple(layers)
-    found, _ = contractions(model, shapes_for_one_stream(model))
+    found, uncounted = contractions(model, shapes_for_one_stream(model))
     if not layers or not found:
         raise EngineError(
             f"{len(layers)} layers and {len(found)} products found, so nothing is known of the engine's precision; "
             "this version of the library describes its layers in another way than those that l2g knows"
+        )
+    if uncounted > MOST_UNCOUNTED * (len(found) + uncounted):
+        raise EngineError(
+            f"the shapes of {uncounted} of {len(found) + uncounted} convolutions and products are not in the graph, so "
+            "nothing can be said of the FLOPs; export it again, or keep its value_info when you change it"
         )
     computed = {contraction.name: _precision_of(contraction.name, layers) for contraction in found}
     due = quantised(model) if asked == "int8" else set(computed)

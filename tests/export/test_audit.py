@@ -89,6 +89,13 @@ def test_a_product_that_no_layer_names_is_not_taken_on_trust():
         audit(graph(), [], "fp16")
 
 
+def test_a_graph_without_shapes_is_not_judged_by_what_is_left():
+    model = graph()
+    model.graph.input[1].type.tensor_type.ClearField("shape")
+    with pytest.raises(EngineError, match="the shapes of 1 of 2 convolutions and products are not in the graph"):
+        audit(model, [layer("conv", ["fp16"], [("fp16", 288)])], "fp16")
+
+
 LINE = (
     "[VERBOSE] Name: conv_0, LayerType: correlation, "
     "Inputs: [ { Name: a, Dimensions: [-1,4,16,16], Strides: [1,1,1,1], Datatype: Half, Format: (Linear) Row }, "
