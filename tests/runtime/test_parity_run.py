@@ -242,7 +242,7 @@ def test_what_cannot_be_compared_is_refused(dataset):
     with pytest.raises(ContractError, match="the candidate gives chosen detections"):
         compare(lambda: BlobBackend(top_k=3), dataset)
     chosen = BlobBackend(top_k=3)
-    with pytest.raises(ContractError, match="the reference gives .* --outputs raw"):
+    with pytest.raises(ContractError, match=r"the reference gives .* --outputs raw"):
         run_parity(chosen, chosen, chosen, dataset, progress=False)
     other = dataclasses.replace(dataset, categories=dataset.categories[:2])
     with pytest.raises(DataError, match=r"the model has 3 classes, .* has 2: there is no AP; .* or --no-ap"):
