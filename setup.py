@@ -29,7 +29,7 @@ RTX = [
 # Drives the GPU's memory and streams; carries the CUDA runtime inside.
 CUDA = ["cuda-bindings>=12.6; sys_platform != 'darwin'"]
 # Runs, compares and bisects graphs and engines (docs/debugging.md); pure Python.
-DEBUG = ["polygraphy>=0.53"]
+DEBUG = ["polygraphy>=0.53", "onnx-graphsurgeon>=0.5"]
 
 setup(
     name="l2g",

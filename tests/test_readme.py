@@ -18,8 +18,8 @@ BLOCK = re.compile(r"<!-- tested:?(?P<extra>[^>]*) -->\n```(?P<language>\w+)\n(?
 PAGES = {path: [m.groupdict() for m in BLOCK.finditer(path.read_text())] for path in sorted(ROOT.glob("docs/*.md"))}
 PAGES = {path: blocks for path, blocks in PAGES.items() if blocks}
 BLOCKS = [match.groupdict() for match in BLOCK.finditer((ROOT / "README.md").read_text())]
-# Commands of other packages, run as modules of this interpreter.
-MODULES = {"python": [], "polygraphy": ["-m", "polygraphy"]}
+# Commands, as arguments of this interpreter.
+COMMANDS = {"python": [], "polygraphy": ["-c", "import sys; from polygraphy.tools import main; sys.exit(main())"]}
 
 
 def run(command, tmp_path):
@@ -58,8 +58,8 @@ def run_block(block, tmp_path):
     for line in block["code"].strip().splitlines():
         words = [*shlex.split(line, comments=True), *shlex.split(block["extra"])]
         words = [str(tmp_path / word) if word.startswith("outputs/") else word for word in words]
-        assert words[0] in MODULES
+        assert words[0] in COMMANDS
         (tmp_path / "outputs").mkdir(exist_ok=True)
-        run([sys.executable, *MODULES[words[0]], *words[1:]], tmp_path)
+        run([sys.executable, *COMMANDS[words[0]], *words[1:]], tmp_path)
         written = [word for word in words if word.startswith(str(tmp_path))]
         assert all(Path(path).exists() for path in written)
