@@ -62,8 +62,6 @@ class Layer:
     @property
     def precision(self) -> str | None:
         """What its product is computed in: the type of the weights, or for two activations the wider of the two."""
-        if any(tensor.precision == "int8" for tensor in self.inputs):
-            return "int8"
         # Scalars, scales and biases may be wider than the weights: the largest constant is the weights.
         weights = max((t for t in self.weights if t.elements > 1), key=lambda t: t.elements, default=None)
         operands = [weights] if weights is not None and weights.precision else self.inputs

@@ -62,6 +62,7 @@ def test_shares_are_of_flops_not_of_layers():
         (["fp32", "fp16"], [("fp16", 288), ("fp32", 1), ("fp32", 8)], "fp16"),  # a float32 residual, scalars and bias
         (["int8"], [("int8", 288), ("fp32", 8)], "int8"),
         (["fp16"], [("fp32", 288), ("fp16", 8)], "fp32"),  # weights that stayed wide
+        (["int8"], [("fp16", 288), ("fp32", 1)], "fp16"),  # stored in 8 bits, computed in 16
         (["fp16", "fp32"], [("fp32", 1)], "fp32"),  # two activations
         (["fp16", "fp16"], [("fp32", 1)], "fp16"),
     ],

@@ -125,6 +125,13 @@ def test_which_gpus_a_portable_engine_runs_on(engine, capability, runs):
             check_machine(engine, sidecar, "tensorrt-rtx", VERSION, gpu)
 
 
+def test_an_engine_for_a_newer_gpu_of_the_same_generation(tmp_path):
+    engine = fake_engine(tmp_path / "m.engine", small_graph(), compute_capabilities=("8.9",))
+    check_machine(engine, read_sidecar(engine), "tensorrt-rtx", VERSION, Gpu("RTX 4090", (8, 9)))
+    with pytest.raises(EngineError, match=r"built for compute capability 8\.9, this RTX 3090 has 8\.6"):
+        check_machine(engine, read_sidecar(engine), "tensorrt-rtx", VERSION, Gpu("RTX 3090", (8, 6)))
+
+
 def test_a_sidecar_that_was_edited_with_its_own_sum_in_mind_still_needs_the_engine(engine):
     """Whoever writes a new sum as well has made a new sidecar; the engine's own sum still binds it."""
     sidecar = read_sidecar(engine)
