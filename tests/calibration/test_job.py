@@ -60,9 +60,15 @@ def quantised_nodes(path):
     return {n.name for n in model.graph.node if n.op_type in ("Conv", "Gemm", "MatMul") and n.input[1] in twins}
 
 
-def test_a_checkpoint_becomes_a_graph_that_runs_and_says_what_it_is(command, tmp_path, videos, capsys):
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """The folder of a run of the small checkpoint, which two tests share."""
+    return ["--max-trials", "2", "--work", str(tmp_path_factory.mktemp("run") / "work")]
+
+
+def test_a_checkpoint_becomes_a_graph_that_runs_and_says_what_it_is(command, work, tmp_path, videos, capsys):
     output = tmp_path / "small.int8.onnx"
-    assert command(output, "--max-trials", "2", "--work", str(tmp_path / "work"), ckpt=small_checkpoint()) == 0
+    assert command(output, *work, ckpt=small_checkpoint()) == 0
     contract = read_contract(read_model(output), output)
     build = contract.build
     assert build["precision"] == "int8"
@@ -94,9 +100,8 @@ def test_a_checkpoint_becomes_a_graph_that_runs_and_says_what_it_is(command, tmp
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
-def test_detections_are_those_of_the_judged_graph(command, tmp_path):
-    raw, chosen, work = tmp_path / "raw.onnx", tmp_path / "chosen.onnx", ["--work", str(tmp_path / "work")]
-    work += ["--max-trials", "0", "--method", "max"]
+def test_detections_are_those_of_the_judged_graph(command, work, tmp_path):
+    raw, chosen = tmp_path / "raw.onnx", tmp_path / "chosen.onnx"
     assert command(raw, *work, ckpt=small_checkpoint()) == 0
     assert command(chosen, *work, "--outputs", "detections", "--top-k", "4", ckpt=small_checkpoint()) == 0
     contract = read_contract(read_model(chosen), chosen)
