@@ -6,6 +6,7 @@ import dataclasses
 import importlib.metadata
 import itertools
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -91,7 +92,8 @@ class Quantised:
 
 class QuantizeJob:
     """One run. base: the FP32 graph, a file of this package with raw outputs. work: the folder it can be resumed from.
-    deployed: the same model exported with other outputs (detections), to be written in its place.
+    deployed: the same model exported with other outputs (detections), to be written in its place. others: data sets on
+    which the budget is to hold besides `dataset`.
 
     Raises ExportError for a graph that cannot be quantised and for a folder that belongs to another run.
     """
@@ -106,8 +108,9 @@ class QuantizeJob:
         options: QuantizeOptions,
         progress: bool = True,
         deployed: Path | None = None,
+        others: tuple[VideoDataset, ...] = (),
     ):
-        self.deployed = deployed
+        self.deployed, self.others = deployed, others
         self.base, self.dataset, self.output, self.work, self.options = base, dataset, output, work, options
         self.calibration, self.progress = calibration, progress
         self.model = read_model(base)
@@ -125,10 +128,9 @@ class QuantizeJob:
         methods, method = self._choose_method(recording, observed)
         sensitivity = self._sensitivity(recording, observed, method)
         found = self._search(observed, method, sensitivity)
-        chosen, verdict, verdicts = self._judge(observed, method, found, sensitivity)
+        chosen, judged = self._judge(observed, method, found, sensitivity)
         speed = interleaved_speed({"fp32": self.base, "int8": self._candidate}, next(iter(recording)))
-        budget = self.options.ap_budget
-        accepted = budget is None or verdict.loss <= budget + 1e-9
+        accepted = self._within(judged[-1][1])
         report = Report(
             model=self.contract.build.get("checkpoint") or self.base.name,
             dataset=self.dataset.name,
@@ -146,8 +148,7 @@ class QuantizeJob:
             chosen=chosen,
             share=self.inventory.share(chosen),
             default_share=self.inventory.share(self.inventory.default),
-            verdict=verdict,
-            verdicts=verdicts,
+            judged=judged,
             accepted=accepted,
             speed=speed,
         )
@@ -238,32 +239,37 @@ class QuantizeJob:
 
     def _judge(
         self, observed: Observed, method: str, found: Search, sensitivity: dict[str, float]
-    ) -> tuple[tuple[str, ...], Verdict, tuple[tuple[int, Verdict], ...]]:
-        """The verdict over the whole data set; while it is beyond the budget the most sensitive units are given up.
+    ) -> tuple[tuple[str, ...], tuple[tuple[int, tuple[Verdict, ...]], ...]]:
+        """The verdict over whole data sets; while one is beyond the budget the most sensitive units are given up.
 
         Where no set was within the budget on the search videos the default set is judged: those are few.
         """
         start = found.chosen or self.inventory.default
         order = [name for name in ranked(self.inventory, sensitivity) if name in start]
-        verdicts: list[tuple[int, Verdict]] = []
+        judged: list[tuple[int, tuple[Verdict, ...]]] = []
         dropped = 0
         while True:
             chosen = order[: len(order) - dropped]
             self._write_candidate(observed, method, chosen)
-            verdicts.append((len(chosen), self._verdict(method, chosen)))
-            loss, budget = verdicts[-1][1].loss, self.options.ap_budget
-            enough = budget is None or loss <= budget + 1e-9 or not self.options.max_trials
+            verdicts: list[Verdict] = []
+            for dataset in (self.dataset, *self.others):
+                if self._within(verdicts):  # or it is lost already
+                    verdicts.append(self._verdict(method, chosen, dataset))
+            judged.append((len(chosen), tuple(verdicts)))
             dropped = 2 * dropped or 1
-            if enough or dropped >= len(order):
-                units = tuple(name for name in self.inventory.names if name in chosen)
-                return units, verdicts[-1][1], tuple(verdicts)
+            if self._within(verdicts) or not self.options.max_trials or dropped >= len(order):
+                return tuple(name for name in self.inventory.names if name in chosen), tuple(judged)
 
-    def _verdict(self, method: str, units: list[str]) -> Verdict:
+    def _within(self, verdicts: Sequence[Verdict]) -> bool:
+        budget = self.options.ap_budget
+        return budget is None or all(verdict.loss <= budget + 1e-9 for verdict in verdicts)
+
+    def _verdict(self, method: str, units: list[str], dataset: VideoDataset) -> Verdict:
         """Remembered field by field, for a run that is resumed."""
-        name = f"verdict:{method}:{name_of(units)}"
+        name = f"verdict:{dataset.name}:{len(dataset.videos)}:{method}:{name_of(units)}"
         values = self.ledger.values
         if f"{name}:frames" not in values:
-            verdict = judge(self.base, self._candidate, self.dataset, self.options.streams)
+            verdict = judge(self.base, self._candidate, dataset, self.options.streams)
             drift = {f"drift{i}": value for i, value in enumerate(verdict.drift)}
             numbers = {"ap_reference": verdict.ap_reference, "ap": verdict.ap, "identity": verdict.identity, **drift}
             for key, value in (numbers | {"frames": verdict.frames}).items():
@@ -271,7 +277,7 @@ class QuantizeJob:
                     self.ledger.measured(f"{name}:{key}", lambda value=value: value)
         drift = tuple(values.get(f"{name}:drift{i}") for i in range(4))
         one, other, identity = (values.get(f"{name}:{key}") for key in ("ap_reference", "ap", "identity"))
-        return Verdict(int(values[f"{name}:frames"]), one, other, identity, drift)
+        return Verdict(dataset.name, int(values[f"{name}:frames"]), one, other, identity, drift)
 
     def _quantised(self, model: onnx.ModelProto, observed: Observed, method: str, nodes) -> onnx.ModelProto:
         half = self.options.scales == "fp16"

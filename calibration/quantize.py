@@ -32,6 +32,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--output", required=True, type=Path, help="the ONNX file to write")
     parser.add_argument("--calibrate-on", metavar="DATASET", help="rollouts are recorded here (default: --dataset)")
+    parser.add_argument(
+        "--also-on", nargs="+", default=[], metavar="DATASET", help="the budget is to hold on these too, at the end"
+    )
     parser.add_argument("--split", default="valid", help="split of a directory (default valid)")
     parser.add_argument("--ap-budget", default="0.5", help="AP points that may be lost, or 'none' (default 0.5)")
     parser.add_argument(
@@ -88,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
     print(quantised.report.table())
     if quantised.path is None:
         print(
-            f"refused: {quantised.report.verdict.loss:.2f} AP lost, {arguments.ap_budget} allowed; {arguments.output} "
+            f"refused: {quantised.report.loss:.2f} AP lost, {arguments.ap_budget} allowed; {arguments.output} "
             "is not written. Record more frames (--videos, --frames), try more sets (--max-trials), or raise "
             "--ap-budget",
             file=sys.stderr,
@@ -132,6 +135,7 @@ def run(arguments: argparse.Namespace) -> Quantised:
     dataset = first_videos(load_dataset(arguments.dataset, arguments.split), arguments.verdict_videos)
     other = arguments.calibrate_on
     calibration = dataset if other is None else load_dataset(other, arguments.split)
+    others = tuple(first_videos(load_dataset(n, arguments.split), arguments.verdict_videos) for n in arguments.also_on)
     work = arguments.work or output.with_name(f"{output.name}.work")
     if arguments.fresh:
         clear(work)
@@ -146,7 +150,7 @@ def run(arguments: argparse.Namespace) -> Quantised:
         )
     else:
         base = Path(arguments.ckpt)
-    job = QuantizeJob(base, dataset, calibration, output, work, options, not arguments.quiet, deployed)
+    job = QuantizeJob(base, dataset, calibration, output, work, options, not arguments.quiet, deployed, others)
     quantised = job.run()
     stem = output.with_suffix("")
     write_json(f"{stem}.report.json", quantised.report.to_json())

@@ -19,7 +19,10 @@ class MethodError:
 
 @dataclass(frozen=True)
 class Report:
-    """All of a run. Shares are percent of the arithmetic, AP is in percent, speed is median seconds of a frame."""
+    """All of a run. Shares are percent of the arithmetic, AP is in percent, speed is median seconds of a frame.
+
+    judged: (number of units, verdict on each data set) of every set that was run over whole data sets; the last counts.
+    """
 
     model: str
     dataset: str
@@ -37,10 +40,18 @@ class Report:
     chosen: tuple[str, ...]
     share: float
     default_share: float
-    verdict: Verdict
-    verdicts: tuple[tuple[int, Verdict], ...]
+    judged: tuple[tuple[int, tuple[Verdict, ...]], ...]
     accepted: bool
     speed: dict[str, float]
+
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        return self.judged[-1][1]
+
+    @property
+    def loss(self) -> float:
+        """The largest on any data set."""
+        return max(verdict.loss for verdict in self.verdicts)
 
     def facts(self) -> dict:
         """What goes into the contract: how the integers came about."""
@@ -62,30 +73,29 @@ class Report:
         """What goes into the contract: what the graph was held to."""
         return {
             "library": "onnxruntime CPU",
-            "dataset": self.dataset,
             "ap_budget": self.options["ap_budget"],
-            "loss": self.verdict.loss,
-            **asdict(self.verdict),
+            "loss": self.loss,
+            "datasets": [_plain(verdict) for verdict in self.verdicts],
         }
 
     def to_json(self) -> dict:
         data = asdict(self)
-        data["verdict"]["loss"] = self.verdict.loss
-        data["verdicts"] = [{"units": count, "loss": v.loss, **asdict(v)} for count, v in self.verdicts]
-        return data
+        data["judged"] = [{"units": count, "datasets": [_plain(v) for v in found]} for count, found in self.judged]
+        return {**data, "loss": self.loss}
 
     def table(self) -> str:
         """Markdown."""
-        verdict = self.verdict
         lines = [
             f"# INT8 of {self.model}: {'accepted' if self.accepted else 'REFUSED'}",
             "",
-            f"{self.dataset}, {verdict.frames} frames, state fed back: AP {verdict.ap_reference:.2f} in FP32, "
-            f"{verdict.ap:.2f} in INT8, {verdict.loss:+.2f} lost (budget {_budget(self.options['ap_budget'])}).",
+            f"Budget: {_budget(self.options['ap_budget'])} AP. Whole data sets, the state fed back:",
+            "",
+            "| | frames | AP FP32 | AP INT8 | lost | same objects, % | mask IoU with FP32 by quarter of the videos |",
+            "|---|---|---|---|---|---|---|",
+            *(_row(verdict) for verdict in self.verdicts),
+            "",
             f"Quantised: {self.share:.1f} % of the arithmetic, {len(self.chosen)} of {len(self.units)} units "
             f"(the default set: {self.default_share:.1f} %).",
-            f"Identities in agreement with FP32: {_number(verdict.identity, '.1f')} %. Mask IoU with FP32 by quarter "
-            f"of the videos: {', '.join(_number(value, '.3f') for value in verdict.drift)}.",
             f"One frame on this CPU: {1000 * self.speed['fp32']:.1f} ms FP32, {1000 * self.speed['int8']:.1f} ms INT8, "
             f"{self.speed['fp32'] / self.speed['int8']:.2f} times as fast (median, taking turns).",
             f"Layout {self.options['layout']}, scales {self.options['scales']}.",
@@ -103,8 +113,8 @@ class Report:
         for trial in self.search.trials:
             mark = "within" if trial.within else "beyond"
             lines.append(f"| {len(trial.units)} units | {trial.share:.1f} | {trial.loss:+.2f} | {mark} |")
-        for count, found in self.verdicts:
-            lines.append(f"| {count} units, whole data set | | {found.loss:+.2f} | |")
+        for count, found in self.judged:
+            lines += [f"| {count} units, all of {verdict.dataset} | | {verdict.loss:+.2f} | |" for verdict in found]
         lines += ["", "| unit | percent of arithmetic | output error alone | |", "|---|---|---|---|"]
         for unit in sorted(self.units, key=lambda unit: -self.sensitivity[unit.name]):
             share = 100 * unit.flops / self.total_flops
@@ -121,6 +131,22 @@ class Report:
         if self.search.excluded:
             lines.append(f"Left out because the budget broke with them: {', '.join(self.search.excluded)}.")
         return lines
+
+
+def _row(verdict: Verdict) -> str:
+    drift = ", ".join(_number(value, ".3f") for value in verdict.drift)
+    cells = [
+        verdict.dataset,
+        verdict.frames,
+        f"{verdict.ap_reference:.2f}",
+        f"{verdict.ap:.2f}",
+        f"{verdict.loss:+.2f}",
+    ]
+    return "| " + " | ".join(map(str, [*cells, _number(verdict.identity, ".1f"), drift])) + " |"
+
+
+def _plain(verdict: Verdict) -> dict:
+    return {**asdict(verdict), "loss": verdict.loss}
 
 
 def _budget(value: float | None) -> str:

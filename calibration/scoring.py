@@ -29,6 +29,7 @@ class Verdict:
     of the videos, mean mask IoU of the free run.
     """
 
+    dataset: str
     frames: int
     ap_reference: float
     ap: float
@@ -85,4 +86,4 @@ def _verdict(report: ParityReport, dataset: VideoDataset) -> Verdict:
         raise DataError(f"data set '{dataset.name}' holds no annotation that counts, so there is no AP; use another")
     identity = next((check.value for check in report.checks if check.name.startswith("identity")), None)
     drift = tuple(quarter["mask_iou"] for quarter in report.drift())
-    return Verdict(sum(len(video.free) for video in report.videos), reference, candidate, identity, drift)
+    return Verdict(dataset.name, sum(len(video.free) for video in report.videos), reference, candidate, identity, drift)

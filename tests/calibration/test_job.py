@@ -79,7 +79,7 @@ def test_a_checkpoint_becomes_a_graph_that_runs_and_says_what_it_is(command, wor
     assert quantised_nodes(output) == inventory.nodes(inventory.names)
     assert build["int8"]["calibration"]["frames"] == 6
     assert sum(build["int8"]["calibration"]["percent"].values()) == pytest.approx(100, abs=0.2)
-    assert build["verification"]["frames"] == 8
+    assert [entry["frames"] for entry in build["verification"]["datasets"]] == [8]
     assert build["checkpoint"] == small_checkpoint().name
     # The same interface as any other graph.
     backend = open_backend(output, top_k=None)
@@ -145,7 +145,7 @@ def test_an_interrupted_run_goes_on_and_ends_alike(command, tmp_path, monkeypatc
 
 
 def test_too_much_lost_is_refused_and_an_older_file_stays(command, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(job, "judge", lambda *_: Verdict(8, 60.0, 57.0, 90.0, (1.0, 0.9, 0.9, 0.8)))
+    monkeypatch.setattr(job, "judge", lambda *_: Verdict("videos", 8, 60.0, 57.0, 90.0, (1.0, 0.9, 0.9, 0.8)))
     output = tmp_path / "small.onnx"
     output.write_bytes(b"older")
     assert command(output, "--max-trials", "1", "--work", str(tmp_path / "work")) == 1
@@ -154,7 +154,7 @@ def test_too_much_lost_is_refused_and_an_older_file_stays(command, tmp_path, mon
     report = json.loads((tmp_path / "small.report.json").read_text())
     assert not report["accepted"]
     # It gave up sensitive units before it gave up: the whole data set was tried with fewer and fewer.
-    assert len({entry["units"] for entry in report["verdicts"]}) > 1
+    assert len({entry["units"] for entry in report["judged"]}) > 1
     # The same folder with the budget lifted: nothing is measured again, and the file is written.
     assert command(output, "--max-trials", "1", "--work", str(tmp_path / "work"), "--ap-budget", "none") == 0
     assert read_contract(read_model(output), output).build["verification"]["loss"] == pytest.approx(3.0)
@@ -175,6 +175,32 @@ def test_a_stage_that_costs_ap_is_left_out(command, tmp_path, monkeypatch):
     assert not any("/aligner/" in name for name in quantised_nodes(output))
     report = json.loads((tmp_path / "small.report.json").read_text())
     assert report["search"]["excluded"] == ["aligner"]
+
+
+def test_the_budget_holds_on_every_data_set(command, tmp_path, videos, monkeypatch):
+    """Planted: fine on the first, but whatever has a decoder on 8 bits loses two points on the second."""
+    other = tmp_path / "other"
+    other.symlink_to(videos)
+
+    def planted(_, candidate, dataset, *__):
+        worse = dataset.name == str(other) and any("/decoder/" in name for name in quantised_nodes(candidate))
+        return Verdict(dataset.name, 8, 60.0, 58.0 if worse else 60.0, 90.0, (1.0,) * 4)
+
+    monkeypatch.setattr(job, "judge", planted)
+    monkeypatch.setattr(
+        job.QuantizeJob,
+        "_sensitivity",
+        lambda self, *_: {
+            unit.name: unit.flops * (2.0 if unit.name == "decoder" else 1.0) for unit in self.inventory.units
+        },
+    )
+    output = tmp_path / "small.onnx"
+    assert command(output, "--max-trials", "2", "--method", "max", "--also-on", str(other)) == 0
+    build = read_contract(read_model(output), output).build
+    assert set(build["int8"]["units"]) == {"backbone", "encoder", "aligner", "proposals"}
+    assert [entry["loss"] for entry in build["verification"]["datasets"]] == [0, 0]
+    judged = json.loads((tmp_path / "small.report.json").read_text())["judged"]
+    assert [[entry["loss"] for entry in step["datasets"]] for step in judged] == [[0, 2], [0, 0]]
 
 
 def test_tensorrt_with_fp16_around_the_integers(command, tmp_path):
