@@ -21,6 +21,7 @@ from l2g.runtime.backend import Backend, RawOutputs
 from l2g.runtime.evaluation import ScoringOptions, VideoScorer
 from l2g.runtime.frames import letterbox_of
 from l2g.runtime.letterbox import Letterbox
+from l2g.runtime.linking import Handover
 from l2g.runtime.parity_compare import FrameDifference, compare_frame, in_line, is_finite, slot_order
 from l2g.runtime.session import VideoSession
 
@@ -110,6 +111,7 @@ class _Run:
     backend: Backend
     confidence: float
     scorers: dict[int, VideoScorer] = field(default_factory=dict)
+    handovers: dict[int, Handover] = field(default_factory=dict)
     orders: dict[int, np.ndarray] = field(default_factory=dict)
     results: dict[int, list[dict]] = field(default_factory=dict)
     differences: dict[int, list[FrameDifference]] = field(default_factory=dict)
@@ -123,26 +125,27 @@ class _Run:
     def join(self, index: int, clip: _Clip) -> None:
         self.session.join(index)
         self.scorers[index] = VideoScorer(clip.letterbox, ScoringOptions())
+        self.handovers[index] = Handover(self.backend.contract.association)
         self.differences[index] = []
 
     def step(self, canvases: dict[int, np.ndarray], expected: dict[int, RawOutputs] | None) -> dict[int, RawOutputs]:
-        """expected: the reference's outputs, None for the reference itself."""
-        outputs = self.session.step(canvases)
-        for index, found in outputs.items():
+        """expected: what this gave for the reference, None for the reference itself. Slots come back as identities."""
+        linked = {}
+        for index, found in self.session.step(canvases).items():
             finite = is_finite(found)
             self.finite &= finite
-            self.scorers[index].add(found if finite else _nothing_seen(found))
-            if expected is None:
-                continue
             first = index not in self.orders
             if first:
-                self.orders[index] = slot_order(expected[index], found)
-            found = in_line(found, self.orders[index])
-            self.differences[index].append(compare_frame(expected[index], found, self.confidence, first))
-        return outputs
+                self.orders[index] = slot_order(found if expected is None else expected[index], found)
+            linked[index] = found = self.handovers[index].link(in_line(found, self.orders[index]))
+            self.scorers[index].add(found if finite else _nothing_seen(found))
+            if expected is not None:
+                self.differences[index].append(compare_frame(expected[index], found, self.confidence, first))
+        return linked
 
     def leave(self, index: int, clip: _Clip, dataset: VideoDataset) -> None:
         video, scorer = clip.video, self.scorers.pop(index)
+        del self.handovers[index]
         self.results[index] = scorer.results(video.id, [category.id for category in dataset.categories])
         tubes = [compress(o.segmentations, video.height, video.width) for o in video.objects if not o.iscrowd]
         self.identities += identity_switches(tubes, scorer.seen())

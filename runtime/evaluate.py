@@ -24,6 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--videos", type=int, help="only the first N videos")
     parser.add_argument("--streams", type=int, default=4, help="videos that share a step (default: 4)")
     parser.add_argument("--top-k", type=int, default=ScoringOptions.top_k, help="results per video (default: 100)")
+    parser.add_argument("--no-handover", action="store_true", help="a slot is an identity, whatever it does")
     parser.add_argument("--results", help="write the results in YouTube-VIS format")
     parser.add_argument("--report", help="write the scores as JSON, in percent")
     arguments = parser.parse_args(argv)
@@ -35,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
             dataset = replace(dataset, videos=dataset.videos[: arguments.videos])
         backend = open_backend(arguments.model, top_k=None)
         try:
-            options = ScoringOptions(top_k=arguments.top_k)
+            options = ScoringOptions(top_k=arguments.top_k, handover=not arguments.no_handover)
             evaluation = evaluate_backend(backend, dataset, streams=arguments.streams, options=options)
         finally:
             backend.close()

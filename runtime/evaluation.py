@@ -21,6 +21,7 @@ from l2g.evaluation.vis_ap import VisReport, evaluate_vis
 from l2g.runtime.backend import Backend, RawOutputs
 from l2g.runtime.frames import letterbox_of
 from l2g.runtime.letterbox import Letterbox
+from l2g.runtime.linking import Handover
 from l2g.runtime.postprocess import sigmoid
 from l2g.runtime.session import VideoSession
 
@@ -33,16 +34,19 @@ class ScoringOptions:
     its best slots (a slot that is not among them has no mask there); the number of queries or more keeps all.
     min_frame_score: a slot whose best class stays below this in a frame has no mask there (0 keeps all).
     identity_score: a slot counts as seen in a frame, for identities, from this best class probability on.
+    handover: whether identities may move from slot to slot (`l2g.runtime.linking.Handover`); False: a slot is an
+    identity, as the paper has it.
     """
 
     top_k: int = 100
     slots_per_frame: int = 100
     min_frame_score: float = 0.0
     identity_score: float = 0.5
+    handover: bool = True
 
 
 class VideoScorer:
-    """Gathers one video's raw outputs; masks become run-length codes at once."""
+    """Gathers one video's raw outputs, whose slots are identities; masks become run-length codes at once."""
 
     def __init__(self, letterbox: Letterbox, options: ScoringOptions):
         self.letterbox, self.options = letterbox, options
@@ -143,7 +147,7 @@ def run_dataset(
             bar.update(len(running))
             for index, out in outputs.items():
                 run = running[index]
-                run.scorer.add(out)
+                run.scorer.add(run.handover.link(out) if options.handover else out)
                 if run.done:
                     session.leave(index)
                     del running[index]
@@ -168,8 +172,8 @@ def evaluate_backend(backend: Backend, dataset: VideoDataset, **how) -> Evaluati
 class _Run:
     """One video on its way through a session."""
 
-    def __init__(self, video: Video, scorer: VideoScorer):
-        self.video, self.scorer, self._next = video, scorer, 0
+    def __init__(self, video: Video, scorer: VideoScorer, handover: Handover):
+        self.video, self.scorer, self.handover, self._next = video, scorer, handover, 0
 
     @property
     def done(self) -> bool:
@@ -192,6 +196,7 @@ def _start(
         index, video = next(waiting, (None, None))
         if video is None:
             return
-        letterbox = letterbox_of(session.backend.contract, video.height, video.width)
-        running[index] = _Run(video, VideoScorer(letterbox, options))
+        contract = session.backend.contract
+        scorer = VideoScorer(letterbox_of(contract, video.height, video.width), options)
+        running[index] = _Run(video, scorer, Handover(contract.association))
         session.join(index)

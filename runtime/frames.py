@@ -11,6 +11,7 @@ from l2g.contract import GraphContract
 from l2g.errors import ContractError, L2GError
 from l2g.runtime.backend import Detections, RawOutputs
 from l2g.runtime.letterbox import Letterbox
+from l2g.runtime.linking import Handover
 from l2g.runtime.masks import InstanceMask
 from l2g.runtime.postprocess import probability_logits, sigmoid
 from l2g.runtime.tracks import SlotTracker, TrackParameters
@@ -54,18 +55,26 @@ class FrameResult:
 class FrameAssembler:
     """Turns one stream's outputs, frame after frame, into results in source pixels.
 
-    top_k: at most this many slots of a frame are looked at, best score first.
+    top_k: at most this many slots of a frame are looked at, best score first. association: the contract's.
     """
 
-    def __init__(self, letterbox: Letterbox, parameters: TrackParameters | None = None, top_k: int = 50):
+    def __init__(
+        self,
+        letterbox: Letterbox,
+        parameters: TrackParameters | None = None,
+        top_k: int = 50,
+        association: str = "propagate",
+    ):
         if top_k < 1:
             raise L2GError(f"top-k {top_k} found, at least 1 expected")
         self.letterbox = letterbox
+        self.handover = Handover(association)
         self.tracker = SlotTracker(parameters)
         self.top_k = top_k
 
     def assemble(self, outputs: RawOutputs | Detections, index: int, time: float) -> FrameResult:
         """outputs: of one stream, B = 1. L2GError when the model's scores are not finite."""
+        outputs = self.handover.link(outputs)
         scores, labels, slots = _best_slots(outputs, self.top_k)
         if not np.isfinite(scores).all():
             raise L2GError(

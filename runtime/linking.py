@@ -1,7 +1,8 @@
-"""Linking the slots of an image model from frame to frame by their embeddings: the recipe of MinVIS (NeurIPS 2022).
+"""Which slot is whose: lasting identities for the slots of a stream.
 
-Only for contracts with association "embedding" (Mask DINO checkpoints). A Local2Global model carries its slots itself;
-linking them again would undo that.
+`SlotLinker` is for contracts with association "embedding" (Mask DINO checkpoints), whose slots have no order of their
+own: the recipe of MinVIS (NeurIPS 2022). A Local2Global model carries its slots itself, and `Handover` steps in only
+where one slot takes an object away from another.
 """
 
 from __future__ import annotations
@@ -13,6 +14,12 @@ from scipy.optimize import linear_sum_assignment
 
 from l2g.errors import L2GError
 from l2g.runtime.backend import Detections, RawOutputs
+from l2g.runtime.postprocess import sigmoid
+
+# What a slot shows with less confidence in a frame is nobody's object.
+MIN_SCORE = 0.1
+# Two masks are the same object from this IoU on.
+SAME_OBJECT = 0.5
 
 
 def match_queries(previous: np.ndarray, current: np.ndarray) -> np.ndarray:
@@ -30,6 +37,8 @@ def match_queries(previous: np.ndarray, current: np.ndarray) -> np.ndarray:
 
 def permute_slots(outputs: RawOutputs | Detections, order: np.ndarray) -> RawOutputs | Detections:
     """Rename the slots of one stream's outputs (B = 1): new slot i is old slot `order[i]`."""
+    if (order == np.arange(len(order))).all():
+        return outputs
     if isinstance(outputs, RawOutputs):
         return RawOutputs(
             queries=outputs.queries[:, order],
@@ -58,6 +67,78 @@ class SlotLinker:
     def reset(self) -> None:
         """Forget the stream's history: the next frame keeps its own order."""
         self._previous = None
+
+
+class Handover:
+    """Lets one stream's identities follow their objects from slot to slot.
+
+    In crowded scenes two slots can come to lie on one object, and over some frames the younger one takes it from the
+    slot that was there first, which goes elsewhere. An identity (the outputs' slot index as it comes out of `link`)
+    therefore moves to a younger identity's slot, which gets its old slot in return, when that slot's mask lies on the
+    object as it was in the last frame, and IoU times score says that it does so better than the identity's own slot.
+    An identity's age is the sum of its scores. The state that the model carries is not touched.
+
+    association: the contract's; under any but "propagate" `link` changes nothing.
+    """
+
+    def __init__(self, association: str = "propagate"):
+        self._active = association == "propagate"
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the stream's history: every slot is its own identity again."""
+        self._slot_of: np.ndarray | None = None  # by identity
+        self._age: np.ndarray | None = None
+        self._masks: dict[int, np.ndarray] = {}  # by identity, of the last frame, bool [h * w]
+
+    def link(self, outputs: RawOutputs | Detections) -> RawOutputs | Detections:
+        """The outputs of one frame (B = 1) with identities in place of slots; those of a first frame are unchanged."""
+        if not self._active:
+            return outputs
+        slots, scores, masks = _shown(outputs)
+        if self._slot_of is None:
+            count = outputs.queries.shape[1]
+            self._slot_of, self._age = np.arange(count), np.zeros(count)
+        self._hand_over(slots, scores, masks)
+        identities = np.argsort(self._slot_of)[slots]
+        self._age[identities] += scores
+        self._masks = dict(zip(identities.tolist(), masks, strict=True))
+        return permute_slots(outputs, self._slot_of)
+
+    def _hand_over(self, slots: np.ndarray, scores: np.ndarray, masks: np.ndarray) -> None:
+        """slots int64 [M], their scores float32 [M] and masks bool [M, h * w]."""
+        if not self._masks or not len(slots):
+            return
+        eldest_first = sorted(self._masks, key=lambda identity: (-self._age[identity], identity))
+        overlaps = _mask_iou(np.stack([self._masks[identity] for identity in eldest_first]), masks)
+        for identity, overlap in zip(eldest_first, overlaps, strict=True):
+            own = self._slot_of[identity]
+            owners = np.argsort(self._slot_of)[slots]
+            younger = (overlap > SAME_OBJECT) & (self._age[owners] < self._age[identity])
+            if not younger.any():
+                continue
+            worth = overlap * scores
+            best = np.where(younger, worth, -1).argmax()
+            if worth[best] > worth[slots == own].sum():  # 0 where its own slot shows nothing
+                self._slot_of[[identity, owners[best]]] = slots[best], own
+
+
+def _shown(outputs: RawOutputs | Detections) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The slots of a frame (B = 1) with at least `MIN_SCORE`: (slots [M], scores [M], masks bool [M, h * w])."""
+    if isinstance(outputs, Detections):
+        scores, slots, masks = outputs.scores[0], outputs.slots[0].astype(np.int64), outputs.masks[0] > 127
+    else:
+        scores, masks = sigmoid(outputs.logits[0].max(axis=1)), outputs.mask_logits[0]
+        slots = np.arange(len(scores))
+    kept = scores >= MIN_SCORE
+    return slots[kept], scores[kept], (masks[kept] > 0).reshape(-1, masks[0].size)
+
+
+def _mask_iou(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """bool [P, S], bool [M, S] -> float32 [P, M]; 0 where both are empty."""
+    one, other = one.astype(np.float32), other.astype(np.float32)
+    common = one @ other.T
+    return common / np.maximum(one.sum(1)[:, None] + other.sum(1)[None] - common, 1)
 
 
 def _unit(x: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from l2g.runtime.backend import Backend, HostState, RawOutputs
 from l2g.runtime.evaluation import ScoringOptions, VideoScorer
 from l2g.runtime.frames import letterbox_of
 from l2g.runtime.letterbox import Letterbox
+from l2g.runtime.linking import Handover
 from l2g.runtime.parity_compare import FrameDifference, compare_frame, in_line, is_finite, slot_order
 from l2g.runtime.parity_pictures import WorstFrames
 from l2g.runtime.parity_report import ParityReport, Tolerances, VideoParity
@@ -62,7 +63,8 @@ def run_parity(
     the length of a video, but for a few numbers per frame. No backend is closed.
 
     The first frame's slots are brought into the reference's order by their embeddings, and the free run keeps that
-    order for the rest of the video.
+    order for the rest of the video. What the free run compares are identities, as whoever uses the model sees them:
+    both sides' slots go through a `Handover`.
 
     Raises ContractError where the two cannot be compared, DataError where AP is asked for and the data set has other
     classes than the model.
@@ -103,6 +105,7 @@ class _Pair:
     video: Video
     letterbox: Letterbox
     scorers: tuple[VideoScorer, VideoScorer]
+    handovers: tuple[Handover, Handover]
     image: np.ndarray | None = None
     canvas: np.ndarray | None = None
     # The reference's state after the last frame, [1, N, C] and [1, N, 4].
@@ -182,11 +185,11 @@ class _ParityRun:
         alone = first or not self.carries_state
         given = found if given is None else given
         given = in_line(given, slot_order(expected, given)) if alone else given
-        found = in_line(found, pair.order)
         pair.forced.append(compare_frame(expected, given, confidence, alone))
-        pair.free.append(compare_frame(expected, found, confidence, alone))
         # Copies: the batch that these are rows of need not be kept.
         pair.queries, pair.boxes = expected.queries.copy(), expected.boxes.copy()
+        expected, found = pair.handovers[0].link(expected), pair.handovers[1].link(in_line(found, pair.order))
+        pair.free.append(compare_frame(expected, found, confidence, alone))
         if self.options.ap:
             pair.scorers[0].add(_scorable(expected))
             pair.scorers[1].add(_scorable(found))
@@ -207,7 +210,8 @@ class _ParityRun:
                 return
             letterbox = letterbox_of(self.contract, video.height, video.width)
             scorers = tuple(VideoScorer(letterbox, self.options.scoring) for _ in range(2))
-            self.running[index] = _Pair(video, letterbox, scorers)
+            handovers = tuple(Handover(self.contract.association) for _ in range(2))
+            self.running[index] = _Pair(video, letterbox, scorers, handovers)
             self.reference.join(index)
             self.candidate.join(index)
 

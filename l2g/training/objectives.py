@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as distributed
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from l2g.modeling.local2global import FrameState, Local2Global
@@ -70,8 +71,10 @@ class ClipObjective(nn.Module):
     paper's reduced supervision keeps at least two); None: all. two_stage: whether the local queries stay supervised.
     A batch that does not start at its clips' first frame goes on from where the last one ended: the state is kept
     between calls, gradients are not (truncated back-propagation through time), so that a clip can be long enough for a
-    state as old as a long video's. The instances in sight are then matched anew: a slot that lost its instance on the
-    way and holds another one could only learn to jump. Those out of sight keep their slots and have to come back.
+    state as old as a long video's. An instance keeps its slot from window to window as long as the slot's mask lies on
+    it, however well another slot might fit by then: so the slot that was there first learns to stay, and others to keep
+    away. One that lost its slot is matched anew, since that slot could only learn to jump. Those out of sight keep
+    theirs and have to come back.
     state_noise: every frame starts from a state with so much noise, relative to its size: the model learns to forget
     small errors instead of adding them up, which is what lets two backends agree over a long video.
     """
@@ -92,8 +95,6 @@ class ClipObjective(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         model, length = self.model, batch.frames.shape[1]
         state, slots = self._carried if batch.start else (None, None)
-        if slots is not None:
-            slots = slots.masked_fill(batch.present[:, :, 0], -1)
         memory = model.encode(batch.frames.transpose(0, 1).flatten(0, 1))
         streams = len(batch.frames)
         chosen = self._frames_with_loss(length)
@@ -111,7 +112,7 @@ class ClipObjective(nn.Module):
             terms += [self.criterion.frame(p, targets, slots, instances) for p in decoded.layers]
             if self.two_stage:
                 terms.append(self.criterion.matched((two_stage(decoded, model.heads),), targets, instances))
-        self._carried = state.detach(), slots
+        self._carried = state.detach(), slots.masked_fill(lost(decoded.output.mask_logits, targets, slots), -1)
         return total(terms)
 
     def _frames_with_loss(self, length: int) -> set[int]:
@@ -119,6 +120,25 @@ class ClipObjective(nn.Module):
             return set(range(length))
         others = torch.randperm(length - 1)[: max(self.supervised, 2) - 1]
         return {length - 1, *others.tolist()}
+
+
+@torch.no_grad()
+def lost(mask_logits: Tensor, targets: FrameTargets, slots: Tensor) -> Tensor:
+    """bool [B, I]: which instances' slots (int64 [B, I], -1 for none) do not hold them any more.
+
+    mask_logits: float [B, N, h, w]. A slot holds an instance when their masks overlap with an IoU above 0.5. An
+    instance in sight is lost when its slot does not hold it, one out of sight when its slot holds another one.
+    """
+    masks = (mask_logits > 0).flatten(2).float()
+    size = mask_logits.shape[-2:]
+    truth = (F.adaptive_avg_pool2d(targets.masks.float(), size) > 0.5).flatten(2).float()
+    common = truth @ masks.transpose(1, 2)
+    union = truth.sum(2)[:, :, None] + masks.sum(2)[:, None] - common
+    held = common > 0.5 * union  # [B, I, N]
+    mine = slots.clamp(min=0)
+    holds = held.gather(2, mine[:, :, None])[:, :, 0]
+    taken = held.any(1).gather(1, mine)
+    return torch.where(targets.present, ~holds, taken)
 
 
 def noisy(state: FrameState, strength: float) -> FrameState:
@@ -155,6 +175,7 @@ __all__ = [
     "ImageObjective",
     "StandIns",
     "count_instances",
+    "lost",
     "noisy",
     "phase_one_parameters",
 ]

@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from l2g.modeling.local2global import FrameState
+from l2g.training import objectives
 from l2g.training.config import LossConfig
 from l2g.training.criterion import Criterion
 from l2g.training.denoising import denoising_queries
-from l2g.training.objectives import ClipObjective, ImageObjective, StandIns, noisy, phase_one_parameters
+from l2g.training.objectives import ClipObjective, ImageObjective, StandIns, lost, noisy, phase_one_parameters
+from l2g.training.targets import FrameTargets
 
 
 @pytest.fixture
@@ -111,29 +113,48 @@ def test_a_window_goes_on_from_the_last_ones_state(small_model, batch, criterion
     )
 
 
-def test_a_window_matches_anew_what_is_in_sight(small_model, batch):
-    batch.present[0, 0, 2] = False  # in sight in the first window, out of sight when the second begins
-    assert batch.present[0, :, 0].sum() >= 2
-    recorder = Recorder()
-    objective = ClipObjective(small_model, recorder, two_stage=False)
+def test_what_is_carried_leaves_out_the_slots_that_lost_their_instance(small_model, batch, criterion, monkeypatch):
+    """An untrained model holds nothing; what `lost` says decides."""
+    objective = ClipObjective(small_model, criterion, two_stage=False)
     objective(batch.window(0, 2))
-    _, slots = objective._carried
-    moved = slots.flip(1).clamp(min=0)  # as if every slot had lost its instance to another one
-    moved[0, 0] = slots[0, 0]
+    assert (objective._carried[1][batch.present[:, :, 1]] == -1).all()
+    seen = []
+    monkeypatch.setattr(objectives, "lost", lambda *args: seen.append(args) or torch.zeros_like(args[2], dtype=bool))
+    objective(batch.window(0, 2))
+    kept = objective._carried[1]
+    mask_logits, targets, slots = seen[0]
+    assert torch.equal(slots, kept)
+    assert torch.equal(targets.masks, batch.masks[:, :, 1])
+    assert mask_logits.shape[:2] == (len(batch.frames), small_model.config.num_queries)
+    assert (kept[batch.present[:, :, 0]] >= 0).all()
+    # The next window starts with what was kept, whatever fits best by then.
+    moved = kept.flip(1)
     objective._carried = objective._carried[0], moved
     objective(batch.window(2, 2))
-    _, after = objective._carried
-    assert after[0, 0] == slots[0, 0]  # kept for its return
-    with torch.no_grad():
-        state = None
-        for t in range(3):
-            decoded = small_model.decode(small_model.encode(batch.frames[:, t]), state)
-            state = decoded.state
-    reserved = torch.full_like(slots, -1)
-    reserved[0, 0] = slots[0, 0]
-    expected = Criterion(LossConfig(num_points=0)).match(decoded.output, batch.targets(2), reserved)
-    in_sight = batch.present[:, :, 2]
-    assert torch.equal(after[in_sight], expected[in_sight])
+    carried = objective._carried[1]
+    assert torch.equal(carried[moved >= 0], moved[moved >= 0])
+
+
+def test_lost_is_an_instance_whose_slot_shows_another_thing():
+    """Slots 0 to 3 show the four quarters of the picture, slot 4 nothing."""
+    logits = torch.full((1, 5, 8, 8), -3.0)
+    masks = torch.zeros(1, 6, 32, 32, dtype=torch.uint8)
+    for slot, (y, x) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
+        logits[0, slot, 4 * y : 4 * y + 4, 4 * x : 4 * x + 4] = 3.0
+    masks[0, 0, :16, :16] = 1  # slot 0's quarter
+    masks[0, 1, :16, 16:] = 1  # slot 1's quarter
+    masks[0, 2, 16:, 20:] = 1  # three quarters of slot 3's
+    masks[0, 3, 16:, 26:] = 1  # less than half of it
+    present = torch.tensor([[True, True, True, True, False, False]])
+    targets = FrameTargets(torch.zeros(1, 6, dtype=torch.int64), torch.zeros(1, 6, 4), masks, present)
+
+    def found(*slots):
+        return lost(logits, targets, torch.tensor([slots]))[0].tolist()
+
+    assert found(0, 1, 3, -1, 4, 2) == [False, False, False, True, False, False]
+    assert found(1, 0, 2, 3, 4, 2) == [True, True, True, True, False, False]
+    # Out of sight: lost where the slot shows something else by now.
+    assert found(0, 1, 3, -1, 3, 0)[4:] == [True, True]
 
 
 def test_noise_on_the_state_is_as_strong_as_asked_for():

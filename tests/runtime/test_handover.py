@@ -1,0 +1,130 @@
+"""Identities follow their objects when slots trade them."""
+
+import numpy as np
+import pytest
+
+from l2g.runtime.backend import RawOutputs
+from l2g.runtime.linking import Handover
+from l2g.runtime.postprocess import select_detections
+
+SLOTS, CLASSES, HEIGHT, WIDTH = 6, 3, 12, 40
+
+
+def _frame(shown):
+    """Outputs of one stream; shown: {slot: (score, left, width)}, a box-shaped mask of full height. Queries name the
+    slot, so that what comes out says where it was taken from."""
+    logits = np.full((1, SLOTS, CLASSES), -9.0, np.float32)
+    masks = np.full((1, SLOTS, HEIGHT, WIDTH), -5.0, np.float32)
+    for slot, (score, left, width) in shown.items():
+        logits[0, slot, 1] = np.log(score / (1 - score))
+        masks[0, slot, :, left : left + width] = 5.0
+    queries = np.repeat(np.arange(SLOTS, dtype=np.float32)[None, :, None], 4, axis=2)
+    return RawOutputs(queries, np.zeros((1, SLOTS, 4), np.float32), logits, masks)
+
+
+def _slots(frames, kind="raw", **options):
+    """int [T, SLOTS]: which slot each identity was, frame by frame."""
+    handover = Handover(**options)
+    if kind == "raw":
+        return np.array([handover.link(frame).queries[0, :, 0] for frame in frames]).astype(int)
+    return np.array([handover.link(select_detections(frame, SLOTS)).queries[0, :, 0] for frame in frames]).astype(int)
+
+
+# Slot 0 holds an object that moves to the right; slot 3 comes to lie on it, believes more and more, and slot 0 goes.
+TAKEOVER = [
+    *({0: (0.8, t, 10)} for t in range(5)),
+    {0: (0.7, 5, 10), 3: (0.2, 5, 10)},
+    {0: (0.6, 6, 10), 3: (0.5, 6, 10)},
+    {0: (0.4, 7, 9), 3: (0.7, 7, 10)},
+    {0: (0.3, 25, 9), 3: (0.8, 8, 10)},
+    {3: (0.8, 9, 10)},
+    {3: (0.8, 10, 10)},
+]
+
+
+@pytest.mark.parametrize("kind", ["raw", "detections"])
+def test_an_identity_goes_with_its_object(kind):
+    slots = _slots([_frame(shown) for shown in TAKEOVER], kind)
+    assert slots[:, 0].tolist() == [0] * 7 + [3] * 4
+    assert slots[:, 3].tolist() == [3] * 7 + [0] * 4  # in return
+    assert (np.sort(slots, axis=1) == np.arange(SLOTS)).all()
+
+
+def test_every_output_and_the_slots_of_detections_are_renamed():
+    handover, chosen = Handover(), Handover()
+    for shown in TAKEOVER:
+        frame = _frame(shown)
+        linked = handover.link(frame)
+        detections = chosen.link(select_detections(frame, SLOTS))
+    assert linked.logits[0, 0, 1] == frame.logits[0, 3, 1]
+    np.testing.assert_array_equal(linked.mask_logits[0, 0], frame.mask_logits[0, 3])
+    assert detections.slots[0, 0] == 0  # the best detection is identity 0, whose slot is 3
+
+
+def test_a_slot_that_leaves_at_once_is_followed_by_overlap():
+    """No two slots ever overlap in one frame: the object is where it was, in another slot."""
+    frames = [_frame({0: (0.9, 5, 10)}), _frame({0: (0.9, 5, 10)}), _frame({0: (0.9, 28, 10), 2: (0.3, 6, 10)})]
+    assert _slots(frames)[-1, 0] == 2
+
+
+def test_two_objects_that_trade_slots_keep_their_identities():
+    frames = [_frame({0: (0.9, 0, 10), 1: (0.8, 20, 10)})] * 3 + [_frame({1: (0.9, 1, 10), 0: (0.8, 21, 10)})] * 2
+    assert _slots(frames)[-1, :2].tolist() == [1, 0]
+
+
+def test_an_elder_identity_is_never_robbed():
+    """Both are on one object, the younger believes less: nothing moves. And an elder one's slot is never taken."""
+    frames = [_frame({0: (0.9, 5, 10), 1: (0.3, 5, 10)})] * 3 + [_frame({0: (0.6, 5, 10), 1: (0.55, 5, 10)})] * 3
+    assert (_slots(frames) == np.arange(SLOTS)).all()
+    # The elder (0) moves onto the younger's object and believes more than it: its slot is not to be had.
+    frames = [_frame({0: (0.9, 5, 10), 1: (0.5, 25, 10)})] * 4 + [_frame({0: (0.9, 25, 10), 1: (0.4, 25, 10)})]
+    assert (_slots(frames) == np.arange(SLOTS)).all()
+
+
+def test_it_goes_back_where_it_came_from():
+    back = [_frame({3: (0.4, 10, 10), 0: (0.6, 10, 10)}), _frame({0: (0.8, 11, 10)})]
+    slots = _slots([*(_frame(shown) for shown in TAKEOVER), *back])
+    assert slots[-3:, 0].tolist() == [3, 0, 0]
+    assert slots[-3:, 3].tolist() == [0, 3, 3]
+
+
+@pytest.mark.parametrize("kind", ["raw", "detections"])
+def test_two_objects_side_by_side_have_nothing_to_do_with_each_other(kind):
+    """The younger is more confident, and lies where the elder's mask was by less than half."""
+    frames = [_frame({0: (0.6, 5, 10)})] * 3 + [_frame({0: (0.6, 5, 10), 2: (0.9, 9, 10)})] * 2
+    frames.append(_frame({2: (0.9, 9, 10)}))
+    assert (_slots(frames, kind) == np.arange(SLOTS)).all()
+
+
+def test_the_eldest_comes_first():
+    """Two identities could go on in slot 4; the elder does, and the younger keeps its own."""
+    frames = [_frame({5: (0.9, 5, 10)})] * 3 + [_frame({5: (0.9, 5, 10), 1: (0.7, 5, 10)})] * 2
+    assert _slots([*frames, _frame({4: (0.8, 5, 10)})])[-1].tolist() == [0, 1, 2, 3, 5, 4]
+
+
+def test_a_slot_that_is_hardly_sure_of_anything_takes_nothing():
+    frames = [_frame({0: (0.9, 5, 10)})] * 3 + [_frame({4: (0.09, 5, 10)})]
+    assert (_slots(frames) == np.arange(SLOTS)).all()
+
+
+def test_a_hidden_object_keeps_its_slot():
+    frames = [_frame({0: (0.9, 5, 10)})] * 3 + [_frame({})] * 4 + [_frame({0: (0.9, 9, 10), 1: (0.9, 30, 5)})]
+    assert (_slots(frames) == np.arange(SLOTS)).all()
+
+
+def test_reset_and_other_associations_rename_nothing():
+    frames = [_frame(shown) for shown in TAKEOVER]
+    assert (_slots(frames, association="embedding") == np.arange(SLOTS)).all()
+    handover = Handover()
+    for frame in frames:
+        linked = handover.link(frame)
+    assert linked.queries[0, 0, 0] == 3
+    handover.reset()
+    assert handover.link(frames[-1]).queries[0, 0, 0] == 0
+
+
+def test_outputs_that_are_not_finite_pass():
+    broken = _frame({0: (0.9, 5, 10)})
+    broken.logits[0, 1] = np.nan
+    broken.mask_logits[0, 0, 0, 0] = np.nan
+    assert (_slots([broken] * 3) == np.arange(SLOTS)).all()
