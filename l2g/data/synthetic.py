@@ -54,7 +54,7 @@ SPLITS = {
     "train": Split(tag=1, frames=120, videos=1000, recipe=Recipe()),
     "val": Split(tag=2, frames=36, videos=64, recipe=Recipe()),
     "occluded": Split(tag=3, frames=36, videos=64, recipe=_HIDING),
-    "long": Split(tag=4, frames=300, videos=16, recipe=Recipe(crowding=0.25)),
+    "long": Split(tag=4, frames=300, videos=32, recipe=Recipe(crowding=0.25)),
     "demo": Split(tag=5, frames=60, videos=1, recipe=Recipe(objects=(4, 6))),
 }
 
