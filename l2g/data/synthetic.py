@@ -51,7 +51,7 @@ _HIDING = Recipe(
     objects=(3, 8), occluders=(1, 3), occluder_width=(12.0, 22.0), crowding=0.3, wander=0.4, diameter=(32.0, 58.0)
 )
 SPLITS = {
-    "train": Split(tag=1, frames=120, videos=1000, recipe=Recipe()),
+    "train": Split(tag=1, frames=300, videos=1000, recipe=Recipe()),
     "val": Split(tag=2, frames=36, videos=64, recipe=Recipe()),
     "occluded": Split(tag=3, frames=36, videos=64, recipe=_HIDING),
     "long": Split(tag=4, frames=300, videos=32, recipe=Recipe(crowding=0.25)),
