@@ -125,7 +125,7 @@ class _Run:
     def join(self, index: int, clip: _Clip) -> None:
         self.session.join(index)
         self.scorers[index] = VideoScorer(clip.letterbox, ScoringOptions())
-        self.handovers[index] = Handover(self.backend.contract.association)
+        self.handovers[index] = Handover(self.backend.contract)
         self.differences[index] = []
 
     def step(self, canvases: dict[int, np.ndarray], expected: dict[int, RawOutputs] | None) -> dict[int, RawOutputs]:

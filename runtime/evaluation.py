@@ -198,5 +198,5 @@ def _start(
             return
         contract = session.backend.contract
         scorer = VideoScorer(letterbox_of(contract, video.height, video.width), options)
-        running[index] = _Run(video, scorer, Handover(contract.association))
+        running[index] = _Run(video, scorer, Handover(contract))
         session.join(index)

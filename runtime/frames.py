@@ -55,20 +55,20 @@ class FrameResult:
 class FrameAssembler:
     """Turns one stream's outputs, frame after frame, into results in source pixels.
 
-    top_k: at most this many slots of a frame are looked at, best score first. association: the contract's.
+    top_k: at most this many slots of a frame are looked at, best score first.
     """
 
     def __init__(
         self,
         letterbox: Letterbox,
+        contract: GraphContract,
         parameters: TrackParameters | None = None,
         top_k: int = 50,
-        association: str = "propagate",
     ):
         if top_k < 1:
             raise L2GError(f"top-k {top_k} found, at least 1 expected")
         self.letterbox = letterbox
-        self.handover = Handover(association)
+        self.handover = Handover(contract)
         self.tracker = SlotTracker(parameters)
         self.top_k = top_k
 

@@ -12,14 +12,15 @@ from dataclasses import replace
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from l2g.contract import GraphContract
 from l2g.errors import L2GError
 from l2g.runtime.backend import Detections, RawOutputs
 from l2g.runtime.postprocess import sigmoid
 
 # What a slot shows with less confidence in a frame is nobody's object.
-MIN_SCORE = 0.1
-# Two masks are the same object from this IoU on.
-SAME_OBJECT = 0.5
+MIN_SCORE = 0.05
+# An object goes on in a slot whose mask overlaps its last one by this IoU at least.
+MIN_OVERLAP = 0.3
 
 
 def match_queries(previous: np.ndarray, current: np.ndarray) -> np.ndarray:
@@ -74,39 +75,43 @@ class Handover:
 
     In crowded scenes two slots can come to lie on one object, and over some frames the younger one takes it from the
     slot that was there first, which goes elsewhere. An identity (the outputs' slot index as it comes out of `link`)
-    therefore moves to a younger identity's slot, which gets its old slot in return, when that slot's mask lies on the
-    object as it was in the last frame, and IoU times score says that it does so better than the identity's own slot.
-    An identity's age is the sum of its scores. The state that the model carries is not touched.
+    therefore moves to a younger identity's slot, which gets its old slot in return, when that slot's mask lies where
+    the object was in the last frame, and IoU times the probability of the identity's class says that the object is
+    there rather than in the identity's own slot. An identity's age is the sum of its scores, its class that of the
+    largest sum of probabilities. The state that the model carries is not touched.
 
-    association: the contract's; under any but "propagate" `link` changes nothing.
+    contract: of the model; with any association but "propagate" `link` changes nothing.
     """
 
-    def __init__(self, association: str = "propagate"):
-        self._active = association == "propagate"
+    def __init__(self, contract: GraphContract):
+        self._active = contract.association == "propagate"
+        self._classes = len(contract.class_names)
         self.reset()
 
     def reset(self) -> None:
         """Forget the stream's history: every slot is its own identity again."""
         self._slot_of: np.ndarray | None = None  # by identity
         self._age: np.ndarray | None = None
+        self._votes: np.ndarray | None = None  # [N, K], sums of probabilities, each times the frame's score
         self._masks: dict[int, np.ndarray] = {}  # by identity, of the last frame, bool [h * w]
 
     def link(self, outputs: RawOutputs | Detections) -> RawOutputs | Detections:
         """The outputs of one frame (B = 1) with identities in place of slots; those of a first frame are unchanged."""
         if not self._active:
             return outputs
-        slots, scores, masks = _shown(outputs)
+        slots, probabilities, masks = self._shown(outputs)
         if self._slot_of is None:
             count = outputs.queries.shape[1]
-            self._slot_of, self._age = np.arange(count), np.zeros(count)
-        self._hand_over(slots, scores, masks)
-        identities = np.argsort(self._slot_of)[slots]
+            self._slot_of, self._age, self._votes = np.arange(count), np.zeros(count), np.zeros((count, self._classes))
+        self._hand_over(slots, probabilities, masks)
+        identities, scores = np.argsort(self._slot_of)[slots], probabilities.max(1)
         self._age[identities] += scores
+        self._votes[identities] += scores[:, None] * probabilities
         self._masks = dict(zip(identities.tolist(), masks, strict=True))
         return permute_slots(outputs, self._slot_of)
 
-    def _hand_over(self, slots: np.ndarray, scores: np.ndarray, masks: np.ndarray) -> None:
-        """slots int64 [M], their scores float32 [M] and masks bool [M, h * w]."""
+    def _hand_over(self, slots: np.ndarray, probabilities: np.ndarray, masks: np.ndarray) -> None:
+        """slots int64 [M], their class probabilities float32 [M, K] and masks bool [M, h * w]."""
         if not self._masks or not len(slots):
             return
         eldest_first = sorted(self._masks, key=lambda identity: (-self._age[identity], identity))
@@ -114,24 +119,25 @@ class Handover:
         for identity, overlap in zip(eldest_first, overlaps, strict=True):
             own = self._slot_of[identity]
             owners = np.argsort(self._slot_of)[slots]
-            younger = (overlap > SAME_OBJECT) & (self._age[owners] < self._age[identity])
+            younger = (overlap > MIN_OVERLAP) & (self._age[owners] < self._age[identity])
             if not younger.any():
                 continue
-            worth = overlap * scores
+            worth = overlap * probabilities[:, self._votes[identity].argmax()]
             best = np.where(younger, worth, -1).argmax()
             if worth[best] > worth[slots == own].sum():  # 0 where its own slot shows nothing
                 self._slot_of[[identity, owners[best]]] = slots[best], own
 
-
-def _shown(outputs: RawOutputs | Detections) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The slots of a frame (B = 1) with at least `MIN_SCORE`: (slots [M], scores [M], masks bool [M, h * w])."""
-    if isinstance(outputs, Detections):
-        scores, slots, masks = outputs.scores[0], outputs.slots[0].astype(np.int64), outputs.masks[0] > 127
-    else:
-        scores, masks = sigmoid(outputs.logits[0].max(axis=1)), outputs.mask_logits[0]
-        slots = np.arange(len(scores))
-    kept = scores >= MIN_SCORE
-    return slots[kept], scores[kept], (masks[kept] > 0).reshape(-1, masks[0].size)
+    def _shown(self, outputs: RawOutputs | Detections) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The slots of a frame (B = 1) with at least `MIN_SCORE`: (slots [M], class probabilities [M, K], masks bool
+        [M, h * w]). Of detections the best class is all that is known."""
+        if isinstance(outputs, Detections):
+            scores, slots, masks = outputs.scores[0], outputs.slots[0].astype(np.int64), outputs.masks[0] > 127
+            probabilities = scores[:, None] * (outputs.labels[0][:, None] == np.arange(self._classes))
+        else:
+            probabilities, masks = sigmoid(outputs.logits[0]), outputs.mask_logits[0]
+            scores, slots = probabilities.max(1), np.arange(len(probabilities))
+        kept = scores >= MIN_SCORE
+        return slots[kept], probabilities[kept], (masks[kept] > 0).reshape(-1, masks[0].size)
 
 
 def _mask_iou(one: np.ndarray, other: np.ndarray) -> np.ndarray:

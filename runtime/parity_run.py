@@ -210,7 +210,7 @@ class _ParityRun:
                 return
             letterbox = letterbox_of(self.contract, video.height, video.width)
             scorers = tuple(VideoScorer(letterbox, self.options.scoring) for _ in range(2))
-            handovers = tuple(Handover(self.contract.association) for _ in range(2))
+            handovers = tuple(Handover(self.contract) for _ in range(2))
             self.running[index] = _Pair(video, letterbox, scorers, handovers)
             self.reference.join(index)
             self.candidate.join(index)

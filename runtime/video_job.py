@@ -101,7 +101,7 @@ class _Lane:
         self.failure: L2GError | None = None
         self._pad_value = backend.contract.pad_value
         self._letterbox = letterbox_of(backend.contract, source.height, source.width)
-        self._assembler = FrameAssembler(self._letterbox, parameters, top_k, backend.contract.association)
+        self._assembler = FrameAssembler(self._letterbox, backend.contract, parameters, top_k)
         self._files = ExitStack()
         with self._files:
             self.results = _Results(self._files, source, backend, folder, overlay)

@@ -19,7 +19,7 @@ def _assemble(frames, top_k=None, parameters=None):
     with VideoSession(BlobBackend(canvas=(128, 160), top_k=top_k)) as session:
         session.join(0)
         letterbox = letterbox_of(session.backend.contract, HEIGHT, WIDTH)
-        assembler = FrameAssembler(letterbox, parameters)
+        assembler = FrameAssembler(letterbox, session.backend.contract, parameters)
         return [
             assembler.assemble(session.step({0: letterbox.to_canvas(frame)})[0], index, index / 10)
             for index, frame in enumerate(frames)
@@ -64,7 +64,7 @@ def test_top_k_limits_what_is_looked_at():
     backend = BlobBackend(canvas=(128, 160))
     letterbox = letterbox_of(backend.contract, HEIGHT, WIDTH)
     outputs = backend.step(letterbox.to_canvas(frame)[None], np.array([True]))
-    result = FrameAssembler(letterbox, top_k=1).assemble(outputs, 0, 0.0)
+    result = FrameAssembler(letterbox, backend.contract, top_k=1).assemble(outputs, 0, 0.0)
     assert [instance.label for instance in result.instances] == [0]
 
 
@@ -74,7 +74,7 @@ def test_scores_that_are_not_numbers_are_an_error_that_names_the_frame():
     outputs = backend.step(scene(64, 96, [(0, (0, 0, 50, 50))])[None], np.array([True]))
     broken = Detections(**{**vars(outputs), "scores": np.full_like(outputs.scores, np.nan)})
     with pytest.raises(L2GError, match=r"frame 17: .* NaN"):
-        FrameAssembler(letterbox).assemble(broken, 17, 0.0)
+        FrameAssembler(letterbox, backend.contract).assemble(broken, 17, 0.0)
 
 
 def test_a_slot_whose_mask_lies_in_the_padding_is_not_reported():
@@ -82,7 +82,7 @@ def test_a_slot_whose_mask_lies_in_the_padding_is_not_reported():
     backend = BlobBackend(canvas=(128, 160), top_k=3)
     letterbox = letterbox_of(backend.contract, HEIGHT, WIDTH)
     canvas = scene(128, 160, [(0, (0, 110, 160, 128)), (1, (10, 10, 60, 60))])
-    result = FrameAssembler(letterbox).assemble(backend.step(canvas[None], np.array([True])), 0, 0.0)
+    result = FrameAssembler(letterbox, backend.contract).assemble(backend.step(canvas[None], np.array([True])), 0, 0.0)
     assert [instance.label for instance in result.instances] == [1]
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from l2g.contract import make_contract
 from l2g.runtime.backend import RawOutputs
 from l2g.runtime.linking import Handover
 from l2g.runtime.postprocess import select_detections
@@ -11,20 +12,32 @@ SLOTS, CLASSES, HEIGHT, WIDTH = 6, 3, 12, 40
 
 
 def _frame(shown):
-    """Outputs of one stream; shown: {slot: (score, left, width)}, a box-shaped mask of full height. Queries name the
-    slot, so that what comes out says where it was taken from."""
+    """Outputs of one stream; shown: {slot: (score, left, width)}, a box-shaped mask of full height, of class 1 unless a
+    class follows. Queries name the slot, so that what comes out says where it was taken from."""
     logits = np.full((1, SLOTS, CLASSES), -9.0, np.float32)
     masks = np.full((1, SLOTS, HEIGHT, WIDTH), -5.0, np.float32)
-    for slot, (score, left, width) in shown.items():
-        logits[0, slot, 1] = np.log(score / (1 - score))
+    for slot, (score, left, width, *label) in shown.items():
+        logits[0, slot, label[0] if label else 1] = np.log(score / (1 - score))
         masks[0, slot, :, left : left + width] = 5.0
     queries = np.repeat(np.arange(SLOTS, dtype=np.float32)[None, :, None], 4, axis=2)
     return RawOutputs(queries, np.zeros((1, SLOTS, 4), np.float32), logits, masks)
 
 
-def _slots(frames, kind="raw", **options):
+def _contract(association="propagate"):
+    return make_contract(
+        height=4 * HEIGHT,
+        width=4 * WIDTH,
+        num_queries=SLOTS,
+        hidden_dim=4,
+        class_names=("a", "b", "c"),
+        association=association,
+        top_k=None,
+    )
+
+
+def _slots(frames, kind="raw", association="propagate"):
     """int [T, SLOTS]: which slot each identity was, frame by frame."""
-    handover = Handover(**options)
+    handover = Handover(_contract(association))
     if kind == "raw":
         return np.array([handover.link(frame).queries[0, :, 0] for frame in frames]).astype(int)
     return np.array([handover.link(select_detections(frame, SLOTS)).queries[0, :, 0] for frame in frames]).astype(int)
@@ -51,7 +64,7 @@ def test_an_identity_goes_with_its_object(kind):
 
 
 def test_every_output_and_the_slots_of_detections_are_renamed():
-    handover, chosen = Handover(), Handover()
+    handover, chosen = Handover(_contract()), Handover(_contract())
     for shown in TAKEOVER:
         frame = _frame(shown)
         linked = handover.link(frame)
@@ -90,10 +103,38 @@ def test_it_goes_back_where_it_came_from():
 
 @pytest.mark.parametrize("kind", ["raw", "detections"])
 def test_two_objects_side_by_side_have_nothing_to_do_with_each_other(kind):
-    """The younger is more confident, and lies where the elder's mask was by less than half."""
-    frames = [_frame({0: (0.6, 5, 10)})] * 3 + [_frame({0: (0.6, 5, 10), 2: (0.9, 9, 10)})] * 2
-    frames.append(_frame({2: (0.9, 9, 10)}))
+    """The younger is more confident, and lies where the elder's mask was by a quarter (IoU)."""
+    frames = [_frame({0: (0.6, 5, 10)})] * 3 + [_frame({0: (0.6, 5, 10), 2: (0.9, 11, 10)})] * 2
+    frames.append(_frame({2: (0.9, 11, 10)}))
     assert (_slots(frames, kind) == np.arange(SLOTS)).all()
+
+
+@pytest.mark.parametrize("kind", ["raw", "detections"])
+def test_a_slot_that_sees_another_class_there_takes_nothing(kind):
+    """Another object passes in front, and its slot is the surer one."""
+    frames = [_frame({0: (0.6, 5, 10)})] * 3 + [_frame({0: (0.4, 5, 10), 2: (0.9, 5, 10, 2)})] * 3
+    assert (_slots(frames, kind) == np.arange(SLOTS)).all()
+
+
+@pytest.mark.parametrize("kind", ["raw", "detections"])
+def test_objects_that_change_slots_as_they_cross_are_told_apart_by_class(kind):
+    """While they cross, both masks lie on both; slot 0 goes on with the other's object, and slot 1 with its."""
+    apart = _frame({0: (0.9, 0, 12), 1: (0.8, 20, 12, 2)})
+    cross = _frame({0: (0.9, 8, 12), 1: (0.8, 11, 12, 2)})
+    changed = _frame({0: (0.8, 9, 12, 2), 1: (0.7, 10, 12)})
+    closer = _frame({0: (0.9, 5, 12), 1: (0.8, 13, 12, 2)})
+    slots = _slots([apart] * 3 + [closer, cross, changed], kind)
+    assert slots[-1, :2].tolist() == [1, 0]
+    assert (slots[:-1] == np.arange(SLOTS)).all()
+
+
+def test_the_class_of_an_identity_is_that_of_its_life():
+    """A frame of another class does not change what it is."""
+    frames = [_frame({0: (0.9, 5, 10)})] * 4 + [
+        _frame({0: (0.9, 5, 10, 2)}),
+        _frame({0: (0.3, 5, 10, 2), 2: (0.6, 5, 10)}),
+    ]
+    assert _slots(frames)[-1, 0] == 2
 
 
 def test_the_eldest_comes_first():
@@ -103,7 +144,7 @@ def test_the_eldest_comes_first():
 
 
 def test_a_slot_that_is_hardly_sure_of_anything_takes_nothing():
-    frames = [_frame({0: (0.9, 5, 10)})] * 3 + [_frame({4: (0.09, 5, 10)})]
+    frames = [_frame({0: (0.9, 5, 10)})] * 3 + [_frame({4: (0.04, 5, 10)})]
     assert (_slots(frames) == np.arange(SLOTS)).all()
 
 
@@ -115,7 +156,7 @@ def test_a_hidden_object_keeps_its_slot():
 def test_reset_and_other_associations_rename_nothing():
     frames = [_frame(shown) for shown in TAKEOVER]
     assert (_slots(frames, association="embedding") == np.arange(SLOTS)).all()
-    handover = Handover()
+    handover = Handover(_contract())
     for frame in frames:
         linked = handover.link(frame)
     assert linked.queries[0, 0, 0] == 3
