@@ -46,7 +46,7 @@ def test_objects_and_classes(sampled, split):
         np.bincount(np.concatenate([video.labels for video in sampled[split]]), minlength=len(CLASSES)) / counts.sum()
     )
     assert len(shares) == len(CLASSES) >= 8
-    assert shares.min() > 0.05
+    assert shares.min() > 0.04  # an even share is 0.125
     assert shares.max() < 0.25
 
 
