@@ -11,7 +11,8 @@ from l2g.calibration.recording import Sample
 from l2g.contract import GraphContract
 from l2g.export.verification import open_session
 from l2g.runtime.backend import RawOutputs
-from l2g.runtime.parity_compare import in_line, slot_order
+from l2g.runtime.linking import permute_slots
+from l2g.runtime.parity_compare import slot_order
 from l2g.runtime.postprocess import sigmoid
 
 # Masks are compared for so many of a frame's best slots; the others are nothing that anybody sees.
@@ -53,7 +54,7 @@ def output_error(graph: bytes, contract: GraphContract, wanted: list[Reference])
         outputs = _run(session, contract, reference.sample)
         if not reference.sample.inputs[contract.valid_input].any():
             twin = RawOutputs(reference.queries, outputs.boxes, outputs.logits, outputs.mask_logits)
-            outputs = in_line(outputs, slot_order(twin, outputs))
+            outputs = permute_slots(outputs, slot_order(twin, outputs))
         pairs = (
             (reference.queries, outputs.queries),
             (reference.probabilities, sigmoid(outputs.logits[0])),

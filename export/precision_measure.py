@@ -21,8 +21,8 @@ from l2g.runtime.backend import Backend, RawOutputs
 from l2g.runtime.evaluation import ScoringOptions, VideoScorer
 from l2g.runtime.frames import letterbox_of
 from l2g.runtime.letterbox import Letterbox
-from l2g.runtime.linking import Handover
-from l2g.runtime.parity_compare import FrameDifference, compare_frame, in_line, is_finite, slot_order
+from l2g.runtime.linking import Handover, permute_slots
+from l2g.runtime.parity_compare import FrameDifference, compare_frame, is_finite, slot_order
 from l2g.runtime.session import VideoSession
 
 QUARTERS = 4
@@ -137,7 +137,7 @@ class _Run:
             first = index not in self.orders
             if first:
                 self.orders[index] = slot_order(found if expected is None else expected[index], found)
-            linked[index] = found = self.handovers[index].link(in_line(found, self.orders[index]))
+            linked[index] = found = self.handovers[index].link(permute_slots(found, self.orders[index]))
             self.scorers[index].add(found if finite else _nothing_seen(found))
             if expected is not None:
                 self.differences[index].append(compare_frame(expected[index], found, self.confidence, first))

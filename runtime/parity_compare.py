@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from l2g.runtime.backend import RawOutputs
-from l2g.runtime.linking import match_queries, permute_slots
+from l2g.runtime.linking import match_queries
 from l2g.runtime.postprocess import sigmoid
 
 # Two masks are the same object from this IoU on, as in the matching of every tracking metric.
@@ -83,11 +83,6 @@ def slot_order(reference: RawOutputs, candidate: RawOutputs) -> np.ndarray:
     if not (np.isfinite(reference.queries).all() and np.isfinite(candidate.queries).all()):
         return np.arange(reference.queries.shape[1])
     return match_queries(reference.queries[0], candidate.queries[0])
-
-
-def in_line(candidate: RawOutputs, order: np.ndarray) -> RawOutputs:
-    """The candidate's outputs with the slots in the reference's order."""
-    return permute_slots(candidate, order)
 
 
 def is_finite(outputs: RawOutputs) -> bool:

@@ -17,8 +17,8 @@ from l2g.runtime.backend import Backend, HostState, RawOutputs
 from l2g.runtime.evaluation import ScoringOptions, VideoScorer
 from l2g.runtime.frames import letterbox_of
 from l2g.runtime.letterbox import Letterbox
-from l2g.runtime.linking import Handover
-from l2g.runtime.parity_compare import FrameDifference, compare_frame, in_line, is_finite, slot_order
+from l2g.runtime.linking import Handover, permute_slots
+from l2g.runtime.parity_compare import FrameDifference, compare_frame, is_finite, slot_order
 from l2g.runtime.parity_pictures import WorstFrames
 from l2g.runtime.parity_report import ParityReport, Tolerances, VideoParity
 from l2g.runtime.session import VideoSession
@@ -184,11 +184,11 @@ class _ParityRun:
         # From the same state slots agree by themselves; a first frame has none, nor has an image model ever.
         alone = first or not self.carries_state
         given = found if given is None else given
-        given = in_line(given, slot_order(expected, given)) if alone else given
+        given = permute_slots(given, slot_order(expected, given)) if alone else given
         pair.forced.append(compare_frame(expected, given, confidence, alone))
         # Copies: the batch that these are rows of need not be kept.
         pair.queries, pair.boxes = expected.queries.copy(), expected.boxes.copy()
-        expected, found = pair.handovers[0].link(expected), pair.handovers[1].link(in_line(found, pair.order))
+        expected, found = pair.handovers[0].link(expected), pair.handovers[1].link(permute_slots(found, pair.order))
         pair.free.append(compare_frame(expected, found, confidence, alone))
         if self.options.ap:
             pair.scorers[0].add(_scorable(expected))

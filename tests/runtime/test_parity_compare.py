@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from l2g.runtime.backend import RawOutputs
-from l2g.runtime.parity_compare import compare_frame, counting_slots, in_line, is_finite, slot_order
+from l2g.runtime.linking import permute_slots
+from l2g.runtime.parity_compare import compare_frame, counting_slots, is_finite, slot_order
 
 
 def outputs(scores, masks, labels=None, seed=0):
@@ -113,7 +114,7 @@ def test_slots_are_found_again_by_their_embeddings():
     )
     found = slot_order(one, shuffled)
     np.testing.assert_array_equal(order[found], np.arange(5))
-    back = in_line(shuffled, found)
+    back = permute_slots(shuffled, found)
     np.testing.assert_array_equal(back.mask_logits, one.mask_logits)
     assert compare_frame(one, back, 0.5, True).agreeing == 3
     assert compare_frame(one, shuffled, 0.5, True).agreeing < 3
