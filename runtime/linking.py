@@ -21,6 +21,8 @@ from l2g.runtime.postprocess import sigmoid
 MIN_SCORE = 0.05
 # An object goes on in a slot whose mask overlaps its last one by this IoU at least.
 MIN_OVERLAP = 0.3
+# What an identity keeps of its age and its class from frame to frame: half is forgotten after 69 frames.
+MEMORY = 0.99
 
 
 def match_queries(previous: np.ndarray, current: np.ndarray) -> np.ndarray:
@@ -78,7 +80,8 @@ class Handover:
     therefore moves to a younger identity's slot, which gets its old slot in return, when that slot's mask lies where
     the object was in the last frame, and IoU times the probability of the identity's class says that the object is
     there rather than in the identity's own slot. An identity's age is the sum of its scores, its class that of the
-    largest sum of probabilities. The state that the model carries is not touched.
+    largest sum of probabilities; both fade, so that over a long stream a slot can serve many objects. The state that
+    the model carries is not touched.
 
     contract: of the model; with any association but "propagate" `link` changes nothing.
     """
@@ -105,6 +108,8 @@ class Handover:
             self._slot_of, self._age, self._votes = np.arange(count), np.zeros(count), np.zeros((count, self._classes))
         self._hand_over(slots, probabilities, masks)
         identities, scores = np.argsort(self._slot_of)[slots], probabilities.max(1)
+        self._age *= MEMORY
+        self._votes *= MEMORY
         self._age[identities] += scores
         self._votes[identities] += scores[:, None] * probabilities
         self._masks = dict(zip(identities.tolist(), masks, strict=True))

@@ -137,6 +137,15 @@ def test_the_class_of_an_identity_is_that_of_its_life():
     assert _slots(frames)[-1, 0] == 2
 
 
+def test_over_a_long_stream_a_slot_can_serve_one_object_after_another():
+    """Its class is the present object's, not the one of which it saw more; and an identity that has been out of sight
+    long enough gives way to one that came later."""
+    frames = [_frame({0: (0.9, 5, 10, 2)})] * 400 + [_frame({0: (0.9, 5, 10)})] * 200
+    assert _slots([*frames, _frame({0: (0.3, 5, 10, 2), 2: (0.6, 5, 10)})])[-1, 0] == 2
+    seen_last = [_frame({0: (0.9, 5, 10)})] * 400 + [_frame({1: (0.9, 25, 10)})] * 300
+    assert _slots([*seen_last, _frame({0: (0.9, 25, 10)})])[-1, 1] == 0
+
+
 def test_the_eldest_comes_first():
     """Two identities could go on in slot 4; the elder does, and the younger keeps its own."""
     frames = [_frame({5: (0.9, 5, 10)})] * 3 + [_frame({5: (0.9, 5, 10), 1: (0.7, 5, 10)})] * 2
