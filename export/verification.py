@@ -59,13 +59,16 @@ def verify(model: Local2Global, graph: bytes, contract: GraphContract) -> Verifi
 
 
 def open_session(graph: bytes, arena: bool = True):
-    """An ONNX Runtime session on the CPU; ExportError where it does not take the graph. Without `arena` it gives memory
-    back after every step."""
+    """An ONNX Runtime session on the CPU; ExportError where it does not take the graph. Without `arena` it takes little
+    memory: tensors live no longer than they are needed, and what they took is given back."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.enable_cpu_mem_arena = arena
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = arena
+    if not arena:
+        # The default order runs every node as soon as it can: much would wait in memory for its use.
+        options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     try:
         return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:

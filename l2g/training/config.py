@@ -60,8 +60,9 @@ class PhaseConfig:
     clip_length, stride: frames of a clip, and their distance (default: the data's). supervised: frames with a loss per
     clip or window (None: all). window: a long clip is learned in windows of so many frames, an iteration each; the
     state goes from one to the next, gradients do not (None: the clip is one iteration).
-    state_noise: strength of the noise on the carried state, relative to its size (0: none). denoising: number of
-    denoising queries. train_batch_norm: learn the backbone's statistics (from scratch only).
+    state_noise: strength of the noise on the carried state, relative to its size (0: none). consistency: weight of the
+    distance between two states with different noise, after the same frames (0: none). denoising: number of denoising
+    queries. train_batch_norm: learn the backbone's statistics (from scratch only).
     """
 
     kind: str
@@ -78,6 +79,7 @@ class PhaseConfig:
     supervised: int | None = None
     window: int | None = None
     state_noise: float = 0.0
+    consistency: float = 0.0
     two_stage: bool = True
     denoising: int = 0
     noise: float = 0.4

@@ -77,6 +77,9 @@ class ClipObjective(nn.Module):
     theirs and have to come back.
     state_noise: every frame starts from a state with so much noise, relative to its size: the model learns to forget
     small errors instead of adding them up, which is what lets two backends agree over a long video.
+    consistency: weight of a further term: a twin of the state, equal to it where the batch starts, goes through the same
+    frames with noise of its own, and every slot's query is to be the same in both (`distance`). The other terms leave
+    the slots without an instance free to do anything, and there small errors grow.
     """
 
     def __init__(
@@ -86,10 +89,12 @@ class ClipObjective(nn.Module):
         supervised: int | None = None,
         two_stage: bool = True,
         state_noise: float = 0.0,
+        consistency: float = 0.0,
     ):
         super().__init__()
         self.model, self.criterion = model, criterion
-        self.supervised, self.two_stage, self.state_noise = supervised, two_stage, state_noise
+        self.supervised, self.two_stage = supervised, two_stage
+        self.state_noise, self.consistency = state_noise, consistency
         self._carried: tuple[FrameState | None, Tensor | None] = None, None
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -99,12 +104,16 @@ class ClipObjective(nn.Module):
         streams = len(batch.frames)
         chosen = self._frames_with_loss(length)
         instances = count_instances(torch.cat([batch.present[:, :, t] for t in sorted(chosen)]))
-        terms = []
+        terms, twin = [], state
         for t in range(length):
             targets = batch.targets(t)
-            start = t * streams
-            before = noisy(state, self.state_noise) if state is not None and self.state_noise else state
-            decoded = model.decode(memory.rows(slice(start, start + streams)), before, deep=t in chosen)
+            frame = memory.rows(slice(t * streams, (t + 1) * streams))
+            decoded = model.decode(frame, noisy(state, self.state_noise), deep=t in chosen)
+            if self.consistency and state is not None:
+                twin = model.decode(frame, noisy(twin, self.state_noise)).state
+                terms.append({"twin": self.consistency / length * distance(twin, decoded.state)})
+            else:
+                twin = decoded.state
             state = decoded.state
             slots = self.criterion.match(decoded.output, targets, slots)
             if t not in chosen:
@@ -141,9 +150,18 @@ def lost(mask_logits: Tensor, targets: FrameTargets, slots: Tensor) -> Tensor:
     return torch.where(targets.present, ~holds, taken)
 
 
-def noisy(state: FrameState, strength: float) -> FrameState:
+def distance(one: FrameState, other: FrameState) -> Tensor:
+    """How far the queries of two states are apart: the root mean square of each slot's difference, relative to that of
+    all queries, as a mean over the slots."""
+    difference = (one.queries - other.queries).square().mean(-1).add(1e-12).sqrt()
+    return difference.mean() / one.queries.detach().square().mean().sqrt()
+
+
+def noisy(state: FrameState | None, strength: float) -> FrameState | None:
     """The state with Gaussian noise: queries by `strength` of their root mean square, centres of boxes by `strength` of
-    the box's sides, sides by that factor."""
+    the box's sides, sides by that factor. No state, or no strength: as it is."""
+    if state is None or not strength:
+        return state
     queries, boxes = state.queries, state.boxes
     scale = queries.detach().square().mean((1, 2), keepdim=True).sqrt()
     queries = queries + strength * scale * torch.randn_like(queries)

@@ -179,7 +179,8 @@ class Trainer:
         criterion = Criterion(self.config.loss)
         self.model.requires_grad_(phase.kind != "align")
         if phase.kind == "clip":
-            return ClipObjective(self.model, criterion, phase.supervised, phase.two_stage, phase.state_noise)
+            noise, consistency = phase.state_noise, phase.consistency
+            return ClipObjective(self.model, criterion, phase.supervised, phase.two_stage, noise, consistency)
         stand_ins = None
         if phase.kind == "align":
             for parameter in phase_one_parameters(self.model):

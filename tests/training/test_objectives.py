@@ -10,7 +10,15 @@ from l2g.training import objectives
 from l2g.training.config import LossConfig
 from l2g.training.criterion import Criterion
 from l2g.training.denoising import denoising_queries
-from l2g.training.objectives import ClipObjective, ImageObjective, StandIns, lost, noisy, phase_one_parameters
+from l2g.training.objectives import (
+    ClipObjective,
+    ImageObjective,
+    StandIns,
+    distance,
+    lost,
+    noisy,
+    phase_one_parameters,
+)
 from l2g.training.targets import FrameTargets
 
 
@@ -181,6 +189,48 @@ def test_noise_falls_on_every_frame_but_a_first_one(small_model, batch, criterio
     carried = objective._carried[0].queries
     assert value(objective, batch) == value(objective, batch)
     assert torch.equal(objective._carried[0].queries, carried)
+
+
+def test_the_distance_of_two_states_is_relative_and_counts_every_slot_alike():
+    queries = torch.tensor([[[2.0, -2, 2, -2], [2, 2, 2, 2]]])  # root mean square 2
+    other = queries + torch.tensor([[[1.0, 1, 1, 1], [0, 0, 0, 6]]])  # by 1 and by 3
+    one, two = (FrameState(q, torch.zeros(1, 2, 4), torch.ones(1, 1)) for q in (queries, other))
+    assert distance(one, two).item() == pytest.approx((1 / 2 + 3 / 2) / 2)
+    assert distance(one, one).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_a_twin_of_the_state_parts_by_noise_alone(small_model, batch, criterion):
+    """Without noise the twin is the state, and all the other terms are as they were; with noise every slot and the
+    aligner answer for the distance, from a batch's second frame on, whatever state it started from."""
+    plain = ClipObjective(small_model, criterion)(batch)
+    still = ClipObjective(small_model, criterion, consistency=2.0)(batch)
+    assert still.pop("twin").item() == pytest.approx(0, abs=1e-5)
+    assert {name: value.item() for name, value in still.items()} == {n: v.item() for n, v in plain.items()}
+
+    objective = ClipObjective(small_model, criterion, state_noise=0.1, consistency=2.0)
+    assert "twin" not in objective(batch.window(0, 1))
+    twin = objective(batch.window(1, 2))["twin"]
+    assert 0.001 < twin.item() < 2
+    twin.backward()
+    assert all(p.grad.abs().sum() > 0 for p in small_model.aligner.parameters())
+
+
+def test_a_twin_goes_its_own_way_through_a_batch(small_model, batch, criterion, monkeypatch):
+    starts, twins, apart = [], [], []
+
+    def measured(twin, state):
+        twins.append(twin)
+        apart.append(distance(twin, state))
+        return apart[-1]
+
+    monkeypatch.setattr(objectives, "noisy", lambda state, strength: starts.append(state) or noisy(state, strength))
+    monkeypatch.setattr(objectives, "distance", measured)
+    terms = ClipObjective(small_model, criterion, state_noise=0.1, consistency=2.0)(batch)
+    length = batch.frames.shape[1]
+    assert len(twins) == length - 1 >= 2
+    assert starts[1] is starts[2]  # equal where it begins
+    assert [id(twin) for twin in starts[4::2]] == [id(twin) for twin in twins[:-1]]
+    assert terms["twin"].item() == pytest.approx(2.0 / length * sum(apart).item(), rel=1e-5)
 
 
 def test_phase_one_trains_the_aligner_and_its_positions_only(small_model, batch, criterion):
