@@ -77,9 +77,9 @@ class ClipObjective(nn.Module):
     theirs and have to come back.
     state_noise: every frame starts from a state with so much noise, relative to its size: the model learns to forget
     small errors instead of adding them up, which is what lets two backends agree over a long video.
-    consistency: weight of a further term: a twin of the state, equal to it where the batch starts, goes through the same
-    frames with noise of its own, and every slot's query is to be the same in both (`distance`). The other terms leave
-    the slots without an instance free to do anything, and there small errors grow.
+    consistency: weight of a further term: a twin of the state, equal to it where the batch starts, goes through the
+    same frames with noise of its own, and every slot's query is to be the same in both (`distance`). The other terms
+    leave the slots without an instance free to do anything, and there small errors grow.
     """
 
     def __init__(
