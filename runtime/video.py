@@ -27,8 +27,8 @@ _MISSING_INTERVALS = 1.5
 # H.273 code of a frame's colour matrix -> PyAV's name; FFmpeg takes what is not named for BT.601.
 _COLOR_MATRICES = {1: "ITU709", 7: "SMPTE240M"}
 
-# Pixels; one core decodes 1080p H.264 several times faster than real time.
-_FRAME_THREADS_ABOVE = 1920 * 1088
+# Up to here, 1080p, one core decodes and encodes H.264 several times faster than real time.
+ONE_CORE_PIXELS = 1920 * 1088
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ class VideoFile(VideoSource):
         self._stream = self._container.streams.video[0]
         # Threads per frame run ahead: when a packet is broken PyAV drops what they hold, up to one frame a core, at the
         # end of a cut file. Only pictures too large for one core to keep pace get them.
-        large = self._stream.width * self._stream.height > _FRAME_THREADS_ABOVE
+        large = self._stream.width * self._stream.height > ONE_CORE_PIXELS
         self._stream.thread_type = "AUTO" if large else "SLICE"
         rate = self._stream.average_rate or self._stream.guessed_rate
         self.frame_rate = float(rate) if rate else 25.0

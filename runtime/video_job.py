@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from l2g.errors import L2GError, VideoError
@@ -173,6 +174,7 @@ def process_videos(
     started = time.perf_counter()
     interrupted = False
     with ExitStack() as stack:
+        stack.enter_context(_one_opencv_thread())
         lanes: list[_Lane] = []
         for source, folder in jobs:
             lanes.append(_Lane(source, Path(folder), backend, parameters, top_k, overlay))
@@ -198,6 +200,17 @@ def process_videos(
         raise failures[0]
     seconds = time.perf_counter() - started
     return [lane.summary(seconds, interrupted) for lane in lanes]
+
+
+@contextmanager
+def _one_opencv_thread() -> Iterator[None]:
+    """The stages are the threads: OpenCV's own would wake for every small picture and take turns with the model's."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
 
 
 def _rounds(lanes: Sequence[_Lane]) -> Iterator[list[_Decoded]]:

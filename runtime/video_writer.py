@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from l2g.errors import VideoError
+from l2g.runtime.video import ONE_CORE_PIXELS
 
 # MPEG's clock: every common frame rate is a whole number of its ticks.
 TICKS_PER_SECOND = 90_000
@@ -63,6 +64,8 @@ class VideoWriter:
         except (av.error.FFmpegError, ValueError) as error:
             raise VideoError(f"this PyAV has no libx264 encoder ({error}); install it with: pip install av") from None
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        if height * width <= ONE_CORE_PIXELS:
+            stream.codec_context.thread_count = 1  # its threads would take turns with the model's
         stream.codec_context.time_base = stream.time_base = Fraction(1, TICKS_PER_SECOND)
         return stream
 

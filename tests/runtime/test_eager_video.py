@@ -2,6 +2,7 @@
 
 import json
 
+import cv2
 import numpy as np
 import pytest
 
@@ -46,11 +47,18 @@ def test_first_frame_holds_the_public_instances_and_tracks_stay(tmp_path, checkp
     # The third frame lets noise change the order of the queries; the fourth is the first again.
     noise = np.random.default_rng(0).integers(-20, 20, image.shape)
     images = [image, image, np.clip(image + noise, 0, 255).astype(np.uint8), image]
+    before, within = cv2.getNumThreads(), []
     with open_source(_lossless(tmp_path / "clip.mkv", images)) as source:
         summary = process_video(
-            backend, source, tmp_path / "out", parameters=TrackParameters(birth_score=0.0), top_k=20
+            backend,
+            source,
+            tmp_path / "out",
+            parameters=TrackParameters(birth_score=0.0),
+            top_k=20,
+            on_frame=lambda: within.append(cv2.getNumThreads()),
         )
     assert (summary.frames, summary.damage) == (4, None)
+    assert (within, cv2.getNumThreads()) == ([1] * 4, before)  # the stages are the threads
 
     lines = [json.loads(line) for line in (tmp_path / "out" / "frames.jsonl").read_text().splitlines()]
     found = [(t["label"], t["score"], coco_mask.decode(t["segmentation"]).astype(bool)) for t in lines[0]["tracks"]]

@@ -122,3 +122,11 @@ def test_folder_that_is_not_there_and_frame_of_another_size(tmp_path):
         VideoWriter(tmp_path / "a.mp4", 64, 96, 10) as writer,
     ):
         writer.write(np.zeros((64, 95, 3), np.uint8), 0.0)
+
+
+def test_only_pictures_too_large_for_one_core_are_coded_by_several(tmp_path):
+    threads = []
+    for height, width in ((1080, 1920), (2160, 3840)):
+        with VideoWriter(tmp_path / "out.mp4", height, width, 30) as writer:
+            threads.append(writer._stream.codec_context.thread_count)
+    assert threads[0] == 1 != threads[1]
