@@ -224,14 +224,16 @@ class QuantizeJob:
     def _search(self, observed: Observed, method: str, sensitivity: dict[str, float]) -> Search:
         if not self.options.max_trials:
             return Search(self.inventory.default, (), ())
-        videos = first_videos(self.dataset, self.options.search_videos)
+        videos, streams = first_videos(self.dataset, self.options.search_videos), self.options.streams
 
         def loss(units: frozenset[str]) -> float:
             def measure() -> float:
                 self._write_candidate(observed, method, units)
-                return average_precision(self._candidate, videos, self.options.streams)
+                return average_precision(self._candidate, videos, streams, self.progress)
 
-            whole = self.ledger.measured("ap:fp32", lambda: average_precision(self.base, videos, self.options.streams))
+            whole = self.ledger.measured(
+                "ap:fp32", lambda: average_precision(self.base, videos, streams, self.progress)
+            )
             return whole - self.ledger.measured(f"ap:{method}:{name_of(units)}", measure)
 
         budget = float("inf") if self.options.ap_budget is None else self.options.ap_budget
@@ -269,7 +271,7 @@ class QuantizeJob:
         name = f"verdict:{dataset.name}:{len(dataset.videos)}:{method}:{name_of(units)}"
         values = self.ledger.values
         if f"{name}:frames" not in values:
-            verdict = judge(self.base, self._candidate, dataset, self.options.streams)
+            verdict = judge(self.base, self._candidate, dataset, self.options.streams, self.progress)
             drift = {f"drift{i}": value for i, value in enumerate(verdict.drift)}
             numbers = {"ap_reference": verdict.ap_reference, "ap": verdict.ap, "identity": verdict.identity, **drift}
             for key, value in (numbers | {"frames": verdict.frames}).items():

@@ -46,23 +46,24 @@ def first_videos(dataset: VideoDataset, count: int | None) -> VideoDataset:
     return dataset if count is None else replace(dataset, videos=dataset.videos[:count])
 
 
-def average_precision(path: Path, dataset: VideoDataset, streams: int) -> float:
+def average_precision(path: Path, dataset: VideoDataset, streams: int, progress: bool = True) -> float:
     """AP in percent of a graph over a data set; DataError where nothing is annotated."""
     with closing(OnnxRuntimeBackend(path)) as backend:
-        value = evaluate_backend(backend, dataset, streams=streams).report.stats["AP"]
+        value = evaluate_backend(backend, dataset, streams=streams, progress=progress).report.stats["AP"]
     if value < 0:
         raise DataError(f"data set '{dataset.name}' holds no annotation that counts, so there is no AP; use another")
     return 100 * value
 
 
-def judge(reference: Path, candidate: Path, dataset: VideoDataset, streams: int) -> Verdict:
+def judge(reference: Path, candidate: Path, dataset: VideoDataset, streams: int, progress: bool = True) -> Verdict:
     """Both over the whole data set, each feeding back its own state."""
     with ExitStack() as stack:
         backends = [
             stack.enter_context(closing(OnnxRuntimeBackend(path))) for path in (reference, candidate, candidate)
         ]
         options = ParityOptions(streams=streams, pictures=0)
-        report = run_parity(*backends, dataset, options=options, names=(str(reference), str(candidate)))
+        names = (str(reference), str(candidate))
+        report = run_parity(*backends, dataset, options=options, names=names, progress=progress)
     return _verdict(report, dataset)
 
 

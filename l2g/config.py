@@ -58,7 +58,12 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class AlignerConfig:
-    """The L2G-aligner. local_position: "static" (an embedding per rank) or "dynamic" (from the local boxes)."""
+    """The L2G-aligner.
+
+    local_position: what is added to the local queries as keys: "static" (the paper's learned embedding per rank),
+    "dynamic" (from their boxes) or "none", with which their order has no effect. With "static" two that change ranks,
+    which a rounding error can do to two equal scores, change everything that follows.
+    """
 
     layers: int = 3
     ffn_dim: int = 1024
@@ -129,8 +134,8 @@ class ModelConfig:
             f"hidden_dim {self.hidden_dim} does not divide by {self.num_heads} heads; change one of them",
         )
         _expect(
-            self.aligner is None or self.aligner.local_position in ("static", "dynamic"),
-            f"aligner.local_position '{self.aligner and self.aligner.local_position}'; use static or dynamic",
+            self.aligner is None or self.aligner.local_position in ("static", "dynamic", "none"),
+            f"aligner.local_position '{self.aligner and self.aligner.local_position}'; use static, dynamic or none",
         )
         _expect(
             len(self.input_size) == 2 and all(side % 32 == 0 and side > 0 for side in self.input_size),
@@ -198,7 +203,7 @@ PRESETS = {
     "l2g_tiny": ModelConfig(
         backbone=BackboneConfig("bottleneck", (1, 2, 2, 1), stem_channels=32, width=16, out_channels=64),
         encoder=EncoderConfig(layers=2, ffn_dim=256, mask_dim=64),
-        aligner=AlignerConfig(layers=3, ffn_dim=256),
+        aligner=AlignerConfig(layers=3, ffn_dim=256, local_position="none"),
         decoder=DecoderConfig(layers=3, ffn_dim=256),
         num_queries=20,
         num_classes=8,

@@ -70,7 +70,7 @@ def test_get_config_takes_a_name_a_config_and_changes():
         ({"aligner": {"ffn": 5}}, "unknown field aligner.ffn; the fields are aligner.layers"),
         ({"aligner": "big"}, "aligner is 'big'; give its fields"),
         ({"encoder": None}, "encoder is None; give its fields"),
-        ({"aligner": {"local_position": "both"}}, "local_position 'both'; use static or dynamic"),
+        ({"aligner": {"local_position": "both"}}, "local_position 'both'; use static, dynamic or none"),
         ({"backbone": {"block": "dense"}}, "backbone.block 'dense'; use basic or bottleneck"),
         ({"backbone": {"blocks": (1, 2, 3)}}, "four counts"),
         ({"backbone": {"blocks": (1, 2, 0, 3)}}, r"backbone.blocks\[2\] is 0; give a whole number above 0"),

@@ -31,7 +31,7 @@ class Aligner(nn.Module):
     """Eq. 1 of the paper: global queries [B, N, C] + g_pos attend to local queries [B, N, C] + l_pos.
 
     `local_position` "static": l_pos is a learned embedding per rank, fixed over frames; "dynamic": the caller gives the
-    embedding of the local boxes.
+    embedding of the local boxes; "none": there is no l_pos.
     """
 
     def __init__(self, config: ModelConfig):
@@ -40,11 +40,17 @@ class Aligner(nn.Module):
         self.layers = nn.ModuleList(
             AlignerLayer(config.hidden_dim, config.num_heads, aligner.ffn_dim) for _ in range(aligner.layers)
         )
+        self.dynamic = aligner.local_position == "dynamic"
         static = aligner.local_position == "static"
         self.local_position = nn.Embedding(config.num_queries, config.hidden_dim) if static else None
 
-    def forward(self, queries: Tensor, position: Tensor, local: Tensor, local_position: Tensor | None) -> Tensor:
-        keys = local + (self.local_position.weight if self.local_position is not None else local_position)
+    def forward(self, queries: Tensor, position: Tensor, local: Tensor, local_position: Tensor | None = None) -> Tensor:
+        """`local_position`: the embedding of the local boxes where it is `dynamic`."""
+        keys = local
+        if self.local_position is not None:
+            keys = local + self.local_position.weight
+        elif self.dynamic:
+            keys = local + local_position
         for layer in self.layers:
             queries = layer(queries, position, keys, local)
         return queries

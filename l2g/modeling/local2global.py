@@ -126,8 +126,7 @@ class Local2Global(nn.Module):
         # Mask DINO hands boxes on as logits, which cannot reach 0 or 1; in float32 that is this clamp.
         boxes = boxes.clamp(EPSILON, 1 - EPSILON)
         if self.aligner is not None:
-            static = self.aligner.local_position is not None
-            local_position = None if static else self.decoder.position(local.boxes)
+            local_position = self.decoder.position(local.boxes) if self.aligner.dynamic else None
             queries = self.aligner(queries, self.decoder.position(boxes), local.queries, local_position)
         mask, extra = None, 0
         if denoising is not None:

@@ -96,7 +96,9 @@ def test_a_checkpoint_becomes_a_graph_that_runs_and_says_what_it_is(command, wor
     text = (tmp_path / "small.int8.report.md").read_text()
     assert "accepted" in text
     assert "| backbone |" in text
-    assert text in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert text in printed.out
+    assert "frames" not in printed.err  # --quiet
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 

@@ -71,15 +71,25 @@ def equation_1(aligner: Aligner, queries, position, local, local_position) -> np
     return queries
 
 
-@pytest.mark.parametrize("local_position", ["static", "dynamic"])
+@pytest.mark.parametrize("local_position", ["static", "dynamic", "none"])
 def test_against_equation_1(local_position):
     torch.manual_seed(1)
     aligner = randomised(Aligner(CONFIG.replace(aligner={"local_position": local_position})))
     queries, position, local, given = (torch.randn(2, N, DIM) for _ in range(4))
-    static = local_position == "static"
     with torch.no_grad():
-        found = aligner(queries, position, local, None if static else given)
+        found = aligner(queries, position, local, given if local_position == "dynamic" else None)
     for stream in range(2):
-        keys = aligner.local_position.weight.detach() if static else given[stream]
+        given_keys = given[stream] if local_position == "dynamic" else torch.zeros(N, DIM)
+        keys = aligner.local_position.weight.detach() if local_position == "static" else given_keys
         arguments = (x.double().numpy() for x in (queries[stream], position[stream], local[stream], keys))
         np.testing.assert_allclose(found[stream].numpy(), equation_1(aligner, *arguments), atol=1e-5)
+
+
+@pytest.mark.parametrize("local_position", ["static", "none"])
+def test_the_order_of_the_local_queries_matters_only_where_ranks_have_positions(local_position):
+    torch.manual_seed(1)
+    aligner = randomised(Aligner(CONFIG.replace(aligner={"local_position": local_position})))
+    queries, position, local = (torch.randn(2, N, DIM) for _ in range(3))
+    with torch.no_grad():
+        apart = (aligner(queries, position, local) - aligner(queries, position, local.flip(1))).abs().max().item()
+    assert apart < 1e-5 if local_position == "none" else apart > 1e-2

@@ -21,6 +21,7 @@ SWITCHES = {
     "aligner ffn 512": {"aligner": {"ffn_dim": 512}},
     "aligner ffn 2048": {"aligner": {"ffn_dim": 2048}},
     "dynamic local positions": {"aligner": {"local_position": "dynamic"}},
+    "no local positions": {"aligner": {"local_position": "none"}},
     "no trajectory": {"trajectory": False},
     "no trajectory, no aligner": {"trajectory": False, "aligner": None},
     "no trajectory, dynamic": {"trajectory": False, "aligner": {"local_position": "dynamic"}},
