@@ -85,6 +85,14 @@ class Offset(BlobBackend):
         return dataclasses.replace(raw, mask_logits=raw.mask_logits + np.float32(0.01))
 
 
+class Stumbling(BlobBackend):
+    """Mask logits off by 1 in its 71st step."""
+
+    def step(self, frames, reset):
+        raw = super().step(frames, reset)
+        return dataclasses.replace(raw, mask_logits=raw.mask_logits + np.float32(self.steps == 71))
+
+
 class Poisoned(BlobBackend):
     """NaN in the fourth frame that it steps."""
 
@@ -219,6 +227,16 @@ def test_an_error_of_the_kernels_shows_in_every_frame(dataset):
     assert "first and later frames differ" in report.findings[0]
     loose = compare(Offset, dataset, tolerances=Tolerances(mask_logits=0.02))
     assert loose.passed, loose.table()
+
+
+@pytest.mark.parametrize(("length", "rare"), [(101, True), (80, False)])
+def test_a_single_frame_among_many_is_a_tie_and_not_the_state(tmp_path, length, rare):
+    dataset = load_dataset(write_blob_dataset(tmp_path, (length,)), "valid")
+    report = compare(Stumbling, dataset, ap=False, pictures=0)
+    mask = next(check for check in report.checks if check.name.startswith("teacher-forced"))
+    assert (mask.passed, mask.detail) == (False, f"1 of {length - 1} frames beyond")
+    assert report.first_divergence("forced").frame == 70
+    assert ("a decision on equal numbers fell otherwise" in report.findings[0]) == rare
 
 
 def test_nan_fails_and_is_placed(dataset):
