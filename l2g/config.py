@@ -88,6 +88,8 @@ class ModelConfig:
     aligner: None is the paper's baseline (prior queries go straight to the decoder).
     trajectory: False puts learned boxes, one per slot, in place of the prior's boxes.
     box_init: how a mask becomes a box: "mask2box" (max index) or "bitmask" (max index + 1), as in Mask DINO.
+    state_box: the box that a slot hands on: "mask", the box of its mask (Mask2Box, the paper's), or "head", what the
+        box head predicts: it moves smoothly where the sign of one mask logit moves a side of the other.
     association: "propagate" (Local2Global: slots are identities) or "embedding" (an image model: the runtime links).
     class_names: one per class; made up ("class_0", ...) where nothing names them.
     input_size: (height, width) of the network canvas that runs and exports use unless told otherwise.
@@ -103,6 +105,7 @@ class ModelConfig:
     hidden_dim: int = 256
     num_heads: int = 8
     box_init: str = "mask2box"
+    state_box: str = "mask"
     association: str = "propagate"
     class_names: tuple[str, ...] = ()
     input_size: tuple[int, int] = (480, 864)
@@ -115,6 +118,7 @@ class ModelConfig:
             f"{len(self.class_names)} class names found for {self.num_classes} classes; give one name per class",
         )
         _expect(self.box_init in ("mask2box", "bitmask"), f"box_init '{self.box_init}'; use mask2box or bitmask")
+        _expect(self.state_box in ("mask", "head"), f"state_box '{self.state_box}'; use mask or head")
         _expect(
             self.association in ("propagate", "embedding"),
             f"association '{self.association}'; use propagate or embedding",

@@ -169,7 +169,12 @@ def test_coco_names():
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"aligner": None}, {"trajectory": False}, {"aligner": {"local_position": "dynamic"}, "box_init": "bitmask"}],
+    [
+        {},
+        {"aligner": None, "state_box": "head"},
+        {"trajectory": False},
+        {"aligner": {"local_position": "dynamic"}, "box_init": "bitmask"},
+    ],
 )
 def test_native_round_trip_is_exact(tmp_path, changes):
     model = small_model(class_names=("cat", "dog", "größe"), **changes)

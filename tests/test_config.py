@@ -81,6 +81,7 @@ def test_get_config_takes_a_name_a_config_and_changes():
         ({"num_heads": 7}, "hidden_dim 256 does not divide by 7 heads"),
         ({"hidden_dim": 100}, "hidden_dim 100 found; GroupNorm"),
         ({"box_init": "box"}, "box_init 'box'; use mask2box or bitmask"),
+        ({"state_box": "both"}, "state_box 'both'; use mask or head"),
         ({"association": "iou"}, "association 'iou'; use propagate or embedding"),
         ({"class_names": ("one",)}, "1 class names found for 40 classes"),
         ({"input_size": (480, 850)}, r"input_size \(480, 850\); height and width must be positive multiples of 32"),

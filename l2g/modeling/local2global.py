@@ -162,9 +162,12 @@ class Local2Global(nn.Module):
         return torch.where(valid, state.queries, local.queries), torch.where(valid, boxes, local.boxes)
 
     def _next_state(self, queries: Tensor, output: FrameOutput) -> FrameState:
-        """Mask2Box: the masks' boxes; an empty mask keeps the box that the box head predicts (our choice)."""
-        boxes = mask_to_box(output.mask_logits, self.config.box_init, empty=output.boxes).detach()
-        return FrameState(queries.float(), boxes, torch.ones_like(queries[:, :1, 0], dtype=torch.float32))
+        """Mask2Box: the masks' boxes; an empty mask keeps the box that the box head predicts (our choice). With
+        `state_box: head` all slots do."""
+        boxes = output.boxes
+        if self.config.state_box == "mask":
+            boxes = mask_to_box(output.mask_logits, self.config.box_init, empty=boxes)
+        return FrameState(queries.float(), boxes.detach(), torch.ones_like(queries[:, :1, 0], dtype=torch.float32))
 
 
 def build_model(config_or_preset: ModelConfig | str, **overrides) -> Local2Global:

@@ -72,6 +72,7 @@ VARIANTS = {
     "no aligner, basic blocks, bitmask": {
         "aligner": None,
         "box_init": "bitmask",
+        "state_box": "head",
         "backbone": {"block": "basic", "blocks": (1, 1, 1, 1)},
     },
 }

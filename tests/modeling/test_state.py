@@ -14,6 +14,7 @@ KINDS = {
     "dynamic": {"aligner": {"local_position": "dynamic"}},
     "no trajectory": {"trajectory": False},
     "no aligner": {"aligner": None},
+    "the head's boxes": {"state_box": "head"},
 }
 EXACT = {"atol": 1e-5, "rtol": 0}
 
@@ -107,9 +108,9 @@ def test_state_is_not_written_to(model):
     assert all(torch.equal(a, b) for a, b in zip(copies, (state.queries, state.boxes, state.valid), strict=True))
 
 
-def constant_masks(logit: float, box_init: str):
+def constant_masks(logit: float, box_init: str, **changes):
     """A model whose every mask pixel of every slot has this logit."""
-    model = small_model(box_init=box_init)
+    model = small_model(box_init=box_init, **changes)
     with torch.no_grad():
         for module in (model.encoder.mask_features, model.heads.mask_embed.layers[-1]):
             module.weight.zero_()
@@ -142,3 +143,36 @@ def test_full_masks_carry_the_full_box(box_init, expected):
     assert output.mask_logits.gt(0).all()
     torch.testing.assert_close(state.boxes, torch.tensor(expected).expand(1, 10, 4))
     assert (state.boxes - output.boxes).abs().max() > 1e-2
+
+
+def test_state_box_says_which_box_goes_on():
+    """The same weights and frame: the box head's own prediction, or the corners of the mask, on its pixels' grid."""
+    with torch.inference_mode():
+        by_mask, by_head = small_model(), small_model(state_box="head")
+        picture = frames(1, seed=3)
+        output, state = by_head.step(picture)
+        assert torch.equal(state.boxes, output.boxes)
+        cornered, on_grid = by_mask.step(picture)
+        assert torch.equal(cornered.boxes, output.boxes)
+    full = cornered.mask_logits.flatten(2).amax(-1) > 0
+    assert full.any()
+    corners = (on_grid.boxes[..., :2] - on_grid.boxes[..., 2:] / 2)[full] * torch.tensor([24, 16])
+    torch.testing.assert_close(corners, corners.round(), atol=1e-4, rtol=0)
+    head = (state.boxes[..., :2] - state.boxes[..., 2:] / 2)[full] * torch.tensor([24, 16])
+    assert (head - head.round()).abs().max() > 1e-2
+
+
+def test_the_heads_box_is_steady_where_the_masks_is_not():
+    """A mask logit that is all but zero: another sign moves the mask's box by pixels, and the head's not at all."""
+    moved = {}
+    prior = fresh_state(0.5)
+    prior.valid.fill_(1)
+    for kind in ("mask", "head"):
+        boxes = []
+        for logit in (1e-6, -1e-6):
+            model = constant_masks(logit, "mask2box", state_box=kind)
+            with torch.inference_mode():
+                boxes.append(model.step(frames(1), prior)[1].boxes)
+        moved[kind] = (boxes[0] - boxes[1]).abs().max().item()
+    assert moved["mask"] > 1e-2
+    assert moved["head"] == 0

@@ -26,6 +26,7 @@ SWITCHES = {
     "no trajectory, no aligner": {"trajectory": False, "aligner": None},
     "no trajectory, dynamic": {"trajectory": False, "aligner": {"local_position": "dynamic"}},
     "bitmask": {"box_init": "bitmask"},
+    "the head's boxes go on": {"state_box": "head"},
     "seven queries": {"num_queries": 7},
     "one query": {"num_queries": 1},
     "one class": {"num_classes": 1},
