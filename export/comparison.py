@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from l2g.config import ModelConfig
 from l2g.contract import GraphContract
 from l2g.export.rollouts import Step
 from l2g.modeling.boxes import mask_to_box
@@ -45,14 +46,14 @@ class Difference:
         return np.inf if np.isnan(self.value) else self.value / TOLERANCES[self.output]
 
 
-def compare(contract: GraphContract, step: Step, outputs: list[np.ndarray], box_init: str) -> list[Difference]:
+def compare(contract: GraphContract, step: Step, outputs: list[np.ndarray], config: ModelConfig) -> list[Difference]:
     """Every output of the graph against the model's, in the contract's order."""
-    measured = differences(contract, step, outputs, box_init, TOLERANCES["mask_logits"])
+    measured = differences(contract, step, outputs, config, TOLERANCES["mask_logits"])
     return [_largest(spec.name, measured[spec.name]) for spec in contract.outputs]
 
 
 def differences(
-    contract: GraphContract, step: Step, outputs: list[np.ndarray], box_init: str, margin: float
+    contract: GraphContract, step: Step, outputs: list[np.ndarray], config: ModelConfig, margin: float
 ) -> dict[str, np.ndarray]:
     """The same element by element, absolute. margin: mask logits this near to zero may count as mask or not."""
     found = {spec.name: array for spec, array in zip(contract.outputs, outputs, strict=True)}
@@ -60,7 +61,9 @@ def differences(
         spec.check(found[spec.name])
     measured = {
         "queries": _absolute(found["queries"], step.state.queries),
-        "boxes": box_error(found["boxes"], step, box_init, margin),
+        "boxes": _absolute(found["boxes"], step.state.boxes)
+        if config.state_box == "head"
+        else box_error(found["boxes"], step, config.box_init, margin),
     }
     if contract.output_kind == "raw":
         measured["logits"] = _absolute(found["logits"], step.output.logits)
@@ -71,7 +74,7 @@ def differences(
 
 
 def box_error(boxes: np.ndarray, step: Step, box_init: str, margin: float = TOLERANCES["mask_logits"]) -> np.ndarray:
-    """How far each corner is from where the model's mask allows it, [B, N, 4].
+    """How far each corner of a slot's Mask2Box is from where the model's mask allows it, [B, N, 4].
 
     A pixel within `margin` of zero may count as mask or not: a corner may lie anywhere between the two. Masks that may
     be empty or not are left out; an empty one has the box that the box head gives.

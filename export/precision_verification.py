@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from l2g.config import ModelConfig
 from l2g.contract import GraphContract
 from l2g.errors import ExportError
 from l2g.export.builder import Builder
@@ -75,7 +76,7 @@ def verify_half(
     emulated = _serialise(expose_decisions(emulate(_parse(half)), slots))
     # Both hold every tensor twice or three times: at 480x864 the arenas of two sessions would not fit 16 GB.
     sessions = open_session(rounded, arena=False), open_session(emulated, arena=False)
-    sums = _Sums(contract, model.config.box_init)
+    sums = _Sums(contract, model.config)
     largest = dict.fromkeys(names, 0.0)
     for step in rollouts(model, contract.height, contract.width):
         inputs = (*step.inputs, step.local.indices.numpy(), step.local.boxes.numpy())
@@ -104,8 +105,8 @@ def half_tensors(model: ir.Model) -> dict[str, str]:
 class _Sums:
     """Squares of differences, of the graph with rounded weights and of the FP16 graph."""
 
-    def __init__(self, contract: GraphContract, box_init: str):
-        self.contract, self.box_init = contract, box_init
+    def __init__(self, contract: GraphContract, config: ModelConfig):
+        self.contract, self.config = contract, config
         names = [spec.name for spec in contract.outputs]
         self.floor, self.half = ({name: [0.0, 0] for name in names} for _ in range(2))
         self.largest = dict.fromkeys(names, 0.0)
@@ -113,7 +114,7 @@ class _Sums:
     def add(self, step: Step, expected: list[np.ndarray], found: list[np.ndarray]) -> None:
         margin = MASK_MARGIN * float(step.output.mask_logits.square().mean().sqrt())
         for outputs, sums in ((expected, self.floor), (found, self.half)):
-            for name, values in differences(self.contract, step, outputs, self.box_init, margin).items():
+            for name, values in differences(self.contract, step, outputs, self.config, margin).items():
                 sums[name][0] += float(np.square(values, dtype=np.float64).sum())
                 sums[name][1] += values.size
                 if sums is self.half:

@@ -47,7 +47,7 @@ def verify(model: Local2Global, graph: bytes, contract: GraphContract) -> Verifi
     largest = dict.fromkeys((spec.name for spec in contract.outputs), 0.0)
     ties = 0
     for step in rollouts(model, contract.height, contract.width):
-        differences = compare(contract, step, run(session, step.inputs), model.config.box_init)
+        differences = compare(contract, step, run(session, step.inputs), model.config)
         if _worst(differences).excess > 1:
             forced = forced or open_session(_with_decisions(graph, model.config.num_queries))
             differences = _without_ties(model, contract, forced, step, differences)
@@ -90,7 +90,7 @@ def _without_ties(
     decided = (step.local.indices.numpy(), step.local.boxes.numpy())
     *outputs, indices, boxes = run(forced, (*step.inputs, *decided))
     verdict = judge(step, indices, boxes, model.config.box_init)
-    after = compare(contract, step, outputs, model.config.box_init)
+    after = compare(contract, step, outputs, model.config)
     if verdict.changed and verdict.tied and _worst(after).excess <= 1:
         return after
     worst = _worst(before)

@@ -9,11 +9,12 @@ import onnx
 import pytest
 import torch
 
+from l2g import build_model
 from l2g.errors import ExportError
 from l2g.export import verification
 from l2g.export.artifact import read_contract, read_model
 from l2g.export.comparison import TOLERANCES, box_error, compare
-from l2g.export.exporter import ExportOptions, contract_of
+from l2g.export.exporter import ExportOptions, contract_of, export
 from l2g.export.rollouts import rollouts
 from l2g.export.verification import verify
 from tests import exported
@@ -144,12 +145,12 @@ def outputs(step, **changes):
 def test_nan_is_a_difference(steps, contract):
     queries = steps[0].state.queries.numpy().copy()
     queries[0, 3, 7] = np.nan
-    (difference, *_) = compare(contract, steps[0], outputs(steps[0], queries=queries), "mask2box")
+    (difference, *_) = compare(contract, steps[0], outputs(steps[0], queries=queries), exported_model().config)
     assert difference.excess == np.inf
     assert difference.position == (0, 3, 7)
     boxes = steps[0].state.boxes.numpy().copy()
     boxes[0, 2] = np.nan
-    assert compare(contract, steps[0], outputs(steps[0], boxes=boxes), "mask2box")[1].excess == np.inf
+    assert compare(contract, steps[0], outputs(steps[0], boxes=boxes), exported_model().config)[1].excess == np.inf
 
 
 def test_a_box_may_lie_where_its_mask_is_undecided(steps):
@@ -184,6 +185,16 @@ def test_an_empty_masks_box_is_the_box_heads(steps):
     assert box_error(boxes, step, "mask2box").max() == pytest.approx(0.01, rel=1e-4)
 
 
+def test_a_state_of_the_heads_boxes_is_held_to_those(tmp_path):
+    """`state_box: head`: the graph is verified against the head's boxes, and boxes of masks are found out."""
+    model = build_model(exported_model().config.replace(state_box="head"))
+    model.load_state_dict(exported_model().state_dict())
+    done = export(model, tmp_path / "head.onnx", ExportOptions()).verification.differences
+    assert 0 < done["boxes"] < TOLERANCES["boxes"]
+    with pytest.raises(ExportError, match="output 'boxes' by"):
+        verify(model, small_graph().read_bytes(), read_contract(read_model(small_graph()), small_graph()))
+
+
 def test_detections_are_held_to_the_slots_they_name(steps):
     step, model = steps[3], exported_model()
     contract = contract_of(model, ExportOptions(top_k=4))
@@ -196,7 +207,7 @@ def test_detections_are_held_to_the_slots_they_name(steps):
         masks = (step.output.mask_logits.sigmoid().numpy()[rows, slots] * 255 + 0.5).astype(np.uint8)
         found = [best[rows, slots] + np.float32(shift), labels[rows, slots].astype(np.int32), slots.astype(np.int32)]
         arrays = [step.state.queries.numpy(), step.state.boxes.numpy(), *found, masks]
-        return {d.output: d.value for d in compare(contract, step, arrays, "mask2box")}
+        return {d.output: d.value for d in compare(contract, step, arrays, exported_model().config)}
 
     right = detections(slots)
     assert all(right[name] <= TOLERANCES[name] * 0.1 for name in ("scores", "labels", "slots", "masks"))
@@ -213,4 +224,4 @@ def test_detection_masks_are_of_their_slots(steps):
     labels = step.output.logits.argmax(-1).numpy()[0, slots].astype(np.int32)
     masks = (step.output.mask_logits.sigmoid().numpy()[0, slots[0, ::-1]] * 255 + 0.5).astype(np.uint8)[None]
     arrays = [step.state.queries.numpy(), step.state.boxes.numpy(), best[0, slots], labels, slots, masks]
-    assert compare(contract, step, arrays, "mask2box")[-1].excess > 1
+    assert compare(contract, step, arrays, exported_model().config)[-1].excess > 1
