@@ -212,6 +212,7 @@ PRESETS = {
         num_queries=20,
         num_classes=8,
         hidden_dim=64,
+        state_box="head",
         input_size=(96, 160),
     ),
 }
