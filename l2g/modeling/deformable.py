@@ -186,9 +186,9 @@ class DeformableAttention(nn.Module):
         weights = self.attention_weights(query).view(b, q, self.heads, -1).float().softmax(-1)
         reference = reference[:, :, None, None, None]
         if reference.shape[-1] == 2:
-            # Repeated per point: a division that broadcasts over two elements at a time takes twenty times as long.
+            # Repeated per point: arithmetic that broadcasts over two elements at a time takes twenty times as long.
             sizes = torch.tensor([[(w, h)] * self.points for h, w in shapes], dtype=torch.float32, device=query.device)
-            locations = reference + offsets / sizes
+            locations = reference.expand(-1, -1, -1, self.levels, self.points, -1) + offsets / sizes
         else:
             locations = reference[..., :2] + offsets * (0.5 / self.points) * reference[..., 2:]
         weights = weights.view(b, q, self.heads, self.levels, self.points).to(value.dtype)

@@ -82,6 +82,20 @@ def test_equal_to_the_models_own(lowering, target, streams):
     np.testing.assert_allclose(found, expected.numpy(), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("queries", [1, 4, QUERIES])
+def test_queries_in_parts_give_the_same(monkeypatch, queries):
+    """Parts of at most so many queries: six of one, two of three, one of all."""
+    monkeypatch.setattr(gather, "PART_BYTES", queries * HEADS * len(SHAPES) * POINTS * 4 * DEPTH * 4)
+    model = operator("gather")
+    products = [node for node in model.graph if node.op_type == "MatMul"]
+    assert len(products) == {1: 6, 4: 2, QUERIES: 1}[queries]
+    for streams in (1, 3):
+        value, locations, weights = map(torch.from_numpy, arrays(streams))
+        expected = sample_levels(value, SHAPES, locations, weights).numpy()
+        found = run(model, value.numpy(), locations.numpy(), weights.numpy())
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
 def test_grid_sample_is_spelled_as_the_opset_wants():
     modes = {
         opset: {
