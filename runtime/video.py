@@ -16,6 +16,7 @@ import av.error
 import cv2
 import numpy as np
 from av.sidedata.sidedata import Type as SideDataType
+from av.video.reformatter import VideoReformatter
 
 from l2g.errors import VideoError
 
@@ -26,6 +27,9 @@ _MISSING_INTERVALS = 1.5
 
 # H.273 code of a frame's colour matrix -> PyAV's name; FFmpeg takes what is not named for BT.601.
 _COLOR_MATRICES = {1: "ITU709", 7: "SMPTE240M"}
+
+# Before PyAV 17 the scaler has one thread anyway; since then it takes every core that the model works on.
+_ONE_THREAD = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
 
 # Up to here, 1080p, one core decodes and encodes H.264 several times faster than real time.
 ONE_CORE_PIXELS = 1920 * 1088
@@ -188,6 +192,8 @@ class VideoFile(VideoSource):
         self.frame_rate = float(rate) if rate else 25.0
         # AVI knows a frame rate only; with B-frames the timestamps made from it come in decoding order.
         self._timeless = self._container.format.name == "avi"
+        # A frame's own `reformat` sets up its tables anew for every frame: 1 ms at 720p.
+        self._reformatter = VideoReformatter()
         self._packets = self._bad_packets = self._corrupt_frames = 0
         self._demux_error: str | None = None
         self._last_time = 0.0
@@ -253,7 +259,7 @@ class VideoFile(VideoSource):
         # Said outright: older PyAV converts with BT.601 unless the two named matrices differ (RGB itself has none).
         matrix = _COLOR_MATRICES.get(int(frame.colorspace))
         named = {"src_colorspace": matrix, "dst_colorspace": "ITU601"} if matrix else {}
-        image = frame.reformat(width=width, height=height, format="rgb24", **named).to_ndarray()
+        image = self._reformatter.reformat(frame, width, height, "rgb24", **named, **_ONE_THREAD).to_ndarray()
         transposed, flip_rows, flip_columns = self._orientation
         if transposed:
             image = image.transpose(1, 0, 2)
