@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
+
+# What one stream computes with at a time in a graph for a CPU: it has to stay in the cache.
+PART_BYTES = 1 << 24
 
 
 class Builder:
@@ -42,6 +48,14 @@ class Builder:
 
     def reshape(self, value: ir.Value, *shape: int) -> ir.Value:
         return self.op("Reshape", value, np.array(shape, np.int64))
+
+    def in_parts(self, value: ir.Value, rows: int, width: int) -> Sequence[ir.Value]:
+        """A tensor [B, rows, ...] in so few rows at a time that `width` float32 numbers for each stay in the cache."""
+        count = math.ceil(rows * width * np.dtype(np.float32).itemsize / PART_BYTES)
+        if count == 1:
+            return (value,)
+        sizes = np.array([len(part) for part in np.array_split(np.arange(rows), count)], np.int64)
+        return self.multi("Split", count, value, sizes, axis=1)
 
     def clamp(self, value: ir.Value, low: np.ndarray, high: np.ndarray) -> ir.Value:
         """Bounds may be arrays, which Clip does not take; a NaN may come out as NaN."""

@@ -17,9 +17,6 @@ coordinate has no integer, and what the cast makes of it must not address memory
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
 import numpy as np
 import onnx_ir as ir
 
@@ -29,8 +26,6 @@ from l2g.export.builder import Builder
 
 ONE, HALF = np.float32(1), np.float32(0.5)
 MAX_ROWS = 1 << 24
-# Gathered rows of one stream that are multiplied before the next are gathered: they have to stay in the cache.
-PART_BYTES = 1 << 24
 
 
 def stream_index(build: Builder, batched: ir.Value) -> ir.Value:
@@ -71,7 +66,8 @@ def gather_cells(build: Builder, a: Attention, stream: ir.Value) -> ir.Value:
     factor = build.reshape(build.op("Concat", *factors, axis=4), -1, a.queries, a.heads, 1, 4 * a.samples)
     index = build.reshape(index, -1, a.queries, a.heads, a.samples)
     sums = []
-    for part, weights in zip(_parts(build, a, index), _parts(build, a, factor), strict=True):
+    gathered = a.heads * a.samples * 4 * a.depth
+    for part, weights in zip(*(build.in_parts(value, a.queries, gathered) for value in (index, factor)), strict=True):
         rows = build.reshape(build.op("Gather", table, part, axis=0), 0, 0, a.heads, 4 * a.samples, a.depth)
         sums.append(build.op("MatMul", weights, rows))
     total = build.op("Concat", *sums, axis=1) if len(sums) > 1 else sums[0]
@@ -98,16 +94,6 @@ def gather_corners(build: Builder, a: Attention, stream: ir.Value) -> ir.Value:
     product = build.op("Mul", samples, build.op("Concat", *factors, axis=3))
     total = build.op("ReduceSum", product, np.array([3], np.int64), keepdims=0)
     return build.reshape(total, -1, a.queries, a.heads * a.depth)
-
-
-def _parts(build: Builder, a: Attention, of_queries: ir.Value) -> Sequence[ir.Value]:
-    """A tensor [B, Q, ...] in parts of so few queries that what is gathered for a part stays in the cache."""
-    row = a.heads * a.samples * 4 * a.depth * np.dtype(np.float32).itemsize
-    count = math.ceil(a.queries * row / PART_BYTES)
-    if count == 1:
-        return (of_queries,)
-    sizes = np.array([len(part) for part in np.array_split(np.arange(a.queries), count)], np.int64)
-    return build.multi("Split", count, of_queries, sizes, axis=1)
 
 
 def _axis(build: Builder, a: Attention, axis: int) -> ir.Value:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from l2g.errors import ExportError
-from l2g.export import gather
+from l2g.export import builder, gather
 from l2g.export.attention import DOMAIN, OPERATOR
 from l2g.export.lowering import PLUGIN, PLUGIN_DOMAIN, lower, unplug
 from l2g.modeling.deformable import sample_levels
@@ -85,7 +85,7 @@ def test_equal_to_the_models_own(lowering, target, streams):
 @pytest.mark.parametrize("queries", [1, 4, QUERIES])
 def test_queries_in_parts_give_the_same(monkeypatch, queries):
     """Parts of at most so many queries: six of one, two of three, one of all."""
-    monkeypatch.setattr(gather, "PART_BYTES", queries * HEADS * len(SHAPES) * POINTS * 4 * DEPTH * 4)
+    monkeypatch.setattr(builder, "PART_BYTES", queries * HEADS * len(SHAPES) * POINTS * 4 * DEPTH * 4)
     model = operator("gather")
     products = [node for node in model.graph if node.op_type == "MatMul"]
     assert len(products) == {1: 6, 4: 2, QUERIES: 1}[queries]
