@@ -41,10 +41,17 @@ class Criterion:
     ) -> dict[str, Tensor]:
         """The five weighted terms of one prediction.
 
-        slots: int64 [B, I], -1 for none. An instance with a slot that is hidden now asks its slot for "no class", and
-        for no mask and no box. instances: the divisor, a float tensor.
+        slots: int64 [B, I], -1 for none. An instance with a slot that is hidden now asks its slot for "no class" and an
+        empty mask, lest the slot show some other instance meanwhile. instances: the divisor, a float tensor.
         """
         config = self.config
+        hidden = ~targets.present & (slots >= 0)
+        rows, columns = hidden.nonzero(as_tuple=True)
+        silent, empty = mask_pairs(
+            prediction.mask_logits[rows, slots[rows, columns]],
+            torch.zeros_like(targets.masks[rows, columns]),
+            config.num_points,
+        )
         answered = targets.present & (slots >= 0)
         rows, columns = answered.nonzero(as_tuple=True)
         chosen = slots[rows, columns]
@@ -56,7 +63,7 @@ class Criterion:
         )
         terms = {
             "label": config.label * focal(prediction.logits, classes).sum(),
-            "mask": config.mask * mask_bce(logits, masks).sum(),
+            "mask": config.mask * (mask_bce(logits, masks).sum() + mask_bce(silent, empty).sum()),
             "dice": config.dice * dice(logits, masks).sum(),
             "box": config.box * (boxes - truth).abs().sum(),
             "giou": config.giou * (1 - generalised_iou(boxes, truth)).sum(),

@@ -1,6 +1,7 @@
 """What a phase trains, and how the loss follows the state through a clip."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -62,7 +63,7 @@ def test_instances_keep_their_slot_through_a_clip(small_model, batch):
             assert len(given) == len(set(given))
 
 
-def test_a_hidden_instance_teaches_its_slot_no_class(small_model, batch, criterion):
+def test_a_hidden_instance_teaches_its_slot_no_class_and_an_empty_mask(small_model, batch, criterion):
     with torch.no_grad():
         output = small_model.decode(small_model.encode(batch.frames[:, 0])).output
     targets = batch.targets(0)
@@ -73,8 +74,28 @@ def test_a_hidden_instance_teaches_its_slot_no_class(small_model, batch, criteri
     gone = criterion.frame(output, hidden, slots, one)
     background = (0.75 * output.logits.sigmoid() ** 2 * torch.nn.functional.softplus(output.logits)).sum() * 4
     assert gone["label"].item() == pytest.approx(background.item(), rel=1e-4)
-    assert gone["mask"] == gone["dice"] == gone["box"] == gone["giou"] == 0
+    shown = torch.cat([logits[owned[owned >= 0]] for logits, owned in zip(output.mask_logits, slots, strict=True)])
+    enlarged = torch.nn.functional.interpolate(shown[None], scale_factor=2, mode="bilinear")[0]
+    empty = 5 * torch.nn.functional.softplus(enlarged).mean((1, 2)).sum()
+    assert gone["mask"].item() == pytest.approx(empty.item(), rel=1e-4)
+    assert gone["dice"] == gone["box"] == gone["giou"] == 0
     assert seen["mask"] > 0
+    quiet = replace(output, mask_logits=torch.full_like(output.mask_logits, -20.0))
+    assert criterion.frame(quiet, hidden, slots, one)["mask"] < 1e-4
+
+
+def test_slots_of_nobody_may_show_any_mask(small_model, batch, criterion):
+    with torch.no_grad():
+        output = small_model.decode(small_model.encode(batch.frames[:, 0])).output
+    targets = batch.targets(0)
+    slots = criterion.match(output, targets)
+    loud = output.mask_logits.clone()
+    for row, owned in zip(loud, slots.tolist(), strict=True):
+        row[[slot for slot in range(len(row)) if slot not in owned]] += 10
+    one = torch.ones(())
+    assert not torch.equal(loud, output.mask_logits)
+    found = [criterion.frame(replace(output, mask_logits=m), targets, slots, one) for m in (output.mask_logits, loud)]
+    assert found[0]["mask"] == found[1]["mask"]
 
 
 @pytest.mark.parametrize("supervised", [2, 3])
