@@ -2,7 +2,7 @@
 
 `SlotLinker` is for contracts with association "embedding" (Mask DINO checkpoints), whose slots have no order of their
 own: the recipe of MinVIS (NeurIPS 2022). A Local2Global model carries its slots itself, and `Handover` steps in only
-where one slot takes an object away from another.
+where one slot takes an object away from another, or shows another one's.
 """
 
 from __future__ import annotations
@@ -19,6 +19,11 @@ from l2g.runtime.postprocess import sigmoid
 
 # What a slot shows with less confidence in a frame is nobody's object.
 MIN_SCORE = 0.05
+# A mask is the shadow of another slot's when more than this share of it lies in that one's, and that slot is so many
+# times as sure of what it shows.
+SHADOW_SHARE, SHADOW_RATIO = 0.5, 1.5
+# What a mask that is not shown reads as: nowhere.
+NOWHERE = np.float32(-10)
 # An object goes on in a slot whose mask overlaps its last one by this IoU at least.
 MIN_OVERLAP = 0.3
 # What an identity keeps of its age and its class from frame to frame: half is forgotten after 69 frames.
@@ -78,10 +83,14 @@ class Handover:
     In crowded scenes two slots can come to lie on one object, and over some frames the younger one takes it from the
     slot that was there first, which goes elsewhere. An identity (the outputs' slot index as it comes out of `link`)
     therefore moves to a younger identity's slot, which gets its old slot in return, when that slot's mask lies where
-    the object was in the last frame, and IoU times the probability of the identity's class says that the object is
-    there rather than in the identity's own slot. An identity's age is the sum of its scores, its class that of the
-    largest sum of probabilities; both fade, so that over a long stream a slot can serve many objects. The state that
-    the model carries is not touched.
+    the object was in the last frame, and IoU times the probability of the identity's class (at least `MIN_SCORE`) says
+    that the object is there rather than in the identity's own slot. An identity's age is the sum of its scores, its
+    class that of the largest sum of probabilities; both fade, so that over a long stream a slot can serve many objects.
+
+    A slot whose object is out of sight shows, with little confidence, what some other slot shows: a shadow, which
+    counts for nothing here. The masks of shadows come out of `link` empty, and so do those below `MIN_SCORE`; scores
+    stay.
+    The state that the model carries is not touched.
 
     contract: of the model; with any association but "propagate" `link` changes nothing.
     """
@@ -99,10 +108,11 @@ class Handover:
         self._masks: dict[int, np.ndarray] = {}  # by identity, of the last frame, bool [h * w]
 
     def link(self, outputs: RawOutputs | Detections) -> RawOutputs | Detections:
-        """The outputs of one frame (B = 1) with identities in place of slots; those of a first frame are unchanged."""
+        """The outputs of one frame (B = 1) with identities in place of slots; in a first frame they are the slots."""
         if not self._active:
             return outputs
         slots, probabilities, masks = self._shown(outputs)
+        outputs = _with_masks_of(outputs, slots)
         if self._slot_of is None:
             count = outputs.queries.shape[1]
             self._slot_of, self._age, self._votes = np.arange(count), np.zeros(count), np.zeros((count, self._classes))
@@ -124,25 +134,46 @@ class Handover:
         for identity, overlap in zip(eldest_first, overlaps, strict=True):
             own = self._slot_of[identity]
             owners = np.argsort(self._slot_of)[slots]
-            younger = (overlap > MIN_OVERLAP) & (self._age[owners] < self._age[identity])
-            if not younger.any():
+            believed = probabilities[:, self._votes[identity].argmax()]
+            open_ = (overlap > MIN_OVERLAP) & (believed >= MIN_SCORE) & (self._age[owners] < self._age[identity])
+            if not open_.any():
                 continue
-            worth = overlap * probabilities[:, self._votes[identity].argmax()]
-            best = np.where(younger, worth, -1).argmax()
+            worth = overlap * believed
+            best = np.where(open_, worth, -1).argmax()
             if worth[best] > worth[slots == own].sum():  # 0 where its own slot shows nothing
                 self._slot_of[[identity, owners[best]]] = slots[best], own
 
     def _shown(self, outputs: RawOutputs | Detections) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The slots of a frame (B = 1) with at least `MIN_SCORE`: (slots [M], class probabilities [M, K], masks bool
-        [M, h * w]). Of detections the best class is all that is known."""
+        """The slots of a frame (B = 1) with at least `MIN_SCORE` that are no shadows: (slots [M], class probabilities
+        [M, K], masks bool [M, h * w]). Of detections the best class is all that is known."""
         if isinstance(outputs, Detections):
             scores, slots, masks = outputs.scores[0], outputs.slots[0].astype(np.int64), outputs.masks[0] > 127
             probabilities = scores[:, None] * (outputs.labels[0][:, None] == np.arange(self._classes))
         else:
             probabilities, masks = sigmoid(outputs.logits[0]), outputs.mask_logits[0]
             scores, slots = probabilities.max(1), np.arange(len(probabilities))
-        kept = scores >= MIN_SCORE
-        return slots[kept], probabilities[kept], (masks[kept] > 0).reshape(-1, masks[0].size)
+        kept = np.flatnonzero(scores >= MIN_SCORE)
+        covers = (masks[kept] > 0).reshape(-1, masks[0].size)
+        solid = ~_shadows(scores[kept], covers)
+        return slots[kept][solid], probabilities[kept][solid], covers[solid]
+
+
+def _shadows(scores: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """float32 [M] and bool [M, S] -> bool [M]: whose mask is the shadow of another one's."""
+    areas = masks.astype(np.float32)
+    inside = areas @ areas.T > SHADOW_SHARE * areas.sum(1)[:, None]
+    return (inside & (scores > SHADOW_RATIO * scores[:, None])).any(1)
+
+
+def _with_masks_of(outputs: RawOutputs | Detections, slots: np.ndarray) -> RawOutputs | Detections:
+    """The outputs of one frame with the masks of `slots`; those of the others are empty."""
+    if isinstance(outputs, Detections):
+        masks = outputs.masks.copy()
+        masks[0, ~np.isin(outputs.slots[0], slots)] = 0
+        return replace(outputs, masks=masks)
+    masks = np.full_like(outputs.mask_logits, NOWHERE)
+    masks[0, slots] = outputs.mask_logits[0, slots]
+    return replace(outputs, mask_logits=masks)
 
 
 def _mask_iou(one: np.ndarray, other: np.ndarray) -> np.ndarray:

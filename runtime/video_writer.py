@@ -49,9 +49,9 @@ class VideoWriter:
 
     def _add_stream(self, height: int, width: int, frame_rate: float):
         options = {
-            # 720p, one EPYC core: 2.4 ms a frame, "veryfast" 11 ms and half the bytes. A small model takes 10 ms, and the
-            # encoder must not be what it waits for. A constant rate factor looks through every frame once more to choose
-            # its step, 1 ms, for the same picture: 20 and this step are both 42 dB and 1.9 MB on a real 272p clip.
+            # 720p, one EPYC core: 2.4 ms a frame, "veryfast" 11 ms and half the bytes. A small model takes 10 ms, and
+            # the encoder must not be what it waits for. A constant rate factor looks through every frame once more to
+            # choose its step, 1 ms, for the same picture: 20 and this step are 42 dB and 1.9 MB on a real 272p clip.
             "preset": "ultrafast",
             "qp": "22",
             # Without B-frames decoding and display order agree, and the index holds the true length of odd timings.

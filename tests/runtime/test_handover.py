@@ -178,3 +178,55 @@ def test_outputs_that_are_not_finite_pass():
     broken.logits[0, 1] = np.nan
     broken.mask_logits[0, 0, 0, 0] = np.nan
     assert (_slots([broken] * 3) == np.arange(SLOTS)).all()
+
+
+def _shown(frame, kind):
+    """The slots with a mask after `link`, by identity, in the first frame of a stream."""
+    outputs = Handover(_contract()).link(frame if kind == "raw" else select_detections(frame, SLOTS))
+    if kind == "raw":
+        return set(np.flatnonzero((outputs.mask_logits[0] > 0).any((1, 2))).tolist())
+    return set(outputs.slots[0][(outputs.masks[0] > 127).any((1, 2))].tolist())
+
+
+@pytest.mark.parametrize("kind", ["raw", "detections"])
+@pytest.mark.parametrize(
+    ("other", "shown"),
+    [
+        ((0.59, 5, 10), {0}),  # the same mask, 1.53 times as sure
+        ((0.61, 5, 10), {0, 3}),  # 1.48 times
+        ((0.2, 10, 9), {0}),  # five of nine columns inside
+        ((0.2, 10, 10), {0, 3}),  # five of ten
+        ((0.2, 0, 40), {0, 3}),  # the surer one lies in it, not it in the surer one
+        ((0.2, 5, 10, 2), {0}),  # whatever class it takes it for
+        ((0.04, 25, 10), {0}),  # nobody's
+        ((0.06, 25, 10), {0, 3}),
+    ],
+)
+def test_shadows_are_not_shown(kind, other, shown):
+    frame = _frame({0: (0.905, 5, 10), 3: other})
+    before = frame.mask_logits.copy()
+    assert _shown(frame, kind) == shown
+    np.testing.assert_array_equal(frame.mask_logits, before)  # what came in stays as it was
+
+
+@pytest.mark.parametrize("kind", ["raw", "detections"])
+def test_a_shadow_keeps_its_scores_and_casts_none_of_its_own_on_its_caster(kind):
+    frame = _frame({0: (0.9, 5, 10), 3: (0.3, 6, 4), 1: (0.15, 6, 4)})
+    assert _shown(frame, kind) == {0}
+    outputs = Handover(_contract()).link(frame)
+    np.testing.assert_array_equal(outputs.logits, frame.logits)
+    np.testing.assert_array_equal(outputs.mask_logits[0, 0], frame.mask_logits[0, 0])
+
+
+def test_a_shadow_neither_ages_nor_leads_an_identity_astray():
+    """While its object is hidden, slot 0 shadows slot 2 for long; when 0's object is back in slot 4, nothing has
+    happened: slot 2's object is still older than what slot 0 showed meanwhile."""
+    hidden = [_frame({2: (0.9, 25, 10), 0: (0.5, 25, 10)})] * 50
+    assert (_slots([_frame({2: (0.9, 25, 10)}), *hidden]) == np.arange(SLOTS)).all()
+    # Slot 2 goes elsewhere and slot 0, never anything but a shadow, holds the place: the object is followed there.
+    assert _slots([*hidden, _frame({0: (0.8, 25, 10), 2: (0.9, 5, 10)})])[-1, 2] == 0
+
+
+def test_masks_of_image_models_are_left_alone():
+    frame = _frame({0: (0.9, 5, 10), 3: (0.2, 5, 10)})
+    assert Handover(_contract("embedding")).link(frame) is frame
