@@ -34,8 +34,8 @@ class ScoringOptions:
     its best slots (a slot that is not among them has no mask there); the number of queries or more keeps all.
     min_frame_score: a slot whose best class stays below this in a frame has no mask there (0 keeps all).
     identity_score: a slot counts as seen in a frame, for identities, from this best class probability on.
-    handover: whether identities may move from slot to slot (`l2g.runtime.linking.Handover`); False: a slot is an
-    identity, as the paper has it.
+    handover: whether identities may move from slot to slot and shadows are left out (`l2g.runtime.linking.Handover`);
+    False: a slot is an identity, as the paper has it.
     """
 
     top_k: int = 100
