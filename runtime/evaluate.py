@@ -24,7 +24,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--videos", type=int, help="only the first N videos")
     parser.add_argument("--streams", type=int, default=4, help="videos that share a step (default: 4)")
     parser.add_argument("--top-k", type=int, default=ScoringOptions.top_k, help="results per video (default: 100)")
-    parser.add_argument("--no-handover", action="store_true", help="slots as they are: identities stay in their slots, shadows are shown")
+    parser.add_argument(
+        "--no-handover",
+        action="store_true",
+        help="slots as they are: identities stay, shadows are shown",
+    )
     parser.add_argument("--results", help="write the results in YouTube-VIS format")
     parser.add_argument("--report", help="write the scores as JSON, in percent")
     arguments = parser.parse_args(argv)
