@@ -9,7 +9,12 @@ import numpy as np
 import onnx_ir as ir
 
 # What one stream computes with at a time in a graph for a CPU: it has to stay in the cache.
-PART_BYTES = 1 << 24
+PART_BYTES = 1 << 23
+
+
+def parts_of(rows: int, width: int) -> int:
+    """In how many parts rows of `width` float32 numbers stay in the cache."""
+    return math.ceil(rows * width * np.dtype(np.float32).itemsize / PART_BYTES)
 
 
 class Builder:
@@ -51,7 +56,7 @@ class Builder:
 
     def in_parts(self, value: ir.Value, rows: int, width: int) -> Sequence[ir.Value]:
         """A tensor [B, rows, ...] in so few rows at a time that `width` float32 numbers for each stay in the cache."""
-        count = math.ceil(rows * width * np.dtype(np.float32).itemsize / PART_BYTES)
+        count = parts_of(rows, width)
         if count == 1:
             return (value,)
         sizes = np.array([len(part) for part in np.array_split(np.arange(rows), count)], np.int64)

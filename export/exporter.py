@@ -17,7 +17,7 @@ import l2g
 from l2g.contract import GraphContract, make_contract
 from l2g.errors import ExportError
 from l2g.export.artifact import graph_facts, read_contract, read_model, replacing, sha256, with_contract
-from l2g.export.feedforward import split_feed_forward
+from l2g.export.feedforward import part_sums_from_norms, split_feed_forward
 from l2g.export.gather import MAX_ROWS
 from l2g.export.lowering import LOWERINGS, PLUGIN_VERSIONS, TARGETS, lower, unplug
 from l2g.export.plugin import check_plugins
@@ -171,6 +171,7 @@ def build_graph(model: Local2Global, contract: GraphContract, options: ExportOpt
     lower(graph, options.lowering, options.target, options.plugin_version)
     if options.target == "onnxruntime":
         split_feed_forward(graph)
+        part_sums_from_norms(graph)
     graph.producer_name, graph.producer_version = "l2g", l2g.__version__
     if options.lowering == "plugin":
         check_plugins(graph, model.config)

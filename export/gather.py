@@ -9,7 +9,7 @@ memory (290 MB a layer at 480x864 in FP16, against 4 MB).
 
 Measured with ONNX Runtime 1.32, one thread of a busy EPYC, a layer of 8617 tokens: cells 229 ms, corners with a matrix
 product 268 ms, corners with product and sum 479 ms. Gathering and multiplying alone, 2 threads of a quiet one: 8617
-queries at once 52 ms, 512 at a time 39 ms, 256 at a time 31 ms.
+queries at once 51 ms, 512 at a time 44 ms, 256 at a time 33 ms, 128 at a time 31 ms.
 
 Flat indices are exact in float32 (fewer than 2^24 rows a stream), and clamped after the cast to an integer: a NaN
 coordinate has no integer, and what the cast makes of it must not address memory.

@@ -1,5 +1,7 @@
 """A feed-forward layer some tokens at a time, against the same layer in numpy."""
 
+import collections
+
 import numpy as np
 import onnx
 import onnx.helper as helper
@@ -73,6 +75,15 @@ def test_left_alone_when_the_bias_differs_from_token_to_token(monkeypatch):
     assert products(model) == 2
 
 
+def optimised_operators(path, output):
+    """How often ONNX Runtime runs each operator of the encoder once it has fused what it wants to."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(output), 3
+    onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    nodes = onnx.load(output).graph.node
+    return collections.Counter(node.op_type for node in nodes if "/encoder/" in node.output[0])
+
+
 @pytest.mark.parametrize(("target", "split"), [("onnxruntime", True), ("tensorrt", False)])
 def test_a_graph_for_a_cpu_has_its_encoder_in_parts(monkeypatch, tmp_path, target, split):
     """And passes the verification that is part of exporting."""
@@ -81,3 +92,5 @@ def test_a_graph_for_a_cpu_has_its_encoder_in_parts(monkeypatch, tmp_path, targe
     found = blocks(onnx.load(path), "module")
     for name in ("encoder.layers.0.linear1", "encoder.layers.0.linear2"):
         assert (sum(node.op_type == "MatMul" for node in found[name]) > 1) == split
+    optimised = optimised_operators(path, tmp_path / "optimised.onnx")
+    assert (optimised["SkipLayerNormalization"] == 0) == split
