@@ -133,10 +133,9 @@ class ClipObjective(nn.Module):
 
 @torch.no_grad()
 def lost(mask_logits: Tensor, targets: FrameTargets, slots: Tensor) -> Tensor:
-    """bool [B, I]: which instances' slots (int64 [B, I], -1 for none) do not hold them any more.
+    """bool [B, I]: which instances in sight are not held by their slots (int64 [B, I], -1 for none) any more.
 
-    mask_logits: float [B, N, h, w]. A slot holds an instance when their masks overlap with an IoU above 0.5. An
-    instance in sight is lost when its slot does not hold it, one out of sight when its slot holds another one.
+    mask_logits: float [B, N, h, w]. A slot holds an instance when their masks overlap with an IoU above 0.5.
     """
     masks = (mask_logits > 0).flatten(2).float()
     size = mask_logits.shape[-2:]
@@ -144,10 +143,8 @@ def lost(mask_logits: Tensor, targets: FrameTargets, slots: Tensor) -> Tensor:
     common = truth @ masks.transpose(1, 2)
     union = truth.sum(2)[:, :, None] + masks.sum(2)[:, None] - common
     held = common > 0.5 * union  # [B, I, N]
-    mine = slots.clamp(min=0)
-    holds = held.gather(2, mine[:, :, None])[:, :, 0]
-    taken = held.any(1).gather(1, mine)
-    return torch.where(targets.present, ~holds, taken)
+    holds = held.gather(2, slots.clamp(min=0)[:, :, None])[:, :, 0]
+    return targets.present & ~holds
 
 
 def distance(one: FrameState, other: FrameState) -> Tensor:
