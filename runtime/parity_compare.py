@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 
 from l2g.runtime.backend import RawOutputs
-from l2g.runtime.linking import match_queries
+from l2g.runtime.linking import match_queries, permute_slots
 from l2g.runtime.postprocess import sigmoid
+from l2g.runtime.tracks import TrackParameters
 
 # Two masks are the same object from this IoU on, as in the matching of every tracking metric.
 SAME_OBJECT_IOU = 0.5
@@ -50,9 +52,7 @@ class FrameDifference:
 
 def compare_frame(reference: RawOutputs, candidate: RawOutputs, confidence: float, first: bool) -> FrameDifference:
     """Compare one stream's outputs (B = 1) whose slots are in line."""
-    counts = counting_slots(reference, confidence) | counting_slots(candidate, confidence)
-    ious = _mask_ious(reference.mask_logits[0, counts], candidate.mask_logits[0, counts])
-    same_label = reference.logits[0, counts].argmax(1) == candidate.logits[0, counts].argmax(1)
+    counts, ious, alike = _counting(reference, candidate, confidence)
     scores = np.abs(sigmoid(reference.logits[0, counts]) - sigmoid(candidate.logits[0, counts]))
     return FrameDifference(
         first=first,
@@ -62,7 +62,7 @@ def compare_frame(reference: RawOutputs, candidate: RawOutputs, confidence: floa
         logits=_difference(reference.logits[0], candidate.logits[0]),
         mask_logits=_difference(reference.mask_logits[0], candidate.mask_logits[0]),
         counting=int(counts.sum()),
-        agreeing=int((same_label & (ious >= SAME_OBJECT_IOU)).sum()),
+        agreeing=int(alike.sum()),
         mask_iou=float(ious.mean()) if ious.size else float("nan"),
         worst_iou=float(ious.min()) if ious.size else float("nan"),
         score=float(scores.max()) if scores.size else 0.0,
@@ -85,6 +85,48 @@ def slot_order(reference: RawOutputs, candidate: RawOutputs) -> np.ndarray:
     return match_queries(reference.queries[0], candidate.queries[0])
 
 
+class NewcomerNames:
+    """Names a candidate's slots, frame after frame of one stream, like the reference's with the same newcomers.
+
+    A newcomer takes whichever slot of nobody fits it best. Which one that is hangs on what is left in such slots, where
+    differences too small to matter for any object add up; and no object is another one for it. So in the frame in which
+    both sides are confident of it, in slots of nobody, the candidate's slot trades its name with the reference's. From
+    then on the name stays, through thick and thin, as a first frame's do, until neither side has been confident of the
+    slot for as many frames as end a track in `l2g.runtime.tracks`.
+    """
+
+    def __init__(self, slots: int, confidence: float):
+        self.confidence = confidence
+        self._order = np.arange(slots)
+        self._somebodys = np.zeros(slots, bool)
+        self._unseen = np.zeros(slots, int)  # frames in a row in which a slot has not counted on either side
+
+    def rename(self, reference: RawOutputs, candidate: RawOutputs) -> RawOutputs:
+        """The candidate's next frame (B = 1) with its slots in the order of their names."""
+        candidate = permute_slots(candidate, self._order)
+        order = self._newcomers(reference, candidate)
+        candidate, self._order = permute_slots(candidate, order), self._order[order]
+        counts, _, alike = _counting(reference, candidate, self.confidence)
+        self._somebodys[np.flatnonzero(counts)[alike]] = True
+        self._unseen = np.where(counts, 0, self._unseen + 1)
+        self._somebodys &= self._unseen <= TrackParameters.max_age
+        return candidate
+
+    def _newcomers(self, reference: RawOutputs, candidate: RawOutputs) -> np.ndarray:
+        """order int64 [N] that puts newcomers that are alike in slots of one name."""
+        order = np.arange(len(self._order))
+        rows = np.flatnonzero(counting_slots(reference, self.confidence) & ~self._somebodys)
+        columns = np.flatnonzero(counting_slots(candidate, self.confidence) & ~self._somebodys)
+        pairs = np.stack(np.meshgrid(rows, columns, indexing="ij"), -1).reshape(-1, 2)
+        ious, alike = _alike(reference, candidate, pairs[:, 0], pairs[:, 1])
+        worth = (alike * ious).reshape(len(rows), len(columns))
+        for row, column in zip(*linear_sum_assignment(worth, maximize=True), strict=True):
+            if worth[row, column] > 0:
+                there = np.flatnonzero(order == columns[column])[0]
+                order[[rows[row], there]] = order[[there, rows[row]]]
+        return order
+
+
 def is_finite(outputs: RawOutputs) -> bool:
     # A sum is finite only where every element is; one pass without a mask as large as the tensor.
     with np.errstate(invalid="ignore", over="ignore"):
@@ -101,8 +143,22 @@ def _difference(one: np.ndarray, other: np.ndarray) -> TensorDifference:
     return TensorDifference(float(per_slot.max()), float(gap.mean(dtype=np.float64)), float(np.median(per_slot)))
 
 
-def _mask_ious(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """float64 [M] of mask logits [M, h, w]; 1 where both are empty."""
-    one, other = one > 0, other > 0
+def _counting(
+    reference: RawOutputs, candidate: RawOutputs, confidence: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """bool [N]: the slots that count on either side; of those mask IoU float64 [M], and bool [M]: same object."""
+    counts = counting_slots(reference, confidence) | counting_slots(candidate, confidence)
+    slots = np.flatnonzero(counts)
+    return counts, *_alike(reference, candidate, slots, slots)
+
+
+def _alike(
+    reference: RawOutputs, candidate: RawOutputs, slots: np.ndarray, others: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """float64 [M] mask IoU, and bool [M] whether the reference's `slots` [M] hold the objects of the candidate's
+    `others` [M]; two empty masks have an IoU of 1."""
+    one, other = reference.mask_logits[0, slots] > 0, candidate.mask_logits[0, others] > 0
     union = (one | other).sum(axis=(1, 2))
-    return np.where(union > 0, (one & other).sum(axis=(1, 2)) / np.maximum(union, 1), 1.0)
+    ious = np.where(union > 0, (one & other).sum(axis=(1, 2)) / np.maximum(union, 1), 1.0)
+    same_label = reference.logits[0, slots].argmax(1) == candidate.logits[0, others].argmax(1)
+    return ious, same_label & (ious >= SAME_OBJECT_IOU)

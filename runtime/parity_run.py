@@ -18,7 +18,7 @@ from l2g.runtime.evaluation import ScoringOptions, VideoScorer
 from l2g.runtime.frames import letterbox_of
 from l2g.runtime.letterbox import Letterbox
 from l2g.runtime.linking import Handover, permute_slots
-from l2g.runtime.parity_compare import FrameDifference, compare_frame, is_finite, slot_order
+from l2g.runtime.parity_compare import FrameDifference, NewcomerNames, compare_frame, is_finite, slot_order
 from l2g.runtime.parity_pictures import WorstFrames
 from l2g.runtime.parity_report import ParityReport, Tolerances, VideoParity
 from l2g.runtime.session import VideoSession
@@ -64,7 +64,7 @@ def run_parity(
 
     The first frame's slots are brought into the reference's order by their embeddings, and the free run keeps that
     order for the rest of the video. What the free run compares are identities, as whoever uses the model sees them:
-    both sides' slots go through a `Handover`.
+    both sides' slots go through a `Handover`, and an object that comes in later may take any slot (`NewcomerNames`).
 
     Raises ContractError where the two cannot be compared, DataError where AP is asked for and the data set has other
     classes than the model.
@@ -106,6 +106,7 @@ class _Pair:
     letterbox: Letterbox
     scorers: tuple[VideoScorer, VideoScorer]
     handovers: tuple[Handover, Handover]
+    names: NewcomerNames
     image: np.ndarray | None = None
     canvas: np.ndarray | None = None
     # The reference's state after the last frame, [1, N, C] and [1, N, 4].
@@ -189,7 +190,8 @@ class _ParityRun:
         # Copies: the batch that these are rows of need not be kept.
         pair.queries, pair.boxes = expected.queries.copy(), expected.boxes.copy()
         expected, found = pair.handovers[0].link(expected), pair.handovers[1].link(permute_slots(found, pair.order))
-        pair.free.append(compare_frame(expected, found, confidence, alone))
+        named = pair.names.rename(expected, found) if self.carries_state else found
+        pair.free.append(compare_frame(expected, named, confidence, alone))
         if self.options.ap:
             pair.scorers[0].add(_scorable(expected))
             pair.scorers[1].add(_scorable(found))
@@ -198,7 +200,7 @@ class _ParityRun:
             len(pair.free) - 1,
             pair.image,
             pair.letterbox,
-            (expected, found),
+            (expected, named),
             pair.free[-1],
             pair.forced[-1],
         )
@@ -211,7 +213,8 @@ class _ParityRun:
             letterbox = letterbox_of(self.contract, video.height, video.width)
             scorers = tuple(VideoScorer(letterbox, self.options.scoring) for _ in range(2))
             handovers = tuple(Handover(self.contract) for _ in range(2))
-            self.running[index] = _Pair(video, letterbox, scorers, handovers)
+            names = NewcomerNames(self.contract.input("prior_queries").shape[1], self.options.confidence)
+            self.running[index] = _Pair(video, letterbox, scorers, handovers, names)
             self.reference.join(index)
             self.candidate.join(index)
 

@@ -8,7 +8,8 @@ import pytest
 
 from l2g.runtime.backend import RawOutputs
 from l2g.runtime.linking import permute_slots
-from l2g.runtime.parity_compare import compare_frame, counting_slots, is_finite, slot_order
+from l2g.runtime.parity_compare import NewcomerNames, compare_frame, counting_slots, is_finite, slot_order
+from l2g.runtime.tracks import TrackParameters
 
 
 def outputs(scores, masks, labels=None, seed=0):
@@ -120,3 +121,46 @@ def test_slots_are_found_again_by_their_embeddings():
     assert compare_frame(one, shuffled, 0.5, True).agreeing < 3
     # Embeddings that are no numbers leave the order alone.
     assert slot_order(one, changed(one, queries=one.queries * np.nan)).tolist() == [0, 1, 2, 3, 4]
+
+
+def shown(objects, slots=5):
+    """A frame with objects {slot: (mask, class)}, each with a score of 0.9."""
+    masks = [objects.get(slot, (EMPTY, 0))[0] for slot in range(slots)]
+    labels = [objects.get(slot, (EMPTY, 0))[1] for slot in range(slots)]
+    return outputs([0.9 if slot in objects else 0.01 for slot in range(slots)], masks, labels)
+
+
+def agreements(pairs):
+    """(agreeing, counting) of each frame, given the objects on either side."""
+    names, found = NewcomerNames(5, 0.5), []
+    for reference, candidate in pairs:
+        difference = compare_frame(shown(reference), names.rename(shown(reference), shown(candidate)), 0.5, False)
+        found.append((difference.agreeing, difference.counting))
+    return found
+
+
+OLD, NEW, OTHER = (LEFT, 0), (RIGHT, 1), (THREE_LEFT, 2)
+
+
+def test_a_newcomer_is_the_same_in_another_slot_of_nobody_and_keeps_its_name():
+    pairs = [({0: OLD}, {0: OLD}), ({0: OLD, 2: NEW}, {0: OLD, 3: NEW}), ({0: OLD, 2: NEW}, {0: OLD, 3: NEW})]
+    assert agreements(pairs) == [(1, 1), (2, 2), (2, 2)]
+    # Its name is the reference's for good: neither another slot of nobody nor the reference's own will do after that.
+    assert agreements([*pairs, ({0: OLD, 2: NEW}, {0: OLD, 4: NEW})])[3] == (1, 3)
+    assert agreements([*pairs, ({0: OLD, 2: NEW}, {0: OLD, 2: NEW})])[3] == (1, 3)
+    # Two at once, each in the other's slot.
+    assert agreements([({0: OLD}, {0: OLD}), ({0: OLD, 1: NEW, 2: OTHER}, {0: OLD, 2: NEW, 1: OTHER})])[1] == (3, 3)
+
+
+def test_a_newcomer_in_the_slot_of_somebody_is_another_object():
+    pairs = [({0: OLD, 1: OTHER}, {0: OLD, 1: OTHER}), ({0: OLD, 1: OTHER}, {0: OLD, 1: OTHER})]
+    assert agreements([*pairs, ({0: OLD, 1: OTHER, 2: NEW}, {0: OLD, 1: NEW, 2: OTHER})])[2] == (1, 3)
+    # Nor is it the same of another class, or where it does not overlap.
+    assert agreements([*pairs, ({2: NEW}, {3: (RIGHT, 2)})])[2] == (0, 2)
+    assert agreements([*pairs, ({2: NEW}, {3: (LEFT, 1)})])[2] == (0, 2)
+
+
+@pytest.mark.parametrize(("gap", "agree"), [(TrackParameters.max_age, 0), (TrackParameters.max_age + 1, 1)])
+def test_a_slot_is_nobodys_again_when_a_track_would_have_ended(gap, agree):
+    pairs = [({0: OLD}, {0: OLD}), *[({}, {})] * gap, ({0: NEW}, {1: NEW}), ({0: NEW}, {1: NEW})]
+    assert agreements(pairs)[-1] == (agree, 2 - agree)
