@@ -133,9 +133,10 @@ class ClipObjective(nn.Module):
 
 @torch.no_grad()
 def lost(mask_logits: Tensor, targets: FrameTargets, slots: Tensor) -> Tensor:
-    """bool [B, I]: which instances in sight are not held by their slots (int64 [B, I], -1 for none) any more.
+    """bool [B, I]: which instances' slots (int64 [B, I], -1 for none) do not hold them any more.
 
-    mask_logits: float [B, N, h, w]. A slot holds an instance when their masks overlap with an IoU above 0.5.
+    mask_logits: float [B, N, h, w]. A slot holds an instance when their masks overlap with an IoU above 0.5. An
+    instance in sight is lost when its slot does not hold it, one out of sight when its slot holds another one.
     """
     masks = (mask_logits > 0).flatten(2).float()
     size = mask_logits.shape[-2:]
@@ -143,8 +144,10 @@ def lost(mask_logits: Tensor, targets: FrameTargets, slots: Tensor) -> Tensor:
     common = truth @ masks.transpose(1, 2)
     union = truth.sum(2)[:, :, None] + masks.sum(2)[:, None] - common
     held = common > 0.5 * union  # [B, I, N]
-    holds = held.gather(2, slots.clamp(min=0)[:, :, None])[:, :, 0]
-    return targets.present & ~holds
+    mine = slots.clamp(min=0)
+    holds = held.gather(2, mine[:, :, None])[:, :, 0]
+    taken = held.any(1).gather(1, mine)
+    return torch.where(targets.present, ~holds, taken)
 
 
 def distance(one: FrameState, other: FrameState) -> Tensor:

@@ -182,8 +182,8 @@ def test_lost_is_an_instance_whose_slot_shows_another_thing():
 
     assert found(0, 1, 3, -1, 4, 2) == [False, False, False, True, False, False]
     assert found(1, 0, 2, 3, 4, 2) == [True, True, True, True, False, False]
-    # Out of sight: never lost, whatever the slot shows; it has to learn to show nothing.
-    assert found(0, 1, 3, -1, 3, 0)[4:] == [False, False]
+    # Out of sight: lost where the slot shows something else by now.
+    assert found(0, 1, 3, -1, 3, 0)[4:] == [True, True]
 
 
 def test_noise_on_the_state_is_as_strong_as_asked_for():
