@@ -22,7 +22,7 @@ from l2g.runtime.evaluation import ScoringOptions, VideoScorer
 from l2g.runtime.frames import letterbox_of
 from l2g.runtime.letterbox import Letterbox
 from l2g.runtime.linking import Handover, permute_slots
-from l2g.runtime.parity_compare import FrameDifference, compare_frame, is_finite, slot_order
+from l2g.runtime.parity_compare import FrameDifference, NewcomerNames, compare_frame, is_finite, slot_order
 from l2g.runtime.session import VideoSession
 
 QUARTERS = 4
@@ -112,6 +112,7 @@ class _Run:
     confidence: float
     scorers: dict[int, VideoScorer] = field(default_factory=dict)
     handovers: dict[int, Handover] = field(default_factory=dict)
+    names: dict[int, NewcomerNames] = field(default_factory=dict)
     orders: dict[int, np.ndarray] = field(default_factory=dict)
     results: dict[int, list[dict]] = field(default_factory=dict)
     differences: dict[int, list[FrameDifference]] = field(default_factory=dict)
@@ -125,7 +126,9 @@ class _Run:
     def join(self, index: int, clip: _Clip) -> None:
         self.session.join(index)
         self.scorers[index] = VideoScorer(clip.letterbox, ScoringOptions())
-        self.handovers[index] = Handover(self.backend.contract)
+        contract = self.backend.contract
+        self.handovers[index] = Handover(contract)
+        self.names[index] = NewcomerNames(contract.input("prior_queries").shape[1], self.confidence)
         self.differences[index] = []
 
     def step(self, canvases: dict[int, np.ndarray], expected: dict[int, RawOutputs] | None) -> dict[int, RawOutputs]:
@@ -140,12 +143,13 @@ class _Run:
             linked[index] = found = self.handovers[index].link(permute_slots(found, self.orders[index]))
             self.scorers[index].add(found if finite else _nothing_seen(found))
             if expected is not None:
-                self.differences[index].append(compare_frame(expected[index], found, self.confidence, first))
+                named = self.names[index].rename(expected[index], found)
+                self.differences[index].append(compare_frame(expected[index], named, self.confidence, first))
         return linked
 
     def leave(self, index: int, clip: _Clip, dataset: VideoDataset) -> None:
         video, scorer = clip.video, self.scorers.pop(index)
-        del self.handovers[index]
+        del self.handovers[index], self.names[index]
         self.results[index] = scorer.results(video.id, [category.id for category in dataset.categories])
         tubes = [compress(o.segmentations, video.height, video.width) for o in video.objects if not o.iscrowd]
         self.identities += identity_switches(tubes, scorer.seen())

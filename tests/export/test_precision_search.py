@@ -13,6 +13,9 @@ from l2g.runtime.ort_backend import OnnxRuntimeBackend
 from tests.export.half_models import PLANTED, contract, single
 from tests.exported import small_graph
 from tests.modeling.small import HEIGHT, WIDTH
+from tests.runtime.blob_dataset import write_blob_dataset
+from tests.runtime.blobs import BlobBackend
+from tests.runtime.test_parity_run import BlankAndSwapping, Elsewhere
 
 BLOCKS = tuple("abcdefgh")
 
@@ -102,6 +105,16 @@ def test_a_model_beside_itself(dataset):
     assert found["same"].identity == (100.0, 100.0, 100.0)  # three frames, three quarters
     assert found["same"].mask_iou == (1.0, 1.0, 1.0)
     assert found["same"].finite
+
+
+def test_identities_are_those_of_parity(tmp_path):
+    """An object that comes in later may take another slot; one that leaves its slot is lost."""
+    blobs = load_dataset(write_blob_dataset(tmp_path, (8,)), "valid")
+    candidates = {"elsewhere": Elsewhere(), "swapping": BlankAndSwapping()}
+    reference, found = measure(BlobBackend(), candidates, blobs, streams=1, progress=False)
+    assert found["elsewhere"].identity == (100.0, 100.0, 100.0, 100.0)
+    assert found["elsewhere"].ap == reference.ap
+    assert found["swapping"].identity[3] == pytest.approx(100 / 3)
 
 
 def test_nan_is_seen(dataset):
