@@ -179,7 +179,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--width", type=int, default=864)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=7, help="frames of part one (default 7)")
-    parser.add_argument("--frames", type=int, default=120, help="frames of part two's clip (default 120)")
+    parser.add_argument("--frames", type=int, default=360, help="frames of part two's clip (default 360)")
     parser.add_argument("--rounds", type=int, default=3, help="times that part two's clip is run (default 3)")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
