@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import l2g
-from l2g.contract import GraphContract
 from l2g.errors import EngineError
 from l2g.export import engine_cache
 from l2g.export.artifact import read_contract, read_model
@@ -101,7 +100,7 @@ def build_engine(
         sidecar = Sidecar(contract, _facts(onnx_file, source, library, bound, options, built, verdict))
         if cache:
             engine_cache.store(cache, key, content, sidecar)
-    reason = _why_not_verified(contract, gpu, verify)
+    reason = _why_not_verified(sidecar, gpu, verify)
     if not sidecar.engine.verified:
         unverified = {"status": UNVERIFIED, "reason": reason or "not yet"}
         sidecar = dataclasses.replace(sidecar, engine=dataclasses.replace(sidecar.engine, verification=unverified))
@@ -198,11 +197,13 @@ def _write(output: Path, content: bytes, sidecar: Sidecar) -> None:
     check_file(output, sidecar)
 
 
-def _why_not_verified(contract: GraphContract, gpu: Gpu | None, verify: Verify | None) -> str | None:
+def _why_not_verified(sidecar: Sidecar, gpu: Gpu | None, verify: Verify | None) -> str | None:
     """None where engine and graph can be compared here and now."""
     if gpu is None:
         return "built on a machine without a GPU"
-    if contract.build.get("lowering") == "plugin":
+    if not sidecar.engine.made_for(gpu):
+        return f"built for other GPUs than the {gpu.name} ({gpu.capability}) that it was built beside"
+    if sidecar.contract.build.get("lowering") == "plugin":
         return "nothing but TensorRT runs the plugins of its graph"
     return "not asked for" if verify is None else None
 

@@ -74,16 +74,17 @@ def verify_engine(onnx_file: Path, engine: Path) -> dict:
             warnings.simplefilter("ignore")  # that it is unverified is why we are here
             candidate = TensorRTBackend(engine)
         try:
-            found = compare(reference, candidate)
+            streams = min(STREAMS, candidate.max_streams)
+            found = compare(reference, candidate, streams)
             gpu = candidate.gpu.name if candidate.gpu else None
         finally:
             candidate.close()
     finally:
         reference.close()
-    return judge(found, sidecar.engine.audit.get("asked", "fp32"), engine, gpu)
+    return judge(found, sidecar.engine.audit.get("asked", "fp32"), engine, gpu, streams)
 
 
-def judge(found: Agreement, precision: str, engine: Path, gpu: str | None) -> dict:
+def judge(found: Agreement, precision: str, engine: Path, gpu: str | None, streams: int = STREAMS) -> dict:
     """The sidecar's record of a comparison that holds; EngineError for one that does not."""
     limits = LIMITS[precision]
     beyond = [
@@ -96,30 +97,30 @@ def judge(found: Agreement, precision: str, engine: Path, gpu: str | None) -> di
             f"{engine}: does not give the numbers of its graph: {', '.join(beyond)}; it stays unverified. "
             "Compare whole videos with python runtime/parity.py; docs/engines.md says how to find the layer"
         )
-    frames = {"streams": STREAMS, "frames": FRAMES}
+    frames = {"streams": streams, "frames": FRAMES}
     return {"status": "verified", "gpu": gpu, "found": asdict(found), "limits": asdict(limits), **frames}
 
 
-def compare(reference: Backend, candidate: Backend) -> Agreement:
-    """Both over the same frames of two streams, of which one starts again on the way; the candidate is given the
-    reference's state before every frame."""
+def compare(reference: Backend, candidate: Backend, streams: int = STREAMS) -> Agreement:
+    """Both over the same frames of so many streams, of which the first starts again on the way; the candidate is given
+    the reference's state before every frame."""
     contract = reference.contract
-    frames = _frames(contract)
+    frames = _frames(contract, streams)
     worst = Agreement(0.0, 0.0, 0.0, 0.0)
     for time in range(FRAMES):
         if (state := reference.read_state()) is not None:
             candidate.write_state(HostState(state.queries, state.boxes, state.valid))
-        reset = np.array([time in (0, RESET_AT if stream == 0 else 0) for stream in range(STREAMS)])
+        reset = np.array([time in (0, RESET_AT if stream == 0 else 0) for stream in range(streams)])
         one, other = (backend.step(frames[:, time], reset) for backend in (reference, candidate))
-        for stream in range(STREAMS):
+        for stream in range(streams):
             worst = worst.worst(_agreement(one, other, stream, bool(reset[stream])))
     return worst
 
 
-def _frames(contract: GraphContract) -> np.ndarray:
-    """uint8 [STREAMS, FRAMES, H, W, 3] on the canvas: drawn videos, so that there is something to find."""
+def _frames(contract: GraphContract, streams: int) -> np.ndarray:
+    """uint8 [streams, FRAMES, H, W, 3] on the canvas: drawn videos, so that there is something to find."""
     size = (contract.height, contract.width)
-    return np.array([synthetic_video("val", index, frames=FRAMES, size=size).frames for index in range(STREAMS)])
+    return np.array([synthetic_video("val", index, frames=FRAMES, size=size).frames for index in range(streams)])
 
 
 def _agreement(one: RawOutputs | Detections, other: RawOutputs | Detections, stream: int, first: bool) -> Agreement:

@@ -64,6 +64,13 @@ class EngineFacts:
     def verified(self) -> bool:
         return self.verification.get("status") == "verified"
 
+    def made_for(self, gpu: Gpu) -> bool:
+        """Whether the engine's kernels run on a GPU of that compute capability; which of them they were tuned on is
+        another matter."""
+        if self.gpu is not None:
+            return gpu.capability in self.compute_capabilities
+        return any(_runs(gpu.compute_capability, target) for target in self.compute_capabilities)
+
 
 @dataclass(frozen=True)
 class Sidecar:
@@ -197,18 +204,13 @@ def check_machine(engine: str | os.PathLike, sidecar: Sidecar, library: str, ver
             f"{engine}: no GPU that CUDA can use was found, and an engine runs on nothing else; check the driver with "
             f"nvidia-smi, or run {facts.onnx} on ONNX Runtime"
         )
-    if facts.gpu is None:
-        if not any(_runs(gpu.compute_capability, target) for target in facts.compute_capabilities):
-            raise EngineError(
-                f"{engine}: built for compute capability {', '.join(facts.compute_capabilities)}, this {gpu.name} has "
-                f"{gpu.capability}; {mend} --compute-capability current"
-            )
-    elif gpu.capability not in facts.compute_capabilities:
+    if not facts.made_for(gpu):
+        bound, option = (f" ({facts.gpu})", "") if facts.gpu else ("", " --compute-capability current")
         raise EngineError(
-            f"{engine}: built for compute capability {', '.join(facts.compute_capabilities)} ({facts.gpu}), this "
-            f"{gpu.name} has {gpu.capability}; {mend}"
+            f"{engine}: built for compute capability {', '.join(facts.compute_capabilities)}{bound}, this {gpu.name} "
+            f"has {gpu.capability}; {mend}{option}"
         )
-    elif gpu.name != facts.gpu:
+    if facts.gpu not in (None, gpu.name):
         raise EngineError(
             f"{engine}: built on a {facts.gpu}, this machine has a {gpu.name}: its kernels were chosen for the other; "
             f"{mend}"

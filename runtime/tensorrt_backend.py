@@ -103,6 +103,11 @@ class TensorRTBackend:
         self._buffers: _Buffers | None = None
         self._reads = 0  # which of the two state buffers the next step reads
 
+    @property
+    def max_streams(self) -> int:
+        """The most streams at once that the engine was built for."""
+        return self._executor.max_streams
+
     def step(self, frames: np.ndarray, reset: np.ndarray) -> RawOutputs | Detections:
         self.contract.input("frames").check(frames)
         streams = len(frames)
@@ -160,10 +165,10 @@ class TensorRTBackend:
 
     def _allocate(self, streams: int) -> None:
         """Buffers for so many streams, no stream valid; zeros, the contract's initial content."""
-        if streams > self._executor.max_streams:
+        if streams > self.max_streams:
             raise EngineError(
                 f"{self.path}: {streams} streams at once, the engine was built for at most "
-                f"{self._executor.max_streams}; build another with: {self.sidecar.rebuild_command(self.path)} "
+                f"{self.max_streams}; build another with: {self.sidecar.rebuild_command(self.path)} "
                 f"--max-streams {streams}"
             )
         self._valid = None

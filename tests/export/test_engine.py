@@ -161,7 +161,7 @@ def test_where_there_is_a_gpu_an_engine_is_verified_before_it_stays(graphs, engi
     lines.lines.extend(log.splitlines())
     built = engine_module.Built(b"an engine", lines, 1.0, RTX.key(read_contract_of(graphs["fp32"])))
     monkeypatch.setattr(engine_module, "build_serialized", lambda *_: built)
-    monkeypatch.setattr(engine_module, "find_gpu", lambda: Gpu("a GPU", (8, 9)))
+    monkeypatch.setattr(engine_module, "find_gpu", lambda: Gpu("RTX 4090", (8, 9)))
     output, cache, calls = tmp_path / "m.engine", tmp_path / "cache", []
 
     def disagree(onnx_file, engine):
@@ -170,7 +170,7 @@ def test_where_there_is_a_gpu_an_engine_is_verified_before_it_stays(graphs, engi
 
     def agree(onnx_file, engine):
         calls.append((onnx_file, engine))
-        return {"status": "verified", "gpu": "a GPU"}
+        return {"status": "verified", "gpu": "RTX 4090"}
 
     with pytest.raises(EngineError, match="not the numbers of its graph"):
         build_engine(graphs["fp32"], output, RTX, cache=cache, verify=disagree)
@@ -178,12 +178,19 @@ def test_where_there_is_a_gpu_an_engine_is_verified_before_it_stays(graphs, engi
     assert not sidecar_path(output).exists()
     build = build_engine(graphs["fp32"], output, RTX, cache=cache, verify=agree)
     assert (build.cached, calls) == (True, [(graphs["fp32"], output)])
-    assert read_sidecar(output).engine.verification == {"status": "verified", "gpu": "a GPU"}
+    assert read_sidecar(output).engine.verification == {"status": "verified", "gpu": "RTX 4090"}
     # The record is in the cache as well: what was verified once is not verified again.
     again = build_engine(graphs["fp32"], tmp_path / "again.engine", RTX, cache=cache, verify=disagree)
     assert again.sidecar.engine.verified
     unasked = build_engine(graphs["fp32"], tmp_path / "third.engine", RTX)
     assert unasked.sidecar.engine.verification == {"status": "unverified", "reason": "not asked for"}
+    # One for other GPUs than the builder's stays, unverified: comparing it here would only show that it does not run.
+    monkeypatch.setattr(engine_module, "find_gpu", lambda: Gpu("RTX 4090", (9, 0)))
+    foreign = build_engine(graphs["fp32"], tmp_path / "fourth.engine", RTX, verify=disagree)
+    assert foreign.sidecar.engine.verification == {
+        "status": "unverified",
+        "reason": "built for other GPUs than the RTX 4090 (9.0) that it was built beside",
+    }
 
 
 def test_a_log_that_runs_for_days_keeps_only_its_end():
@@ -204,12 +211,12 @@ def test_what_makes_another_key():
     keys = [
         engine_cache.cache_key(*parts)
         for parts in (
-            ("sum", "tensorrt", "10.13", "a GPU", {"streams": [1, 1, 2]}),
-            ("other", "tensorrt", "10.13", "a GPU", {"streams": [1, 1, 2]}),
-            ("sum", "tensorrt-rtx", "10.13", "a GPU", {"streams": [1, 1, 2]}),
-            ("sum", "tensorrt", "10.14", "a GPU", {"streams": [1, 1, 2]}),
+            ("sum", "tensorrt", "10.13", "RTX 4090", {"streams": [1, 1, 2]}),
+            ("other", "tensorrt", "10.13", "RTX 4090", {"streams": [1, 1, 2]}),
+            ("sum", "tensorrt-rtx", "10.13", "RTX 4090", {"streams": [1, 1, 2]}),
+            ("sum", "tensorrt", "10.14", "RTX 4090", {"streams": [1, 1, 2]}),
             ("sum", "tensorrt", "10.13", None, {"streams": [1, 1, 2]}),
-            ("sum", "tensorrt", "10.13", "a GPU", {"streams": [1, 1, 3]}),
+            ("sum", "tensorrt", "10.13", "RTX 4090", {"streams": [1, 1, 3]}),
         )
     ]
     assert len(set(keys)) == len(keys)

@@ -10,8 +10,9 @@ pytest.importorskip("torch")  # the small graph is exported from a model
 pytest.importorskip("onnxruntime")
 
 from l2g.errors import ContractError, EngineError
+from l2g.runtime import tensorrt_backend
 from l2g.runtime.backend import Detections, HostState, RawOutputs
-from l2g.runtime.engine_verification import LIMITS, DisagreementError, compare, judge
+from l2g.runtime.engine_verification import LIMITS, DisagreementError, compare, judge, verify_engine
 from l2g.runtime.linking import permute_slots
 from l2g.runtime.models import open_backend
 from l2g.runtime.ort_backend import OnnxRuntimeBackend
@@ -221,6 +222,16 @@ def test_verification_passes_for_the_graph_itself(tmp_path, top_k):
     record = judge(found, "fp32", pair.engine.path, "a GPU")
     assert record["status"] == "verified"
     pair.engine.close()
+
+
+@pytest.mark.parametrize(("max_streams", "compared"), [(1, 1), (2, 2), (4, 2)])
+def test_verification_takes_as_many_streams_as_the_engine_does(tmp_path, monkeypatch, max_streams, compared):
+    onnx_file = small_graph()
+    platform = FakePlatform(onnx_file, max_streams=max_streams)
+    monkeypatch.setattr(tensorrt_backend, "Platform", lambda: platform)
+    record = verify_engine(onnx_file, fake_engine(tmp_path / "model.engine", onnx_file))
+    assert (record["status"], record["streams"]) == ("verified", compared)
+    assert platform.devices[-1].closed
 
 
 class Shuffled:
