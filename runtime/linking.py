@@ -26,6 +26,9 @@ SHADOW_SHARE, SHADOW_RATIO = 0.5, 1.5
 NOWHERE = np.float32(-10)
 # An object goes on in a slot whose mask overlaps its last one by this IoU at least.
 MIN_OVERLAP = 0.3
+# Its own slot is worth that much more to an identity than any other: slots that show the same do not trade. And where
+# no slot is worth anything, this keeps it in its own.
+INERTIA, NEGLIGIBLE = 1.1, 1e-6
 # What an identity keeps of its age and its class from frame to frame: half is forgotten after 69 frames.
 MEMORY = 0.99
 
@@ -80,12 +83,13 @@ class SlotLinker:
 class Handover:
     """Lets one stream's identities follow their objects from slot to slot.
 
-    In crowded scenes two slots can come to lie on one object, and over some frames the younger one takes it from the
-    slot that was there first, which goes elsewhere. An identity (the outputs' slot index as it comes out of `link`)
-    therefore moves to a younger identity's slot, which gets its old slot in return, when that slot's mask lies where
-    the object was in the last frame, and IoU times the probability of the identity's class (at least `MIN_SCORE`) says
-    that the object is there rather than in the identity's own slot. An identity's age is the sum of its scores, its
-    class that of the largest sum of probabilities; both fade, so that over a long stream a slot can serve many objects.
+    In crowded scenes two slots can come to lie on one object, and over some frames one takes it from the other, which
+    goes elsewhere. So every frame the identities (the outputs' slot index as it comes out of `link`) are assigned to
+    the slots anew, where all together they find most of their objects: a slot is worth to an identity the IoU of its
+    mask with the object's in the last frame (above `MIN_OVERLAP`), times the probability of the identity's class (at
+    least `MIN_SCORE`), times the root of the identity's age, and a tenth more if it is the identity's own. An
+    identity's age is the sum of its scores, its class that of the largest sum of probabilities; both fade, so that over
+    a long stream a slot can serve many objects.
 
     A slot whose object is out of sight shows, with little confidence, what some other slot shows: a shadow, which
     counts for nothing here. The masks of shadows come out of `link` empty, and so do those below `MIN_SCORE`; scores
@@ -129,19 +133,16 @@ class Handover:
         """slots int64 [M], their class probabilities float32 [M, K] and masks bool [M, h * w]."""
         if not self._masks or not len(slots):
             return
-        eldest_first = sorted(self._masks, key=lambda identity: (-self._age[identity], identity))
-        overlaps = _mask_iou(np.stack([self._masks[identity] for identity in eldest_first]), masks)
-        for identity, overlap in zip(eldest_first, overlaps, strict=True):
-            own = self._slot_of[identity]
-            owners = np.argsort(self._slot_of)[slots]
-            believed = probabilities[:, self._votes[identity].argmax()]
-            open_ = (overlap > MIN_OVERLAP) & (believed >= MIN_SCORE) & (self._age[owners] < self._age[identity])
-            if not open_.any():
-                continue
-            worth = overlap * believed
-            best = np.where(open_, worth, -1).argmax()
-            if worth[best] > worth[slots == own].sum():  # 0 where its own slot shows nothing
-                self._slot_of[[identity, owners[best]]] = slots[best], own
+        identities = np.array(list(self._masks))
+        overlaps = _mask_iou(np.stack(list(self._masks.values())), masks)
+        believed = probabilities[:, self._votes[identities].argmax(1)].T
+        there = (overlaps > MIN_OVERLAP) & (believed >= MIN_SCORE)
+        worth = np.zeros((len(self._slot_of), len(self._slot_of)))
+        worth[np.ix_(identities, slots)] = np.where(there, overlaps * believed, 0)
+        worth *= np.sqrt(self._age)[:, None]
+        own = np.arange(len(worth)), self._slot_of
+        worth[own] = INERTIA * worth[own] + NEGLIGIBLE
+        self._slot_of = linear_sum_assignment(worth, maximize=True)[1]
 
     def _shown(self, outputs: RawOutputs | Detections) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The slots of a frame (B = 1) with at least `MIN_SCORE` that are no shadows: (slots [M], class probabilities

@@ -107,7 +107,9 @@ class NewcomerNames:
         order = self._newcomers(reference, candidate)
         candidate, self._order = permute_slots(candidate, order), self._order[order]
         counts, _, alike = _counting(reference, candidate, self.confidence)
-        self._somebodys[np.flatnonzero(counts)[alike]] = True
+        # While only one side is confident, another slot of the other side may still come to be the newcomer's.
+        both = counting_slots(reference, self.confidence) & counting_slots(candidate, self.confidence)
+        self._somebodys[np.flatnonzero(counts)[alike]] |= both[counts][alike]
         self._unseen = np.where(counts, 0, self._unseen + 1)
         self._somebodys &= self._unseen <= TrackParameters.max_age
         return candidate

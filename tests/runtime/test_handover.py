@@ -85,13 +85,33 @@ def test_two_objects_that_trade_slots_keep_their_identities():
     assert _slots(frames)[-1, :2].tolist() == [1, 0]
 
 
-def test_an_elder_identity_is_never_robbed():
-    """Both are on one object, the younger believes less: nothing moves. And an elder one's slot is never taken."""
+def test_an_object_keeps_the_identity_that_it_had_first():
+    """Both are on one object, the younger believes less: nothing moves."""
     frames = [_frame({0: (0.9, 5, 10), 1: (0.3, 5, 10)})] * 3 + [_frame({0: (0.6, 5, 10), 1: (0.55, 5, 10)})] * 3
     assert (_slots(frames) == np.arange(SLOTS)).all()
-    # The elder (0) moves onto the younger's object and believes more than it: its slot is not to be had.
+    # The elder's slot (0) moves onto the younger's object and believes more than its: the object is still the younger.
     frames = [_frame({0: (0.9, 5, 10), 1: (0.5, 25, 10)})] * 4 + [_frame({0: (0.9, 25, 10), 1: (0.4, 25, 10)})]
-    assert (_slots(frames) == np.arange(SLOTS)).all()
+    assert _slots(frames)[-1, :2].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(("score", "slot"), [(0.65, 0), (0.67, 2)])
+def test_an_identity_leaves_its_slot_only_for_one_that_is_a_tenth_better(score, slot):
+    """Slots without an object come to show the same; which of two is ahead by a hair must not matter."""
+    frames = [_frame({0: (0.9, 5, 10)})] * 3 + [_frame({0: (0.6, 5, 10), 2: (score, 5, 10)})]
+    assert _slots(frames)[-1, 0] == slot
+
+
+def test_identities_go_where_all_together_find_most():
+    """The elder would rather have slot 3, but finds its object in slot 4 almost as well; the younger does not."""
+    frames = [_frame({0: (0.9, 0, 20), 1: (0.85, 10, 10)})] * 3 + [_frame({3: (0.8, 10, 10), 4: (0.8, 0, 8)})]
+    assert _slots(frames)[-1, :2].tolist() == [4, 3]
+
+
+@pytest.mark.parametrize(("score", "slots"), [(0.5, [3, 1]), (0.68, [4, 3])])
+def test_age_counts_by_its_root(score, slots):
+    """Slot 3 is worth 0.45 to the elder, slot 4 half its score; slot 3 is 0.3 to the younger, a quarter as old."""
+    frames = [_frame({0: (0.9, 0, 20)})] * 6 + [_frame({0: (0.9, 0, 20), 1: (0.9, 15, 10)})] * 2
+    assert _slots([*frames, _frame({3: (0.9, 10, 10), 4: (score, 0, 10)})])[-1, :2].tolist() == slots
 
 
 def test_it_goes_back_where_it_came_from():
@@ -107,6 +127,10 @@ def test_two_objects_side_by_side_have_nothing_to_do_with_each_other(kind):
     frames = [_frame({0: (0.6, 5, 10)})] * 3 + [_frame({0: (0.6, 5, 10), 2: (0.9, 11, 10)})] * 2
     frames.append(_frame({2: (0.9, 11, 10)}))
     assert (_slots(frames, kind) == np.arange(SLOTS)).all()
+    # Nor where the other one's slot is new: an object goes on where it overlaps itself by a third, not by a quarter.
+    frames = [_frame({0: (0.6, 5, 10)})] * 3
+    assert _slots([*frames, _frame({2: (0.9, 11, 10)})], kind)[-1, 0] == 0
+    assert _slots([*frames, _frame({2: (0.9, 10, 10)})], kind)[-1, 0] == 2
 
 
 @pytest.mark.parametrize("kind", ["raw", "detections"])

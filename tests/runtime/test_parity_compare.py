@@ -124,10 +124,10 @@ def test_slots_are_found_again_by_their_embeddings():
 
 
 def shown(objects, slots=5):
-    """A frame with objects {slot: (mask, class)}, each with a score of 0.9."""
-    masks = [objects.get(slot, (EMPTY, 0))[0] for slot in range(slots)]
-    labels = [objects.get(slot, (EMPTY, 0))[1] for slot in range(slots)]
-    return outputs([0.9 if slot in objects else 0.01 for slot in range(slots)], masks, labels)
+    """A frame with objects {slot: (mask, class)}, each with a score of 0.9 unless one follows."""
+    found = {slot: (*what, 0.9)[:3] for slot, what in objects.items()}
+    masks, labels, scores = zip(*(found.get(slot, (EMPTY, 0, 0.01)) for slot in range(slots)), strict=True)
+    return outputs(scores, masks, labels)
 
 
 def agreements(pairs):
@@ -158,6 +158,15 @@ def test_a_newcomer_in_the_slot_of_somebody_is_another_object():
     # Nor is it the same of another class, or where it does not overlap.
     assert agreements([*pairs, ({2: NEW}, {3: (RIGHT, 2)})])[2] == (0, 2)
     assert agreements([*pairs, ({2: NEW}, {3: (LEFT, 1)})])[2] == (0, 2)
+
+
+def test_a_newcomer_has_no_name_while_only_one_side_is_confident_of_it():
+    """The candidate's slot of that name shows it too, and loses it to another one before it is sure."""
+    start, hesitant = ({0: OLD}, {0: OLD}), ({0: OLD, 2: NEW}, {0: OLD, 2: (*NEW, 0.4), 3: (*NEW, 0.4)})
+    both = ({0: OLD, 2: NEW}, {0: OLD, 3: NEW})
+    assert agreements([start, hesitant, both, both]) == [(1, 1), (2, 2), (2, 2), (2, 2)]
+    # Once both were confident in one frame, the name stays.
+    assert agreements([start, ({0: OLD, 2: NEW}, {0: OLD, 2: NEW}), both])[2] == (1, 3)
 
 
 @pytest.mark.parametrize(("gap", "agree"), [(TrackParameters.max_age, 0), (TrackParameters.max_age + 1, 1)])
