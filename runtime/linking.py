@@ -26,9 +26,11 @@ SHADOW_SHARE, SHADOW_RATIO = 0.5, 1.5
 NOWHERE = np.float32(-10)
 # An object goes on in a slot whose mask overlaps its last one by this IoU at least.
 MIN_OVERLAP = 0.3
-# Its own slot is worth that much more to an identity than any other: slots that show the same do not trade. And where
-# no slot is worth anything, this keeps it in its own.
-INERTIA, NEGLIGIBLE = 1.1, 1e-6
+# And which shows its class with this probability.
+MIN_BELIEF = 0.1
+# To its own slot an identity is held by what the slot is worth, times the first, plus the second: slots that show the
+# same do not trade.
+HOLD = 1.1, 0.005
 # What an identity keeps of its age and its class from frame to frame: half is forgotten after 69 frames.
 MEMORY = 0.99
 
@@ -87,9 +89,9 @@ class Handover:
     goes elsewhere. So every frame the identities (the outputs' slot index as it comes out of `link`) are assigned to
     the slots anew, where all together they find most of their objects: a slot is worth to an identity the IoU of its
     mask with the object's in the last frame (above `MIN_OVERLAP`), times the probability of the identity's class (at
-    least `MIN_SCORE`), times the root of the identity's age, and a tenth more if it is the identity's own. An
-    identity's age is the sum of its scores, its class that of the largest sum of probabilities; both fade, so that over
-    a long stream a slot can serve many objects.
+    least `MIN_BELIEF`), times the root of the identity's age, and a little more if it is the identity's own (`HOLD`).
+    An identity's age is the sum of its scores, its class that of the largest sum of probabilities; both fade, so that
+    over a long stream a slot can serve many objects.
 
     A slot whose object is out of sight shows, with little confidence, what some other slot shows: a shadow, which
     counts for nothing here. The masks of shadows come out of `link` empty, and so do those below `MIN_SCORE`; scores
@@ -136,12 +138,13 @@ class Handover:
         identities = np.array(list(self._masks))
         overlaps = _mask_iou(np.stack(list(self._masks.values())), masks)
         believed = probabilities[:, self._votes[identities].argmax(1)].T
-        there = (overlaps > MIN_OVERLAP) & (believed >= MIN_SCORE)
+        there = (overlaps > MIN_OVERLAP) & (believed >= MIN_BELIEF)
         worth = np.zeros((len(self._slot_of), len(self._slot_of)))
         worth[np.ix_(identities, slots)] = np.where(there, overlaps * believed, 0)
-        worth *= np.sqrt(self._age)[:, None]
         own = np.arange(len(worth)), self._slot_of
-        worth[own] = INERTIA * worth[own] + NEGLIGIBLE
+        worth[own] = HOLD[0] * worth[own] + HOLD[1]
+        # One of no age is held, too, by a hair.
+        worth *= np.sqrt(self._age + 1e-6)[:, None]
         self._slot_of = linear_sum_assignment(worth, maximize=True)[1]
 
     def _shown(self, outputs: RawOutputs | Detections) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
