@@ -24,14 +24,13 @@ MIN_SCORE = 0.05
 SHADOW_SHARE, SHADOW_RATIO = 0.5, 1.5
 # What a mask that is not shown reads as: nowhere.
 NOWHERE = np.float32(-10)
-# An object goes on in a slot whose mask overlaps its last one by this IoU at least.
-MIN_OVERLAP = 0.3
-# And which shows its class with this probability.
-MIN_BELIEF = 0.1
+# A slot that shows what is more like an identity's object than this may be the object wherever it is, and is then worth
+# to the identity what one of its class that overlaps its last mask by the second would be.
+MIN_LIKENESS, RETURN = 0.5, 0.2
 # To its own slot an identity is held by what the slot is worth, times the first, plus the second: slots that show the
 # same do not trade.
 HOLD = 1.1, 0.005
-# What an identity keeps of its age and its class from frame to frame: half is forgotten after 69 frames.
+# What an identity keeps of its age, class and look from frame to frame: half is forgotten after 69 frames.
 MEMORY = 0.99
 
 
@@ -86,12 +85,14 @@ class Handover:
     """Lets one stream's identities follow their objects from slot to slot.
 
     In crowded scenes two slots can come to lie on one object, and over some frames one takes it from the other, which
-    goes elsewhere. So every frame the identities (the outputs' slot index as it comes out of `link`) are assigned to
-    the slots anew, where all together they find most of their objects: a slot is worth to an identity the IoU of its
-    mask with the object's in the last frame (above `MIN_OVERLAP`), times the probability of the identity's class (at
-    least `MIN_BELIEF`), times the root of the identity's age, and a little more if it is the identity's own (`HOLD`).
-    An identity's age is the sum of its scores, its class that of the largest sum of probabilities; both fade, so that
-    over a long stream a slot can serve many objects.
+    goes elsewhere; and an object that was out of sight often comes back in another slot. So every frame the identities
+    (the outputs' slot index as it comes out of `link`) are assigned to the slots anew, where all together they find
+    most of their objects. A slot is worth to an identity the likeness of what they show, times the IoU of the slot's
+    mask with the identity's of the last frame and the probability of the identity's class, or times `RETURN` if that is
+    more and the likeness above `MIN_LIKENESS`; that times the root of the identity's age; and a little more if the slot
+    is the identity's own (`HOLD`). The likeness is the cosine between the slot's query and the mean of the identity's,
+    both without what the stream's queries have in common. An identity's age is the sum of its scores, its class that of
+    the largest sum of probabilities; all fade, so that over a long stream a slot can serve many objects.
 
     A slot whose object is out of sight shows, with little confidence, what some other slot shows: a shadow, which
     counts for nothing here. The masks of shadows come out of `link` empty, and so do those below `MIN_SCORE`; scores
@@ -111,6 +112,9 @@ class Handover:
         self._slot_of: np.ndarray | None = None  # by identity
         self._age: np.ndarray | None = None
         self._votes: np.ndarray | None = None  # [N, K], sums of probabilities, each times the frame's score
+        self._looks: np.ndarray | None = None  # [N, C], sums of what the slots showed, each times the frame's score
+        self._common: np.ndarray | None = None  # [C], sum of the frames' mean queries
+        self._frames = 0.0
         self._masks: dict[int, np.ndarray] = {}  # by identity, of the last frame, bool [h * w]
 
     def link(self, outputs: RawOutputs | Detections) -> RawOutputs | Detections:
@@ -120,27 +124,38 @@ class Handover:
         slots, probabilities, masks = self._shown(outputs)
         outputs = _with_masks_of(outputs, slots)
         if self._slot_of is None:
-            count = outputs.queries.shape[1]
+            count, channels = outputs.queries.shape[1:]
             self._slot_of, self._age, self._votes = np.arange(count), np.zeros(count), np.zeros((count, self._classes))
-        self._hand_over(slots, probabilities, masks)
+            self._looks, self._common = np.zeros((count, channels)), np.zeros(channels)
+        looks = self._look(outputs.queries[0])[slots]
+        self._hand_over(slots, probabilities, masks, looks)
         identities, scores = np.argsort(self._slot_of)[slots], probabilities.max(1)
         self._age *= MEMORY
         self._votes *= MEMORY
+        self._looks *= MEMORY
         self._age[identities] += scores
         self._votes[identities] += scores[:, None] * probabilities
+        self._looks[identities] += scores[:, None] * looks
         self._masks = dict(zip(identities.tolist(), masks, strict=True))
         return permute_slots(outputs, self._slot_of)
 
-    def _hand_over(self, slots: np.ndarray, probabilities: np.ndarray, masks: np.ndarray) -> None:
-        """slots int64 [M], their class probabilities float32 [M, K] and masks bool [M, h * w]."""
-        if not self._masks or not len(slots):
-            return
-        identities = np.array(list(self._masks))
-        overlaps = _mask_iou(np.stack(list(self._masks.values())), masks)
-        believed = probabilities[:, self._votes[identities].argmax(1)].T
-        there = (overlaps > MIN_OVERLAP) & (believed >= MIN_BELIEF)
+    def _look(self, queries: np.ndarray) -> np.ndarray:
+        """What tells slots apart: float32 [N, C] -> unit vectors float64 [N, C] from the mean query of the stream."""
+        finite = np.isfinite(queries).all(1, keepdims=True)
+        queries = np.where(finite, queries, 0).astype(np.float64)
+        self._common = MEMORY * self._common + queries.mean(0)
+        self._frames = MEMORY * self._frames + 1
+        return _unit(queries - self._common / self._frames)
+
+    def _hand_over(self, slots: np.ndarray, probabilities: np.ndarray, masks: np.ndarray, looks: np.ndarray) -> None:
+        """slots int64 [M], their class probabilities float32 [M, K], masks bool [M, h * w] and looks float64 [M, C]."""
+        overlaps = np.zeros((len(self._slot_of), len(slots)))
+        if self._masks and len(slots):
+            overlaps[list(self._masks)] = _mask_iou(np.stack(list(self._masks.values())), masks)
+        believed = probabilities[:, self._votes.argmax(1)].T
+        likeness = np.maximum(_unit(self._looks) @ looks.T, 0)
         worth = np.zeros((len(self._slot_of), len(self._slot_of)))
-        worth[np.ix_(identities, slots)] = np.where(there, overlaps * believed, 0)
+        worth[:, slots] = likeness * np.maximum(overlaps * believed, RETURN * (likeness > MIN_LIKENESS))
         own = np.arange(len(worth)), self._slot_of
         worth[own] = HOLD[0] * worth[own] + HOLD[1]
         # One of no age is held, too, by a hair.
