@@ -15,7 +15,7 @@ from tests.exported import small_graph
 from tests.modeling.small import HEIGHT, WIDTH
 from tests.runtime.blob_dataset import write_blob_dataset
 from tests.runtime.blobs import BlobBackend
-from tests.runtime.test_parity_run import BlankAndSwapping, Elsewhere
+from tests.runtime.test_parity_run import BlankAndSwappingUnseen, Elsewhere
 
 BLOCKS = tuple("abcdefgh")
 
@@ -108,9 +108,9 @@ def test_a_model_beside_itself(dataset):
 
 
 def test_identities_are_those_of_parity(tmp_path):
-    """An object that comes in later may take another slot; one that leaves its slot is lost."""
+    """An object that comes in later may take another slot; one that leaves its slot unseen, and its look, is lost."""
     blobs = load_dataset(write_blob_dataset(tmp_path, (8,)), "valid")
-    candidates = {"elsewhere": Elsewhere(), "swapping": BlankAndSwapping()}
+    candidates = {"elsewhere": Elsewhere(), "swapping": BlankAndSwappingUnseen()}
     reference, found = measure(BlobBackend(), candidates, blobs, streams=1, progress=False)
     assert found["elsewhere"].identity == (100.0, 100.0, 100.0, 100.0)
     assert found["elsewhere"].ap == reference.ap
