@@ -13,7 +13,7 @@ import onnx_ir as ir
 from l2g.export.attention import DOMAIN, OPERATOR, Attention
 from l2g.export.builder import Builder
 from l2g.export.folding import tidy
-from l2g.export.gather import gather_cells, gather_corners, stream_index
+from l2g.export.gather import gather_corners, gather_for_cpu, stream_index
 
 LOWERINGS = ("gather", "gridsample", "plugin")
 TARGETS = ("onnxruntime", "tensorrt")
@@ -33,7 +33,7 @@ def lower(model: ir.Model, lowering: str, target: str, plugin_version: str = "1"
         if lowering == "gather":
             if stream is None:
                 stream = stream_index(build, graph.inputs[-1])
-            result = (gather_cells if target == "onnxruntime" else gather_corners)(build, attention, stream)
+            result = (gather_for_cpu if target == "onnxruntime" else gather_corners)(build, attention, stream)
         elif lowering == "gridsample":
             result = grid_sample(build, attention, "bilinear" if opset < 20 else "linear")
         else:
@@ -91,7 +91,7 @@ def unplug(model: ir.Model) -> ir.Model:
             stream = stream_index(build, graph.inputs[-1])
         attention = Attention.of_plugin(node)
         result = build.reshape(
-            gather_cells(build, attention, stream), -1, attention.queries, attention.heads, attention.depth
+            gather_for_cpu(build, attention, stream), -1, attention.queries, attention.heads, attention.depth
         )
         build.replace(node, result)
     tidy(model)

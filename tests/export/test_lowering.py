@@ -17,10 +17,10 @@ from l2g.export.lowering import PLUGIN, PLUGIN_DOMAIN, lower, unplug
 from l2g.modeling.deformable import sample_levels
 
 SHAPES = ((2, 3), (5, 4), (1, 7))
-TOKENS, HEADS, DEPTH, QUERIES, POINTS = 33, 2, 8, 6, 3
+TOKENS, HEADS, DEPTH, QUERIES, POINTS = 33, 2, 8, 7, 3
 
 
-def operator(lowering, target="onnxruntime", opset=17):
+def operator(lowering, target="onnxruntime", opset=17, queries=QUERIES):
     """A graph of one deformable attention node, lowered."""
     levels = len(SHAPES)
 
@@ -29,12 +29,12 @@ def operator(lowering, target="onnxruntime", opset=17):
 
     inputs = [
         tensor("value", "B", TOKENS, HEADS, DEPTH),
-        tensor("locations", "B", QUERIES, HEADS, levels, POINTS, 2),
-        tensor("weights", "B", QUERIES, HEADS, levels, POINTS),
+        tensor("locations", "B", queries, HEADS, levels, POINTS, 2),
+        tensor("weights", "B", queries, HEADS, levels, POINTS),
     ]
     node = ir.node(OPERATOR, inputs, {"shapes": [side for shape in SHAPES for side in shape]}, domain=DOMAIN, name="n")
     out = node.outputs[0]
-    out.name, out.shape, out.dtype = "out", ir.Shape(["B", QUERIES, HEADS * DEPTH]), ir.DataType.FLOAT
+    out.name, out.shape, out.dtype = "out", ir.Shape(["B", queries, HEADS * DEPTH]), ir.DataType.FLOAT
     valid = tensor("valid", "B", 1)
     idle = ir.node("Identity", [valid], name="idle")
     idle.outputs[0].name, idle.outputs[0].shape, idle.outputs[0].dtype = "idle", ir.Shape(["B", 1]), ir.DataType.FLOAT
@@ -84,16 +84,27 @@ def test_equal_to_the_models_own(lowering, target, streams):
 
 @pytest.mark.parametrize("queries", [1, 4, QUERIES])
 def test_queries_in_parts_give_the_same(monkeypatch, queries):
-    """Parts of at most so many queries: six of one, two of three, one of all."""
+    """Parts of at most so many queries: seven of one, two of four and three, one of all."""
     monkeypatch.setattr(builder, "PART_BYTES", queries * HEADS * len(SHAPES) * POINTS * 4 * DEPTH * 4)
     model = operator("gather")
     products = [node for node in model.graph if node.op_type == "MatMul"]
-    assert len(products) == {1: 6, 4: 2, QUERIES: 1}[queries]
+    assert len(products) == {1: 7, 4: 2, QUERIES: 1}[queries]
     for streams in (1, 3):
         value, locations, weights = map(torch.from_numpy, arrays(streams))
         expected = sample_levels(value, SHAPES, locations, weights).numpy()
         found = run(model, value.numpy(), locations.numpy(), weights.numpy())
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def test_few_queries_lay_out_no_table():
+    """54 samples of a head are fewer than the 58 cells of all levels, the 63 of one query more are not."""
+    pads = {
+        queries: [node.op_type for node in operator("gather", queries=queries).graph].count("Pad") for queries in (6, 7)
+    }
+    assert pads == {6: 0, 7: 1}
+    value, locations, weights = arrays(2)
+    found = run(operator("gather", queries=6), value, locations[:, :6], weights[:, :6])
+    np.testing.assert_allclose(found, run(operator("gather"), value, locations, weights)[:, :6], rtol=0, atol=1e-5)
 
 
 def test_grid_sample_is_spelled_as_the_opset_wants():
