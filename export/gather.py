@@ -5,8 +5,8 @@ lays the four pixels around every point between pixels after each other and gath
 queries at a time: what is gathered for 8617 at once (564 MB) would go to memory and come back. On a GPU
 arithmetic fuses into the gather, and a table of four times the memory is what costs: `gather_corners` gathers four rows
 for each sample and sums their products in a way that TensorRT fuses, where a matrix product would hold all samples in
-memory (290 MB a layer at 480x864 in FP16, against 4 MB). A CPU wants it too where queries are few, as a decoder's:
-300 queries take 4800 samples of a head, out of a table of 8937 rows that each of nine layers would lay out anew.
+memory (290 MB a layer at 480x864 in FP16, against 4 MB). A CPU wants it too where queries are few and pixels many: 300
+queries of a decoder take 4800 samples of a head, out of 8937 rows (37 MB for all heads) that each layer would lay out.
 
 Measured with ONNX Runtime 1.32, one thread of a busy EPYC, a layer of 8617 tokens: cells 229 ms, corners with a matrix
 product 268 ms, corners with product and sum 479 ms. Gathering and multiplying alone, 2 threads of a quiet one: 8617
@@ -24,7 +24,7 @@ import onnx_ir as ir
 
 from l2g.errors import ExportError
 from l2g.export.attention import Attention
-from l2g.export.builder import Builder
+from l2g.export.builder import Builder, parts_of
 
 ONE, HALF = np.float32(1), np.float32(0.5)
 MAX_ROWS = 1 << 24
@@ -40,9 +40,10 @@ def stream_index(build: Builder, batched: ir.Value) -> ir.Value:
 
 
 def gather_for_cpu(build: Builder, a: Attention, stream: ir.Value) -> ir.Value:
-    """By cells, unless there are more of them than samples to take."""
+    """By cells, unless their table is too large for the cache and has more rows than samples are taken of it."""
     cells = sum((h + 1) * (w + 1) for h, w in a.shapes)
-    return (gather_corners if a.queries * a.samples < cells else gather_cells)(build, a, stream)
+    large = parts_of(cells, 4 * a.heads * a.depth) > 1
+    return (gather_corners if large and a.queries * a.samples < cells else gather_cells)(build, a, stream)
 
 
 def gather_cells(build: Builder, a: Attention, stream: ir.Value) -> ir.Value:
