@@ -41,7 +41,7 @@ def stream_index(build: Builder, batched: ir.Value) -> ir.Value:
 
 def gather_for_cpu(build: Builder, a: Attention, stream: ir.Value) -> ir.Value:
     """By cells, unless their table is too large for the cache and has more rows than samples are taken of it."""
-    cells = sum((h + 1) * (w + 1) for h, w in a.shapes)
+    cells = sum(_cell_areas(a))
     large = parts_of(cells, 4 * a.heads * a.depth) > 1
     return (gather_corners if large and a.queries * a.samples < cells else gather_cells)(build, a, stream)
 
@@ -58,7 +58,7 @@ def gather_cells(build: Builder, a: Attention, stream: ir.Value) -> ir.Value:
     column, right = _split(build, _axis(build, a, 0), a.per_sample([w for _, w in a.shapes]))
     line, below = _split(build, _axis(build, a, 1), a.per_sample([h for h, _ in a.shapes]))
     widths = [w + 1 for _, w in a.shapes]
-    areas = [(h + 1) * (w + 1) for h, w in a.shapes]
+    areas = _cell_areas(a)
     # Lines and columns count from -1.
     first = a.per_sample([start + w + 1 for start, w in zip(_starts(areas), widths, strict=True)])
     first += np.float32(len(cells)) * _head(a)
@@ -151,6 +151,11 @@ def _address(build: Builder, a: Attention, row: ir.Value, rows: int, stream: ir.
         )
     row = build.clamp(build.op("Cast", row, to=ir.DataType.INT32), np.int32(0), np.int32(total - 1))
     return build.op("Add", row, build.op("Mul", stream, np.int32(total)))
+
+
+def _cell_areas(a: Attention) -> list[int]:
+    """The cells of each level."""
+    return [(h + 1) * (w + 1) for h, w in a.shapes]
 
 
 def _cell_corners(a: Attention) -> np.ndarray:
