@@ -82,11 +82,15 @@ class VideoScorer:
             for negative, category, slot in sorted(pairs)[: self.options.top_k]
         ]
 
+    def frames(self) -> list[tuple[dict[int, dict], np.ndarray]]:
+        """Per frame ({slot: compressed RLE}, class probabilities float32 [N, K])."""
+        return list(zip(self._codes, self._probabilities, strict=True))
+
     def seen(self) -> list[dict[int, dict]]:
         """Per frame {slot: compressed RLE} of the slots that count as seen."""
         return [
             {slot: code for slot, code in codes.items() if best[slot] >= self.options.identity_score}
-            for codes, best in zip(self._codes, (p.max(axis=1) for p in self._probabilities), strict=True)
+            for codes, best in ((codes, probabilities.max(axis=1)) for codes, probabilities in self.frames())
         ]
 
 
