@@ -59,8 +59,8 @@ def main(argv: list[str] | None = None) -> int:
 def run_config(variant: str, seed: int, init: str, iterations: int, clip_length: int) -> TrainConfig:
     """`synthetic_tiny` with one phase, on clips; nothing but the variant's switches and the seed differs."""
     phase = PhaseConfig(
-        kind="clip", iterations=iterations, batch_size=2, lr=4e-4, warmup=50, schedule="cosine",
-        clip_length=clip_length, window=8, stride=(1, 3),
+        kind="clip", iterations=iterations, batch_size=2, lr=4e-4, backbone_lr=1.0, warmup=50,
+        schedule="cosine", clip_length=clip_length, window=8, stride=(1, 3),
     )  # fmt: skip
     config = load_config("synthetic_tiny")
     return replace(config, init=init, seed=seed, phases=(phase,), overrides=VARIANTS[variant], save_every=100)

@@ -54,9 +54,9 @@ class PhaseConfig:
     """One phase.
 
     kind: "image" (phase 0), "align" (phase 1: aligner on images, the rest frozen), "clip" (phase 2).
-    batch_size: images or clips per iteration over all processes. lr: peak rate. warmup: iterations of linear warm-up.
-    schedule: "step" (times 0.1 at each of `milestones`) or "cosine" (constant for the share `hold` of the phase, then
-    a cosine down to `floor` times the peak).
+    batch_size: images or clips per iteration over all processes. lr: peak rate. backbone_lr: factor on the backbone's
+    (1 from scratch). warmup: iterations of linear warm-up. schedule: "step" (times 0.1 at each of `milestones`)
+    or "cosine" (constant for the share `hold` of the phase, then a cosine down to `floor` times the peak).
     clip_length, stride: frames of a clip, and their distance (default: the data's). supervised: frames with a loss per
     clip or window (None: all). window: a long clip is learned in windows of so many frames, an iteration each; the
     state goes from one to the next, gradients do not (None: the clip is one iteration).
@@ -69,6 +69,7 @@ class PhaseConfig:
     iterations: int
     batch_size: int = 8
     lr: float = 5e-5
+    backbone_lr: float = 0.1
     warmup: int = 10
     schedule: str = "step"
     milestones: tuple[int, ...] = ()
@@ -110,9 +111,9 @@ class TrainConfig:
 
     model: preset. overrides: fields of ModelConfig. init: checkpoint to start from; None means random
     weights. A Mask DINO checkpoint gets a fresh aligner, and a fresh class head where the class counts differ.
-    backbone_lr, offset_lr: factors on the backbone's and the sampling offsets' rate. precision: "fp32", "bf16" or
-    "fp16" (autocast). ema: decay of an averaged copy that is saved in the end, 0 = off. clip_norm: largest gradient
-    norm. save_every: iterations between resume files.
+    offset_lr: factor on the sampling offsets' rate. precision: "fp32", "bf16" or "fp16" (autocast). ema: decay of an
+    averaged copy that is saved in the end, 0 = off. clip_norm: largest gradient norm. save_every: iterations between
+    resume files.
     """
 
     model: str
@@ -124,7 +125,6 @@ class TrainConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     weight_decay: float = 0.05
-    backbone_lr: float = 0.1
     offset_lr: float = 0.1
     clip_norm: float = 0.01
     precision: str = "fp32"

@@ -26,7 +26,7 @@ def build_optimiser(objective: nn.Module, config: TrainConfig, phase: PhaseConfi
             seen.add(id(parameter))
             factor = 1.0
             if "backbone" in module_name:
-                factor = config.backbone_lr
+                factor = phase.backbone_lr
             elif "sampling_offsets" in module_name:
                 factor = config.offset_lr
             plain = isinstance(module, (*_NORMS, nn.Embedding)) or name.endswith("bias") or parameter.ndim < 2

@@ -160,6 +160,17 @@ def test_every_parameter_is_in_exactly_one_group():
     assert id(model.heads.class_embed.weight) in decayed
 
 
+def test_a_phase_says_how_fast_the_backbone_learns(config_file):
+    config = dataclasses.replace(load_config(str(config_file)), offset_lr=0.5)
+    phase = PhaseConfig(kind="image", iterations=1, lr=2.0, backbone_lr=0.25)
+    model, _ = build_start(config, CLASSES)
+    rates = {id(p): g["lr"] for g in build_optimiser(model, config, phase).param_groups for p in g["params"]}
+    parts = {0.5: "backbone.", 1.0: "sampling_offsets", 2.0: ""}
+    found = {name: rates[id(parameter)] for name, parameter in model.named_parameters()}
+    expected = {name: next(rate for rate, part in parts.items() if part in name) for name in found}
+    assert found == expected
+
+
 @pytest.mark.parametrize("name", sorted(path.stem for path in SHIPPED.glob("*.yaml")))
 def test_shipped_configs_have_the_papers_numbers(name):
     config = load_config(name)
