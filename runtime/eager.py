@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,6 +13,9 @@ from l2g.errors import ContractError
 from l2g.modeling.detections import select_detections
 from l2g.modeling.local2global import FrameOutput, FrameState, Local2Global
 from l2g.runtime.backend import Detections, HostState, RawOutputs
+
+# cuDNN computes FP32 convolutions in TF32 (10 bits of mantissa) unless told; what others are compared with does not.
+_full_precision = partial(torch.backends.cudnn.flags, enabled=True, allow_tf32=False)
 
 
 class EagerBackend:
@@ -54,7 +59,7 @@ class EagerBackend:
         if state is not None:
             fresh = torch.from_numpy(np.asarray(reset, bool)).to(self.device)
             state = FrameState(state.queries, state.boxes, state.valid * ~fresh[:, None])
-        with torch.inference_mode():
+        with torch.inference_mode(), _full_precision():
             output, self._state = self.model.step(torch.from_numpy(frames).to(self.device), state)
             return self._results(output, self._state)
 
@@ -82,6 +87,11 @@ class EagerBackend:
 
     def close(self) -> None:
         self._state = None
+
+
+def default_device() -> torch.device:
+    """The GPU where PyTorch sees one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _host(tensor: Tensor) -> np.ndarray:

@@ -24,7 +24,7 @@ def open_backend(
     **checkpoint_options,
 ) -> Backend:
     """Open a checkpoint, an exported graph (.onnx) or an engine (.engine) by path, or a shipped checkpoint by name
-    ("l2g_tiny").
+    ("l2g_tiny"). Each runs on the GPU where its library sees one (CUDA_VISIBLE_DEVICES= hides it), else on the CPU.
 
     top_k: the backend chooses that many slots of each frame (output kind "detections"); None gives raw outputs.
     canvas: (height, width) of the network input, multiples of 32; None is the model's own, turned upright for
@@ -66,7 +66,7 @@ def _open_eager(
             f"{model}: a checkpoint runs on PyTorch, but '{error.name}' is not installed; "
             "install it with: pip install 'l2g[eager]'"
         ) from None
-    loaded = load_checkpoint(model, **checkpoint_options)
+    loaded = load_checkpoint(model, **checkpoint_options).to(eager.default_device())
     if canvas is None:
         short, long = sorted(loaded.config.input_size)
         canvas = (long, short) if portrait else tuple(loaded.config.input_size)
