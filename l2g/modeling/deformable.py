@@ -137,7 +137,8 @@ def _split(position: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
 def _operator(value: Tensor, flat_shapes: list[int], locations: Tensor, weights: Tensor) -> Tensor:
     shapes = tuple(zip(flat_shapes[::2], flat_shapes[1::2], strict=True))
     plain = value.device.type == "cpu" and value.dtype == torch.float32
-    return (gather_rows if plain else sample_levels)(value, shapes, locations, weights)
+    # In the layout that `_operator_shape` promises: compiled code relies on it.
+    return (gather_rows if plain else sample_levels)(value, shapes, locations, weights).contiguous()
 
 
 def _operator_shape(value: Tensor, flat_shapes: list[int], locations: Tensor, weights: Tensor) -> Tensor:

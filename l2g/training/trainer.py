@@ -59,10 +59,15 @@ class Process:
 
     @classmethod
     def join(cls) -> Process:
-        """Join the others that torchrun started, or stand alone."""
+        """Join the others that torchrun started, or stand alone. TrainingError where a process would have no GPU."""
         world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
-        cuda = torch.cuda.is_available()
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
+        local, cuda = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.is_available()
+        if cuda and local >= (gpus := torch.cuda.device_count()):
+            raise TrainingError(
+                f"process {local + 1} of this machine found {gpus} GPUs, one for each process expected; start "
+                f"torchrun with --nproc-per-node {gpus}, or keep to the CPU with CUDA_VISIBLE_DEVICES= in front"
+            )
+        device = torch.device("cuda", local) if cuda else torch.device("cpu")
         if cuda:
             torch.cuda.set_device(device)
         if world > 1 and not distributed.is_initialized():

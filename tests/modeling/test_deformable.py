@@ -130,14 +130,16 @@ def test_training_differentiates_and_inference_calls_the_operator(monkeypatch):
     torch.testing.assert_close(single, inference, atol=1e-2, rtol=0)
 
 
-def test_the_operator_keeps_the_rules_of_operators():
-    value, locations, weights = inputs()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_operator_keeps_the_rules_of_operators(dtype):
+    """Of both ways: a CPU gathers float32, everything else is sampled. Compiled code relies on the layout."""
+    value, locations, weights = (tensor.to(dtype) for tensor in inputs())
     flat = [side for shape in SHAPES for side in shape]
-    torch.library.opcheck(
-        torch.ops.l2g.deformable_attention.default,
-        (value, flat, locations, weights),
-        test_utils=("test_schema", "test_faketensor"),
-    )
+    operator, arguments = torch.ops.l2g.deformable_attention.default, (value, flat, locations, weights)
+    torch.library.opcheck(operator, arguments, test_utils=("test_schema", "test_faketensor"))
+    with torch.no_grad():
+        promised = operator(*(a.to("meta") if isinstance(a, torch.Tensor) else a for a in arguments))
+        assert operator(*arguments).stride() == promised.stride()
 
 
 @pytest.mark.parametrize("reference_dim", [2, 4])

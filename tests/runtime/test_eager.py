@@ -182,3 +182,15 @@ def test_closing_frees_the_state(model):
     backend.step(pictures(0), FRESH)
     backend.close()
     assert backend.read_state() is None
+
+
+def test_no_product_is_rounded_to_tf32(model, monkeypatch):
+    """On a GPU cuDNN would do that to convolutions; whoever else uses PyTorch keeps what they had set."""
+    seen = []
+    step = model.step
+    monkeypatch.setattr(model, "step", lambda *a: seen.append(torch.backends.cudnn.allow_tf32) or step(*a))
+    before = torch.backends.cudnn.allow_tf32
+    EagerBackend(model).step(pictures(0), FRESH)
+    assert seen == [False]
+    assert torch.backends.cudnn.allow_tf32 == before
+    assert torch.backends.cudnn.enabled

@@ -38,3 +38,13 @@ def test_without_torch_the_error_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(L2GError, match=r"pip install 'l2g\[eager\]'"):
         open_backend(tmp_path / "m.pth")
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_a_checkpoint_goes_where_a_gpu_is(device, monkeypatch):
+    torch = pytest.importorskip("torch")
+    moved = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: device == "cuda")
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, where: moved.append(where.type) or self)
+    open_backend("l2g_tiny")
+    assert moved == [device]

@@ -225,6 +225,15 @@ def test_a_baseline_checkpoint_gets_a_fresh_quiet_aligner(config_file, tmp_path)
     assert torch.equal(model.heads.mask_embed.layers[0].weight, baseline.heads.mask_embed.layers[0].weight)
 
 
+def test_a_process_without_a_gpu_of_its_own_is_refused(config_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(TrainingError, match=r"process 2 .* 1 GPUs, one for each .* --nproc-per-node 1, .*CUDA_VISIBLE"):
+        Trainer(load_config(str(config_file)), tmp_path / "run")
+
+
 def test_two_processes_train_together(config_file, tmp_path):
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "--standalone",
