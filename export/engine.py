@@ -15,7 +15,14 @@ from l2g.errors import EngineError
 from l2g.export import engine_cache
 from l2g.export.artifact import read_contract, read_model
 from l2g.export.audit import MIN_SHARE, Audit, audit, layers_from_inspector, layers_from_log
-from l2g.export.engine_build import CURRENT, RTX_CAPABILITIES, BuildOptions, Built, build_serialized
+from l2g.export.engine_build import (
+    CURRENT,
+    RTX_CAPABILITIES,
+    BuildOptions,
+    Built,
+    build_serialized,
+    known_capabilities,
+)
 from l2g.export.engine_doctor import Circumstances, Finding, available_memory, examine, refuse
 from l2g.runtime.sidecar import (
     UNVERIFIED,
@@ -24,6 +31,7 @@ from l2g.runtime.sidecar import (
     Sidecar,
     check_file,
     record_verification,
+    runs_on,
     sidecar_path,
     sum_of_file,
     write_sidecar,
@@ -77,6 +85,12 @@ def build_engine(
         raise EngineError(
             f"{onnx_file}: TensorRT builds on the GPU that will run the engine, and none was found; build there (with "
             "--print-trtexec, if it has no Python), or with --library tensorrt-rtx, which needs none"
+        )
+    if gpu is not None and CURRENT in options.compute_capabilities and not runs_on(gpu, known_capabilities(library)):
+        raise EngineError(
+            f"{onnx_file}: TensorRT-RTX {library.version} has no kernels for this {gpu.name} (compute capability "
+            f"{gpu.capability}, it knows {', '.join(known_capabilities(library))}); build with --library tensorrt, "
+            "or for another GPU with --compute-capability"
         )
     contract = read_contract(read_model(onnx_file), onnx_file)
     precision = precision or contract.build.get("precision", "fp32")

@@ -159,7 +159,7 @@ def _configure(
         if absent := [name for name in wanted if name not in known]:
             raise EngineError(
                 f"compute capability {absent[0].removeprefix('SM')} is unknown to {library.name} {library.version}; it "
-                f"knows {', '.join(_capability_text(name) for name in known if name.startswith('SM'))} and {CURRENT}"
+                f"knows {', '.join(known_capabilities(library))} and {CURRENT}"
             )
         config.num_compute_capabilities = len(wanted)
         for index, name in enumerate(wanted):
@@ -173,6 +173,11 @@ def _configure(
     if config.add_optimization_profile(profile) < 0:
         raise EngineError(f"the profile of 1 to {options.streams(contract)[2]} streams is refused:\n  {log.tail()}")
     return config
+
+
+def known_capabilities(library: Library) -> list[str]:
+    """The compute capabilities that TensorRT-RTX has kernels for, "8.6" and so on."""
+    return [_capability_text(name) for name in library.trt.ComputeCapability.__members__ if name.startswith("SM")]
 
 
 def _capability_name(text: str) -> str:

@@ -185,7 +185,7 @@ class ModelConfig:
 
 def _build(cls, values: dict[str, Any], prefix: str):
     known = [f.name for f in dataclasses.fields(cls)]
-    unknown = sorted(set(values) - set(known))
+    unknown = sorted(map(str, set(values) - set(known)))
     if unknown:
         raise ConfigError(
             f"unknown field {prefix}{unknown[0]}; the fields are {', '.join(prefix + name for name in known)}"

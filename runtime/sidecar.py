@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -69,7 +70,7 @@ class EngineFacts:
         another matter."""
         if self.gpu is not None:
             return gpu.capability in self.compute_capabilities
-        return any(_runs(gpu.compute_capability, target) for target in self.compute_capabilities)
+        return runs_on(gpu, self.compute_capabilities)
 
 
 @dataclass(frozen=True)
@@ -242,6 +243,11 @@ def write_whole(path: Path, content: bytes) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def runs_on(gpu: Gpu, targets: Iterable[str]) -> bool:
+    """Whether TensorRT-RTX's code for any of these compute capabilities ("8.6", ...) runs on that GPU."""
+    return any(_runs(gpu.compute_capability, target) for target in targets)
 
 
 def _runs(capability: tuple[int, int], target: str) -> bool:

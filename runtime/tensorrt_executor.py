@@ -15,6 +15,22 @@ from l2g.runtime.driving import describe
 from l2g.runtime.tensorrt_library import Library, LibraryLog
 
 _DTYPES = {"FLOAT": "float32", "HALF": "float16", "UINT8": "uint8", "INT32": "int32", "INT8": "int8", "INT64": "int64"}
+_MEND = {
+    "UNSUPPORTED_CC": "it has no kernels for this GPU: build with --library tensorrt, which serves every GPU",
+    "OLD_CUDA_DRIVER": "install a newer driver",
+    "OLD_CUDA_RUNTIME": "install a newer CUDA runtime",
+    "INSUFFICIENT_GPU_MEMORY": "free memory of the GPU, or build with fewer --max-streams",
+    "CUDA_ERROR": "check the driver with nvidia-smi",
+}
+
+
+def why_invalid(trt, diagnostics: int) -> str:
+    """What TensorRT-RTX's flags say of an engine that it refuses, and the ways to mend it."""
+    flags = trt.EngineInvalidityDiagnostics.__members__
+    found = [name for name, flag in flags.items() if int(diagnostics) & int(flag)]
+    if not found:
+        return f"diagnostics {int(diagnostics)}; build it again"
+    return "; ".join(f"{name.lower().replace('_', ' ')}, {_MEND.get(name, 'build it again')}" for name in found)
 
 
 class Executor(Protocol):
@@ -85,7 +101,7 @@ class EngineExecutor:
             return  # another version's interface; opening the engine will tell
         if validity == trt.EngineValidity.INVALID:
             raise EngineError(
-                f"{self._path}: TensorRT-RTX calls it invalid on this machine ({diagnostics}); build it again"
+                f"{self._path}: TensorRT-RTX does not run it on this machine: {why_invalid(trt, diagnostics)}"
             )
 
     def _create_context(self, trt):

@@ -67,6 +67,7 @@ def test_get_config_takes_a_name_a_config_and_changes():
     ("changes", "message"),
     [
         ({"num_querys": 5}, "unknown field num_querys; the fields are backbone, encoder"),
+        ({"aligner": {1: None, "ffn": 5}}, "unknown field aligner.1; the fields are aligner.layers"),
         ({"aligner": {"ffn": 5}}, "unknown field aligner.ffn; the fields are aligner.layers"),
         ({"aligner": "big"}, "aligner is 'big'; give its fields"),
         ({"encoder": None}, "encoder is None; give its fields"),

@@ -21,7 +21,8 @@ from l2g.export.engine import build_engine
 from l2g.export.engine_build import BuildOptions
 from l2g.export.exporter import ExportOptions, build_facts, build_graph, contract_of, halved
 from l2g.runtime.sidecar import Gpu, check_file, read_sidecar, sidecar_path
-from l2g.runtime.tensorrt_library import LibraryLog, installed_version
+from l2g.runtime.tensorrt_executor import why_invalid
+from l2g.runtime.tensorrt_library import LibraryLog, installed_version, load_library
 from tests.export.engines import engine_graph, rewritten
 from tests.export.half import uncast
 
@@ -54,14 +55,16 @@ def graphs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def engines(graphs, tmp_path_factory):
-    """The engine, its build and its log, by precision; each is built once."""
+    """The engine, its build and its log, by precision; each is built once, as on a machine without a GPU."""
     folder, built = tmp_path_factory.mktemp("engines"), {}
 
     def get(precision):
         if precision not in built:
             output, log = folder / f"tiny-{precision}.engine", folder / f"{precision}.log"
             cache = folder / "cache"
-            build = build_engine(graphs[precision], output, RTX, cache=cache, log_file=log, progress=False)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(engine_module, "find_gpu", lambda: None)
+                build = build_engine(graphs[precision], output, RTX, cache=cache, log_file=log, progress=False)
             built[precision] = (build, log.read_text(), cache)
         return built[precision]
 
@@ -269,6 +272,28 @@ def test_an_unknown_compute_capability(graphs, tmp_path):
     options = dataclasses.replace(RTX, compute_capabilities=("6.1",))
     with pytest.raises(EngineError, match=r"compute capability 61 is unknown .* 8\.9, .* and current"):
         build_engine(graphs["fp32"], tmp_path / "m.engine", options, progress=False)
+
+
+@rtx
+def test_a_gpu_that_the_library_has_no_kernels_for(graphs, tmp_path, monkeypatch):
+    """TensorRT-RTX builds there and then calls its own engine invalid."""
+    monkeypatch.setattr(engine_module, "find_gpu", lambda: Gpu("NVIDIA H200", (9, 0)))
+    monkeypatch.setattr(engine_module, "build_serialized", lambda *_: pytest.fail("built"))
+    options = dataclasses.replace(RTX, compute_capabilities=("current",))
+    with pytest.raises(EngineError, match=r"no kernels for this NVIDIA H200 \(.* 9\.0, .* 8\.9, .*--library tensorrt"):
+        build_engine(graphs["fp32"], tmp_path / "m.engine", options, progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+@rtx
+def test_why_an_engine_is_invalid():
+    trt = load_library("tensorrt-rtx").trt
+    flags = trt.EngineInvalidityDiagnostics
+    found = why_invalid(trt, int(flags.UNSUPPORTED_CC) | int(flags.OLD_CUDA_DRIVER))
+    assert "no kernels for this GPU: build with --library tensorrt" in found
+    assert found.endswith("; old cuda driver, install a newer driver")
+    assert why_invalid(trt, flags.MALFORMED_ENGINE) == "malformed engine, build it again"
+    assert why_invalid(trt, 1 << 20) == "diagnostics 1048576; build it again"
 
 
 @pytest.mark.parametrize(

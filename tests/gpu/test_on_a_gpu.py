@@ -7,7 +7,7 @@ import torch
 from l2g.checkpoint import load_checkpoint
 from l2g.data.synthetic import synthetic_video
 from l2g.export.engine import build_engine
-from l2g.export.engine_build import CURRENT, BuildOptions
+from l2g.export.engine_build import CURRENT, BuildOptions, known_capabilities
 from l2g.export.exporter import ExportOptions, export
 from l2g.runtime.backend import HostState
 from l2g.runtime.eager import EagerBackend
@@ -17,17 +17,23 @@ from l2g.runtime.models import open_backend
 from l2g.runtime.ort_backend import OnnxRuntimeBackend
 from l2g.runtime.parity_compare import slot_order
 from l2g.runtime.session import VideoSession
+from l2g.runtime.sidecar import runs_on
 from l2g.runtime.tensorrt_backend import TensorRTBackend
 from l2g.runtime.tensorrt_device import CudaDevice, find_gpu
-from l2g.runtime.tensorrt_library import installed_version
+from l2g.runtime.tensorrt_library import installed_version, load_library
 from l2g.training.config import load_config
 from l2g.training.trainer import Trainer
-from tests.training.conftest import SMALL
+from tests.training.test_configs import small
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-rtx = pytest.mark.skipif(
-    installed_version("tensorrt-rtx") is None, reason="TensorRT-RTX is not installed: it has no wheel for this platform"
-)
+
+
+def served_by_rtx():
+    gpu, installed = find_gpu(), installed_version("tensorrt-rtx") is not None
+    return gpu is not None and installed and runs_on(gpu, known_capabilities(load_library("tensorrt-rtx")))
+
+
+rtx = pytest.mark.skipif(not served_by_rtx(), reason="TensorRT-RTX is not installed, or has no kernels for this GPU")
 SIZE = (96, 160)
 
 
@@ -55,9 +61,7 @@ def test_a_checkpoint_computes_there_what_it_does_on_a_cpu():
 def test_it_trains_there(precision, tmp_path):
     """The losses of the first iteration are a CPU's; after an interruption the run goes on."""
     phases = "phases=[{kind: clip, iterations: 4, batch_size: 2, lr: 1.0e-3, clip_length: 4, window: 2}]"
-    overrides = [f"overrides.{name}={value}" for name, value in SMALL.items()]
-    changes = [*overrides, "overrides.input_size=[64, 96]", "data.augment.canvas=[64, 96]", phases]
-    config = load_config("synthetic_tiny", [*changes, f"precision={precision}"])
+    config = load_config("synthetic_tiny", [*small(), phases, f"precision={precision}"])
 
     def losses(output, stop_after=None):
         trainer, rows = Trainer(config, output), []
