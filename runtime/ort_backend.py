@@ -16,6 +16,8 @@ from l2g.runtime.driving import RESULTS, STATE_OUTPUTS, check_drivable, describe
 
 Provider = str | tuple[str, Mapping[str, Any]]
 
+# Unless told, CUDA rounds the operands of products to TF32 (10 bits of mantissa), which is no parity with FP32.
+_CUDA = ("CUDAExecutionProvider", {"use_tf32": "0"})
 _DTYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(int32)": "int32"}
 
 
@@ -29,7 +31,7 @@ class OnnxRuntimeBackend:
         path: an ONNX file that `export/to_onnx.py` wrote.
         providers: ONNX Runtime's execution providers, best first, with options where needed, such as
             [("CUDAExecutionProvider", {"device_id": 1}), "CPUExecutionProvider"]. None: CUDA where this installation
-            and this machine have it, else the CPU.
+            and this machine have it, else the CPU. CUDA without options computes FP32 in full, not in TF32.
         threads: of the CPU provider within an operator; None is ONNX Runtime's own choice, the physical cores.
 
     Raises ContractError for a file without a contract, with one of another version, or with other inputs and outputs
@@ -131,6 +133,7 @@ def _open_session(path: Path, providers: Sequence[Provider] | None, threads: int
         )
     if providers is None:
         providers = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]
+    providers = [_CUDA if provider == _CUDA[0] else provider for provider in providers]
     options = ort.SessionOptions()
     options.log_severity_level = 3
     # Threads that wait for their share of an operator spin for 20 us, in which most waits end, and then sleep: decoder

@@ -1,6 +1,7 @@
 """What only a GPU can show: the model, its training, its memory and an engine on it. Left out where there is none."""
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 
@@ -41,10 +42,25 @@ def pictures(count):
     return synthetic_video("val", 0, frames=count, size=SIZE).frames
 
 
-def test_a_checkpoint_computes_there_what_it_does_on_a_cpu():
-    """Frame by frame from the CPU's own state, so that no difference adds up."""
-    here, there = EagerBackend(load_checkpoint("l2g_tiny")), open_backend("l2g_tiny", top_k=None)
-    assert there.device.type == "cuda"
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory):
+    path = tmp_path_factory.mktemp("graph") / "tiny.onnx"
+    export(load_checkpoint("l2g_tiny"), path, ExportOptions())
+    return path
+
+
+cuda = pytest.mark.skipif(
+    "CUDAExecutionProvider" not in onnxruntime.get_available_providers(), reason="this ONNX Runtime has no CUDA"
+)
+
+
+@pytest.mark.parametrize("model", ["checkpoint", pytest.param("graph", marks=cuda)])
+def test_it_computes_there_what_it_does_on_a_cpu(model, graph):
+    """Frame by frame from the CPU's own state, so that no difference adds up; a product in TF32 is a hundred times
+    as far away."""
+    here = EagerBackend(load_checkpoint("l2g_tiny"))
+    there = open_backend("l2g_tiny" if model == "checkpoint" else graph, top_k=None)
+    assert "cuda" in str(there.device)
     for time, frame in enumerate(pictures(6)):
         if (state := here.read_state()) is not None:
             there.write_state(state)

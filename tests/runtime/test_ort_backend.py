@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("onnxruntime")
+ort = pytest.importorskip("onnxruntime")
 onnx = pytest.importorskip("onnx")
 
 from l2g.contract import METADATA_KEY  # noqa: E402
@@ -297,6 +297,30 @@ def test_files_that_are_no_graph(tmp_path):
             OnnxRuntimeBackend(path)
         assert str(path) in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        (None, [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]),
+        (["CUDAExecutionProvider"], [("CUDAExecutionProvider", {"use_tf32": "0"})]),
+        ([("CUDAExecutionProvider", {"device_id": 1})], [("CUDAExecutionProvider", {"device_id": 1})]),
+        (["CPUExecutionProvider"], ["CPUExecutionProvider"]),
+    ],
+)
+def test_cuda_computes_fp32_unless_told_otherwise(asked, expected, monkeypatch):
+    """An H200 with TF32 is 0.34 apart in a mask's logits, where a thousandth is allowed; tests/gpu has it for real."""
+    seen = []
+
+    def session(path, options, providers):
+        seen.append(providers)
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    monkeypatch.setattr(ort, "InferenceSession", session)
+    with pytest.raises(L2GError, match="cannot open it"):
+        OnnxRuntimeBackend(small_graph(), providers=asked)
+    assert seen == [expected]
 
 
 def test_providers_and_threads_that_are_not_there():
