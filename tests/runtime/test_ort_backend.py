@@ -310,7 +310,7 @@ def test_files_that_are_no_graph(tmp_path):
 )
 def test_cuda_computes_fp32_unless_told_otherwise(asked, expected, monkeypatch):
     """An H200 with TF32 is 0.34 apart in a mask's logits, where a thousandth is allowed; tests/gpu has it for real."""
-    seen = []
+    graph, seen = small_graph(), []
 
     def session(path, options, providers):
         seen.append(providers)
@@ -319,7 +319,7 @@ def test_cuda_computes_fp32_unless_told_otherwise(asked, expected, monkeypatch):
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
     monkeypatch.setattr(ort, "InferenceSession", session)
     with pytest.raises(L2GError, match="cannot open it"):
-        OnnxRuntimeBackend(small_graph(), providers=asked)
+        OnnxRuntimeBackend(graph, providers=asked)
     assert seen == [expected]
 
 
