@@ -90,6 +90,9 @@ class ModelConfig:
     box_init: how a mask becomes a box: "mask2box" (max index) or "bitmask" (max index + 1), as in Mask DINO.
     state_box: the box that a slot hands on: "mask", the box of its mask (Mask2Box, the paper's), or "head", what the
         box head predicts: it moves smoothly where the sign of one mask logit moves a side of the other.
+    slot_marks: size of a fixed random vector per slot, added to a slot's prior query, 0 for none (the paper's). Slots
+        that have come to hold the same stay the same but for rounding errors, which then decide who of them takes the
+        next object; with marks the model decides, and two libraries do so alike.
     association: "propagate" (Local2Global: slots are identities) or "embedding" (an image model: the runtime links).
     class_names: one per class; made up ("class_0", ...) where nothing names them.
     input_size: (height, width) of the network canvas that runs and exports use unless told otherwise.
@@ -106,6 +109,7 @@ class ModelConfig:
     num_heads: int = 8
     box_init: str = "mask2box"
     state_box: str = "mask"
+    slot_marks: float = 0.0
     association: str = "propagate"
     class_names: tuple[str, ...] = ()
     input_size: tuple[int, int] = (480, 864)
@@ -118,6 +122,10 @@ class ModelConfig:
             f"{len(self.class_names)} class names found for {self.num_classes} classes; give one name per class",
         )
         _expect(self.box_init in ("mask2box", "bitmask"), f"box_init '{self.box_init}'; use mask2box or bitmask")
+        _expect(
+            isinstance(self.slot_marks, (int, float)) and self.slot_marks is not True and 0 <= self.slot_marks < 1,
+            f"slot_marks {self.slot_marks!r} found; give a size from 0 (none) to below 1, such as 0.03",
+        )
         _expect(self.state_box in ("mask", "head"), f"state_box '{self.state_box}'; use mask or head")
         _expect(
             self.association in ("propagate", "embedding"),

@@ -172,6 +172,7 @@ def test_coco_names():
     [
         {},
         {"aligner": None, "state_box": "head"},
+        {"slot_marks": 0.25},
         {"trajectory": False},
         {"aligner": {"local_position": "dynamic"}, "box_init": "bitmask"},
     ],

@@ -82,6 +82,8 @@ def test_get_config_takes_a_name_a_config_and_changes():
         ({"num_heads": 7}, "hidden_dim 256 does not divide by 7 heads"),
         ({"hidden_dim": 100}, "hidden_dim 100 found; GroupNorm"),
         ({"box_init": "box"}, "box_init 'box'; use mask2box or bitmask"),
+        ({"slot_marks": -0.1}, r"slot_marks -0\.1 found; give a size from 0"),
+        ({"slot_marks": True}, "slot_marks True found"),
         ({"state_box": "both"}, "state_box 'both'; use mask or head"),
         ({"association": "iou"}, "association 'iou'; use propagate or embedding"),
         ({"class_names": ("one",)}, "1 class names found for 40 classes"),

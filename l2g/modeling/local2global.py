@@ -90,6 +90,8 @@ class Local2Global(nn.Module):
         self.aligner = Aligner(config) if config.aligner else None
         self.label_embed = nn.Embedding(config.num_classes, config.hidden_dim)  # for denoising, in training
         self.slot_boxes = None if config.trajectory else nn.Parameter(torch.rand(config.num_queries, 4).logit(1e-2))
+        self.register_buffer("slot_marks", _marks(config) if config.slot_marks else None)
+        self.marked = True  # whether slots carry them, which training may put off
         self.register_buffer("mean", torch.tensor(PIXEL_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(PIXEL_STD).view(3, 1, 1), persistent=False)
 
@@ -159,7 +161,10 @@ class Local2Global(nn.Module):
             return local.queries, local.boxes
         valid = state.valid[:, :, None] > 0.5
         boxes = state.boxes if self.slot_boxes is None else self.slot_boxes.sigmoid().expand_as(state.boxes)
-        return torch.where(valid, state.queries, local.queries), torch.where(valid, boxes, local.boxes)
+        queries = state.queries
+        if self.slot_marks is not None and self.marked:
+            queries = queries + self.slot_marks
+        return torch.where(valid, queries, local.queries), torch.where(valid, boxes, local.boxes)
 
     def _next_state(self, queries: Tensor, output: FrameOutput) -> FrameState:
         """Mask2Box: the masks' boxes; an empty mask keeps the box that the box head predicts (our choice). With
@@ -168,6 +173,12 @@ class Local2Global(nn.Module):
         if self.config.state_box == "mask":
             boxes = mask_to_box(output.mask_logits, self.config.box_init, empty=boxes)
         return FrameState(queries.float(), boxes.detach(), torch.ones_like(queries[:, :1, 0], dtype=torch.float32))
+
+
+def _marks(config: ModelConfig) -> Tensor:
+    """float32 [N, C], normal with a deviation of `slot_marks`: of a seed of its own, and kept in the checkpoint."""
+    generator = torch.Generator().manual_seed(0)
+    return config.slot_marks * torch.randn(config.num_queries, config.hidden_dim, generator=generator)
 
 
 def build_model(config_or_preset: ModelConfig | str, **overrides) -> Local2Global:

@@ -62,7 +62,8 @@ class PhaseConfig:
     state goes from one to the next, gradients do not (None: the clip is one iteration).
     state_noise: strength of the noise on the carried state, relative to its size (0: none). consistency: weight of the
     distance between two states with different noise, after the same frames (0: none). denoising: number of denoising
-    queries. train_batch_norm: learn the backbone's statistics (from scratch only).
+    queries. train_batch_norm: learn the backbone's statistics (from scratch only). slot_marks: whether slots carry the
+    model's marks, where it has any.
     """
 
     kind: str
@@ -85,6 +86,7 @@ class PhaseConfig:
     denoising: int = 0
     noise: float = 0.4
     train_batch_norm: bool = False
+    slot_marks: bool = True
 
     @property
     def frames_per_iteration(self) -> int:

@@ -118,6 +118,7 @@ class Trainer:
     def _run_phase(self, phase: PhaseConfig, writer: SummaryWriter | None) -> bool:
         config, progress, device = self.config, self.progress, self.process.device
         set_batch_norm(self.model, phase.train_batch_norm)
+        self.model.marked = phase.slot_marks
         self.model.train()
         objective = self._objective(phase).to(device)
         optimiser = build_optimiser(objective, config, phase)

@@ -65,8 +65,9 @@ def test_no_work_is_idle_or_done_twice():
 
 # Everything that a model may be configured to, in as few traces as possible.
 VARIANTS = {
-    "no trajectory, dynamic positions": {
+    "no trajectory, dynamic positions, marked slots": {
         "trajectory": False,
+        "slot_marks": 0.3,
         "aligner": AlignerConfig(layers=1, ffn_dim=40, local_position="dynamic"),
     },
     "no aligner, basic blocks, bitmask": {

@@ -15,6 +15,7 @@ KINDS = {
     "no trajectory": {"trajectory": False},
     "no aligner": {"aligner": None},
     "the head's boxes": {"state_box": "head"},
+    "marked slots": {"slot_marks": 0.03},
 }
 EXACT = {"atol": 1e-5, "rtol": 0}
 
@@ -176,3 +177,36 @@ def test_the_heads_box_is_steady_where_the_masks_is_not():
         moved[kind] = (boxes[0] - boxes[1]).abs().max().item()
     assert moved["mask"] > 1e-2
     assert moved["head"] == 0
+
+
+def alike(model) -> FrameState:
+    """A state in which every slot holds the same, as slots without an object come to."""
+    state = model.step(frames(1, seed=4))[1]
+    return FrameState(*(x[:, :1].expand(-1, CONFIG.num_queries, -1) for x in (state.queries, state.boxes)), state.valid)
+
+
+def test_marks_tell_slots_apart_that_hold_the_same():
+    """Without them nothing does but rounding; with them they part, by the marks' size, the same way every time."""
+    spread = {}
+    for size in (0.0, 0.03):
+        with torch.inference_mode():
+            model = small_model(slot_marks=size)
+            queries = model.step(frames(1, seed=5), alike(model))[1].queries
+        spread[size] = (queries - queries[:, :1]).abs().max().item()
+    assert spread[0.0] < 1e-5
+    assert 1e-3 < spread[0.03] < 1
+
+
+def test_marks_are_nobodys_business_but_the_priors():
+    """Weights and first frames are as without; a marked prior is one that had the marks in it before."""
+    plain, marked = small_model(), small_model(slot_marks=0.5)
+    marks = marked.slot_marks
+    assert marks.std().item() == pytest.approx(0.5, rel=0.1)
+    assert torch.equal(marks, small_model(seed=9, slot_marks=0.5).slot_marks)
+    with torch.inference_mode():
+        first, state = plain.step(frames(2, seed=6))
+        same(first, marked.step(frames(2, seed=6))[0], atol=0, rtol=0)
+        shifted = FrameState(state.queries + marks, state.boxes, state.valid)
+        same(plain.step(frames(2, seed=7), shifted)[0], marked.step(frames(2, seed=7), state)[0], atol=0, rtol=0)
+        marked.marked = False
+        same(plain.step(frames(2, seed=7), state)[0], marked.step(frames(2, seed=7), state)[0], atol=0, rtol=0)

@@ -27,6 +27,7 @@ SWITCHES = {
     "no trajectory, dynamic": {"trajectory": False, "aligner": {"local_position": "dynamic"}},
     "bitmask": {"box_init": "bitmask"},
     "the head's boxes go on": {"state_box": "head"},
+    "marked slots": {"slot_marks": 0.03},
     "seven queries": {"num_queries": 7},
     "one query": {"num_queries": 1},
     "one class": {"num_classes": 1},

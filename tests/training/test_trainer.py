@@ -225,6 +225,18 @@ def test_a_baseline_checkpoint_gets_a_fresh_quiet_aligner(config_file, tmp_path)
     assert torch.equal(model.heads.mask_embed.layers[0].weight, baseline.heads.mask_embed.layers[0].weight)
 
 
+def test_a_phase_says_whether_slots_carry_marks(config_file, tmp_path):
+    """Put off, the losses are to the bit those of a model that has none."""
+    phases = "phases=[{kind: clip, iterations: 1, batch_size: 2, lr: 1.0e-3, clip_length: 3, slot_marks: %s}]"
+    plain = load_config(str(config_file), [phases % "true"])
+    marked = [load_config(str(config_file), [phases % on, "overrides.slot_marks=0.3"]) for on in ("true", "false")]
+    expected, on, off = (run(config, tmp_path / name)[1] for config, name in zip([plain, *marked], "abc", strict=True))
+    assert off == expected
+    assert on != expected
+    weights = load_checkpoint(tmp_path / "c" / "model.safetensors")
+    assert weights.slot_marks.std().item() == pytest.approx(0.3, rel=0.2)
+
+
 def test_a_process_without_a_gpu_of_its_own_is_refused(config_file, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
