@@ -189,6 +189,14 @@ def test_native_round_trip_is_exact(tmp_path, changes):
     assert os.listdir(tmp_path) == ["model.safetensors"]
 
 
+def test_marks_are_kept_and_not_drawn_anew(tmp_path):
+    """Another version of PyTorch may draw others from the same seed."""
+    model = small_model(slot_marks=0.25)
+    model.slot_marks.mul_(2)
+    save_checkpoint(model, tmp_path / "model.safetensors")
+    assert torch.equal(load_checkpoint(tmp_path / "model.safetensors").slot_marks, model.slot_marks)
+
+
 def test_the_header_holds_the_config(tmp_path):
     save_checkpoint(small_model(), tmp_path / "model.safetensors")
     data = (tmp_path / "model.safetensors").read_bytes()
