@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from pathlib import Path
 
 from l2g.errors import CheckpointError, L2GError
@@ -56,6 +57,10 @@ def open_backend(
 def _open_eager(
     model: str, top_k: int | None, canvas: tuple[int, int] | None, portrait: bool, checkpoint_options: dict
 ) -> Backend:
+    # Before PyTorch loads its OpenMP: on cores that others use too, threads that spin for each other take the time from
+    # those they wait for (the demo beside two busy processes, two cores: 205 s, 4 s with threads that sleep at once).
+    # So long a spin costs an idle machine some percent.
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     try:
         load_checkpoint = importlib.import_module("l2g.checkpoint").load_checkpoint
         eager = importlib.import_module("l2g.runtime.eager")

@@ -1,5 +1,6 @@
 """Which backend opens what, and what is said when none does."""
 
+import os
 import sys
 
 import pytest
@@ -48,3 +49,14 @@ def test_a_checkpoint_goes_where_a_gpu_is(device, monkeypatch):
     monkeypatch.setattr(torch.nn.Module, "to", lambda self, where: moved.append(where.type) or self)
     open_backend("l2g_tiny")
     assert moved == [device]
+
+
+@pytest.mark.parametrize(("theirs", "expected"), [(None, "3000"), ("7", "7")])
+def test_threads_that_wait_do_not_spin_for_long(theirs, expected, monkeypatch):
+    """Said before PyTorch is loaded, where nobody has said otherwise."""
+    pytest.importorskip("torch")
+    monkeypatch.setenv("GOMP_SPINCOUNT", theirs or "")
+    if theirs is None:
+        monkeypatch.delenv("GOMP_SPINCOUNT")
+    open_backend("l2g_tiny")
+    assert os.environ["GOMP_SPINCOUNT"] == expected
