@@ -30,8 +30,9 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 
 def served_by_rtx():
-    gpu, installed = find_gpu(), installed_version("tensorrt-rtx") is not None
-    return gpu is not None and installed and runs_on(gpu, known_capabilities(load_library("tensorrt-rtx")))
+    if (gpu := find_gpu()) is None or installed_version("tensorrt-rtx") is None:
+        return False
+    return runs_on(gpu, known_capabilities(load_library("tensorrt-rtx")))
 
 
 rtx = pytest.mark.skipif(not served_by_rtx(), reason="TensorRT-RTX is not installed, or has no kernels for this GPU")
