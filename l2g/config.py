@@ -123,7 +123,7 @@ class ModelConfig:
         )
         _expect(self.box_init in ("mask2box", "bitmask"), f"box_init '{self.box_init}'; use mask2box or bitmask")
         _expect(
-            isinstance(self.slot_marks, (int, float)) and self.slot_marks is not True and 0 <= self.slot_marks < 1,
+            type(self.slot_marks) in (int, float) and 0 <= self.slot_marks < 1,
             f"slot_marks {self.slot_marks!r} found; give a size from 0 (none) to below 1, such as 0.03",
         )
         _expect(self.state_box in ("mask", "head"), f"state_box '{self.state_box}'; use mask or head")

@@ -25,7 +25,8 @@ def open_backend(
     **checkpoint_options,
 ) -> Backend:
     """Open a checkpoint, an exported graph (.onnx) or an engine (.engine) by path, or a shipped checkpoint by name
-    ("l2g_tiny"). Each runs on the GPU where its library sees one (CUDA_VISIBLE_DEVICES= hides it), else on the CPU.
+    ("l2g_tiny"). A checkpoint or a graph runs on the GPU where its library sees one (CUDA_VISIBLE_DEVICES= hides it),
+    else on the CPU; an engine on a GPU.
 
     top_k: the backend chooses that many slots of each frame (output kind "detections"); None gives raw outputs.
     canvas: (height, width) of the network input, multiples of 32; None is the model's own, turned upright for
@@ -58,8 +59,8 @@ def _open_eager(
     model: str, top_k: int | None, canvas: tuple[int, int] | None, portrait: bool, checkpoint_options: dict
 ) -> Backend:
     # Before PyTorch loads its OpenMP: on cores that others use too, threads that spin for each other take the time from
-    # those they wait for (the demo beside two busy processes, two cores: 205 s, 4 s with threads that sleep at once).
-    # So long a spin costs an idle machine some percent.
+    # those they wait for (the demo beside two busy processes, two cores: 205 s, with this 11 s). On an idle machine it
+    # costs some percent; threads that sleep at once would take half as long again.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     try:
         load_checkpoint = importlib.import_module("l2g.checkpoint").load_checkpoint

@@ -16,7 +16,7 @@ from l2g.runtime.tensorrt_library import Library, LibraryLog
 
 _DTYPES = {"FLOAT": "float32", "HALF": "float16", "UINT8": "uint8", "INT32": "int32", "INT8": "int8", "INT64": "int64"}
 _MEND = {
-    "UNSUPPORTED_CC": "it has no kernels for this GPU: build with --library tensorrt, which serves every GPU",
+    "UNSUPPORTED_CC": "it has no kernels for this GPU: build with --library tensorrt",
     "OLD_CUDA_DRIVER": "install a newer driver",
     "OLD_CUDA_RUNTIME": "install a newer CUDA runtime",
     "INSUFFICIENT_GPU_MEMORY": "free memory of the GPU, or build with fewer --max-streams",
