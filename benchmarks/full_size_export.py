@@ -25,14 +25,15 @@ import onnx
 import onnx_ir as ir
 import torch
 
+from l2g.artifacts.onnx_file import read_model
 from l2g.checkpoint import load_checkpoint
 from l2g.config import PRESETS
 from l2g.errors import ExportError, L2GError
-from l2g.export import exporter, verification
-from l2g.export.artifact import read_model
-from l2g.export.lowering import plugin_nodes
-from l2g.export.rollouts import rollouts
-from l2g.export.tracing import trace
+from l2g.export import exporter
+from l2g.export.deformable.lowering import plugin_nodes
+from l2g.export.graph.tracing import trace
+from l2g.export.verification.rollouts import rollouts
+from l2g.export.verification.verify import verify as verification
 from l2g.modeling.local2global import Local2Global, build_model
 
 MODELS, SIZES = ("l2g_r50", "maskdino_r50"), ("480x864", "256x448")

@@ -31,17 +31,17 @@ import torch
 
 from l2g.checkpoint import load_checkpoint
 from l2g.config import PRESETS
-from l2g.data.synthetic import synthetic_video
+from l2g.data.synthetic.video import synthetic_video
 from l2g.errors import L2GError
 from l2g.export.exporter import ExportOptions, export
-from l2g.export.flops import count_flops, shapes_for_one_stream
+from l2g.export.graph.flops import count_flops, shapes_for_one_stream
 from l2g.modeling.local2global import build_model
-from l2g.runtime.eager import EagerBackend
-from l2g.runtime.letterbox import Letterbox
-from l2g.runtime.ort_backend import OnnxRuntimeBackend
-from l2g.runtime.video import open_source
-from l2g.runtime.video_job import process_video
-from l2g.runtime.video_writer import VideoWriter
+from l2g.runtime.backends.eager import EagerBackend
+from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from l2g.runtime.picture.letterbox import Letterbox
+from l2g.runtime.video.job import process_video
+from l2g.runtime.video.source import open_source
+from l2g.runtime.video.writer import VideoWriter
 
 FLOOR_TARGET, RATE_TARGET = 1.5, 0.9
 GEMM_SIZE = 2048

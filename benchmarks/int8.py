@@ -25,6 +25,7 @@ import numpy as np
 import onnx
 import torch
 
+from l2g.artifacts.onnx_file import read_contract, read_model, with_contract
 from l2g.calibration.job import QuantizeOptions, export_base
 from l2g.calibration.observation import Observed, observe
 from l2g.calibration.placement import ONNXRUNTIME, find_places, quantise
@@ -35,11 +36,10 @@ from l2g.calibration.units import take_inventory
 from l2g.config import PRESETS
 from l2g.data.registry import load_dataset
 from l2g.errors import L2GError
-from l2g.export.artifact import read_contract, read_model, with_contract
 from l2g.export.exporter import ExportOptions, export
-from l2g.export.rollouts import random_video
+from l2g.export.verification.rollouts import random_video
 from l2g.modeling.local2global import build_model
-from l2g.runtime.ort_backend import OnnxRuntimeBackend
+from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend
 
 SPEED_TARGET = 1.4
 

@@ -29,18 +29,18 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from l2g.artifacts.onnx_file import read_model
 from l2g.checkpoint import load_checkpoint
 from l2g.config import PRESETS
 from l2g.errors import L2GError
-from l2g.export.artifact import read_model
 from l2g.export.exporter import ExportOptions, export
-from l2g.export.flops import count_flops, shapes_for_one_stream
-from l2g.export.rollouts import random_video
+from l2g.export.graph.flops import count_flops, shapes_for_one_stream
+from l2g.export.verification.rollouts import random_video
 from l2g.modeling.local2global import Local2Global, build_model
-from l2g.runtime.backend import Backend
-from l2g.runtime.eager import EagerBackend
-from l2g.runtime.models import open_backend
-from l2g.runtime.ort_backend import OnnxRuntimeBackend
+from l2g.runtime.backends.base import Backend
+from l2g.runtime.backends.eager import EagerBackend
+from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from l2g.runtime.backends.open import open_backend
 
 TOP_K = 50
 # Compiling, the choice of kernels and the capture of CUDA graphs all fall on the first frames.

@@ -21,11 +21,11 @@ from pycocotools import mask as coco
 from l2g.data.dataset import AnnotatedVideo, VideoDataset
 from l2g.data.registry import load_dataset
 from l2g.errors import L2GError
-from l2g.evaluation.identities import SAME_OBJECT
-from l2g.evaluation.rle import compress
-from l2g.runtime.backend import Backend, RawOutputs
-from l2g.runtime.evaluation import ScoringOptions, VideoScorer, run_dataset
-from l2g.runtime.models import open_backend
+from l2g.evaluation.run import ScoringOptions, VideoScorer, run_dataset
+from l2g.metrics.identities import SAME_OBJECT
+from l2g.metrics.rle import compress
+from l2g.runtime.backends.base import Backend, RawOutputs
+from l2g.runtime.backends.open import open_backend
 
 
 class Forgetful:

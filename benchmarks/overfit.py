@@ -17,16 +17,16 @@ from pathlib import Path
 import torch
 
 from l2g import build_model
-from l2g.data.synthetic_dataset import write_synthetic
+from l2g.data.synthetic.dataset import write_synthetic
 from l2g.data.youtube_vis import load_youtube_vis
+from l2g.evaluation.run import evaluate_backend
 from l2g.modeling.backbone import set_batch_norm
-from l2g.runtime.eager import EagerBackend
-from l2g.runtime.evaluation import evaluate_backend
+from l2g.runtime.backends.eager import EagerBackend
 from l2g.training.config import LossConfig
-from l2g.training.criterion import Criterion
-from l2g.training.objectives import ClipObjective
+from l2g.training.loss.criterion import Criterion
+from l2g.training.loss.objectives import ClipObjective
+from l2g.training.loss.targets import collate
 from l2g.training.start import quiet_aligner
-from l2g.training.targets import collate
 
 SEED = 3  # a clip with three instances, all of them visible in all frames
 

@@ -21,14 +21,14 @@ from pathlib import Path
 
 import numpy as np
 
+from l2g.artifacts.onnx_file import read_contract, read_model
 from l2g.data.registry import load_dataset
 from l2g.errors import L2GError
-from l2g.evaluation.files import write_json
-from l2g.export.artifact import read_contract, read_model
-from l2g.export.precision_emulate import emulate_file, is_half
-from l2g.export.precision_measure import Measured, measure
-from l2g.runtime.backend import Backend, HostState, RawOutputs
-from l2g.runtime.models import open_backend
+from l2g.evaluation.precision import Measured, measure
+from l2g.export.precision.emulate import emulate_file, is_half
+from l2g.metrics.files import write_json
+from l2g.runtime.backends.base import Backend, HostState, RawOutputs
+from l2g.runtime.backends.open import open_backend
 
 # The most AP (percent points) that a precision may lose.
 BUDGETS = {"fp16": 0.2, "int8": 0.5}

@@ -1,4 +1,4 @@
-"""CPU time of `l2g.evaluation.vis_ap` beside the official YouTube-VIS algorithm, on a generated load.
+"""CPU time of `l2g.metrics.vis_ap` beside the official YouTube-VIS algorithm, on a generated load.
 
 The load: 100 videos of 36 frames at 360 x 640, each with 100 predictions and 5 annotated objects of 40 categories,
 about 370 bytes per mask, a tenth of the predicted masks empty. "real" gives 60 % of a video's predictions the one or
@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from l2g.evaluation.vis_ap import evaluate_vis
+from l2g.metrics.vis_ap import evaluate_vis
 
 FRAMES, HEIGHT, WIDTH, CATEGORIES, PREDICTIONS, OBJECTS = 36, 360, 640, 40, 100, 5
 EMPTY = 0.1
@@ -229,9 +229,7 @@ def compare(name: str, videos: int, rounds: int, folder: Path) -> bool:
     same, target = stats == expected, TARGETS[name]
     print(f"{name}: {videos} videos, {pairs} pairs, results {megabytes:.0f} MB, median of {rounds}")
     print(f"  official algorithm, re-implemented  {official:7.2f} cpu s")
-    print(
-        f"  l2g.evaluation.vis_ap               {ours:7.2f} cpu s, {official / ours:.1f} times less (asked: {target:g})"
-    )
+    print(f"  l2g.metrics.vis_ap               {ours:7.2f} cpu s, {official / ours:.1f} times less (asked: {target:g})")
     print(f"  statistics {'identical' if same else f'DIFFER: {stats} and {expected}'}; AP {100 * stats[0]:.2f}")
     return same and official / ours >= target
 

@@ -9,9 +9,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from l2g.cli.running import run as run_video
 from l2g.errors import L2GError
-from l2g.evaluation.vis_ap import evaluate_vis
-from l2g.runtime import run_video
+from l2g.metrics.vis_ap import evaluate_vis
 
 DEMO = Path(__file__).parent / "demo"
 

@@ -14,7 +14,7 @@ import onnx
 
 from l2g.checkpoint import save_checkpoint
 from l2g.contract import METADATA_KEY
-from l2g.data.synthetic_shapes import CLASS_NAMES
+from l2g.data.synthetic.shapes import CLASS_NAMES
 from l2g.export.exporter import ExportOptions, export
 from l2g.modeling.local2global import Local2Global
 from tests.modeling.small import small_model

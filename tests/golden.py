@@ -1,4 +1,4 @@
-"""The public Mask DINO's answers (tests/data/maskdino) and the checkpoints that they belong to."""
+"""The public Mask DINO's answers (tests/assets/maskdino) and the checkpoints that they belong to."""
 
 import importlib.util
 import json
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-DATA = Path(__file__).parent / "data" / "maskdino"
+DATA = Path(__file__).parent / "assets" / "maskdino"
 TINY = {"num_queries": 20, "num_heads": 8}
 
 _spec = importlib.util.spec_from_file_location("golden_recipe", DATA / "recipe.py")

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
 
-from l2g.runtime.ort_backend import OnnxRuntimeBackend
+from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from tests.exported import small_graph
 from tests.modeling.small import frames
 

@@ -13,9 +13,9 @@ pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
 
 from l2g.checkpoint import load_checkpoint
-from l2g.data.synthetic_dataset import write_synthetic
+from l2g.cli.running import evaluate
+from l2g.data.synthetic.dataset import write_synthetic
 from l2g.export.exporter import export
-from l2g.runtime import evaluate
 
 CHECKOUT = Path(__file__).parents[1]
 # A script run under its own name, with the block in force before its first import.

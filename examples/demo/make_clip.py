@@ -10,9 +10,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from l2g.data.synthetic_dataset import write_synthetic
+from l2g.data.synthetic.dataset import write_synthetic
 from l2g.data.youtube_vis import load_youtube_vis
-from l2g.runtime.video_writer import VideoWriter
+from l2g.runtime.video.writer import VideoWriter
 
 FRAMES, SIZE, RATE = 90, (384, 640), 15.0
 

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from l2g.contract import PAD_VALUE
+from l2g.data.checks import check_categories, file_lookup, listed, raise_if_fatal, read_json
 from l2g.data.dataset import (
     Category,
     Clip,
@@ -25,7 +26,6 @@ from l2g.data.dataset import (
     decode_segmentation,
     make_clip,
 )
-from l2g.data.validation import check_categories, file_lookup, listed, raise_if_fatal, read_json
 from l2g.data.youtube_vis import read_picture
 from l2g.errors import DataError
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from l2g.data.checks import raise_if_fatal
 from l2g.data.dataset import Problem, VideoDataset
-from l2g.data.validation import raise_if_fatal
 from l2g.data.youtube_vis import FileVideo, load_youtube_vis
 
 GRADES = ("no_occlusion", "slight_occlusion", "severe_occlusion")

@@ -7,8 +7,8 @@ from pathlib import Path
 from l2g.data.coco import load_coco
 from l2g.data.dataset import VideoDataset
 from l2g.data.ovis import load_ovis
-from l2g.data.synthetic import split_facts
-from l2g.data.synthetic_dataset import cached_synthetic, synthetic_dataset
+from l2g.data.synthetic.dataset import cached_synthetic, synthetic_dataset
+from l2g.data.synthetic.video import split_facts
 from l2g.data.vipseg import load_vipseg
 from l2g.data.youtube_vis import load_youtube_vis
 from l2g.errors import DataError

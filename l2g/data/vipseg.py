@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from l2g.data.checks import check_categories, file_lookup, listed, raise_if_fatal, read_json
 from l2g.data.dataset import Category, Clip, Problem, Video, VideoDataset, make_clip
-from l2g.data.validation import check_categories, file_lookup, listed, raise_if_fatal, read_json
 from l2g.data.youtube_vis import read_picture
 from l2g.errors import DataError
 

@@ -11,8 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from l2g.data.dataset import AnnotatedVideo, Category, Problem, VideoDataset, VideoObject
-from l2g.data.validation import (
+from l2g.data.checks import (
     check_annotation,
     check_categories,
     check_video,
@@ -22,6 +21,7 @@ from l2g.data.validation import (
     read_json,
     video_name,
 )
+from l2g.data.dataset import AnnotatedVideo, Category, Problem, VideoDataset, VideoObject
 from l2g.errors import DataError
 
 # Where the official archives and the usual re-arrangements of them keep the annotation of split {s}, best first.

@@ -1,4 +1,1 @@
-"""Metrics that equal the official evaluators: `vis_ap` (YouTube-VIS, OVIS), `vpq` and `stq` (VIPSeg). No torch here.
-
-Each module is a library function and a command: `python -m l2g.evaluation.vis_ap --help`.
-"""
+"""Backends over whole data sets: AP, what a precision costs, parity of two backends."""

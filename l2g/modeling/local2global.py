@@ -110,7 +110,7 @@ class Local2Global(nn.Module):
         if frames.dtype != torch.uint8 or len(shape) != 4 or shape[3] != 3 or shape[1] % 32 or shape[2] % 32:
             raise ContractError(
                 f"frames are {frames.dtype} {list(shape)}; expected torch.uint8 [B, H, W, 3] with H and W multiples of "
-                "32 (l2g.runtime.letterbox brings any picture to such a canvas)"
+                "32 (l2g.runtime.picture.letterbox brings any picture to such a canvas)"
             )
         # Float first: TensorRT takes uint8 at the boundary and lets it into a Cast only.
         return self.encode_normalised((frames.float().permute(0, 3, 1, 2) - self.mean) / self.std)

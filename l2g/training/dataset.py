@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from l2g.data.dataset import VideoDataset
 from l2g.data.registry import load_dataset
-from l2g.data.synthetic_dataset import synthetic_dataset
+from l2g.data.synthetic.dataset import synthetic_dataset
 from l2g.training.config import DataConfig
 
 # Frames of a synthetic training video: as long as the longest split, so that a clip may start anywhere in a long life.

@@ -12,7 +12,7 @@ from l2g.data.clips import sample_clip
 from l2g.data.dataset import VideoDataset
 from l2g.errors import ConfigError
 from l2g.training.config import DataConfig, PhaseConfig
-from l2g.training.targets import Batch, collate
+from l2g.training.loss.targets import Batch, collate
 
 
 class Batches(Dataset):

@@ -1,74 +1,8 @@
-"""Train a model: `python -m l2g.training.train --config synthetic_tiny --output runs/tiny [key=value ...]`.
+"""A door: `python -m l2g.training.train` (and `torchrun -m`) is `l2g train`."""
 
-Several processes: `torchrun --nproc-per-node 2 -m l2g.training.train ...`. Interrupt it at any moment; the same command
-goes on where it stopped.
-"""
-
-from __future__ import annotations
-
-import argparse
 import sys
-from dataclasses import replace
-from functools import partial
-from pathlib import Path
 
-from l2g.errors import L2GError
-
-_SHOWN = 20  # broken entries named one by one
-
-
-def left_out(config, problems) -> list[str]:
-    """What `skip_broken` left out of the run's data set, a line each; empty where nothing was."""
-    broken = [problem for problem in problems if problem.fatal]
-    lines = [f"left out: {problem}" for problem in broken[:_SHOWN]]
-    if len(broken) > _SHOWN:
-        command = f"python -m l2g.data.validation {config.source}:{config.root} --split {config.split}"
-        lines.append(f"left out: {len(broken) - _SHOWN} more, which this lists: {command}")
-    return lines
-
-
-def scores(model, config) -> dict[str, float]:
-    """Video AP of the model as it is now, on the data set of the config, in percent."""
-    from l2g.data.registry import load_dataset
-    from l2g.runtime.eager import EagerBackend
-    from l2g.runtime.evaluation import evaluate_backend
-
-    dataset = load_dataset(config.dataset, "valid")
-    dataset = replace(dataset, videos=dataset.videos[: config.videos])
-    report = evaluate_backend(EagerBackend(model), dataset, progress=False).report
-    return {name: round(100 * report.stats[name], 2) for name in ("AP", "AP50", "AR10")}
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, help="a YAML file, or the name of a shipped config")
-    parser.add_argument(
-        "--output", type=Path, required=True, help="folder for weights, resume file and TensorBoard events"
-    )
-    parser.add_argument("changes", nargs="*", metavar="key=value", help="changes to the config, as in phases.0.lr=1e-3")
-    arguments = parser.parse_args(argv)
-    try:
-        from l2g.training.config import load_config
-        from l2g.training.trainer import Trainer
-
-        config = load_config(arguments.config, arguments.changes)
-        trainer = Trainer(config, arguments.output, partial(scores, config=config.evaluation))
-        if trainer.chief:
-            for line in left_out(config.data, trainer.dataset.problems):
-                print(line, flush=True)
-        if trainer.fresh and trainer.chief:
-            print(f"{len(trainer.fresh)} tensors start fresh, the first: {', '.join(trainer.fresh[:3])}")
-        result = trainer.run()
-    except L2GError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    if trainer.chief:
-        where = (
-            f"wrote {result}" if result else f"stopped; the same command goes on from {trainer.output / 'resume.pt'}"
-        )
-        print(where)
-    return 0 if result else 1
-
+from l2g.cli.learning.train import main
 
 if __name__ == "__main__":
     sys.exit(main())

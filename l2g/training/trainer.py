@@ -26,9 +26,9 @@ from l2g.errors import CheckpointError, L2GError
 from l2g.modeling.backbone import set_batch_norm
 from l2g.modeling.local2global import Local2Global
 from l2g.training.config import PhaseConfig, TrainConfig
-from l2g.training.criterion import Criterion
 from l2g.training.dataset import open_dataset
-from l2g.training.objectives import ClipObjective, ImageObjective, StandIns, phase_one_parameters
+from l2g.training.loss.criterion import Criterion
+from l2g.training.loss.objectives import ClipObjective, ImageObjective, StandIns, phase_one_parameters
 from l2g.training.optimiser import build_optimiser, rate_factor, set_rate
 from l2g.training.source import Batches, iterate
 from l2g.training.start import build_start

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from l2g.data.synthetic_dataset import write_synthetic
+from l2g.data.synthetic.dataset import write_synthetic
 
 
 def small_videos(folder: Path, videos: int = 2, frames: int = 5) -> Path:

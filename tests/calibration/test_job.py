@@ -7,13 +7,14 @@ import numpy as np
 import onnx
 import pytest
 
-from l2g.calibration import job, quantize
+from l2g.artifacts.onnx_file import intact, read_contract, read_model
+from l2g.calibration import job
 from l2g.calibration.scoring import Verdict
 from l2g.calibration.units import Inventory, Unit
-from l2g.export.artifact import intact, read_contract, read_model
+from l2g.cli.making import quantize
+from l2g.evaluation.run import evaluate_backend
 from l2g.export.exporter import ExportOptions, export
-from l2g.runtime.evaluation import evaluate_backend
-from l2g.runtime.models import open_backend
+from l2g.runtime.backends.open import open_backend
 from tests.calibration.small_data import small_videos
 from tests.export.models import inputs, run, session
 from tests.exported import edited, exported_model, set_contract, small_checkpoint, small_graph

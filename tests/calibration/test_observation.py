@@ -4,11 +4,11 @@ import numpy as np
 import onnx
 import pytest
 
+from l2g.artifacts.onnx_file import read_contract
 from l2g.calibration.observation import Observed, observe
 from l2g.calibration.recording import Recording, Sample, write_samples
 from l2g.calibration.sensitivity import output_error, references
 from l2g.errors import ExportError
-from l2g.export.artifact import read_contract
 from tests.export.models import inputs, run, session
 from tests.exported import edited, exported_model, scale_one_weight, small_graph
 

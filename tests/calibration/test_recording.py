@@ -14,9 +14,9 @@ from l2g.calibration.recording import (
     with_state,
 )
 from l2g.data.registry import load_dataset
-from l2g.data.synthetic_dataset import synthetic_dataset
+from l2g.data.synthetic.dataset import synthetic_dataset
 from l2g.errors import DataError
-from l2g.runtime.ort_backend import OnnxRuntimeBackend
+from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from tests.calibration.small_data import small_videos
 from tests.export.models import run, session
 from tests.exported import small_graph

@@ -5,7 +5,7 @@ import pytest
 
 from l2g.calibration.units import take_inventory
 from l2g.errors import ExportError
-from l2g.export.flops import count_flops, shapes_for_one_stream
+from l2g.export.graph.flops import count_flops, shapes_for_one_stream
 from tests.exported import small_graph
 
 

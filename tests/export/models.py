@@ -11,8 +11,8 @@ import onnxruntime
 import torch
 
 from l2g.export.exporter import ExportOptions, contract_of
-from l2g.export.tracing import trace
-from l2g.export.wrapper import StatelessStep
+from l2g.export.graph.stateless_step import StatelessStep
+from l2g.export.graph.tracing import trace
 from l2g.modeling.local2global import Local2Global
 from tests.exported import exported_model
 

@@ -10,13 +10,14 @@ import onnx_ir as ir
 import pytest
 import torch
 
+from l2g.artifacts.onnx_file import intact, read_contract, read_model
 from l2g.contract import METADATA_KEY, GraphContract
 from l2g.errors import ExportError
-from l2g.export import exporter, verification
-from l2g.export.artifact import intact, read_contract, read_model
+from l2g.export import exporter
+from l2g.export.deformable.lowering import plugin_nodes
+from l2g.export.deformable.plugin import check_plugins
 from l2g.export.exporter import ExportOptions, build_graph, contract_of, export
-from l2g.export.lowering import plugin_nodes
-from l2g.export.plugin import check_plugins
+from l2g.export.verification.verify import verify as verification
 from tests.export.models import close, eager, inputs, run, session, traced
 from tests.exported import exported_model, small_checkpoint, small_graph
 

@@ -7,8 +7,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from l2g.cli.making.inspect import main
 from l2g.errors import ExportError
-from l2g.export.inspect_graph import main
 from l2g.export.inspection import format_report, inspect_graph
 from tests.exported import edited, exported_model, set_contract, small_graph
 

@@ -5,23 +5,23 @@ import onnxruntime
 import pytest
 import torch
 
+from l2g.artifacts.sidecar import runs_on
 from l2g.checkpoint import load_checkpoint
-from l2g.data.synthetic import synthetic_video
-from l2g.export.engine import build_engine
-from l2g.export.engine_build import CURRENT, BuildOptions, known_capabilities
+from l2g.data.synthetic.video import synthetic_video
+from l2g.engines.build import build_engine
+from l2g.engines.builder import CURRENT, BuildOptions, known_capabilities
+from l2g.engines.verification import LIMITS, compare, verify_engine
+from l2g.evaluation.parity.frame import slot_order
 from l2g.export.exporter import ExportOptions, export
-from l2g.runtime.backend import HostState
-from l2g.runtime.eager import EagerBackend
-from l2g.runtime.engine_verification import LIMITS, compare, verify_engine
-from l2g.runtime.linking import permute_slots
-from l2g.runtime.models import open_backend
-from l2g.runtime.ort_backend import OnnxRuntimeBackend
-from l2g.runtime.parity_compare import slot_order
+from l2g.runtime.backends.base import HostState
+from l2g.runtime.backends.eager import EagerBackend
+from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from l2g.runtime.backends.open import open_backend
+from l2g.runtime.backends.tensorrt.backend import TensorRTBackend
+from l2g.runtime.backends.tensorrt.device import CudaDevice, find_gpu
+from l2g.runtime.backends.tensorrt.library import installed_version, load_library
+from l2g.runtime.identity.handover import permute_slots
 from l2g.runtime.session import VideoSession
-from l2g.runtime.sidecar import runs_on
-from l2g.runtime.tensorrt_backend import TensorRTBackend
-from l2g.runtime.tensorrt_device import CudaDevice, find_gpu
-from l2g.runtime.tensorrt_library import installed_version, load_library
 from l2g.training.config import load_config
 from l2g.training.trainer import Trainer
 from tests.training.test_configs import small

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from l2g.artifacts.onnx_file import read_contract, read_model
+from l2g.artifacts.sidecar import EngineFacts, Gpu, Sidecar, sum_of_file, write_sidecar
 from l2g.contract import GraphContract
 from l2g.errors import EngineError
-from l2g.export.artifact import read_contract, read_model
-from l2g.runtime.driving import sized
-from l2g.runtime.sidecar import EngineFacts, Gpu, Sidecar, sum_of_file, write_sidecar
-from l2g.runtime.tensorrt_backend import Platform
-from l2g.runtime.tensorrt_library import Library
+from l2g.runtime.backends.contract_check import sized
+from l2g.runtime.backends.tensorrt.backend import Platform
+from l2g.runtime.backends.tensorrt.library import Library
 
 GPU = Gpu("Imagined RTX 4090", (8, 9), memory=24 << 30, free_memory=20 << 30)
 VERSION = "1.7.1.116"

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from l2g import build_model
-from l2g.data.synthetic_dataset import synthetic_dataset
-from l2g.training.targets import collate
+from l2g.data.synthetic.dataset import synthetic_dataset
+from l2g.training.loss.targets import collate
 
 SMALL = {
     "backbone": {"blocks": (1, 1, 1, 1), "stem_channels": 8, "width": 4, "out_channels": 16},

@@ -8,7 +8,7 @@ import pytest
 from pycocotools import mask as coco
 
 from l2g import load_checkpoint
-from l2g.data.synthetic_dataset import write_synthetic
+from l2g.data.synthetic.dataset import write_synthetic
 from l2g.training.config import load_config
 from l2g.training.trainer import Trainer
 from tests.training.conftest import SMALL

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import torch
 
-from l2g.training.losses import dice, focal, generalised_iou, mask_bce
-from l2g.training.points import mask_pairs, sample, uncertain_points
+from l2g.training.loss.points import mask_pairs, sample, uncertain_points
+from l2g.training.loss.terms import dice, focal, generalised_iou, mask_bce
 
 
 def test_focal_is_the_papers_formula():

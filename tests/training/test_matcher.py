@@ -7,8 +7,8 @@ import torch
 
 from l2g.modeling.local2global import FrameOutput
 from l2g.training.config import LossConfig
-from l2g.training.matcher import assign, match_costs
-from l2g.training.targets import FrameTargets
+from l2g.training.loss.matcher import assign, match_costs
+from l2g.training.loss.targets import FrameTargets
 
 
 def cheapest(costs, columns):

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from l2g.modeling.local2global import FrameState
-from l2g.training import objectives
 from l2g.training.config import LossConfig
-from l2g.training.criterion import Criterion
-from l2g.training.denoising import denoising_queries
-from l2g.training.objectives import (
+from l2g.training.loss import objectives
+from l2g.training.loss.criterion import Criterion
+from l2g.training.loss.denoising import denoising_queries
+from l2g.training.loss.objectives import (
     ClipObjective,
     ImageObjective,
     StandIns,
@@ -20,7 +20,7 @@ from l2g.training.objectives import (
     noisy,
     phase_one_parameters,
 )
-from l2g.training.targets import FrameTargets
+from l2g.training.loss.targets import FrameTargets
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""What lies on disk: an ONNX file with its contract, and the sidecar beside an engine. No torch here."""

@@ -1,0 +1,90 @@
+"""What a graph is worth on whole videos, its own state fed back."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from l2g.calibration.recording import Sample
+from l2g.data.dataset import VideoDataset
+from l2g.errors import DataError
+from l2g.evaluation.parity.report import ParityReport
+from l2g.evaluation.parity.run import ParityOptions, run_parity
+from l2g.evaluation.run import evaluate_backend
+from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend
+
+SPEED_ROUNDS = 15
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A quantised graph against the FP32 one over a data set.
+
+    ap_reference, ap: percent. identity: percent of the objects seen that both hold in the same slot. drift: per quarter
+    of the videos, mean mask IoU of the free run.
+    """
+
+    dataset: str
+    frames: int
+    ap_reference: float
+    ap: float
+    identity: float | None
+    drift: tuple[float | None, ...]
+
+    @property
+    def loss(self) -> float:
+        return self.ap_reference - self.ap
+
+
+def first_videos(dataset: VideoDataset, count: int | None) -> VideoDataset:
+    """The data set, or its first videos."""
+    return dataset if count is None else replace(dataset, videos=dataset.videos[:count])
+
+
+def average_precision(path: Path, dataset: VideoDataset, streams: int, progress: bool = True) -> float:
+    """AP in percent of a graph over a data set; DataError where nothing is annotated."""
+    with closing(OnnxRuntimeBackend(path)) as backend:
+        value = evaluate_backend(backend, dataset, streams=streams, progress=progress).report.stats["AP"]
+    if value < 0:
+        raise DataError(f"data set '{dataset.name}' holds no annotation that counts, so there is no AP; use another")
+    return 100 * value
+
+
+def judge(reference: Path, candidate: Path, dataset: VideoDataset, streams: int, progress: bool = True) -> Verdict:
+    """Both over the whole data set, each feeding back its own state."""
+    with ExitStack() as stack:
+        backends = [
+            stack.enter_context(closing(OnnxRuntimeBackend(path))) for path in (reference, candidate, candidate)
+        ]
+        options = ParityOptions(streams=streams, pictures=0)
+        names = (str(reference), str(candidate))
+        report = run_parity(*backends, dataset, options=options, names=names, progress=progress)
+    return _verdict(report, dataset)
+
+
+def interleaved_speed(paths: dict[str, Path], sample: Sample, rounds: int = SPEED_ROUNDS, threads: int | None = None):
+    """Median seconds of one frame of each graph, by name; they take turns, so that what disturbs disturbs all."""
+    backends = {name: OnnxRuntimeBackend(path, threads=threads) for name, path in paths.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in paths}
+    for number in range(rounds + 1):
+        for name, backend in backends.items():
+            start = time.perf_counter()
+            backend.step(sample.inputs["frames"], np.array([number == 0]))
+            seconds[name].append(time.perf_counter() - start)
+    for backend in backends.values():
+        backend.close()
+    return {name: statistics.median(values[1:]) for name, values in seconds.items()}
+
+
+def _verdict(report: ParityReport, dataset: VideoDataset) -> Verdict:
+    reference, candidate = report.ap_reference["AP"], report.ap_candidate["AP"]
+    if reference is None or candidate is None:
+        raise DataError(f"data set '{dataset.name}' holds no annotation that counts, so there is no AP; use another")
+    identity = next((check.value for check in report.checks if check.name.startswith("identity")), None)
+    drift = tuple(quarter["mask_iou"] for quarter in report.drift())
+    return Verdict(dataset.name, sum(len(video.free) for video in report.videos), reference, candidate, identity, drift)

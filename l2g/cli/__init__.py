@@ -1,0 +1,1 @@
+"""The command line: `l2g` and its commands."""

@@ -1,0 +1,1 @@
+"""Synthetic video with exact annotation: drawn on demand, deterministic in (split, seed, index)."""

@@ -1,0 +1,197 @@
+"""Synthetic video as a data set: drawn in memory for training, or written to disk in the YouTube-VIS layout."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from l2g.data.dataset import Category, Clip, Video, VideoDataset, make_clip
+from l2g.data.synthetic.shapes import CLASS_NAMES
+from l2g.data.synthetic.video import DEFAULT_SIZE, SyntheticVideo, split_facts, synthetic_video
+from l2g.errors import DataError
+
+FORMAT_VERSION = 1  # part of the cache's directory names: raise it whenever the drawing changes
+CATEGORIES = tuple(Category(label + 1, name) for label, name in enumerate(CLASS_NAMES))
+ENDLESS = 2**31 - 1
+
+
+class DrawnVideo(Video):
+    """A synthetic video of which only the frames asked for are drawn."""
+
+    def __init__(self, split: str, index: int, seed: int, length: int, size: tuple[int, int], cuts: int = 0):
+        self.id = index
+        self.name = f"synthetic:{split}/{seed}/{index}"
+        self.height, self.width = size
+        self.length = length
+        self._source = {"split": split, "index": index, "seed": seed, "size": size, "cuts": cuts}
+
+    def frame(self, t: int) -> np.ndarray:
+        return synthetic_video(**self._source, frames=[t]).frames[0]
+
+    def annotated_frames(self) -> np.ndarray:
+        return np.arange(self.length)
+
+    def read(self, times: Sequence[int], rng: np.random.Generator | None = None) -> Clip:
+        drawn = synthetic_video(**self._source, frames=list(times))
+        return make_clip(drawn.frames, drawn.labels, drawn.masks(), times=np.asarray(times, np.int64), video=self.name)
+
+
+class _DrawnVideos(Sequence):
+    def __init__(self, count: int, *settings):
+        self._count, self._settings = count, settings
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> DrawnVideo:
+        if not 0 <= index < self._count:
+            raise IndexError(index)
+        split, *rest = self._settings
+        return DrawnVideo(split, index, *rest)
+
+
+def synthetic_dataset(
+    split: str,
+    *,
+    seed: int = 0,
+    videos: int | None = None,
+    frames: int | None = None,
+    size: tuple[int, int] = DEFAULT_SIZE,
+    cuts: int = 0,
+) -> VideoDataset:
+    """A split drawn on demand; nothing touches the disk.
+
+    videos: None means without end for "train", else the split's own number. frames: per video (None: the split's own).
+    """
+    kind = split_facts(split)
+    count = videos or (ENDLESS if split == "train" else kind.videos)
+    return VideoDataset(
+        f"synthetic:{split}", CATEGORIES, _DrawnVideos(count, split, seed, frames or kind.frames, tuple(size), cuts)
+    )
+
+
+def write_synthetic(
+    directory: str | Path,
+    split: str,
+    *,
+    seed: int = 0,
+    videos: int | None = None,
+    frames: int | None = None,
+    size: tuple[int, int] = DEFAULT_SIZE,
+    cuts: int = 0,
+    picture_format: str = "jpg",
+) -> Path:
+    """Write a split in the YouTube-VIS layout: `instances.json` and JPEGImages/<video>/<frame>.
+
+    picture_format: "jpg" (quality 95, full chroma) or "png" (exact). The directory appears complete or not at all. It
+    must not exist or be empty, else DataError. Returns it.
+    """
+    directory = Path(directory)
+    if picture_format not in ("jpg", "png"):
+        raise DataError(f"picture format '{picture_format}' asked for; there are jpg and png")
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise DataError(f"'{directory}' exists and is not empty; give another directory or remove it")
+    count = videos if videos is not None else split_facts(split).videos
+    if count < 1:
+        raise DataError(f"{count} videos asked for; ask for 1 or more")
+    part = directory.with_name(f"{directory.name}.part-{os.getpid()}")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        records, marks = [], []
+        for index in range(count):
+            video = synthetic_video(split, index, seed=seed, frames=frames, size=size, cuts=cuts)
+            record = _write_frames(part / "JPEGImages", f"{split}_{seed}_{index:04d}", video, picture_format)
+            records.append({"id": index + 1, **record})
+            marks += _annotations(video, index + 1, len(marks) + 1)
+        data = {
+            "info": {"description": f"l2g synthetic video, split {split}, seed {seed}", "version": FORMAT_VERSION},
+            "videos": records,
+            "categories": [{"id": c.id, "name": c.name} for c in CATEGORIES],
+            "annotations": marks,
+        }
+        (part / "instances.json").write_text(json.dumps(data), encoding="utf-8")
+        os.replace(part, directory)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return directory
+
+
+def _write_frames(root: Path, name: str, video: SyntheticVideo, picture_format: str) -> dict:
+    (root / name).mkdir(parents=True)
+    options = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    files = []
+    for t, frame in enumerate(video.frames):
+        files.append(f"{name}/{t:05d}.{picture_format}")
+        encoded = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
+        if not cv2.imwrite(str(root / files[-1]), encoded, options if picture_format == "jpg" else []):
+            raise DataError(f"frame '{root / files[-1]}' cannot be written; is the disk full?")
+    count, height, width = video.frames.shape[:3]
+    return {"width": width, "height": height, "length": count, "file_names": files}
+
+
+def _annotations(video: SyntheticVideo, video_id: int, first_id: int) -> list[dict]:
+    from pycocotools import mask as coco
+
+    height, width = video.label_map.shape[1:]
+    marks = []
+    for i, label in enumerate(video.labels):
+        runs: list[dict | None] = []
+        for t, labels in enumerate(video.label_map):
+            if video.present[t, i]:
+                rle = coco.encode(np.asfortranarray(labels == i + 1, np.uint8))
+                runs.append({"size": rle["size"], "counts": rle["counts"].decode("ascii")})
+            else:
+                runs.append(None)
+        marks.append(
+            {
+                "id": first_id + i,
+                "video_id": video_id,
+                "category_id": CATEGORIES[label].id,
+                "iscrowd": 0,
+                "width": width,
+                "height": height,
+                "length": len(runs),
+                "segmentations": runs,
+                "areas": [None if r is None else int(coco.area(r)) for r in runs],
+                "bboxes": [None if r is None else coco.toBbox(r).tolist() for r in runs],
+                "occlusion": [
+                    None if r is None else _occlusion(h) for r, h in zip(runs, video.hidden[:, i], strict=True)
+                ],
+            }
+        )
+    return marks
+
+
+def _occlusion(hidden: float) -> str:
+    """OVIS's three grades; the bounds are ours."""
+    if hidden < 0.05:
+        return "no_occlusion"
+    return "slight_occlusion" if hidden < 0.5 else "severe_occlusion"
+
+
+def cache_root() -> Path:
+    """Where generated data are kept: $L2G_CACHE, else the user's cache directory."""
+    if os.environ.get("L2G_CACHE"):
+        return Path(os.environ["L2G_CACHE"])
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "l2g"
+
+
+def cached_synthetic(split: str, *, seed: int = 0, videos: int | None = None, frames: int | None = None) -> Path:
+    """The directory of a split at 96 x 160, written on first use; several processes may ask at once."""
+    kind = split_facts(split)
+    videos, frames = videos or kind.videos, frames or kind.frames
+    directory = cache_root() / f"synthetic-v{FORMAT_VERSION}" / f"{split}-seed{seed}-{videos}x{frames}"
+    if not (directory / "instances.json").is_file():
+        try:
+            write_synthetic(directory, split, seed=seed, videos=videos, frames=frames)
+        except (OSError, DataError) as error:
+            if not (directory / "instances.json").is_file():  # else another process was faster
+                raise DataError(f"cannot write '{directory}': {error}; set L2G_CACHE to a writable directory") from None
+    return directory

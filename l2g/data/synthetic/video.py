@@ -1,0 +1,269 @@
+"""Synthetic video with exact annotation: deterministic in (split, seed, index), drawn on demand, 1 ms a frame.
+
+    python -m l2g.data.synthetic --split val --seed 0 --videos 64 --output DIR
+
+writes a data set in the YouTube-VIS layout. Training draws its clips with `synthetic_video` and `synthetic_image` and
+needs no disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from l2g.data.synthetic.scene import (
+    SHIFT,
+    Geometry,
+    Motion,
+    Recipe,
+    Shot,
+    Sprites,
+    place,
+    sample_motion,
+    sample_shots,
+    sample_sprites,
+    texel_count,
+)
+from l2g.data.synthetic.shapes import background_field, coloured, pattern, sensor_noise, texels_per_radius
+from l2g.errors import DataError, L2GError
+
+MIN_VISIBLE = 16  # pixels; an object with fewer is not annotated in that frame
+DEFAULT_SIZE = (96, 160)
+
+
+@dataclass(frozen=True)
+class Split:
+    """A family of videos. `tag` enters the seed, so that no two splits ever draw the same numbers."""
+
+    tag: int
+    frames: int
+    videos: int
+    recipe: Recipe
+
+
+_HIDING = Recipe(
+    objects=(3, 8), occluders=(1, 3), occluder_width=(12.0, 22.0), crowding=0.3, wander=0.4, diameter=(32.0, 58.0)
+)
+SPLITS = {
+    "train": Split(tag=1, frames=300, videos=1000, recipe=Recipe()),
+    "val": Split(tag=2, frames=36, videos=64, recipe=Recipe()),
+    "occluded": Split(tag=3, frames=36, videos=64, recipe=_HIDING),
+    "long": Split(tag=4, frames=300, videos=32, recipe=Recipe(crowding=0.25)),
+    "demo": Split(tag=5, frames=60, videos=1, recipe=Recipe(objects=(4, 6))),
+}
+
+
+@dataclass(frozen=True)
+class SyntheticVideo:
+    """T frames with I objects, as drawn.
+
+    Attributes:
+        frames: uint8 [T, H, W, 3] RGB.
+        label_map: uint8 [T, H, W]; object i is visible where it is i + 1, 0 is everything else.
+        labels: int64 [I], classes 0..7 (positions in CLASS_NAMES). Every object is annotated in at least one frame.
+        present: bool [T, I], True where at least MIN_VISIBLE pixels of the object are visible.
+        hidden: float32 [T, I] in 0..1, the share of the object's pixels within the picture that something covers; NaN
+            where fewer than MIN_VISIBLE of its pixels lie within the picture.
+    """
+
+    frames: np.ndarray
+    label_map: np.ndarray
+    labels: np.ndarray
+    present: np.ndarray
+    hidden: np.ndarray
+
+    def masks(self) -> np.ndarray:
+        """bool [I, T, H, W]: the visible part of every object."""
+        return self.label_map[None] == np.arange(1, len(self.labels) + 1, dtype=np.uint8)[:, None, None, None]
+
+
+def synthetic_video(
+    split: str,
+    index: int,
+    *,
+    seed: int = 0,
+    frames: int | Sequence[int] | None = None,
+    size: tuple[int, int] = DEFAULT_SIZE,
+    cuts: int = 0,
+) -> SyntheticVideo:
+    """Draw video `index` of a split.
+
+    frames: how many (None: the split's own length), or the frame numbers to draw, in any order (a video goes on for
+    ever, so any number from 0 on exists). size: (height, width) in pixels. cuts: scene cuts within the split's length.
+    Raises DataError for an unknown split or a size or frame count that cannot be drawn.
+    """
+    kind = split_facts(split)
+    height, width = size
+    if min(height, width) < 32:
+        raise DataError(f"synthetic video of {height}x{width} asked for; at least 32x32 is needed")
+    if min(seed, index) < 0:
+        raise DataError(f"synthetic video {index} of seed {seed} asked for; both start at 0")
+    count = kind.frames if frames is None else frames
+    times = np.arange(count) if np.ndim(count) == 0 else np.asarray(count)
+    if times.size == 0 or times.min() < 0:
+        raise DataError(f"synthetic video with frames {frames!r} asked for; ask for 1 or more, numbered from 0")
+    rng = np.random.default_rng([kind.tag, seed, index])
+    unit = math.sqrt(height * width / (96 * 160))
+    # Any run of videos has its share of crowded ones, so that sets of other seeds are equally hard.
+    rank = (0.5 + index * 0.6180339887498949) % 1, (0.5 + index * 0.4142135623730951) % 1
+    sprites = sample_sprites(rng, kind.recipe, rank)
+    motion = sample_motion(rng, kind.recipe, sprites, (width / unit, height / unit))
+    shots = sample_shots(rng, sprites, kind.frames, cuts)
+    camera = _Camera(unit, rng.uniform(0.35, 0.75), int(rng.integers(2, 6)), rng.integers(0, 2**31))
+    return _annotated(*_draw(sprites, motion, shots, camera, times, height, width), sprites)
+
+
+def synthetic_image(split: str, index: int, *, seed: int = 0, size: tuple[int, int] = DEFAULT_SIZE) -> SyntheticVideo:
+    """One frame, T = 1, of a video of its own: for training on images. The stream of images never repeats a scene."""
+    return synthetic_video(split, index, seed=seed, frames=[0], size=size)
+
+
+def split_facts(name: str) -> Split:
+    """The split of that name; DataError when there is none."""
+    if name not in SPLITS:
+        raise DataError(f"no synthetic split '{name}'; there are {', '.join(SPLITS)}")
+    return SPLITS[name]
+
+
+@dataclass(frozen=True)
+class _Camera:
+    """unit: pixels per scene unit. blur: sigma at unit 1. noise: standard deviation. seed: of the noise windows."""
+
+    unit: float
+    blur: float
+    noise: int
+    seed: int
+
+
+def _draw(
+    sprites: Sprites,
+    motion: Motion,
+    shots: tuple[Shot, ...],
+    camera: _Camera,
+    times: np.ndarray,
+    height: int,
+    width: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Frames uint8 [T, H, W, 3], label map uint8 [T, H, W] with occluders as 0, uncovered areas int64 [T, objects]."""
+    geometry = place(sprites, motion, shots, times, height, width)
+    sides = texel_count(sprites, camera.unit)
+    textures = [
+        coloured(pattern(name, variant, side), table)
+        for name, variant, side, table in zip(sprites.texture, sprites.variant, sides, sprites.colours, strict=True)
+    ]
+    frames = np.empty((len(times), height, width, 3), np.uint8)
+    labels = np.zeros((len(times), height, width), np.uint8)
+    areas = np.zeros((len(times), sprites.objects), np.int64)
+    starts = [shot.start for shot in shots]
+    for k, t in enumerate(times):
+        shot = shots[np.searchsorted(starts, t, side="right") - 1]
+        picture = _backdrop(shot, int(t), camera.unit, height, width)
+        _paint(picture, labels[k], areas[k], sprites, textures, sides, geometry, k)
+        frames[k] = _expose(picture, camera, int(t))
+    labels[labels > sprites.objects] = 0
+    return frames, labels, areas
+
+
+def _backdrop(shot: Shot, t: int, unit: float, height: int, width: int) -> np.ndarray:
+    """The part of the noise field that the camera sees at frame t, in the shot's colours."""
+    x, y, angle, zoom, speed, a, b, c = shot.backdrop
+    theta = 2 * np.pi * angle + 0.15 * math.sin(t / 40 + 6.3 * a)
+    scale = (0.5 + 0.7 * zoom) * (1 + 0.1 * math.sin(t / 50 + 6.3 * b)) / unit
+    pan = 20 + 60 * speed
+    cos, sin = scale * math.cos(theta), scale * math.sin(theta)
+    cx = 512 * x + pan * math.sin(t / 60 + 6.3 * c)
+    cy = 512 * y + pan * math.sin(t / 75 + 6.3 * a)
+    matrix = np.array(
+        [[cos, -sin, cx - (cos * width - sin * height) / 2], [sin, cos, cy - (sin * width + cos * height) / 2]]
+    )
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    seen = cv2.warpAffine(background_field(), matrix, (width, height), flags=flags, borderMode=cv2.BORDER_WRAP)
+    return coloured(seen, shot.table)
+
+
+def _paint(
+    picture: np.ndarray,
+    labels: np.ndarray,
+    areas: np.ndarray,
+    sprites: Sprites,
+    textures: list[np.ndarray],
+    sides: tuple[int, ...],
+    geometry: Geometry,
+    k: int,
+) -> None:
+    """Draw the sprites of frame k back to front into `picture` and `labels`; note each object's area when uncovered."""
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    for n in sprites.order:
+        x0, y0, x1, y1 = geometry.bounds[k, n].tolist()
+        if x1 - x0 < 1 or y1 - y0 < 1:
+            continue
+        contour, split = geometry.contours[k, n], sprites.split[n]
+        value = int(n) + 1
+        cv2.fillPoly(
+            labels, [part for part in (contour[:split], contour[split:]) if len(part)], value, cv2.LINE_8, SHIFT
+        )
+        mask = (labels[y0:y1, x0:x1] == value).view(np.uint8)  # cv2.compare refuses a single pixel
+        if n < sprites.objects:
+            areas[n] = cv2.countNonZero(mask)
+        matrix = geometry.inverse[k, n].copy()
+        matrix[:, 2] += matrix[:, 0] * x0 + matrix[:, 1] * y0
+        matrix *= texels_per_radius(sides[n])
+        matrix[:, 2] += sides[n] / 2 - 0.5
+        patch = cv2.warpAffine(textures[n], matrix, (x1 - x0, y1 - y0), flags=flags, borderMode=cv2.BORDER_REFLECT_101)
+        cv2.copyTo(patch, mask, picture[y0:y1, x0:x1])
+
+
+def _expose(picture: np.ndarray, camera: _Camera, t: int) -> np.ndarray:
+    """Blur and noise of the lens and the sensor."""
+    height, width = picture.shape[:2]
+    blurred = cv2.GaussianBlur(picture, (0, 0), camera.blur * math.sqrt(camera.unit))
+    noise = sensor_noise(height, width, camera.noise)
+    jump = (camera.seed + 2654435761 * (t + 1)) & 0xFFFFFFFF
+    x, y = (jump >> 8) % 64, (jump >> 20) % 64
+    return cv2.add(blurred, noise[y : y + height, x : x + width], dtype=cv2.CV_8U)
+
+
+def _annotated(frames: np.ndarray, labels: np.ndarray, areas: np.ndarray, sprites: Sprites) -> SyntheticVideo:
+    """Count what is visible, drop crumbs and the objects that never show."""
+    visible = np.stack([np.bincount(m.ravel(), minlength=sprites.objects + 1)[1:] for m in labels])
+    present = visible >= MIN_VISIBLE
+    keep = np.flatnonzero(present.any(0))
+    table = np.zeros((len(labels), 256), np.uint8)
+    table[:, keep + 1] = np.where(present[:, keep], np.arange(1, len(keep) + 1), 0)
+    label_map = np.stack([cv2.LUT(m, row) for m, row in zip(labels, table, strict=True)])
+    hidden = np.where(areas >= MIN_VISIBLE, 1 - visible / np.maximum(areas, 1), np.nan).astype(np.float32)
+    return SyntheticVideo(frames, label_map, sprites.label[keep], present[:, keep], hidden[:, keep])
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m l2g.data.synthetic", description="Write synthetic video in the YouTube-VIS layout."
+    )
+    parser.add_argument("--split", required=True, choices=sorted(SPLITS))
+    parser.add_argument("--seed", type=int, default=0, help="any number from 0 on; splits never share one")
+    parser.add_argument("--videos", type=int, help="how many (default: the split's own number)")
+    parser.add_argument("--frames", type=int, help="frames of a video (default: the split's own number)")
+    parser.add_argument("--size", type=int, nargs=2, default=DEFAULT_SIZE, metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--cuts", type=int, default=0, help="scene cuts in every video")
+    parser.add_argument("--format", choices=("jpg", "png"), default="jpg", dest="picture_format")
+    parser.add_argument("--output", required=True, help="directory to make; must not exist or be empty")
+    options = vars(parser.parse_args(argv))
+    from l2g.data.synthetic.dataset import write_synthetic  # here: that module draws with this one
+
+    try:
+        directory = write_synthetic(options.pop("output"), options.pop("split"), **options)
+    except (L2GError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"wrote {directory}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""From an ONNX file to an audited, verified engine. No torch here."""

@@ -1,0 +1,296 @@
+"""One graph through a builder: parsed, profiled, optimised, serialised; the same steps for every library."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from l2g.contract import GraphContract
+from l2g.errors import EngineError
+from l2g.runtime.backends.tensorrt.library import Library, LibraryLog
+
+# What TensorRT-RTX builds for when it is not told: the vendor's documentation, "CPU-only AOT", for 1.7.
+RTX_CAPABILITIES = ("8.0", "8.6", "8.9", "12.0")
+CURRENT = "current"
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How to build.
+
+    max_streams: the profile goes from 1 to so many streams; None is what the graph was exported for. opt_streams: what
+    TensorRT tunes for; None is 1. workspace: bytes of scratch memory that a layer may ask for; None is all there is.
+    timing_cache: a file that is read, if there, and written (TensorRT only: TensorRT-RTX times nothing when it builds).
+    compute_capabilities: for TensorRT-RTX, such as ("8.9", "12.0") or ("current",); empty is its portable set.
+    optimization_level: 0..5, the library's own when None. tf32: let FP32 products round their operands to 10 bits, as
+    the libraries do unless told otherwise; it costs parity with FP32.
+    """
+
+    library: str
+    max_streams: int | None = None
+    opt_streams: int | None = None
+    workspace: int | None = None
+    timing_cache: Path | None = None
+    compute_capabilities: tuple[str, ...] = ()
+    optimization_level: int | None = None
+    tf32: bool = False
+
+    def __post_init__(self):
+        if self.max_streams is not None and self.max_streams < 1:
+            raise EngineError(f"max-streams {self.max_streams} found, at least 1 expected")
+        if self.workspace is not None and self.workspace < 1 << 20:
+            raise EngineError(f"workspace of {self.workspace} bytes found, at least 1 MiB expected, such as 2GiB")
+        if self.compute_capabilities and self.library != "tensorrt-rtx":
+            raise EngineError(
+                "--compute-capability is TensorRT-RTX's: TensorRT builds for the GPU that it runs on; leave it away"
+            )
+        if CURRENT in self.compute_capabilities and len(self.compute_capabilities) > 1:
+            raise EngineError(f"--compute-capability {CURRENT} and others found; {CURRENT} stands alone")
+        if self.timing_cache and self.library == "tensorrt-rtx":
+            raise EngineError(
+                "--timing-cache is TensorRT's: TensorRT-RTX chooses kernels on the GPU that runs them; leave it away"
+            )
+
+    def streams(self, contract: GraphContract) -> tuple[int, int, int]:
+        """(fewest, tuned for, most) streams of the profile; EngineError where they do not fit each other."""
+        most = self.max_streams or int(contract.build.get("max_streams", 1))
+        tuned = self.opt_streams or 1
+        if not 1 <= tuned <= most:
+            raise EngineError(f"opt-streams {tuned} found, 1 to {most} (max-streams) expected")
+        return 1, tuned, most
+
+    def key(self, contract: GraphContract) -> dict:
+        """What of these makes another engine: for the sidecar and for the cache."""
+        return {
+            "streams": list(self.streams(contract)),
+            "workspace": self.workspace,
+            "compute_capabilities": list(self.compute_capabilities),
+            "optimization_level": self.optimization_level,
+            "tf32": self.tf32,
+        }
+
+
+@dataclass
+class Built:
+    """A serialised engine, the library's log, and how long it took in seconds."""
+
+    engine: bytes
+    log: LibraryLog
+    seconds: float
+    options: dict = field(default_factory=dict)
+
+
+def build_serialized(
+    onnx_file: Path, contract: GraphContract, library: Library, options: BuildOptions, progress: bool = True
+) -> Built:
+    """Build an engine from an ONNX file.
+
+    Raises EngineError, with the end of the library's log, where it refuses the graph or fails; KeyboardInterrupt when
+    it is interrupted, after the builder has stopped.
+    """
+    trt, log = library.trt, LibraryLog()
+    logger = log.logger(trt)
+    started = time.perf_counter()
+    if hasattr(trt, "init_libnvinfer_plugins"):
+        trt.init_libnvinfer_plugins(logger, "")
+    builder = trt.Builder(logger)
+    network = builder.create_network(_network_flags(trt))
+    _parse(trt, network, logger, log, onnx_file)
+    config = _configure(trt, builder, network, contract, library, options, log)
+    monitor = _Monitor(progress)
+    config.progress_monitor = monitor.watcher(trt)
+    cache = _load_timing_cache(config, options)
+    engine = _run_interruptibly(lambda: builder.build_serialized_network(network, config), monitor)
+    if engine is None:
+        raise EngineError(
+            f"{onnx_file}: {library.name} {library.version} built no engine; its log ends with\n  {log.tail()}"
+        )
+    if cache is not None:
+        _save_timing_cache(config, options)
+    return Built(bytes(engine), log, time.perf_counter() - started, options.key(contract))
+
+
+def _network_flags(trt) -> int:
+    """Strongly typed: what the graph says is what is built. 10.x has to be told, 11 knows nothing else."""
+    flags = getattr(trt, "NetworkDefinitionCreationFlag", None)
+    if flags is not None and hasattr(flags, "STRONGLY_TYPED"):
+        return 1 << int(flags.STRONGLY_TYPED)
+    return 0
+
+
+def _parse(trt, network, logger, log: LibraryLog, onnx_file: Path) -> None:
+    parser = trt.OnnxParser(network, logger)
+    if parser.parse(onnx_file.read_bytes(), str(onnx_file)):
+        return
+    errors = [_told(parser.get_error(index)) for index in range(parser.num_errors)]
+    errors = [text for text in errors if "cudaError 35" not in text] or errors
+    reason = "\n  ".join(text.strip() for text in errors[:3]) or log.tail()
+    raise EngineError(
+        f"{onnx_file}: the parser refuses the graph:\n  {reason}\n"
+        "export it again for this library: python export/to_onnx.py --target tensorrt ..., and see "
+        "python export/doctor.py"
+    )
+
+
+def _told(error) -> str:
+    """A parser's error with the node that it is about, which its own text often leaves out."""
+    node = f"{error.node_operator()} '{error.node_name()}': " if error.node_operator() else ""
+    return node + error.desc().strip()
+
+
+def _configure(
+    trt, builder, network, contract: GraphContract, library: Library, options: BuildOptions, log: LibraryLog
+):
+    config = builder.create_builder_config()
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the audit reads the layers
+    if not options.tf32:
+        config.clear_flag(trt.BuilderFlag.TF32)
+    if options.workspace is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
+    if options.optimization_level is not None:
+        config.builder_optimization_level = options.optimization_level
+    if options.compute_capabilities:
+        known = trt.ComputeCapability.__members__
+        wanted = [_capability_name(text) for text in options.compute_capabilities]
+        if absent := [name for name in wanted if name not in known]:
+            raise EngineError(
+                f"compute capability {absent[0].removeprefix('SM')} is unknown to {library.name} {library.version}; it "
+                f"knows {', '.join(known_capabilities(library))} and {CURRENT}"
+            )
+        config.num_compute_capabilities = len(wanted)
+        for index, name in enumerate(wanted):
+            config.set_compute_capability(known[name], index)
+    profile = builder.create_optimization_profile()
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        spec = contract.input(tensor.name)
+        shapes = [tuple(b if isinstance(dim, str) else dim for dim in spec.shape) for b in options.streams(contract)]
+        profile.set_shape(tensor.name, *shapes)
+    if config.add_optimization_profile(profile) < 0:
+        raise EngineError(f"the profile of 1 to {options.streams(contract)[2]} streams is refused:\n  {log.tail()}")
+    return config
+
+
+def known_capabilities(library: Library) -> list[str]:
+    """The compute capabilities that TensorRT-RTX has kernels for, "8.6" and so on."""
+    return [_capability_text(name) for name in library.trt.ComputeCapability.__members__ if name.startswith("SM")]
+
+
+def _capability_name(text: str) -> str:
+    return "CURRENT" if text == CURRENT else "SM" + text.replace(".", "")
+
+
+def _capability_text(name: str) -> str:
+    digits = name.removeprefix("SM")
+    return f"{digits[:-1]}.{digits[-1]}"
+
+
+def _load_timing_cache(config, options: BuildOptions):
+    """The timing cache in use; None where none was asked for."""
+    if options.timing_cache is None:
+        return None
+    path = options.timing_cache
+    try:
+        content = path.read_bytes() if path.exists() else b""
+    except OSError as error:
+        raise EngineError(f"{path}: the timing cache cannot be read ({error.strerror}); give another file") from None
+    cache = config.create_timing_cache(content)
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+        raise EngineError(
+            f"{path}: a timing cache of another GPU or version, or damaged; remove it, or give another file"
+        )
+    return cache
+
+
+def _save_timing_cache(config, options: BuildOptions) -> None:
+    from l2g.artifacts.sidecar import write_whole
+
+    write_whole(options.timing_cache, bytes(config.get_timing_cache().serialize()))
+
+
+def _run_interruptibly(build, monitor: _Monitor):
+    """Run `build` in a thread of its own, so that Ctrl-C reaches Python while it works; then let it stop by itself."""
+    results: list = []
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            results.append(build())
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=work, name="engine-builder")
+    thread.start()
+    while thread.is_alive():
+        try:
+            thread.join(0.2)
+        except KeyboardInterrupt:
+            monitor.cancelled = True
+    monitor.close()
+    if monitor.cancelled:
+        raise KeyboardInterrupt
+    if failures:
+        raise failures[0]
+    return results[0]
+
+
+class _Monitor:
+    """Progress of a build as one bar per outermost phase; says stop when `cancelled`."""
+
+    def __init__(self, progress: bool):
+        self.cancelled = False
+        self._progress = progress
+        self._lock = threading.Lock()
+        self._bars: dict[str, tqdm] = {}
+
+    def watcher(self, trt):
+        monitor = self
+
+        class Watcher(trt.IProgressMonitor):
+            def __init__(self):
+                trt.IProgressMonitor.__init__(self)
+
+            def phase_start(self, phase_name, parent_phase, num_steps):
+                monitor.start(phase_name, parent_phase, num_steps)
+
+            def step_complete(self, phase_name, step):
+                return monitor.step(phase_name, step)
+
+            def phase_finish(self, phase_name):
+                monitor.finish(phase_name)
+
+        # It has to outlive the builder, which keeps no reference to it.
+        self._watcher = Watcher()
+        return self._watcher
+
+    def start(self, phase: str, parent: str | None, steps: int) -> None:
+        with self._lock:
+            if phase not in self._bars:
+                depth = len(self._bars)
+                self._bars[phase] = tqdm(
+                    total=steps,
+                    desc=phase,
+                    position=depth,
+                    leave=parent is None,
+                    disable=None if self._progress else True,
+                )
+
+    def step(self, phase: str, step: int) -> bool:
+        """False stops the build."""
+        with self._lock:
+            if (bar := self._bars.get(phase)) is not None:
+                bar.update(step + 1 - bar.n)
+        return not self.cancelled
+
+    def finish(self, phase: str) -> None:
+        with self._lock:
+            if (bar := self._bars.pop(phase, None)) is not None:
+                bar.close()
+
+    def close(self) -> None:
+        for phase in list(self._bars):
+            self.finish(phase)

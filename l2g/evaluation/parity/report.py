@@ -1,0 +1,309 @@
+"""What a parity run found: per-frame curves, where it diverged, AP of both, and the verdict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, fields
+
+import numpy as np
+
+from l2g.evaluation.parity.frame import FrameDifference
+from l2g.evaluation.parity.pictures import WorstFrame
+
+QUARTERS = 4
+# Frames beyond tolerance from the same state, at most this share of all: a decision fell otherwise, now and then.
+RARE = 0.01
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """What a candidate may differ by; the defaults are those of an FP32 graph.
+
+    ap: percent points of AP. mask_logits: largest difference of a mask logit, teacher-forced, and of the typical slot's
+    in a first frame. identity: least percentage of the counting slots that hold the same object in the free run.
+    """
+
+    ap: float = 0.02
+    mask_logits: float = 1e-3
+    identity: float = 99.9
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the verdict. value: None where nothing could be measured, which does not pass; detail says why."""
+
+    name: str
+    value: float | None
+    limit: float
+    passed: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class VideoParity:
+    """One video, frame by frame. forced: the candidate was given the reference's state; free: it fed back its own."""
+
+    id: int | str
+    name: str
+    forced: tuple[FrameDifference, ...]
+    free: tuple[FrameDifference, ...]
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Where two runs part."""
+
+    video: str
+    frame: int
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """The result of `run_parity`.
+
+    ap_reference, ap_candidate: the evaluator's statistics in percent by name, None where AP was not asked for.
+    carries_state: False for an image model, whose every frame is a first frame.
+    """
+
+    reference: str
+    candidate: str
+    dataset: str
+    confidence: float
+    tolerances: Tolerances
+    carries_state: bool
+    videos: tuple[VideoParity, ...]
+    ap_reference: dict[str, float | None] | None
+    ap_candidate: dict[str, float | None] | None
+    worst: tuple[WorstFrame, ...]
+
+    @property
+    def passed(self) -> bool:
+        return all(check.passed for check in self.checks)
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        checks = [self._mask_check(), self._first_frame_check(), self._identity_check(), self._finite_check()]
+        if self.ap_reference is not None:
+            checks.insert(0, self._ap_check())
+        return tuple(checks)
+
+    def diverged(self, video: VideoParity, mode: str) -> int | None:
+        """The first frame of a video that is beyond tolerance, mode "forced" or "free"; None where none is."""
+        for number, difference in enumerate(getattr(video, mode)):
+            if mode == "free":
+                beyond = difference.agreeing < difference.counting or not difference.finite
+            else:
+                beyond = self._mask_error(difference) > self.tolerances.mask_logits
+            if beyond:
+                return number
+        return None
+
+    def first_divergence(self, mode: str) -> Divergence | None:
+        """The earliest such frame of any video."""
+        found = [(self.diverged(video, mode), video.name) for video in self.videos]
+        found = [(frame, name) for frame, name in found if frame is not None]
+        if not found:
+            return None
+        frame, name = min(found, key=lambda item: item[0])
+        return Divergence(name, frame)
+
+    def drift(self) -> tuple[dict[str, float | None], ...]:
+        """The free run by quarter of its videos' length: a flat drift reads the same four times."""
+        quarters: list[list[FrameDifference]] = [[] for _ in range(QUARTERS)]
+        for video in self.videos:
+            for number, difference in enumerate(video.free):
+                quarters[number * QUARTERS // len(video.free)].append(difference)
+        return tuple(
+            {
+                "mask_logits_mean": _mean(d.mask_logits.mean for d in quarter),
+                "mask_iou": _mean(d.mask_iou for d in quarter),
+                "identity": _identity(quarter),
+            }
+            for quarter in quarters
+        )
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """What the pattern of the differences says of their cause."""
+        first = max((d.mask_logits.typical for d in self._frames("forced", first=True)), default=0.0)
+        later = max((d.mask_logits.max for d in self._frames("forced", first=False)), default=0.0)
+        limit = self.tolerances.mask_logits
+        if not self.carries_state:
+            return ("first frames differ: weights, kernels or the preprocessing",) if first > limit else ()
+        if first > limit and later > limit:
+            return ("first and later frames differ from the same state: weights, kernels or the preprocessing",)
+        if first > limit:
+            return (
+                "first frames differ, later frames agree from the same state: the graph does not honour the validity "
+                "input, or its first frame is not the model's",
+            )
+        errors = [d.mask_logits.max for d in self._frames("forced", first=False)]
+        beyond = sum(error > limit for error in errors)
+        if 0 < beyond <= RARE * len(errors):
+            return (
+                f"{beyond} of {len(errors)} later frames differ from the same state and all others agree: a decision "
+                "on equal numbers fell otherwise there (two tokens' scores, the edge of a mask), see docs/state.md",
+            )
+        if later > limit:
+            return (
+                "first frames agree, later frames differ from the same state: the state does not enter the graph as "
+                "it should (another stream's rows, another order, a changed precision)",
+            )
+        if self.first_divergence("free"):
+            return (
+                "every frame agrees from the same state, but the free run drifts: small errors add up over frames "
+                "(benchmarks/state.py --only nudged tells how much of that the model does by itself)",
+            )
+        return ()
+
+    def to_json(self) -> dict:
+        """Numbers that are not finite become null."""
+        return {
+            "reference": self.reference,
+            "candidate": self.candidate,
+            "dataset": self.dataset,
+            "confidence": self.confidence,
+            "passed": self.passed,
+            "checks": [_plain(asdict(check)) for check in self.checks],
+            "findings": list(self.findings),
+            "tolerances": asdict(self.tolerances),
+            "first_divergence": {mode: self._divergence_json(mode) for mode in ("forced", "free")},
+            "ap": self._ap_json(),
+            "drift_by_quarter": [_plain(quarter) for quarter in self.drift()],
+            "frames": sum(len(video.free) for video in self.videos),
+            "videos": [
+                {
+                    "id": video.id,
+                    "name": video.name,
+                    "frames": len(video.free),
+                    "first_divergence": {mode: self.diverged(video, mode) for mode in ("forced", "free")},
+                    "forced": curves(video.forced),
+                    "free": curves(video.free),
+                }
+                for video in self.videos
+            ],
+            "worst_frames": [{"video": frame.video, "frame": frame.frame} for frame in self.worst],
+        }
+
+    def table(self) -> str:
+        """The verdict in a few lines."""
+        lines = [f"{self.candidate} against {self.reference} on {self.dataset}: {'PASS' if self.passed else 'FAIL'}"]
+        for check in self.checks:
+            value = "n/a" if check.value is None else f"{check.value:.4g}"
+            mark = "ok  " if check.passed else "FAIL"
+            lines.append(f"{mark} {check.name:<52}{value:>10}  (limit {check.limit:g}) {check.detail}".rstrip())
+        for mode, words in (("forced", "teacher-forced"), ("free", "free-running")):
+            found = self.first_divergence(mode)
+            where = f"frame {found.frame} of video {found.video}" if found else "nowhere"
+            lines.append(f"first diverging frame, {words}: {where}")
+        lines += [f"finding: {finding}" for finding in self.findings]
+        return "\n".join(lines)
+
+    def _mask_error(self, difference: FrameDifference) -> float:
+        """A first frame may hold another slot than the reference's where two were as good; the typical one tells."""
+        return difference.mask_logits.typical if difference.first else difference.mask_logits.max
+
+    def _frames(self, mode: str, first: bool) -> list[FrameDifference]:
+        return [d for video in self.videos for d in getattr(video, mode) if d.first == first]
+
+    def _mask_check(self) -> Check:
+        limit = self.tolerances.mask_logits
+        name = "teacher-forced mask logits after the first frame"
+        values = [d.mask_logits.max for d in self._frames("forced", first=False)]
+        if not self.carries_state:
+            return Check(name, 0.0, limit, True, "an image model: every frame is a first frame")
+        if not values:
+            return Check(name, None, limit, False, "no video has a second frame; use longer videos")
+        beyond = sum(value > limit for value in values)
+        return Check(name, max(values), limit, not beyond, f"{beyond} of {len(values)} frames beyond" if beyond else "")
+
+    def _first_frame_check(self) -> Check:
+        limit = self.tolerances.mask_logits
+        worst = max(d.mask_logits.typical for d in self._frames("forced", first=True))
+        return Check("first-frame mask logits of the typical slot", worst, limit, worst <= limit)
+
+    def _identity_check(self) -> Check:
+        limit = self.tolerances.identity
+        share = _identity([d for video in self.videos for d in video.free])
+        if share is None:
+            detail = f"no slot reaches confidence {self.confidence:g}; lower it with --confidence"
+            return Check("identity agreement of the free run, percent", None, limit, False, detail)
+        return Check("identity agreement of the free run, percent", share, limit, share >= limit)
+
+    def _finite_check(self) -> Check:
+        bad = sum(not d.finite for video in self.videos for mode in (video.forced, video.free) for d in mode)
+        return Check("frames with NaN or infinity", float(bad), 0.0, bad == 0)
+
+    def _ap_check(self) -> Check:
+        name, limit = "AP difference, percent points", self.tolerances.ap
+        one, other = self.ap_reference["AP"], self.ap_candidate["AP"]
+        if one is None or other is None:
+            return Check(name, None, limit, False, "the data set holds no annotation that counts; use --no-ap")
+        gap = abs(one - other)
+        # Percentages are rounded to nothing here; the last bits of two sums must not decide.
+        return Check(name, gap, limit, gap <= limit + 1e-9, f"{one:.2f} and {other:.2f}")
+
+    def _ap_json(self) -> dict | None:
+        if self.ap_reference is None:
+            return None
+        gaps = {
+            name: None if value is None or self.ap_candidate[name] is None else self.ap_candidate[name] - value
+            for name, value in self.ap_reference.items()
+        }
+        return {"reference": self.ap_reference, "candidate": self.ap_candidate, "difference": gaps}
+
+    def _divergence_json(self, mode: str) -> dict | None:
+        found = self.first_divergence(mode)
+        return asdict(found) if found else None
+
+
+def curves(differences: tuple[FrameDifference, ...]) -> dict[str, list]:
+    """One list per measure, a number per frame, four digits; null where a number is not finite."""
+    found: dict[str, list] = {}
+    for item in fields(FrameDifference):
+        values = [getattr(d, item.name) for d in differences]
+        if item.name in ("queries", "boxes", "logits", "mask_logits"):
+            for part in ("max", "mean", "typical"):
+                found[f"{item.name}_{part}"] = [_number(getattr(value, part)) for value in values]
+        else:
+            found[item.name] = [_number(value) for value in values]
+    return found
+
+
+def by_frame(
+    videos: tuple[VideoParity, ...], mode: str, measure: Callable[[FrameDifference], float], reduce: Callable
+) -> list[float]:
+    """`reduce` of `measure` over all videos that have a frame t, for every t; NaN where none has a number."""
+    longest = max(len(video.free) for video in videos)
+    points = []
+    for t in range(longest):
+        values = [measure(getattr(video, mode)[t]) for video in videos if t < len(video.free)]
+        values = [value for value in values if not math.isnan(value)]
+        points.append(float(reduce(values)) if values else float("nan"))
+    return points
+
+
+def _identity(differences: Iterable[FrameDifference]) -> float | None:
+    """Percent, None where no slot counts."""
+    counting = agreeing = 0
+    for difference in differences:
+        counting, agreeing = counting + difference.counting, agreeing + difference.agreeing
+    return 100 * agreeing / counting if counting else None
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    found = [value for value in values if not math.isnan(value)]
+    return float(np.mean(found)) if found else None
+
+
+def _number(value: float) -> float | int | bool | None:
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.4g}") if math.isfinite(value) else None
+
+
+def _plain(record: dict) -> dict:
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in record.items()
+    }

@@ -1,0 +1,1 @@
+"""Deformable attention in ONNX: gather, GridSample, or TensorRT's plugin."""

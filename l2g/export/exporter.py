@@ -1,0 +1,238 @@
+"""A model in, one verified ONNX file out."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+import torch
+
+import l2g
+from l2g.artifacts.onnx_file import graph_facts, read_contract, read_model, replacing, sha256, with_contract
+from l2g.contract import GraphContract, make_contract
+from l2g.errors import ExportError
+from l2g.export.deformable.gather import MAX_ROWS
+from l2g.export.deformable.lowering import LOWERINGS, PLUGIN_VERSIONS, TARGETS, lower, unplug
+from l2g.export.deformable.plugin import check_plugins
+from l2g.export.graph.feedforward import part_sums_from_norms, split_feed_forward
+from l2g.export.graph.tracing import trace
+from l2g.export.precision.convert import to_half
+from l2g.export.precision.verify import HalfVerification, verify_half
+from l2g.export.verification.verify import Verification, verify
+from l2g.modeling.local2global import Local2Global
+
+# LayerNormalization is one operator from 17 on; PyTorch's TorchScript exporter knows nothing after 20.
+OPSETS = range(17, 21)
+PRECISIONS = ("fp32", "fp16")
+# Row numbers of all streams together are int32.
+MAX_STREAMS = (1 << 31) // MAX_ROWS - 1
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to make of a model.
+
+    height, width: the network canvas, multiples of 32; None is the model's own.
+    max_streams: the most streams at once that the graph is meant for (an engine's profile ends there).
+    top_k: choose so many slots in the graph ("detections", at most the model's slots); None gives raw outputs.
+    lowering: "gather", "gridsample" or "plugin". target: "onnxruntime" or "tensorrt", which decides the gather's form.
+    plugin_version: "1" for TensorRT 10, "2" for TensorRT 11.
+    simplify: run onnxslim over the graph.
+    precision: "fp32", or "fp16" for a mixed graph (`l2g.export.precision.convert`). fp32_blocks: blocks of the model
+    (`l2g.export.graph.blocks`) that stay float32 in it, besides the islands.
+
+    Raises ExportError for a combination that is known not to work.
+    """
+
+    height: int | None = None
+    width: int | None = None
+    max_streams: int = 8
+    top_k: int | None = None
+    lowering: str = "gather"
+    target: str = "onnxruntime"
+    opset: int = 17
+    plugin_version: str = "1"
+    simplify: bool = False
+    precision: str = "fp32"
+    fp32_blocks: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        for side in (self.height, self.width):
+            if side is not None and (side < 32 or side % 32):
+                raise ExportError(f"canvas side {side} found, a multiple of 32 expected, such as 480x864")
+        _expect_one_of("lowering", self.lowering, LOWERINGS)
+        _expect_one_of("target", self.target, TARGETS)
+        _expect_one_of("plugin version", self.plugin_version, PLUGIN_VERSIONS)
+        _expect_one_of("precision", self.precision, PRECISIONS)
+        if self.fp32_blocks and self.precision == "fp32":
+            raise ExportError(
+                f"block {self.fp32_blocks[0]} is to stay float32, and so is all else; add --precision fp16"
+            )
+        if not 1 <= self.max_streams <= MAX_STREAMS:
+            raise ExportError(f"max-streams {self.max_streams} found, 1 to {MAX_STREAMS} expected")
+        if self.top_k is not None and self.top_k < 1:
+            raise ExportError(f"top-k {self.top_k} found, at least 1 expected")
+        if self.opset not in OPSETS:
+            raise ExportError(f"opset {self.opset} found, {OPSETS[0]} to {OPSETS[-1]} expected; 17 serves every target")
+        if self.lowering == "plugin" and self.target != "tensorrt":
+            raise ExportError("the plugin is TensorRT's and nothing else runs it; add --target tensorrt")
+        if self.lowering == "gridsample" and self.target == "tensorrt" and self.opset >= 20:
+            raise ExportError(
+                f"GridSample at opset {self.opset}: TensorRT reads its 'linear' as 'nearest' without a word "
+                "(TensorRT#4646); use --opset 17 to 19, or better --lowering gather"
+            )
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export wrote: the path, the contract in it, and the verification that it passed."""
+
+    path: Path
+    contract: GraphContract
+    verification: Verification | HalfVerification
+
+
+def export(
+    model: Local2Global,
+    output: str | os.PathLike,
+    options: ExportOptions | None = None,
+    checkpoint: str | os.PathLike | None = None,
+    choose: Callable[[bytes, GraphContract], tuple[str, ...]] | None = None,
+) -> Exported:
+    """Write the ONNX file of `model` (in evaluation mode, on the CPU, float32) to `output`.
+
+    The file gets its name only after ONNX Runtime has given the model's numbers with it (`verification.verify`).
+    `checkpoint` is named in the contract, with its sum. `choose` gets the verified float32 graph of an FP16 export
+    (with the gather in the place of plugins) and its contract; it says which blocks stay float32 besides the options'.
+    Raises ExportError, with nothing written, for options that do not fit the model and for a graph that is not the
+    model.
+    """
+    options, output = options or ExportOptions(), Path(output)
+    contract = contract_of(model, options)
+    with replacing(output) as temporary:
+        single, verification = _verified(model, contract, options)
+        graph = single
+        if options.precision == "fp16":
+            chosen = choose(runnable(single, options), contract) if choose else ()
+            options = dataclasses.replace(options, fp32_blocks=tuple(dict.fromkeys((*options.fp32_blocks, *chosen))))
+            graph = halved(single, options.fp32_blocks)
+            _check(graph)
+            runnables = runnable(single, options), runnable(graph, options)
+            verification = verify_half(model, *runnables, contract, verification)
+        build = {**build_facts(options, checkpoint), **graph_facts(graph), "verification": verification.to_dict()}
+        contract = dataclasses.replace(contract, build=build)
+        temporary.write_bytes(with_contract(graph, contract))
+        if read_contract(read_model(temporary), output).to_json() != contract.to_json():
+            raise ExportError(f"{output}: the contract does not come back as it was written; is the disk full?")
+    return Exported(output, contract, verification)
+
+
+def _verified(model: Local2Global, contract: GraphContract, options: ExportOptions) -> tuple[bytes, Verification]:
+    """The float32 graph, held to the model; that of an FP16 graph too, which is made from it."""
+    single = build_graph(model, contract, dataclasses.replace(options, precision="fp32", fp32_blocks=()))
+    _check(single)
+    return single, verify(model, runnable(single, options), contract)
+
+
+def halved(graph: bytes, fp32_blocks: tuple[str, ...] = ()) -> bytes:
+    """A serialised float32 graph in FP16, but for the islands and `fp32_blocks`."""
+    model = ir.from_proto(onnx.load_from_string(graph))
+    to_half(model, fp32_blocks)
+    return ir.to_proto(model).SerializeToString(deterministic=True)
+
+
+def contract_of(model: Local2Global, options: ExportOptions) -> GraphContract:
+    """The contract of a graph before it is built; its `build` is empty."""
+    config = model.config
+    return make_contract(
+        height=options.height or config.input_size[0],
+        width=options.width or config.input_size[1],
+        num_queries=config.num_queries,
+        hidden_dim=config.hidden_dim,
+        class_names=config.class_names,
+        association=config.association,
+        top_k=None if options.top_k is None else min(options.top_k, config.num_queries),
+        model=config.to_dict(),
+    )
+
+
+def build_graph(model: Local2Global, contract: GraphContract, options: ExportOptions) -> bytes:
+    """The serialised graph, neither verified nor with a contract inside."""
+    if options.precision == "fp16":
+        single = dataclasses.replace(options, precision="fp32", fp32_blocks=())
+        return halved(build_graph(model, contract, single), options.fp32_blocks)
+    graph = trace(model, contract, options.opset)
+    lower(graph, options.lowering, options.target, options.plugin_version)
+    if options.target == "onnxruntime":
+        split_feed_forward(graph)
+        part_sums_from_norms(graph)
+    graph.producer_name, graph.producer_version = "l2g", l2g.__version__
+    if options.lowering == "plugin":
+        check_plugins(graph, model.config)
+    proto = ir.to_proto(graph)
+    if options.simplify:
+        proto = simplified(proto)
+    return proto.SerializeToString(deterministic=True)
+
+
+def simplified(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph after onnxslim: fewer nodes, equal numbers (the verification that follows sees to it)."""
+    try:
+        import onnxslim
+    except ModuleNotFoundError:
+        raise ExportError("--simplify needs onnxslim, which is not installed; pip install 'l2g[export]'") from None
+    known = {value.name: value for value in proto.graph.value_info}
+    slim = onnxslim.slim(proto)
+    # It cannot infer the types behind a plugin and forgets them; tensors that kept their names kept their types.
+    names = [name for node in slim.graph.node for name in node.output if name in known]
+    del slim.graph.value_info[:]
+    slim.graph.value_info.extend(known[name] for name in names)
+    return slim
+
+
+def runnable(graph: bytes, options: ExportOptions) -> bytes:
+    """The graph itself, or with plugin nodes one in which the gather lowering stands in for them."""
+    if options.lowering != "plugin":
+        return graph
+    return ir.to_proto(unplug(ir.from_proto(onnx.load_from_string(graph)))).SerializeToString()
+
+
+def build_facts(options: ExportOptions, checkpoint: str | os.PathLike | None) -> dict:
+    """The contract's `build`: how the file was made."""
+    packages = ["onnx", "onnx-ir", "onnxruntime", *(["onnxslim"] if options.simplify else [])]
+    return {
+        "precision": options.precision,
+        "fp32_blocks": list(options.fp32_blocks),
+        "lowering": options.lowering,
+        "target": options.target,
+        "opset": options.opset,
+        "max_streams": options.max_streams,
+        "plugin_version": options.plugin_version if options.lowering == "plugin" else None,
+        "simplified": options.simplify,
+        "checkpoint": Path(checkpoint).name if checkpoint else None,
+        "checkpoint_sha256": sha256(checkpoint) if checkpoint else None,
+        "versions": {
+            "l2g": l2g.__version__,
+            "torch": torch.__version__,
+            **{name: importlib.metadata.version(name) for name in packages},
+        },
+    }
+
+
+def _check(graph: bytes) -> None:
+    """The ONNX checker with shape inference, on what will be in the file."""
+    try:
+        onnx.checker.check_model(onnx.load_from_string(graph), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"the exported graph is not valid ONNX: {error}") from error
+
+
+def _expect_one_of(name: str, found: str, known: tuple[str, ...]) -> None:
+    if found not in known:
+        raise ExportError(f"{name} '{found}' found, one of {', '.join(known)} expected")

@@ -1,0 +1,1 @@
+"""A model becomes a graph: traced, folded, its batch axis freed, its nodes counted and named."""

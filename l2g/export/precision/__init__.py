@@ -1,0 +1,1 @@
+"""FP16-mixed graphs: conversion, islands, emulation, the search and the proof."""

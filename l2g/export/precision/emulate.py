@@ -1,0 +1,101 @@
+"""The numbers that an FP16 graph gives where FP16 is computed in FP16, on a machine that has none.
+
+ONNX Runtime's CPU has few FP16 kernels: it computes in float32 and rounds only where a graph leaves FP16, so a chain of
+a hundred FP16 operators is rounded once (ONNX Runtime 1.32; the test shows it). Here every FP16 tensor becomes a
+float32 one that is rounded to FP16 as soon as it is computed: products accumulate in float32, results are FP16 and
+overflow to infinity, as in a GPU's kernels. A GPU that fuses operators rounds less often.
+
+    python export/precision_emulate.py model.fp16.onnx --output emulated.onnx
+
+The result has the contract of the original and runs wherever that runs, a little slower.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from l2g.artifacts.onnx_file import read_model, replacing
+from l2g.errors import ExportError, L2GError
+from l2g.export.graph.folding import constant
+from l2g.export.precision.convert import FLOAT, HALF, MOVING
+
+
+def emulate(model: ir.Model) -> ir.Model:
+    """Replace, in place, every FP16 tensor of `model` by a float32 tensor of the same value."""
+    graph = model.graph
+    if any(value.dtype == HALF for value in (*graph.inputs, *graph.outputs)):
+        raise ExportError("a graph with FP16 inputs or outputs found; those of l2g are float32 at its boundary")
+    for value in list(graph.initializers.values()):
+        if value.dtype == HALF:
+            _widen(value)
+    for node in list(graph):
+        halves = [value for value in node.outputs if value.dtype == HALF]
+        for value in halves:
+            value.dtype = FLOAT
+        if node.op_type == "Cast" and node.attributes["to"].as_int() == HALF:
+            node.attributes["to"] = ir.AttrInt64("to", int(FLOAT))
+        # What only moves FP16 values moves values that are rounded already.
+        if node.op_type not in MOVING and node.op_type != "DequantizeLinear":
+            for value in halves:
+                _round(graph, value)
+    return model
+
+
+def _widen(value: ir.Value) -> None:
+    array = constant(value).astype("float32")
+    value.const_value = ir.tensor(array, name=value.name)
+    value.dtype = FLOAT
+
+
+def _round(graph: ir.Graph, value: ir.Value) -> None:
+    """Everything that reads `value` reads it rounded. ONNX Runtime keeps a pair of casts that a graph holds itself."""
+    name = f"{value.producer().name}/Output_{value.index()}"
+    down = ir.node("Cast", [value], {"to": HALF}, name=f"{name}/Round")
+    up = ir.node("Cast", down.outputs, {"to": FLOAT}, name=f"{name}/Widen")
+    down.outputs[0].name, up.outputs[0].name = f"{value.name}_rounded", f"{value.name}_widened"
+    down.outputs[0].dtype, up.outputs[0].dtype = HALF, FLOAT
+    down.outputs[0].shape = up.outputs[0].shape = value.shape
+    value.replace_all_uses_with(up.outputs[0])
+    down.replace_input_with(0, value)
+    graph.insert_after(value.producer(), [down, up])
+
+
+def is_half(model: onnx.ModelProto) -> bool:
+    """Whether anything in a graph is computed in FP16."""
+    return any(value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT16 for value in model.graph.value_info)
+
+
+def emulate_file(path: str | Path, output: str | Path) -> Path:
+    """The same for a file; its contract and everything else in it stay."""
+    proto = read_model(path)
+    if not is_half(proto):
+        raise ExportError(f"{path}: no FP16 tensor found, so there is nothing to emulate; run the file as it is")
+    model = ir.from_proto(proto)
+    with replacing(Path(output)) as temporary:
+        temporary.write_bytes(ir.to_proto(emulate(model)).SerializeToString())
+    return Path(output)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="precision_emulate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("onnx", help="an FP16 graph that export/to_onnx.py wrote")
+    parser.add_argument("--output", required=True, help="the ONNX file to write")
+    options = parser.parse_args(argv)
+    try:
+        output = emulate_file(options.onnx, options.output)
+    except L2GError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{output}: computes in float32 what {options.onnx} computes in FP16")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

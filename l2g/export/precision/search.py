@@ -1,0 +1,308 @@
+"""Which blocks FP16 hurts, found by measuring: AP and drift over videos decide, bisection finds the guilty.
+
+The search starts from everything in FP16 but the islands. Where that does not hold the budget, halves of the model are
+put into FP16 alone, and the halves that fail are split until single blocks are left. Blocks that hold alone may still
+fail together; then the costliest of the rest follow, as few as it takes. Every trial goes into a log, from which an
+interrupted search goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import onnx
+import onnx_ir as ir
+from tqdm import tqdm
+
+from l2g.artifacts.onnx_file import with_contract
+from l2g.contract import GraphContract
+from l2g.data.dataset import VideoDataset
+from l2g.errors import ExportError
+from l2g.evaluation.precision import Measured, measure
+from l2g.export.precision.convert import all_blocks, to_half
+from l2g.export.precision.emulate import emulate
+from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What FP16 may cost. ap: percent points. identity: the least percentage, mask_iou: the least mean IoU, that every
+    quarter of the videos must keep of the float32 graph's objects: the drift curve's floor."""
+
+    ap: float = 0.2
+    identity: float = 95.0
+    mask_iou: float = 0.9
+
+    def holds(self, reference: Measured, found: Measured) -> bool:
+        if not found.finite or (found.ap is None) != (reference.ap is None):
+            return False
+        lost = 0.0 if found.ap is None else reference.ap - found.ap
+        steady = all(value is None or value >= self.identity for value in found.identity)
+        return lost <= self.ap + 1e-9 and steady and all(v is None or v >= self.mask_iou for v in found.mask_iou)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One measured graph. half: the blocks that were in FP16."""
+
+    half: tuple[str, ...]
+    holds: bool
+    loss: float | None
+    measured: Measured
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search found.
+
+    kept: the blocks that stay float32, as `to_half` takes them ("layer:encoder"). alone: blocks measured alone in FP16.
+    """
+
+    kept: tuple[str, ...]
+    blocks: tuple[str, ...]
+    reference: Measured
+    trials: tuple[Trial, ...]
+
+    @property
+    def alone(self) -> dict[str, Trial]:
+        return {trial.half[0]: trial for trial in self.trials if len(trial.half) == 1}
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+    def table(self) -> str:
+        """One line a trial: what was in FP16, what it cost."""
+        lines = [f"{'FP16':<44}{'AP loss':>9}{'same objects':>14}{'mask IoU':>10}"]
+        for trial in self.trials:
+            lines.append(f"{_title(trial.half, self.blocks):<44}{_row(trial)}")
+        kept = ", ".join(self.kept) or "none"
+        return "\n".join([*lines, f"blocks that stay float32: {kept}"])
+
+
+def find_kept(
+    blocks: Sequence[str], holds: Callable[[frozenset[str]], bool], costs: Callable[[Iterable[str]], dict[str, float]]
+) -> tuple[str, ...]:
+    """The blocks to keep in float32. holds: whether the budget holds with these blocks in FP16. costs: what blocks cost
+    one by one, asked for only where those that hold alone fail together."""
+    everything = frozenset(blocks)
+    if holds(everything):
+        return ()
+    guilty = _guilty(list(blocks), holds)
+    if not holds(everything - set(guilty)):
+        rest = [block for block in blocks if block not in guilty]
+        cost = costs(rest)
+        rest.sort(key=lambda block: -cost[block])
+        # The fewest of the costliest: more in float32 is taken to cost less.
+        low, high = 1, len(rest)
+        while low < high:
+            middle = (low + high) // 2
+            if holds(everything - set(guilty) - set(rest[:middle])):
+                high = middle
+            else:
+                low = middle + 1
+        guilty += rest[:high]
+    return tuple(block for block in blocks if block in guilty)
+
+
+def _guilty(blocks: list[str], holds: Callable[[frozenset[str]], bool]) -> list[str]:
+    """The single blocks among these that fail alone."""
+    if holds(frozenset(blocks)):
+        return []
+    if len(blocks) == 1:
+        return blocks
+    middle = len(blocks) // 2
+    return _guilty(blocks[:middle], holds) + _guilty(blocks[middle:], holds)
+
+
+def search(
+    graph: bytes,
+    contract: GraphContract,
+    dataset: VideoDataset,
+    *,
+    budget: Budget | None = None,
+    granularity: str = "layer",
+    streams: int = 4,
+    confidence: float = 0.5,
+    log: str | Path | None = None,
+    progress: bool = True,
+) -> Search:
+    """Search for the blocks of a serialised float32 graph, without plugins, that have to stay float32.
+
+    dataset: what AP and drift are measured on. log: a JSON Lines file of all trials; one of the same search is gone on
+    with. Raises ExportError for the log of another search.
+    """
+    budget = budget or Budget()
+    blocks = tuple(all_blocks(ir.from_proto(onnx.load_from_string(graph)), granularity))
+    header = {
+        "graph": hashlib.sha256(graph).hexdigest(),
+        "dataset": dataset.name,
+        "videos": [video.name for video in dataset.videos],
+        "streams": streams,
+        "confidence": confidence,
+        "granularity": granularity,
+    }
+    how = granularity, streams, confidence
+    trials = _Trials(graph, contract, dataset, budget, blocks, _Log(log, header), how, progress)
+    try:
+        kept = find_kept(blocks, trials.holds, trials.costs)
+    finally:
+        trials.close()
+    return Search(
+        tuple(f"{granularity}:{block}" for block in kept), blocks, trials.reference, tuple(trials.done.values())
+    )
+
+
+class _Trials:
+    """Measures graphs, each once."""
+
+    def __init__(self, graph, contract, dataset, budget, blocks, log, how, progress):
+        self.graph, self.contract, self.dataset, self.budget = graph, contract, dataset, budget
+        self.blocks, self.log = blocks, log
+        self.granularity, self.streams, self.confidence = how
+        self.done: dict[frozenset[str], Trial] = {}
+        self.reference: Measured | None = None
+        self.folder = TemporaryDirectory(prefix="l2g-precision-")
+        self.single: OnnxRuntimeBackend | None = None
+        self.bar = tqdm(desc="trials", unit="", disable=None if progress else True, position=0)
+
+    def close(self) -> None:
+        self.bar.close()
+        if self.single is not None:
+            self.single.close()
+        self.folder.cleanup()
+
+    def holds(self, half: frozenset[str]) -> bool:
+        return self.trial(half).holds
+
+    def costs(self, blocks: Iterable[str]) -> dict[str, float]:
+        """The mean IoU that each block loses alone, which tells finer than AP."""
+        return {block: _lost_iou(self.trial(frozenset([block])).measured) for block in blocks}
+
+    def trial(self, half: frozenset[str]) -> Trial:
+        if half in self.done:
+            return self.done[half]
+        names = tuple(block for block in self.blocks if block in half)
+        recorded = self.log.find(names)
+        if recorded is None:
+            recorded = self._measure(half)
+            self.log.add(names, *recorded)
+        self.reference, measured = recorded
+        loss = None if measured.ap is None or self.reference.ap is None else self.reference.ap - measured.ap
+        trial = Trial(names, self.budget.holds(self.reference, measured), loss, measured)
+        self.done[half] = trial
+        self.bar.update()
+        self.bar.write(
+            f"{_title(names, self.blocks):<44}{_row(trial)}", file=self.bar.fp
+        ) if not self.bar.disable else None
+        return trial
+
+    def _measure(self, half: frozenset[str]) -> tuple[Measured, Measured]:
+        if self.single is None:
+            self.single = self._open("single", self.graph)
+        model = ir.from_proto(onnx.load_from_string(self.graph))
+        to_half(model, keep=[f"{self.granularity}:{block}" for block in self.blocks if block not in half])
+        candidate = self._open("half", ir.to_proto(emulate(model)).SerializeToString())
+        try:
+            reference, found = measure(
+                self.single,
+                {"half": candidate},
+                self.dataset,
+                streams=self.streams,
+                confidence=self.confidence,
+                progress=not self.bar.disable,
+            )
+        finally:
+            candidate.close()
+        return reference, found["half"]
+
+    def _open(self, name: str, graph: bytes) -> OnnxRuntimeBackend:
+        path = Path(self.folder.name) / f"{name}.onnx"
+        path.write_bytes(with_contract(graph, replace(self.contract, build={})))
+        return OnnxRuntimeBackend(path)
+
+
+class _Log:
+    """A JSON Lines file: what is searched, then a line for every trial."""
+
+    def __init__(self, path: str | Path | None, header: dict):
+        self.path = None if path is None else Path(path)
+        self.entries: dict[tuple[str, ...], tuple[Measured, Measured]] = {}
+        if self.path is None:
+            return
+        if self.path.is_file() and self.path.stat().st_size:
+            self._read(header)
+        else:
+            self._write(header)
+
+    def find(self, half: tuple[str, ...]) -> tuple[Measured, Measured] | None:
+        return self.entries.get(half)
+
+    def add(self, half: tuple[str, ...], reference: Measured, measured: Measured) -> None:
+        self.entries[half] = reference, measured
+        if self.path is not None:
+            self._write({"half": half, "reference": reference.to_dict(), "measured": measured.to_dict()})
+
+    def _read(self, header: dict) -> None:
+        text = self.path.read_text(encoding="utf-8")
+        first, *lines = text.splitlines()
+        try:
+            found = json.loads(first)
+            differing = [key for key in header if found.get(key) != header[key]]
+        except (ValueError, AttributeError):
+            differing = ["contents"]
+        if differing:
+            raise ExportError(
+                f"{self.path}: the log of another search (another {differing[0]}); delete it or give another --log"
+            )
+        for line in lines:
+            try:
+                entry = json.loads(line)
+            except ValueError:  # the line at which a search was interrupted
+                break
+            self.entries[tuple(entry["half"])] = _measured(entry["reference"]), _measured(entry["measured"])
+
+        if not text.endswith("\n"):
+            self.path.write_text("\n".join([first, *lines[: len(self.entries)], ""]), encoding="utf-8")
+
+    def _write(self, entry: dict) -> None:
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+        except OSError as error:
+            raise ExportError(f"{self.path}: cannot be written ({error.strerror}); give another --log") from None
+
+
+def _measured(entry: dict) -> Measured:
+    return Measured(**{name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()})
+
+
+def _lost_iou(measured: Measured) -> float:
+    values = [value for value in measured.mask_iou if value is not None]
+    return 1.0 if not measured.finite or not values else 1 - min(values)
+
+
+def _title(half: tuple[str, ...], blocks: tuple[str, ...]) -> str:
+    if half == blocks:
+        return "everything but the islands"
+    if len(half) > len(blocks) / 2 and len(half) > 2:
+        absent = [block for block in blocks if block not in half]
+        text = f"all but {', '.join(absent)}"
+    else:
+        text = half[0] if len(half) == 1 else f"{half[0]} .. {half[-1]} ({len(half)})" if half else "nothing"
+    return text if len(text) <= 42 else f"{text[:38]} ..."
+
+
+def _row(trial: Trial) -> str:
+    def least(values: tuple[float | None, ...], how: str) -> str:
+        known = [value for value in values if value is not None]
+        return format(min(known), how) if known else "n/a"
+
+    loss = "n/a" if trial.loss is None else f"{trial.loss:+.2f}"
+    verdict = "holds" if trial.holds else "FAILS" if trial.measured.finite else "FAILS: NaN or infinity"
+    m = trial.measured
+    return f"{loss:>9}{least(m.identity, '.1f'):>12} %{least(m.mask_iou, '.4f'):>10}  {verdict}"

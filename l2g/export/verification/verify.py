@@ -1,0 +1,113 @@
+"""Proof that a graph computes what the model computes, before it gets its name."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from l2g.contract import GraphContract
+from l2g.errors import ExportError
+from l2g.export.verification.comparison import TOLERANCES, Difference, compare
+from l2g.export.verification.decisions import expose_decisions, judge
+from l2g.export.verification.rollouts import ROLLOUTS, Step, rollouts
+from l2g.modeling.local2global import Local2Global
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was measured: the largest absolute difference of each output over all steps.
+
+    library: what ran the graph. rollouts: (streams, frames) of each. ties: steps at which the graph decided a tie
+    otherwise than the model; those were compared with the model's decisions put into the graph.
+    """
+
+    library: str
+    rollouts: tuple[tuple[int, int], ...]
+    differences: dict[str, float]
+    tolerances: dict[str, float]
+    ties: int
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+
+def verify(model: Local2Global, graph: bytes, contract: GraphContract) -> Verification:
+    """Run a serialised ONNX graph beside the model over the rollouts of `l2g.export.verification.rollouts`.
+
+    Every step starts from the model's own state. Raises ExportError at the first step where an output differs by more
+    than its tolerance and no tie explains it; the message names step, output, position and difference.
+    """
+    import onnxruntime
+
+    session = open_session(graph)
+    forced = None
+    largest = dict.fromkeys((spec.name for spec in contract.outputs), 0.0)
+    ties = 0
+    for step in rollouts(model, contract.height, contract.width):
+        differences = compare(contract, step, run(session, step.inputs), model.config)
+        if _worst(differences).excess > 1:
+            forced = forced or open_session(_with_decisions(graph, model.config.num_queries))
+            differences = _without_ties(model, contract, forced, step, differences)
+            ties += 1
+        for difference in differences:
+            largest[difference.output] = max(largest[difference.output], difference.value)
+    library = f"onnxruntime {onnxruntime.__version__} CPU"
+    return Verification(library, ROLLOUTS, largest, {name: TOLERANCES[name] for name in largest}, ties)
+
+
+def open_session(graph: bytes, arena: bool = True):
+    """An ONNX Runtime session on the CPU; ExportError where it does not take the graph. Without `arena` it takes little
+    memory: tensors live no longer than they are needed, and what they took is given back."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = arena
+    if not arena:
+        # The default order runs every node as soon as it can: much would wait in memory for its use.
+        options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
+    try:
+        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ExportError(f"ONNX Runtime does not load the exported graph: {error}") from error
+
+
+def run(session, arrays: tuple[np.ndarray, ...]) -> list[np.ndarray]:
+    names = [spec.name for spec in session.get_inputs()]
+    try:
+        return session.run(None, dict(zip(names, arrays, strict=True)))
+    except Exception as error:
+        raise ExportError(f"ONNX Runtime fails on the exported graph with {len(arrays[0])} streams: {error}") from error
+
+
+def _without_ties(
+    model: Local2Global, contract: GraphContract, forced, step: Step, before: list[Difference]
+) -> list[Difference]:
+    """The differences that remain with the model's decisions in the graph; ExportError unless ties were all it was."""
+    decided = (step.local.indices.numpy(), step.local.boxes.numpy())
+    *outputs, indices, boxes = run(forced, (*step.inputs, *decided))
+    verdict = judge(step, indices, boxes, model.config.box_init)
+    after = compare(contract, step, outputs, model.config)
+    if verdict.changed and verdict.tied and _worst(after).excess <= 1:
+        return after
+    worst = _worst(before)
+    raise ExportError(
+        f"the exported graph differs from the model: output '{worst.output}' by {worst.value:.3g} "
+        f"(tolerance {TOLERANCES[worst.output]:g}) at {list(worst.position)}, first in frame {step.frame} of the "
+        f"rollout with {step.streams} streams; all outputs there: "
+        + ", ".join(f"{difference.output} {difference.value:.3g}" for difference in before)
+        + ". No tie explains it. "
+        "Nothing was written; try another --lowering or --opset, or leave --simplify out"
+    )
+
+
+def _with_decisions(graph: bytes, slots: int) -> bytes:
+    model = expose_decisions(ir.from_proto(onnx.load_from_string(graph)), slots)
+    return ir.to_proto(model).SerializeToString()
+
+
+def _worst(differences: list[Difference]) -> Difference:
+    return max(differences, key=lambda difference: difference.excess)

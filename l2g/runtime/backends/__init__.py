@@ -1,0 +1,1 @@
+"""The inference libraries, each driven through the one interface of `base`."""

@@ -1,0 +1,61 @@
+"""What every backend of an exported artifact has in common: which contracts it drives, and the shapes that follow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from l2g.contract import GraphContract, TensorSpec
+from l2g.errors import ContractError
+from l2g.runtime.backends.base import Detections, RawOutputs
+
+# What a frame's results are made of, by the contract's output kind: the fields of the two classes.
+RESULTS = {"raw": RawOutputs, "detections": Detections}
+# Every recurrent output that a host state has a place for.
+STATE_OUTPUTS = ("queries", "boxes")
+
+
+def check_drivable(path: Path, contract: GraphContract, command: str) -> None:
+    """ContractError unless a backend can drive what the contract describes: its results, its state, its frames.
+
+    command: what makes the artifact again.
+    """
+
+    def expect(holds: bool, found: str) -> None:
+        if not holds:
+            raise ContractError(f"{path}: {found}; make it again with: {command}")
+
+    kind = contract.output_kind
+    expect(kind in RESULTS, f"output kind '{kind}' found, {' or '.join(RESULTS)} expected")
+    needed = {"frames", contract.valid_input, *STATE_OUTPUTS, *RESULTS[kind].__dataclass_fields__}
+    needed |= {name for state in contract.states for name in (state.input, state.output)}
+    absent = needed - {spec.name for spec in (*contract.inputs, *contract.outputs)}
+    expect(not absent, f"the contract names no tensor '{min(absent, default='')}'")
+    carried = sorted(state.output for state in contract.states)
+    expect(carried == sorted(STATE_OUTPUTS), f"the contract carries {carried}, expected {sorted(STATE_OUTPUTS)}")
+    canvas = ("B", contract.height, contract.width, 3)
+    for spec, dtype, shape in (
+        (contract.input("frames"), "uint8", canvas),
+        (contract.input(contract.valid_input), "float32", ("B", 1)),
+    ):
+        found, expected = describe(spec.dtype, spec.shape), describe(dtype, shape)
+        expect(found == expected, f"input '{spec.name}': the contract has {found}, expected {expected}")
+    for state in contract.states:
+        one, other = contract.input(state.input), contract.output(state.output)
+        found, expected = (describe(spec.dtype, spec.shape) for spec in (one, other))
+        expect(
+            found == expected and state.initial == "zeros",
+            f"state '{state.input}' ({found}, initial '{state.initial}') cannot be fed with '{state.output}' "
+            f"({expected}) from zeros",
+        )
+
+
+def describe(dtype: str, shape: Sequence[int | str | None]) -> str:
+    """ "float32 [*, 300, 4]", to be compared and shown."""
+    # A free dimension has whatever name, or none.
+    return f"{dtype} [{', '.join(str(dim) if isinstance(dim, int) else '*' for dim in shape)}]"
+
+
+def sized(spec: TensorSpec, streams: int) -> tuple[int, ...]:
+    """The shape of a tensor for so many streams."""
+    return tuple(streams if isinstance(dim, str) else dim for dim in spec.shape)

@@ -1,0 +1,208 @@
+"""The ONNX Runtime backend: an exported graph on the CPU or on a CUDA device, its state kept there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from l2g.contract import METADATA_KEY, GraphContract
+from l2g.errors import ContractError, L2GError
+from l2g.runtime.backends.base import Detections, HostState, RawOutputs
+from l2g.runtime.backends.contract_check import RESULTS, STATE_OUTPUTS, check_drivable, describe, sized
+
+Provider = str | tuple[str, Mapping[str, Any]]
+
+# Unless told, CUDA rounds the operands of products to TF32 (10 bits of mantissa), which is no parity with FP32.
+_CUDA = ("CUDAExecutionProvider", {"use_tf32": "0"})
+_DTYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(int32)": "int32"}
+
+
+class OnnxRuntimeBackend:
+    """Drives an exported graph frame by frame; see `l2g.runtime.backends.base.Backend`. Needs no torch.
+
+    The state of B streams lives in two sets of buffers on the device: a step reads the one and writes the other, then
+    they swap. Only results and frames cross to and from the host.
+
+    Args:
+        path: an ONNX file that `export/to_onnx.py` wrote.
+        providers: ONNX Runtime's execution providers, best first, with options where needed, such as
+            [("CUDAExecutionProvider", {"device_id": 1}), "CPUExecutionProvider"]. None: CUDA where this installation
+            and this machine have it, else the CPU. CUDA without options computes FP32 in full, not in TF32.
+        threads: of the CPU provider within an operator; None is ONNX Runtime's own choice, the physical cores.
+
+    Raises ContractError for a file without a contract, with one of another version, or with other inputs and outputs
+    than its contract says; L2GError for a file that is no ONNX graph or a provider that is not available.
+    """
+
+    def __init__(self, path: str | Path, providers: Sequence[Provider] | None = None, threads: int | None = None):
+        self.path = Path(path)
+        self._session = _open_session(self.path, providers, threads)
+        self.contract = _read_contract(self.path, self._session)
+        _check_boundary(self.path, self.contract, self._session)
+        check_drivable(self.path, self.contract, _export_command(self.path))
+        self.device, self._device_id = _device(self._session)
+        self._results = RESULTS[self.contract.output_kind]
+        self._host_outputs = [spec for spec in self.contract.outputs if spec.name not in STATE_OUTPUTS]
+        # By output name: what the next step reads, and what it writes.
+        self._current: dict[str, ort.OrtValue] = {}
+        self._next: dict[str, ort.OrtValue] = {}
+        self._valid: np.ndarray | None = None  # bool [B]; None before the first step
+
+    def step(self, frames: np.ndarray, reset: np.ndarray) -> RawOutputs | Detections:
+        self.contract.input("frames").check(frames)
+        streams = len(frames)
+        if self._valid is None:
+            self._allocate(streams)
+        elif len(self._valid) != streams:
+            raise ContractError(
+                f"{streams} frames given, but the state holds {len(self._valid)} streams; "
+                "re-arrange the state with write_state first (VideoSession does)"
+            )
+        valid = (self._valid & ~np.asarray(reset, bool)).astype(np.float32)[:, None]
+        binding = self._session.io_binding()
+        binding.bind_cpu_input("frames", np.ascontiguousarray(frames))
+        binding.bind_cpu_input(self.contract.valid_input, valid)
+        for state in self.contract.states:
+            binding.bind_ortvalue_input(state.input, self._current[state.output])
+            binding.bind_ortvalue_output(state.output, self._next[state.output])
+        results = {}
+        for spec in self._host_outputs:
+            # Memory of the caller's own: no copy on a CPU, one copy off any other device.
+            array = results[spec.name] = np.empty(sized(spec, streams), spec.dtype)
+            binding.bind_output(spec.name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        self._run(binding)
+        self._current, self._next = self._next, self._current
+        self._valid = np.ones(streams, bool)
+        for name in STATE_OUTPUTS:
+            if name in self._results.__dataclass_fields__:
+                results[name] = _copy(self._current[name])
+        return self._results(**results)
+
+    def read_state(self) -> HostState | None:
+        if self._valid is None:
+            return None
+        return HostState(*(_copy(self._current[name]) for name in STATE_OUTPUTS), self._valid.copy())
+
+    def write_state(self, state: HostState) -> None:
+        for name in STATE_OUTPUTS:
+            self.contract.output(name).check(getattr(state, name))
+        streams = len(state.valid)
+        if self._valid is None or len(self._valid) != streams:
+            self._allocate(streams)
+        for name in STATE_OUTPUTS:
+            self._current[name].update_inplace(np.ascontiguousarray(getattr(state, name)))
+        self._valid = np.array(state.valid, bool)
+
+    def close(self) -> None:
+        self._current, self._next, self._valid, self._session = {}, {}, None, None
+
+    def _allocate(self, streams: int) -> None:
+        """Two sets of buffers for so many streams, none of them valid; zeros, the contract's initial content."""
+        for buffers in (self._current, self._next):
+            for state in self.contract.states:
+                zeros = np.zeros(sized(self.contract.output(state.output), streams), np.float32)
+                value = ort.OrtValue.ortvalue_from_shape_and_type(
+                    list(zeros.shape), np.float32, self.device, self._device_id
+                )
+                value.update_inplace(zeros)
+                buffers[state.output] = value
+        self._valid = np.zeros(streams, bool)
+
+    def _run(self, binding: ort.IOBinding) -> None:
+        try:
+            self._session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
+        except Exception as error:  # ONNX Runtime's own classes share no other base
+            raise L2GError(f"{self.path}: ONNX Runtime failed in a step: {_first_line(error)}") from None
+
+
+def _open_session(path: Path, providers: Sequence[Provider] | None, threads: int | None) -> ort.InferenceSession:
+    if not path.is_file():
+        raise L2GError(f"{path}: no such file; export a checkpoint with: {_export_command(path)}")
+    available = ort.get_available_providers()
+    wanted = [p if isinstance(p, str) else p[0] for p in providers or ()]
+    absent = [name for name in wanted if name not in available]
+    if absent:
+        raise L2GError(
+            f"execution provider '{absent[0]}' asked for, this ONNX Runtime has {', '.join(available)}; "
+            "for CUDA install it with: pip install 'l2g[gpu]'"
+        )
+    if providers is None:
+        providers = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]
+    providers = [_CUDA if provider == _CUDA[0] else provider for provider in providers]
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    # Threads that wait for their share of an operator spin for 20 us, in which most waits end, and then sleep: decoder
+    # and encoder want those cores. If they sleep at once an R50 at 480x864 takes 3 to 10 % longer. A version that does
+    # not know the key spins for milliseconds.
+    options.add_session_config_entry("session.intra_op.spin_duration_us", "20")
+    if threads is not None:
+        if threads < 1:
+            raise L2GError(f"{threads} threads asked for, at least 1 expected")
+        options.intra_op_num_threads = threads
+    try:
+        session = ort.InferenceSession(str(path), options, providers=list(providers))
+    except Exception as error:  # ONNX Runtime's own classes share no other base
+        raise L2GError(
+            f"{path}: ONNX Runtime cannot open it: {_first_line(error)}; export it for ONNX Runtime with: "
+            f"{_export_command(path)}"
+        ) from None
+    # ONNX Runtime goes on with the CPU, in silence, when CUDA's libraries cannot be loaded.
+    if wanted and wanted[0] not in session.get_providers():
+        raise L2GError(
+            f"execution provider '{wanted[0]}' could not be started, ONNX Runtime offers "
+            f"{', '.join(session.get_providers())}; check the GPU's driver and the CUDA and cuDNN libraries"
+        )
+    return session
+
+
+def _read_contract(path: Path, session: ort.InferenceSession) -> GraphContract:
+    text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    if text is None:
+        raise ContractError(
+            f"{path}: carries no '{METADATA_KEY}', so nothing says how it is to be driven; "
+            f"export it with: {_export_command(path)}"
+        )
+    try:
+        return GraphContract.from_json(text)
+    except ContractError as error:
+        raise ContractError(f"{path}: {error}: {_export_command(path)}") from None
+
+
+def _check_boundary(path: Path, contract: GraphContract, session: ort.InferenceSession) -> None:
+    """The graph's inputs and outputs are those that its contract names."""
+    kinds = (("input", contract.inputs, session.get_inputs()), ("output", contract.outputs, session.get_outputs()))
+    for kind, specs, nodes in kinds:
+        found = {node.name: describe(_DTYPES.get(node.type, node.type), node.shape) for node in nodes}
+        expected = {spec.name: describe(spec.dtype, spec.shape) for spec in specs}
+        for name in [*expected, *found]:
+            if found.get(name) != expected.get(name):
+                raise ContractError(
+                    f"{path}: {kind} '{name}': the graph has {found.get(name, 'none of that name')}, its contract says "
+                    f"{expected.get(name, 'none of that name')}; export it again with: {_export_command(path)}"
+                )
+
+
+def _device(session: ort.InferenceSession) -> tuple[str, int]:
+    """Where the state lives: ("cuda", number) or ("cpu", 0)."""
+    if "CUDAExecutionProvider" not in session.get_providers():
+        return "cpu", 0
+    options = session.get_provider_options().get("CUDAExecutionProvider", {})
+    return "cuda", int(options.get("device_id", 0))
+
+
+def _copy(value: ort.OrtValue) -> np.ndarray:
+    # On a CPU numpy() is a view of the buffer that the next step but one writes.
+    return np.array(value.numpy())
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _export_command(path: Path) -> str:
+    return f"python export/to_onnx.py --ckpt CKPT --output {path}"

@@ -1,0 +1,111 @@
+"""Opening a model for the runtime: the file's suffix, or a shipped name, says which inference library drives it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from pathlib import Path
+
+from l2g.artifacts.sidecar import ENGINE_SUFFIX
+from l2g.errors import CheckpointError, L2GError
+from l2g.runtime.backends.base import Backend
+
+CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".pkl")
+GRAPH_SUFFIX = ".onnx"
+# What has its canvas and its outputs inside, and opens without PyTorch.
+ARTIFACT_SUFFIXES = (GRAPH_SUFFIX, ENGINE_SUFFIX)
+
+
+def open_backend(
+    model: str | Path,
+    *,
+    top_k: int | None = 50,
+    canvas: tuple[int, int] | None = None,
+    portrait: bool = False,
+    **checkpoint_options,
+) -> Backend:
+    """Open a checkpoint, an exported graph (.onnx) or an engine (.engine) by path, or a shipped checkpoint by name
+    ("l2g_tiny"). A checkpoint or a graph runs on the GPU where its library sees one (CUDA_VISIBLE_DEVICES= hides it),
+    else on the CPU; an engine on a GPU.
+
+    top_k: the backend chooses that many slots of each frame (output kind "detections"); None gives raw outputs.
+    canvas: (height, width) of the network input, multiples of 32; None is the model's own, turned upright for
+    `portrait` sources. checkpoint_options: what the public formats do not tell (num_queries, class_names, ...), see
+    `load_checkpoint`, whose defaults hold where an option is None. Raises L2GError for a file that no backend opens,
+    a library that is not installed, and whatever is wrong with the file.
+
+    A graph's canvas and outputs were fixed when it was exported: `top_k` and `portrait` change nothing, and another
+    canvas or a checkpoint option is refused.
+    """
+    suffix = Path(model).suffix.lower()
+    given = {name: value for name, value in checkpoint_options.items() if value is not None}
+    if suffix in ARTIFACT_SUFFIXES:
+        return _open_artifact(str(model), suffix, canvas, given)
+    if suffix in CHECKPOINT_SUFFIXES:
+        if not Path(model).is_file():
+            raise CheckpointError(f"{model}: no such file; check the path of the checkpoint")
+    elif suffix or Path(model).exists():
+        raise L2GError(
+            f"{model}: no backend opens this; expected a checkpoint ({', '.join(CHECKPOINT_SUFFIXES)}), "
+            f"an exported graph ({GRAPH_SUFFIX}), an engine ({ENGINE_SUFFIX}) or the name of a shipped model such as "
+            "l2g_tiny"
+        )
+    if canvas is not None and (min(canvas) < 32 or canvas[0] % 32 or canvas[1] % 32):
+        raise L2GError(f"canvas {canvas[0]}x{canvas[1]} found, multiples of 32 expected, for example 480x864")
+    return _open_eager(str(model), top_k, canvas, portrait, given)
+
+
+def _open_eager(
+    model: str, top_k: int | None, canvas: tuple[int, int] | None, portrait: bool, checkpoint_options: dict
+) -> Backend:
+    # Before PyTorch loads its OpenMP: on cores that others use too, threads that spin for each other take the time from
+    # those they wait for (the demo beside two busy processes, two cores: 205 s, with this 11 s). On an idle machine it
+    # costs some percent; threads that sleep at once would take half as long again.
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    try:
+        load_checkpoint = importlib.import_module("l2g.checkpoint").load_checkpoint
+        eager = importlib.import_module("l2g.runtime.backends.eager")
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] == "l2g":
+            raise
+        raise L2GError(
+            f"{model}: a checkpoint runs on PyTorch, but '{error.name}' is not installed; "
+            "install it with: pip install 'l2g[eager]'"
+        ) from None
+    loaded = load_checkpoint(model, **checkpoint_options).to(eager.default_device())
+    if canvas is None:
+        short, long = sorted(loaded.config.input_size)
+        canvas = (long, short) if portrait else tuple(loaded.config.input_size)
+    return eager.EagerBackend(loaded, top_k=top_k, canvas=canvas)
+
+
+def _open_artifact(model: str, suffix: str, canvas: tuple[int, int] | None, checkpoint_options: dict) -> Backend:
+    if checkpoint_options:
+        raise L2GError(
+            f"{model}: {', '.join(sorted(checkpoint_options))} given, which only a checkpoint takes; "
+            "a graph's contract says all of it, so leave it away"
+        )
+    if suffix == ENGINE_SUFFIX:
+        backend = importlib.import_module("l2g.runtime.backends.tensorrt.backend").TensorRTBackend(model)
+    else:
+        backend = _open_graph(model)
+    fixed = (backend.contract.height, backend.contract.width)
+    if canvas is not None and tuple(canvas) != fixed:
+        backend.close()
+        raise L2GError(
+            f"{model}: canvas {canvas[0]}x{canvas[1]} asked for, but the graph's is fixed at {fixed[0]}x{fixed[1]}; "
+            f"export another with: python export/to_onnx.py --height {canvas[0]} --width {canvas[1]}"
+        )
+    return backend
+
+
+def _open_graph(model: str) -> Backend:
+    try:
+        return importlib.import_module("l2g.runtime.backends.onnxruntime").OnnxRuntimeBackend(model)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] == "l2g":
+            raise
+        raise L2GError(
+            f"{model}: a graph runs on ONNX Runtime, but '{error.name}' is not installed; "
+            "install it with: pip install 'l2g[cpu]' (or 'l2g[gpu]' for CUDA)"
+        ) from None

@@ -1,0 +1,124 @@
+"""How a frame gets onto the network canvas, and how masks and boxes get back; docs/letterbox.md says why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from l2g.contract import PAD_VALUE
+from l2g.errors import L2GError
+from l2g.runtime.picture.masks import InstanceMask
+
+# Pixels of the canvas per cell of a mask map.
+MASK_STRIDE = 4
+
+
+@dataclass(frozen=True)
+class Letterbox:
+    """Keeps the aspect ratio, anchors the picture at the top left, pads the right and the bottom. Sizes in pixels."""
+
+    source_height: int
+    source_width: int
+    canvas_height: int
+    canvas_width: int
+
+    def __post_init__(self):
+        sizes = (self.source_height, self.source_width, self.canvas_height, self.canvas_width)
+        if min(sizes) < 1:
+            raise L2GError(
+                f"cannot letterbox {self.source_height}x{self.source_width} onto "
+                f"{self.canvas_height}x{self.canvas_width} pixels: every side must be at least 1"
+            )
+        if self.canvas_height % MASK_STRIDE or self.canvas_width % MASK_STRIDE:
+            raise L2GError(
+                f"canvas {self.canvas_height}x{self.canvas_width}: both sides must be multiples of {MASK_STRIDE}"
+            )
+
+    @property
+    def scale(self) -> float:
+        """Canvas pixels per source pixel, before rounding to whole pixels."""
+        return min(self.canvas_height / self.source_height, self.canvas_width / self.source_width)
+
+    @property
+    def content_height(self) -> int:
+        """Rows of the canvas that hold picture."""
+        return min(self.canvas_height, max(1, round(self.source_height * self.scale)))
+
+    @property
+    def content_width(self) -> int:
+        """Columns of the canvas that hold picture."""
+        return min(self.canvas_width, max(1, round(self.source_width * self.scale)))
+
+    def to_canvas(self, frame: np.ndarray, pad_value: tuple[int, int, int] = PAD_VALUE) -> np.ndarray:
+        """uint8 [source_height, source_width, 3] -> uint8 [canvas_height, canvas_width, 3], padded with `pad_value`."""
+        if frame.shape != (self.source_height, self.source_width, 3) or frame.dtype != np.uint8:
+            raise L2GError(
+                f"frame: found {frame.dtype} {list(frame.shape)}, "
+                f"expected uint8 [{self.source_height}, {self.source_width}, 3]"
+            )
+        size = (self.content_width, self.content_height)
+        canvas = np.empty((self.canvas_height, self.canvas_width, 3), dtype=np.uint8)
+        canvas[...] = pad_value
+        content = canvas[: self.content_height, : self.content_width]
+        if (self.content_height, self.content_width) == frame.shape[:2]:
+            content[...] = frame
+        else:
+            # Averages when it shrinks, as the antialiased bilinear resize of the public training code does.
+            shrinks = self.scale < 1
+            content[...] = cv2.resize(frame, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        return canvas
+
+    def mask_to_source(self, logits: np.ndarray) -> InstanceMask:
+        """Cut one mask map at source resolution.
+
+        logits: float32 [canvas_height / 4, canvas_width / 4]; the mask is where the bilinearly interpolated map is > 0.
+        One interpolation from the map straight to source pixels, sampled at the exact position of each pixel's centre.
+        """
+        expected = (self.canvas_height // MASK_STRIDE, self.canvas_width // MASK_STRIDE)
+        if logits.shape != expected:
+            raise L2GError(f"mask map: found {list(logits.shape)}, expected {list(expected)}")
+        positive = logits > 0
+        rows, columns = np.flatnonzero(positive.any(axis=1)), np.flatnonzero(positive.any(axis=0))
+        empty = np.zeros((0, 0), dtype=bool)
+        if rows.size == 0:
+            return InstanceMask.from_patch(empty, 0, 0, self.source_height, self.source_width)
+        step_y = self.content_height / self.source_height / MASK_STRIDE
+        step_x = self.content_width / self.source_width / MASK_STRIDE
+        # Interpolation reaches one cell past the positive ones: nothing outside that window can be positive.
+        top, bottom = _window(rows[0], rows[-1], step_y, self.source_height)
+        left, right = _window(columns[0], columns[-1], step_x, self.source_width)
+        if top >= bottom or left >= right:
+            return InstanceMask.from_patch(empty, 0, 0, self.source_height, self.source_width)
+        to_map = np.array(
+            [[step_x, 0, (left + 0.5) * step_x - 0.5], [0, step_y, (top + 0.5) * step_y - 0.5]], dtype=np.float64
+        )
+        patch = cv2.warpAffine(
+            np.ascontiguousarray(logits, dtype=np.float32),
+            to_map,
+            (right - left, bottom - top),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
+        return InstanceMask.from_patch(patch > 0, top, left, self.source_height, self.source_width)
+
+    def boxes_to_source(self, boxes: np.ndarray) -> np.ndarray:
+        """float [..., 4] (cx, cy, w, h) in 0..1 of the canvas -> float32 [..., 4] xyxy in source pixels, unclipped."""
+        boxes = np.asarray(boxes, dtype=np.float32)
+        center, size = boxes[..., :2], boxes[..., 2:]
+        scale = np.array(
+            [
+                self.canvas_width * self.source_width / self.content_width,
+                self.canvas_height * self.source_height / self.content_height,
+            ],
+            dtype=np.float32,
+        )
+        return np.concatenate([(center - size / 2) * scale, (center + size / 2) * scale], axis=-1)
+
+
+def _window(first: int, last: int, step: float, length: int) -> tuple[int, int]:
+    """Source pixels [start, stop) whose sample position lies strictly between cells first - 1 and last + 1."""
+    start = int(np.floor((first - 0.5) / step - 0.5))
+    stop = int(np.ceil((last + 1.5) / step - 0.5)) + 1
+    return max(0, start), min(length, stop)

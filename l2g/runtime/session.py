@@ -1,0 +1,154 @@
+"""Streams that come, go and pause, carried through one backend whose state is a row per stream."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from l2g.errors import ContractError, L2GError
+from l2g.runtime.backends.base import Backend, Detections, HostState, RawOutputs
+from l2g.runtime.identity.handover import SlotLinker
+
+ASSOCIATIONS = ("propagate", "embedding")
+
+
+@dataclass
+class _Stream:
+    """What a session knows of one stream: its state while another set of rows is on the device, and how to begin."""
+
+    fresh: bool = True
+    queries: np.ndarray | None = None
+    boxes: np.ndarray | None = None
+    linker: SlotLinker = field(default_factory=SlotLinker)
+
+
+class VideoSession:
+    """Carries any number of streams through `backend`, each with its own state.
+
+    with VideoSession(backend) as session:
+        session.join("door")
+        outputs = session.step({"door": canvas})["door"]
+
+    Every `step` advances the streams that it is given a frame of; the others keep their state untouched. Streams that
+    share a step give the results that each would give alone. While the same streams are stepped, their state never
+    leaves the device; it is re-arranged through the host when the set changes.
+
+    For an image model (association "embedding") no state is carried: every frame is a first frame and the slots of
+    each stream are linked by their embeddings.
+
+    The session owns no thread and takes no lock: drive it from one thread. `close` closes the backend.
+    """
+
+    def __init__(self, backend: Backend):
+        if backend.contract.association not in ASSOCIATIONS:
+            raise ContractError(
+                f"association '{backend.contract.association}' found in the contract, one of {list(ASSOCIATIONS)} "
+                "expected; export the model again with this version of l2g"
+            )
+        self.backend = backend
+        self._links = backend.contract.association == "embedding"
+        self._streams: dict[Hashable, _Stream] = {}
+        self._rows: list[Hashable | None] = []  # which stream each row of the backend's state belongs to
+
+    @property
+    def streams(self) -> tuple[Hashable, ...]:
+        """The streams that have joined, in that order."""
+        return tuple(self._streams)
+
+    def join(self, stream: Hashable) -> None:
+        """Add a stream; its next frame is a first frame. L2GError when one of that name is there."""
+        if stream in self._streams:
+            raise L2GError(f"stream {stream!r} has joined already; leave() it first, or reset() it to start it anew")
+        self._streams[stream] = _Stream()
+
+    def reset(self, stream: Hashable) -> None:
+        """Forget a stream's history: its next frame is a first frame. Other streams are untouched."""
+        entry = self._stream(stream)
+        entry.fresh, entry.queries, entry.boxes = True, None, None
+        entry.linker.reset()
+
+    def leave(self, stream: Hashable) -> None:
+        """Remove a stream and forget its state."""
+        self._stream(stream)
+        del self._streams[stream]
+        self._rows = [None if row == stream else row for row in self._rows]
+
+    def step(self, frames: Mapping[Hashable, np.ndarray]) -> dict[Hashable, RawOutputs | Detections]:
+        """Advance the streams of `frames` by one frame each.
+
+        frames: uint8 [H, W, 3] RGB on the network canvas, by stream. Returns each stream's outputs, with B = 1.
+        Raises L2GError for a stream that has not joined or a frame that is not of the canvas.
+        """
+        if not frames:
+            return {}
+        for stream, frame in frames.items():
+            self._stream(stream)
+            self._check_frame(stream, frame)
+        # Streams keep the order in which they joined, whatever the order of the mapping: fewer re-arrangements.
+        rows = [stream for stream in self._streams if stream in frames]
+        if rows != self._rows:
+            self._arrange(rows)
+        reset = np.array([self._links or self._streams[stream].fresh for stream in rows])
+        outputs = self.backend.step(np.stack([frames[stream] for stream in rows]), reset)
+        results = {}
+        for index, stream in enumerate(rows):
+            entry = self._streams[stream]
+            entry.fresh = False
+            row = stream_outputs(outputs, index)
+            results[stream] = entry.linker.link(row) if self._links else row
+        return results
+
+    def close(self) -> None:
+        """Close the backend; the session is not used again."""
+        self.backend.close()
+
+    def __enter__(self) -> VideoSession:
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self.close()
+
+    def _stream(self, stream: Hashable) -> _Stream:
+        if stream not in self._streams:
+            raise L2GError(f"stream {stream!r} has not joined; joined are {list(self._streams)}: call join() first")
+        return self._streams[stream]
+
+    def _check_frame(self, stream: Hashable, frame: np.ndarray) -> None:
+        expected = (self.backend.contract.height, self.backend.contract.width, 3)
+        if frame.shape != expected or frame.dtype != np.uint8:
+            raise L2GError(
+                f"stream {stream!r}: frame is {frame.dtype} {list(frame.shape)}, expected uint8 {list(expected)}; "
+                "put frames on the network canvas with Letterbox.to_canvas"
+            )
+
+    def _arrange(self, rows: list[Hashable]) -> None:
+        """Give the backend the state of `rows`, keeping a copy of what is taken off the device."""
+        state = self.backend.read_state()
+        if state is not None and not self._links:
+            for index, stream in enumerate(self._rows):
+                if stream is not None and not self._streams[stream].fresh:
+                    entry = self._streams[stream]
+                    entry.queries, entry.boxes = state.queries[index], state.boxes[index]
+        if state is not None:
+            self.backend.write_state(self._gather(rows))
+        self._rows = rows
+
+    def _gather(self, rows: list[Hashable]) -> HostState:
+        spec = self.backend.contract.input("prior_queries").shape
+        queries = np.zeros((len(rows), *spec[1:]), dtype=np.float32)
+        boxes = np.zeros((len(rows), spec[1], 4), dtype=np.float32)
+        valid = np.zeros(len(rows), dtype=bool)
+        for index, stream in enumerate(rows):
+            entry = self._streams[stream]
+            if entry.queries is not None and not entry.fresh:
+                queries[index], boxes[index], valid[index] = entry.queries, entry.boxes, True
+                entry.queries = entry.boxes = None  # the device holds the truth from here on
+        return HostState(queries, boxes, valid)
+
+
+def stream_outputs(outputs: RawOutputs | Detections, index: int) -> RawOutputs | Detections:
+    """One stream's row of a batch's outputs, with B = 1; views, not copies."""
+    row = slice(index, index + 1)
+    return type(outputs)(**{name: value[row] for name, value in vars(outputs).items()})

@@ -1,0 +1,1 @@
+"""Video in, results out: decoding, the overlapping pipeline, result files, the overlay."""

@@ -1,0 +1,240 @@
+"""Videos through one model, each into a folder of results; several at once are streams of one batch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from l2g.errors import L2GError, VideoError
+from l2g.runtime.assembler import FrameAssembler, letterbox_of
+from l2g.runtime.backends.base import Backend, Detections, RawOutputs
+from l2g.runtime.identity.tracks import TrackParameters
+from l2g.runtime.session import VideoSession
+from l2g.runtime.video.overlay import draw_overlay
+from l2g.runtime.video.pipeline import ReadAhead, run_pipeline
+from l2g.runtime.video.results import JsonLinesSink, TubeResultsSink
+from l2g.runtime.video.source import VideoFrame, VideoSource
+from l2g.runtime.video.writer import VideoWriter
+
+
+@dataclass(frozen=True)
+class JobSummary:
+    """What a run did. seconds: wall time from the first frame asked for to the last file closed.
+
+    damage: None, or what could not be read of the source. interrupted: Ctrl-C ended it; the files hold what was done.
+    """
+
+    frames: int
+    seconds: float
+    tracks: int
+    files: tuple[Path, ...]
+    damage: str | None
+    interrupted: bool
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    lane: _Lane
+    frame: VideoFrame
+    canvas: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Inferred:
+    lane: _Lane
+    frame: VideoFrame
+    outputs: RawOutputs | Detections
+
+
+class _Results:
+    """The files of one run; consumes frames in order."""
+
+    def __init__(self, files: ExitStack, source: VideoSource, backend: Backend, folder: Path, overlay: bool):
+        self._class_names = backend.contract.class_names
+        self.lines = files.enter_context(JsonLinesSink(folder / "frames.jsonl", self._class_names))
+        self.tubes = files.enter_context(TubeResultsSink(folder / "results.json"))
+        self.video = None
+        if overlay:
+            rate = source.frame_rate / source.selection.stride
+            self.video = files.enter_context(VideoWriter(folder / "overlay.mp4", source.height, source.width, rate))
+        self.frames = 0
+        self._first_time = 0.0
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        sinks = [self.lines, self.tubes] + ([self.video] if self.video else [])
+        return tuple(sink.path for sink in sinks)
+
+    def write(self, result, image: np.ndarray) -> None:
+        if self.frames == 0:
+            self._first_time = result.time
+        self.lines.write(result)
+        self.tubes.write(result)
+        if self.video:
+            self.video.write(draw_overlay(image, result, self._class_names), result.time - self._first_time)
+        self.frames += 1
+
+
+class _Lane:
+    """One video on its way through the stages: its frames, its place on the canvas, its files."""
+
+    def __init__(
+        self,
+        source: VideoSource,
+        folder: Path,
+        backend: Backend,
+        parameters: TrackParameters | None,
+        top_k: int,
+        overlay: bool,
+    ):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise VideoError(f"{folder}: cannot be made ({error}); give another output folder") from None
+        self.source = source
+        self.failure: L2GError | None = None
+        self._pad_value = backend.contract.pad_value
+        self._letterbox = letterbox_of(backend.contract, source.height, source.width)
+        self._assembler = FrameAssembler(self._letterbox, backend.contract, parameters, top_k)
+        self._files = ExitStack()
+        with self._files:
+            self.results = _Results(self._files, source, backend, folder, overlay)
+            self._files = self._files.pop_all()
+
+    def decode(self) -> Iterator[_Decoded]:
+        """Every frame; ends early, without an error, where the source fails (see `failure`)."""
+        try:
+            for frame in self.source:
+                yield _Decoded(self, frame, self._letterbox.to_canvas(frame.image, self._pad_value))
+        except L2GError as error:
+            self.failure = error
+
+    def write(self, item: _Inferred) -> None:
+        frame = item.frame
+        self.results.write(self._assembler.assemble(item.outputs, frame.index, frame.time), frame.image)
+
+    def close(self) -> None:
+        """Give the files their names; they stay as they are from then on."""
+        self._files.close()
+
+    def summary(self, seconds: float, interrupted: bool) -> JobSummary:
+        return JobSummary(
+            frames=self.results.frames,
+            seconds=seconds,
+            tracks=self.results.tubes.tracks,
+            files=tuple(path for path in self.results.paths if path.exists()),
+            damage=str(self.failure) if self.failure else self.source.damage,
+            interrupted=interrupted,
+        )
+
+
+def process_video(
+    backend: Backend,
+    source: VideoSource,
+    folder: str | Path,
+    *,
+    parameters: TrackParameters | None = None,
+    top_k: int = 50,
+    overlay: bool = True,
+    on_frame: Callable[[], None] | None = None,
+) -> JobSummary:
+    """Write `frames.jsonl`, `results.json` and, with `overlay`, `overlay.mp4` of `source` into `folder`.
+
+    Decoding, inference and writing overlap; memory does not grow with the video. `on_frame` is called after each frame.
+    Whatever ends the run, the files hold every frame that was finished. Neither `backend` nor `source` is closed.
+    Raises VideoError when the folder cannot be written or the source gives no frame.
+    """
+    how = {"parameters": parameters, "top_k": top_k, "overlay": overlay, "on_frame": on_frame}
+    return process_videos(backend, [(source, folder)], **how)[0]
+
+
+def process_videos(
+    backend: Backend,
+    jobs: Sequence[tuple[VideoSource, str | Path]],
+    *,
+    parameters: TrackParameters | None = None,
+    top_k: int = 50,
+    overlay: bool = True,
+    on_frame: Callable[[], None] | None = None,
+) -> list[JobSummary]:
+    """`process_video` for several videos at once, as streams of one batch; jobs are (source, folder).
+
+    Every step takes the next frame of each video that has one left: a video leaves the batch at its end, and the
+    slowest source sets the pace of all. A source that fails ends alone, with the reason as its summary's `damage`; its
+    error is raised when it is the only one, or when all fail.
+    """
+    session = VideoSession(backend)
+    started = time.perf_counter()
+    interrupted = False
+    with ExitStack() as stack:
+        stack.enter_context(_one_opencv_thread())
+        lanes: list[_Lane] = []
+        for source, folder in jobs:
+            lanes.append(_Lane(source, Path(folder), backend, parameters, top_k, overlay))
+            stack.callback(lanes[-1].close)
+        # Decoders and encoders work outside the interpreter's lock: several videos have a thread each for either.
+        writers = stack.enter_context(ThreadPoolExecutor(len(lanes))) if len(lanes) > 1 else None
+
+        def consume(round_: list[_Inferred]) -> None:
+            running = [item.lane for item in round_]
+            for lane in lanes:
+                if lane not in running:
+                    lane.close()
+            list((writers.map if writers else map)(lambda item: item.lane.write(item), round_))
+            for _ in round_ if on_frame else ():
+                on_frame()
+
+        try:
+            run_pipeline(_rounds(lanes), lambda round_: _step(session, round_), consume)
+        except KeyboardInterrupt:
+            interrupted = True
+    failures = [lane.failure for lane in lanes if lane.failure]
+    if lanes and len(failures) == len(lanes):
+        raise failures[0]
+    seconds = time.perf_counter() - started
+    return [lane.summary(seconds, interrupted) for lane in lanes]
+
+
+@contextmanager
+def _one_opencv_thread() -> Iterator[None]:
+    """The stages are the threads: OpenCV's own would wake for every small picture and take turns with the model's."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
+
+
+def _rounds(lanes: Sequence[_Lane]) -> Iterator[list[_Decoded]]:
+    """The next frame of every lane that has one left, until none has."""
+    readers = {lane: ReadAhead(lane.decode()) if len(lanes) > 1 else lane.decode() for lane in lanes}
+    live = list(lanes)
+    try:
+        while live:
+            items = [next(readers[lane], None) for lane in live]
+            live = [lane for lane, item in zip(live, items, strict=True) if item is not None]
+            if live:
+                yield [item for item in items if item is not None]
+    finally:
+        for reader in readers.values():
+            reader.close()
+
+
+def _step(session: VideoSession, round_: list[_Decoded]) -> list[_Inferred]:
+    running = [item.lane for item in round_]
+    for lane in running:
+        if lane not in session.streams:
+            session.join(lane)
+    for lane in session.streams:
+        if lane not in running:
+            session.leave(lane)
+    outputs = session.step({item.lane: item.canvas for item in round_})
+    return [_Inferred(item.lane, item.frame, outputs[item.lane]) for item in round_]

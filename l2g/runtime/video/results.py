@@ -1,0 +1,177 @@
+"""Where results go: `frames.jsonl`, a line a frame for streams, and `results.json`, the YouTube-VIS results format.
+
+Sinks are context managers that write under a temporary name and give the file its own name when they close. They do so
+after an exception or Ctrl-C too: what was done is kept. Memory does not grow with the masks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from l2g.errors import VideoError
+from l2g.runtime.assembler import FrameResult, TrackedInstance
+
+
+class JsonLinesSink:
+    """`frames.jsonl`: one JSON object a line, in order, each frame that was processed.
+
+    {"index": source frame, "time": seconds, "tracks": [{"id", "label": class index, "name": class name, "score": 0..1,
+    "box": [x1, y1, x2, y2] in source pixels, "segmentation": {"size": [height, width], "counts": compressed RLE}}]}
+    """
+
+    def __init__(self, path: str | Path, class_names: Sequence[str]):
+        self.path = Path(path)
+        self._class_names = class_names
+        self._temporary = _temporary(self.path)
+        self._file = _open(self._temporary, self.path)
+
+    def write(self, result: FrameResult) -> None:
+        """Append one frame. VideoError when the disk refuses."""
+        line = json.dumps(
+            {
+                "index": result.index,
+                "time": round(result.time, 6),
+                "tracks": [self._track(instance) for instance in result.instances],
+            }
+        )
+        try:
+            self._file.write(line + "\n")
+        except OSError as error:
+            raise VideoError(f"{self.path}: writing failed ({error}); is the disk full?") from None
+
+    def close(self) -> None:
+        """Give the file its name."""
+        if not self._file.closed:
+            self._file.close()
+            os.replace(self._temporary, self.path)
+
+    def _track(self, instance: TrackedInstance) -> dict:
+        return {
+            "id": instance.track_id,
+            "label": instance.label,
+            "name": self._class_names[instance.label],
+            "score": round(instance.score, 6),
+            "box": list(instance.box),
+            "segmentation": instance.rle,
+        }
+
+    def __enter__(self) -> JsonLinesSink:
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self.close()
+
+
+@dataclass
+class _Tube:
+    """What is remembered of a track: per frame where its mask lies in the spool, and its scores by label."""
+
+    frames: array = field(default_factory=lambda: array("q"))
+    offsets: array = field(default_factory=lambda: array("q"))
+    score_sums: dict[int, float] = field(default_factory=dict)
+
+
+class TubeResultsSink:
+    """`results.json`: the YouTube-VIS results format, a list with one entry per track and label that it was given.
+
+    {"video_id", "category_id": label + 1, "score": sum of the label's scores / frames of the track, "segmentations":
+    one compressed RLE or null per processed frame, "track_id": as in frames.jsonl}. Evaluators ignore the last key. A
+    track that one class holds throughout is one entry whose score is its mean class score; the best entry of a track
+    is its label, the others are the model's second thoughts, which submissions to the benchmarks list too.
+
+    The masks wait in a temporary file beside the result; memory holds 16 bytes per track and frame.
+    """
+
+    def __init__(self, path: str | Path, video_id: int = 1):
+        self.path = Path(path)
+        self._video_id = video_id
+        self._frames = 0
+        self._tubes: dict[int, _Tube] = {}
+        try:
+            self._spool = tempfile.TemporaryFile(mode="w+b", dir=self.path.parent)  # noqa: SIM115
+        except OSError as error:
+            raise VideoError(
+                f"{self.path}: cannot be written ({error}); check the folder and its permissions"
+            ) from None
+
+    @property
+    def tracks(self) -> int:
+        """Tracks seen so far."""
+        return len(self._tubes)
+
+    def write(self, result: FrameResult) -> None:
+        """Append one frame. VideoError when the disk refuses."""
+        try:
+            for instance in result.instances:
+                tube = self._tubes.setdefault(instance.track_id, _Tube())
+                tube.frames.append(self._frames)
+                tube.offsets.append(self._spool.tell())
+                self._spool.write(json.dumps(instance.rle).encode() + b"\n")
+                sums = tube.score_sums
+                sums[instance.frame_label] = sums.get(instance.frame_label, 0.0) + instance.score
+        except OSError as error:
+            raise VideoError(f"{self.path}: writing failed ({error}); is the disk full?") from None
+        self._frames += 1
+
+    def close(self) -> None:
+        """Write the list, best first within a track, and give the file its name."""
+        if self._spool.closed:
+            return
+        temporary = _temporary(self.path)
+        try:
+            with self._spool, _open(temporary, self.path) as file:
+                self._write_entries(file)
+        except OSError as error:
+            raise VideoError(f"{self.path}: writing failed ({error}); is the disk full?") from None
+        os.replace(temporary, self.path)
+
+    def _write_entries(self, file) -> None:
+        separator = "["
+        for track_id, tube in sorted(self._tubes.items()):
+            for label, total in sorted(tube.score_sums.items(), key=lambda item: (-item[1], item[0])):
+                head = {
+                    "video_id": self._video_id,
+                    "track_id": track_id,
+                    "category_id": label + 1,
+                    "score": total / len(tube.frames),
+                }
+                file.write(separator + "\n" + json.dumps(head)[:-1] + ', "segmentations": [')
+                self._write_segmentations(file, tube)
+                file.write("]}")
+                separator = ","
+        file.write("[]\n" if separator == "[" else "\n]\n")
+
+    def _write_segmentations(self, file, tube: _Tube) -> None:
+        """A list item per processed frame, read back from the spool one at a time."""
+        where = dict(zip(tube.frames, tube.offsets, strict=True))
+        for frame in range(self._frames):
+            if frame:
+                file.write(", ")
+            if frame in where:
+                self._spool.seek(where[frame])
+                file.write(self._spool.readline().decode().rstrip("\n"))
+            else:
+                file.write("null")
+
+    def __enter__(self) -> TubeResultsSink:
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self.close()
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")
+
+
+def _open(temporary: Path, path: Path):
+    try:
+        return open(temporary, "w", encoding="utf-8")
+    except OSError as error:
+        raise VideoError(f"{path}: cannot be written ({error}); check the folder and its permissions") from None

@@ -1,0 +1,49 @@
+"""Graphs for tests of engines: the small model's in three precisions, each with a contract and sums that fit it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+
+from l2g.artifacts.onnx_file import graph_facts, read_contract, with_contract
+from l2g.export.exporter import ExportOptions, build_facts, build_graph, contract_of
+from tests.export.precision.half import halve, quantise
+from tests.exported import exported_model
+
+CHANGES = {"fp32": lambda model: model, "fp16": halve, "int8": quantise}
+
+
+@functools.cache
+def _folder() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory(prefix="l2g-test-")
+
+
+@functools.cache
+def engine_graph(precision: str = "fp32", top_k: int | None = None) -> Path:
+    """The small model's graph as TensorRT likes it, for two streams; not verified, which its tests do not need."""
+    options = ExportOptions(target="tensorrt", max_streams=2, top_k=top_k)
+    contract = contract_of(exported_model(), options)
+    path = Path(_folder().name) / f"{precision}-{top_k}.onnx"
+    facts = {**build_facts(options, None), "precision": precision}
+    graph = CHANGES[precision](onnx.load_from_string(build_graph(exported_model(), contract, options)))
+    path.write_bytes(_signed(graph, contract, facts))
+    return path
+
+
+def rewritten(path: Path, change: Callable[[onnx.ModelProto], onnx.ModelProto], output: Path, **facts) -> Path:
+    """A changed copy whose sums fit again, as a tool would write it that knows contracts but not what it does."""
+    model = onnx.load(path)
+    contract = read_contract(model, path)
+    del model.metadata_props[:]
+    output.write_bytes(_signed(change(model), contract, {**contract.build, **facts}))
+    return output
+
+
+def _signed(model: onnx.ModelProto, contract, facts: dict) -> bytes:
+    graph = model.SerializeToString()
+    return with_contract(graph, dataclasses.replace(contract, build={**facts, **graph_facts(graph)}))

@@ -1,0 +1,173 @@
+"""Three threads: order, bounded queues, and an end whatever fails."""
+
+import itertools
+import queue
+import threading
+import time
+
+import pytest
+
+from l2g.runtime.video.pipeline import run_pipeline
+
+TIMEOUT = 20
+
+
+class _StageError(RuntimeError):
+    pass
+
+
+def _run(*arguments, **options):
+    """run_pipeline in a thread, so that a hang is a failed test and not a stuck one; returns (result, exception)."""
+    outcome = queue.Queue()
+
+    def target():
+        try:
+            outcome.put((run_pipeline(*arguments, **options), None))
+        except BaseException as error:
+            outcome.put((None, error))
+
+    threading.Thread(target=target, daemon=True).start()
+    result = outcome.get(timeout=TIMEOUT)
+    deadline = time.monotonic() + 5
+    while any(thread.name.startswith("l2g-") for thread in threading.enumerate()):
+        assert time.monotonic() < deadline, "a thread was left behind"
+        time.sleep(0.01)
+    return result
+
+
+def test_everything_arrives_in_order():
+    got = []
+    assert _run(range(100), lambda x: x * x, got.append) == (100, None)
+    assert got == [x * x for x in range(100)]
+
+
+def test_nothing_to_do():
+    assert _run([], lambda x: x, lambda x: None) == (0, None)
+
+
+def test_stages_run_in_their_own_threads():
+    names = set()
+
+    def produce():
+        names.add(("produce", threading.current_thread().name))
+        yield 1
+
+    run_pipeline(
+        produce(),
+        lambda x: names.add(("infer", threading.current_thread().name)),
+        lambda x: names.add(("consume", threading.current_thread().name)),
+    )
+    assert names == {
+        ("produce", "l2g-decode"),
+        ("infer", threading.current_thread().name),
+        ("consume", "l2g-results"),
+    }
+
+
+def test_queues_are_bounded():
+    """A slow end holds the beginning back: memory stays flat however long the input is."""
+    produced, most = itertools.count(), []
+    made = [0]
+
+    def produce():
+        for _ in range(60):
+            made[0] = next(produced) + 1
+            yield made[0]
+
+    def consume(item):
+        time.sleep(0.002)
+        most.append(made[0] - item)
+
+    _run(produce(), lambda x: x, consume, depth=3)
+    # Three in each queue, one in the hands of each stage.
+    assert max(most) <= 3 + 3 + 3
+
+
+@pytest.mark.parametrize("at", [0, 1, 7])
+def test_a_failing_producer_ends_it_and_what_was_produced_is_done(at):
+    got = []
+
+    def produce():
+        yield from range(at)
+        raise _StageError("decode")
+
+    _result, error = _run(produce(), lambda x: x, got.append)
+    assert isinstance(error, _StageError)
+    assert got == list(range(at))
+
+
+@pytest.mark.parametrize("at", [0, 1, 30])
+def test_a_failing_model_ends_it_and_what_was_inferred_is_done(at):
+    got = []
+
+    def infer(item):
+        if item == at:
+            raise _StageError("infer")
+        return item
+
+    _result, error = _run(itertools.count(), infer, got.append)
+    assert isinstance(error, _StageError)
+    assert got == list(range(at))
+
+
+@pytest.mark.parametrize("at", [0, 1, 30])
+def test_a_failing_consumer_ends_it(at):
+    got = []
+
+    def consume(item):
+        if item == at:
+            raise _StageError("write")
+        got.append(item)
+
+    _result, error = _run(itertools.count(), lambda x: x, consume)
+    assert isinstance(error, _StageError)
+    assert got == list(range(at))
+
+
+def test_interrupt_keeps_what_was_inferred():
+    got = []
+
+    def infer(item):
+        if item == 25:
+            raise KeyboardInterrupt
+        return item
+
+    _result, error = _run(itertools.count(), infer, lambda x: (time.sleep(0.005), got.append(x)))
+    assert isinstance(error, KeyboardInterrupt)
+    assert got == list(range(25))
+
+
+def test_the_producer_is_closed_when_the_rest_fails():
+    closed = threading.Event()
+
+    def produce():
+        try:
+            yield from itertools.count()
+        finally:
+            closed.set()
+
+    def infer(item):
+        raise _StageError("infer")
+
+    _run(produce(), infer, lambda x: None)
+    assert closed.wait(5)
+
+
+def test_a_silent_source_does_not_hold_up_the_end():
+    """A camera that blocks for good: the failure still comes out, in a few seconds."""
+    release = threading.Event()
+
+    def produce():
+        yield 0
+        release.wait(TIMEOUT)
+
+    def infer(item):
+        raise _StageError("infer")
+
+    started = time.monotonic()
+    try:
+        with pytest.raises(_StageError):
+            run_pipeline(produce(), infer, lambda x: None)
+        assert time.monotonic() - started < 5
+    finally:
+        release.set()

@@ -1,0 +1,134 @@
+"""The result files: format, agreement with each other, survival."""
+
+import json
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from l2g.errors import VideoError
+from l2g.runtime.assembler import FrameResult, TrackedInstance
+from l2g.runtime.picture.masks import InstanceMask
+from l2g.runtime.video.results import JsonLinesSink, TubeResultsSink
+
+HEIGHT, WIDTH = 20, 30
+
+
+def _instance(track_id, label, score, box, frame_label=None):
+    x1, y1, x2, y2 = box
+    mask = InstanceMask.from_patch(np.ones((y2 - y1, x2 - x1), bool), y1, x1, HEIGHT, WIDTH)
+    return TrackedInstance(track_id, 5, label, score, label if frame_label is None else frame_label, mask)
+
+
+FRAMES = [
+    FrameResult(0, 0.0, (_instance(1, 2, 0.9, (1, 2, 5, 9)),)),
+    FrameResult(2, 0.2, (_instance(1, 2, 0.7, (2, 2, 6, 9)), _instance(2, 0, 0.6, (10, 10, 30, 20)))),
+    FrameResult(4, 0.4, ()),
+    FrameResult(6, 0.6, (_instance(1, 2, 0.5, (4, 2, 8, 9), frame_label=1),)),
+]
+
+
+def _write(path):
+    with TubeResultsSink(path / "results.json", video_id=7) as tubes, JsonLinesSink(path / "f.jsonl", "abc") as lines:
+        for frame in FRAMES:
+            tubes.write(frame)
+            lines.write(frame)
+    results = json.loads((path / "results.json").read_text())
+    return results, [json.loads(line) for line in (path / "f.jsonl").read_text().splitlines()]
+
+
+def _pixels(rle):
+    return coco_mask.decode(rle).astype(bool)
+
+
+def test_results_are_in_youtube_vis_format(tmp_path):
+    results, _ = _write(tmp_path)
+    assert [(r["video_id"], r["track_id"], r["category_id"]) for r in results] == [(7, 1, 3), (7, 1, 2), (7, 2, 1)]
+    np.testing.assert_allclose([r["score"] for r in results], [1.6 / 3, 0.5 / 3, 0.6])
+    present = [[s is not None for s in r["segmentations"]] for r in results]
+    assert present == [[True, True, False, True]] * 2 + [[False, True, False, False]]
+    for result in results:
+        for rle in filter(None, result["segmentations"]):
+            assert isinstance(rle["counts"], str)
+            assert rle["size"] == [HEIGHT, WIDTH]
+    np.testing.assert_array_equal(_pixels(results[2]["segmentations"][1])[10:20, 10:30], True)
+    assert _pixels(results[2]["segmentations"][1]).sum() == 200
+
+
+def test_lines_hold_every_frame_and_agree_with_the_results(tmp_path):
+    results, lines = _write(tmp_path)
+    assert [(line["index"], line["time"]) for line in lines] == [(0, 0.0), (2, 0.2), (4, 0.4), (6, 0.6)]
+    first = lines[0]["tracks"][0]
+    assert set(first) == {"id", "label", "name", "score", "box", "segmentation"}
+    assert (first["id"], first["label"], first["name"], first["score"]) == (1, 2, "c", 0.9)
+    assert first["box"] == [1, 2, 5, 9]
+    for position, line in enumerate(lines):
+        for track in line["tracks"]:
+            entry = next(r for r in results if r["track_id"] == track["id"])
+            assert entry["segmentations"][position] == track["segmentation"]
+            rows, columns = np.nonzero(_pixels(track["segmentation"]))
+            assert track["box"] == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+
+
+def test_our_own_evaluator_reads_the_results(tmp_path):
+    """The format is the one that AP is computed from: these very masks as ground truth give AP 1 for their classes."""
+    vis_ap = pytest.importorskip("l2g.metrics.vis_ap")
+    results, _ = _write(tmp_path)
+    truth = {
+        "videos": [{"id": 7, "width": WIDTH, "height": HEIGHT, "length": 4, "file_names": ["a"] * 4}],
+        "categories": [{"id": i + 1, "name": "abc"[i]} for i in range(3)],
+        "annotations": [
+            {
+                "id": i + 1,
+                "video_id": 7,
+                "category_id": results[k]["category_id"],
+                "iscrowd": 0,
+                "segmentations": results[k]["segmentations"],
+                "areas": [None if s is None else int(coco_mask.area(s)) for s in results[k]["segmentations"]],
+                "bboxes": [None if s is None else coco_mask.toBbox(s).tolist() for s in results[k]["segmentations"]],
+            }
+            for i, k in enumerate((0, 2))
+        ],
+    }
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    report = tmp_path / "ap.json"
+    arguments = ["--ground-truth", str(tmp_path / "truth.json"), "--results", str(tmp_path / "results.json")]
+    assert vis_ap.main([*arguments, "--json", str(report)]) == 0
+    assert json.loads(report.read_text())["AP"] == pytest.approx(100.0)
+
+
+def test_no_tracks_is_an_empty_list(tmp_path):
+    with TubeResultsSink(tmp_path / "r.json") as sink:
+        sink.write(FrameResult(0, 0.0, ()))
+    assert json.loads((tmp_path / "r.json").read_text()) == []
+
+
+def test_files_appear_when_they_are_done_and_survive_an_interrupt(tmp_path):
+    def interrupted():
+        with TubeResultsSink(tmp_path / "r.json") as tubes, JsonLinesSink(tmp_path / "f.jsonl", "abc") as lines:
+            for frame in FRAMES[:2]:
+                tubes.write(frame)
+                lines.write(frame)
+            assert not (tmp_path / "r.json").exists()
+            assert not (tmp_path / "f.jsonl").exists()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["f.jsonl", "r.json"]
+    assert len((tmp_path / "f.jsonl").read_text().splitlines()) == 2
+    assert [len(r["segmentations"]) for r in json.loads((tmp_path / "r.json").read_text())] == [2, 2]
+
+
+def test_an_older_result_is_replaced_only_at_the_end(tmp_path):
+    (tmp_path / "f.jsonl").write_text("old\n")
+    with JsonLinesSink(tmp_path / "f.jsonl", "abc") as lines:
+        lines.write(FRAMES[0])
+        assert (tmp_path / "f.jsonl").read_text() == "old\n"
+    assert "old" not in (tmp_path / "f.jsonl").read_text()
+
+
+@pytest.mark.parametrize("sink", [TubeResultsSink, lambda path: JsonLinesSink(path, "abc")])
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, sink):
+    with pytest.raises(VideoError, match="cannot be written"):
+        sink(tmp_path / "no" / "file.json")
