@@ -32,8 +32,8 @@ from l2g.errors import ExportError, L2GError
 from l2g.export import exporter
 from l2g.export.deformable.lowering import plugin_nodes
 from l2g.export.graph.tracing import trace
+from l2g.export.verification import verify as verification
 from l2g.export.verification.rollouts import rollouts
-from l2g.export.verification.verify import verify as verification
 from l2g.modeling.local2global import Local2Global, build_model
 
 MODELS, SIZES = ("l2g_r50", "maskdino_r50"), ("480x864", "256x448")

@@ -64,5 +64,5 @@ def test_no_module_of_the_export_hides_a_library():
     """`python export/to_onnx.py` puts that folder first on sys.path."""
     libraries = {"numpy", "cv2", "torch", "onnx", "onnxruntime", "onnxslim", "tensorrt", "safetensors", "ml_dtypes"}
     names = {module.name for module in pkgutil.iter_modules([str(Path(__file__).parents[2] / "export")])}
-    assert len(names) == 4
+    assert len(names) == 5
     assert not names & (set(sys.stdlib_module_names) | libraries)

@@ -17,7 +17,7 @@ from l2g.export import exporter
 from l2g.export.deformable.lowering import plugin_nodes
 from l2g.export.deformable.plugin import check_plugins
 from l2g.export.exporter import ExportOptions, build_graph, contract_of, export
-from l2g.export.verification.verify import verify as verification
+from l2g.export.verification import verify as verification
 from tests.export.models import close, eager, inputs, run, session, traced
 from tests.exported import exported_model, small_checkpoint, small_graph
 

@@ -132,7 +132,7 @@ def test_a_nan_stays_in_its_query():
     """Numbers that have no integer must not become addresses; a process of its own, since a wrong address kills it."""
     code = """
 import numpy as np
-from tests.export import test_lowering as t
+from tests.export.deformable import test_lowering as t
 value, clean_locations, weights = t.arrays(2)
 locations = clean_locations.copy()
 locations[0, 4], locations[1, 5], locations[0, 3, 0] = np.nan, np.inf, -np.inf

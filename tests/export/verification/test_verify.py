@@ -13,10 +13,10 @@ from l2g import build_model
 from l2g.artifacts.onnx_file import read_contract, read_model
 from l2g.errors import ExportError
 from l2g.export.exporter import ExportOptions, contract_of, export
+from l2g.export.verification import verify as verification
 from l2g.export.verification.comparison import TOLERANCES, box_error, compare
 from l2g.export.verification.rollouts import rollouts
 from l2g.export.verification.verify import verify
-from l2g.export.verification.verify import verify as verification
 from tests import exported
 from tests.exported import exported_model, small_graph
 

@@ -1,0 +1,11 @@
+"""A door: `python export/precision_emulate.py` is `python -m l2g.export.precision.emulate`."""
+
+import importlib.util
+import sys
+
+if importlib.util.find_spec("l2g") is None:
+    sys.exit("error: l2g is not installed in this Python; in the project's folder: pip install -e '.[export]'")
+from l2g.export.precision.emulate import main
+
+if __name__ == "__main__":
+    sys.exit(main())
