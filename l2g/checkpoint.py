@@ -6,6 +6,7 @@ The architecture is read off names and shapes; only what shapes cannot tell has 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import tempfile
@@ -14,9 +15,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from l2g.config import BackboneConfig, DecoderConfig, EncoderConfig, ModelConfig
+from l2g.config import BackboneConfig, DecoderConfig, EncoderConfig, ModelConfig, SwinConfig
 from l2g.errors import CheckpointError, ConfigError
 from l2g.modeling.local2global import Local2Global
+from l2g.modeling.swin import relative_position_index
 
 CONFIG_KEY = "l2g.config"
 # Checkpoints that are installed with the package.
@@ -81,8 +83,9 @@ def load_checkpoint(
 
     Args:
         path: a native `.safetensors`, a file in the public Mask DINO's or detrex's naming, or a shipped model's name.
-        num_queries, num_heads, box_init: what shapes cannot tell. None is a native file's own value, and 300, 8 and
-            "mask2box" for a public file.
+        num_queries, num_heads, box_init: what shapes cannot tell. None is a native file's own value; for a public file
+            300, 8, and what the public configs say: "mask2box" with a ResNet, "bitmask" with a Swin (its variants
+            without mask enhancement were trained with "no").
         class_names: names of the classes in the order of the logits; COCO's for an 80-class public file.
         overrides: fields of ModelConfig that leave every tensor's shape as it is (input_size, association, ...).
 
@@ -221,6 +224,8 @@ def _rename(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             copies.append((name, alias[0].sub(alias[1], name), tensor.float()))
         elif name.endswith("num_batches_tracked"):
             continue
+        elif name.endswith(".relative_position_index"):
+            _check_position_index(path, name, tensor)
         elif prefix is None:
             unknown.append(name)
         elif prefix[1] is not None:
@@ -229,7 +234,7 @@ def _rename(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path}: {len(unknown)} unexpected tensors, the first: {', '.join(unknown[:3])}; expected a checkpoint "
             f"with '{CONFIG_KEY}' in its header, or a Mask DINO checkpoint with the names of its public implementation "
-            "(ResNet backbone, four feature levels, one FPN level)"
+            "(ResNet or Swin backbone, one FPN level)"
         )
     for name, target, tensor in copies:
         if not torch.equal(renamed.setdefault(target, tensor), tensor):
@@ -238,6 +243,17 @@ def _rename(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
                 "expected one box head and one norm for all decoder layers, as the public Mask DINO has"
             )
     return renamed
+
+
+def _check_position_index(path: Path, name: str, index: Tensor) -> None:
+    """A Swin's table of relative positions is a constant of the window: checked, and not kept."""
+    window = math.isqrt(index.shape[0]) if index.ndim else 0
+    expected = relative_position_index(window)
+    if index.shape != expected.shape or not torch.equal(index.long(), expected):
+        raise CheckpointError(
+            f"{path}: tensor '{name}' numbers the positions of a window in another order than the public Swin; "
+            "convert the attention's bias tables to that order"
+        )
 
 
 def _public(name: str) -> str:
@@ -252,7 +268,7 @@ def _infer(path: Path, tensors: dict[str, Tensor], overrides: dict) -> ModelConf
         if name not in tensors:
             raise CheckpointError(
                 f"{path}: tensor '{_public(name)}' is missing, so the architecture cannot be inferred; "
-                "expected a whole Mask DINO checkpoint with a ResNet backbone"
+                "expected a whole Mask DINO checkpoint with a ResNet or Swin backbone"
             )
         shape = tensors[name].shape
         if len(shape) <= axis or not shape[axis]:
@@ -265,20 +281,43 @@ def _infer(path: Path, tensors: dict[str, Tensor], overrides: dict) -> ModelConf
         pattern = re.compile(re.escape(prefix) + r"(\d+)\.")
         return 1 + max((int(match[1]) for name in tensors if (match := pattern.match(name))), default=-1)
 
-    num_classes = size("heads.class_embed.weight")
-    bottleneck = "backbone.res2.0.conv3.weight" in tensors
-    inferred = {
-        "backbone": BackboneConfig(
+    def resnet() -> BackboneConfig:
+        bottleneck = "backbone.res2.0.conv3.weight" in tensors
+        return BackboneConfig(
             block="bottleneck" if bottleneck else "basic",
             blocks=tuple(count(f"backbone.res{stage}.") for stage in range(2, 6)),
             stem_channels=size("backbone.stem.conv1.weight"),
             width=size("backbone.res2.0.conv1.weight"),
             out_channels=size(f"backbone.res2.0.conv{3 if bottleneck else 2}.weight"),
-        ),
+        )
+
+    def swin() -> SwinConfig:
+        embed_dim, table = size("backbone.patch_embed.proj.weight"), "attn.relative_position_bias_table"
+        return SwinConfig(
+            embed_dim=embed_dim,
+            depths=tuple(count(f"backbone.layers.{stage}.blocks.") for stage in range(4)),
+            heads=tuple(size(f"backbone.layers.{stage}.blocks.0.{table}", 1) for stage in range(4)),
+            window=(math.isqrt(size(f"backbone.layers.0.blocks.0.{table}")) + 1) // 2,
+            mlp_ratio=size("backbone.layers.0.blocks.0.mlp.fc1.weight") // embed_dim,
+        )
+
+    num_classes = size("heads.class_embed.weight")
+    is_swin = "backbone.patch_embed.proj.weight" in tensors
+    backbone = swin() if is_swin else resnet()
+    finest = size("encoder.input_proj.0.0.weight", 1)
+    if finest not in backbone.channels:
+        raise CheckpointError(
+            f"{path}: '{_public('encoder.input_proj.0.0.weight')}' takes {finest} channels, the backbone gives "
+            f"{', '.join(map(str, backbone.channels))}; is the file of one model?"
+        )
+    inferred = {
+        "backbone": backbone,
         "encoder": EncoderConfig(
             layers=count("encoder.layers."),
             ffn_dim=size("encoder.layers.0.linear1.weight"),
             mask_dim=size("encoder.mask_features.weight"),
+            levels=size("encoder.level_embed"),
+            finest=2 + backbone.channels.index(finest),
         ),
         "aligner": None,
         "decoder": DecoderConfig(layers=count("decoder.layers."), ffn_dim=size("decoder.layers.0.linear1.weight")),
@@ -286,7 +325,7 @@ def _infer(path: Path, tensors: dict[str, Tensor], overrides: dict) -> ModelConf
         "num_classes": num_classes,
         "hidden_dim": size("heads.class_embed.weight", 1),
         "num_heads": 8,
-        "box_init": "mask2box",
+        "box_init": "bitmask" if is_swin else "mask2box",
         "association": "embedding",
         "class_names": COCO_CLASSES if num_classes == len(COCO_CLASSES) else (),
     }

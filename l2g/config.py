@@ -46,14 +46,72 @@ class BackboneConfig:
         """Channels of res2, res3, res4, res5."""
         return tuple(self.out_channels * 2**stage for stage in range(4))
 
+    def check(self) -> None:
+        _expect(self.block in ("basic", "bottleneck"), f"backbone.block '{self.block}'; use basic or bottleneck")
+        _expect(len(self.blocks) == 4, f"backbone.blocks {self.blocks}; give four counts, res2 to res5")
+
+
+# Embedding width, depths and heads of the standard Swins (Liu et al. 2021), and Mask DINO's window for each.
+SWINS = {
+    "tiny": (96, (2, 2, 6, 2), (3, 6, 12, 24), 7),
+    "small": (96, (2, 2, 18, 2), (3, 6, 12, 24), 7),
+    "base": (128, (2, 2, 18, 2), (4, 8, 16, 32), 12),
+    "large": (192, (2, 2, 18, 2), (6, 12, 24, 48), 12),
+}
+
+
+@dataclass(frozen=True)
+class SwinConfig:
+    """A Swin Transformer.
+
+    embed_dim: channels of the first stage, doubled per stage. depths: blocks per stage. heads: attention heads per
+    stage. window: its side in tokens. mlp_ratio: inner width of the MLPs by their outer one.
+    """
+
+    embed_dim: int = 192
+    depths: tuple[int, int, int, int] = (2, 2, 18, 2)
+    heads: tuple[int, int, int, int] = (6, 12, 24, 48)
+    window: int = 12
+    mlp_ratio: int = 4
+
+    @classmethod
+    def swin(cls, size: str, **changes) -> SwinConfig:
+        """Swin "tiny", "small", "base" or "large"."""
+        if size not in SWINS:
+            raise ConfigError(f"Swin size '{size}' found, one of {', '.join(SWINS)} expected")
+        embed_dim, depths, heads, window = SWINS[size]
+        return cls(**{"embed_dim": embed_dim, "depths": depths, "heads": heads, "window": window, **changes})
+
+    @property
+    def channels(self) -> tuple[int, int, int, int]:
+        """Channels of res2, res3, res4, res5."""
+        return tuple(self.embed_dim * 2**stage for stage in range(4))
+
+    def check(self) -> None:
+        _expect(
+            len(self.depths) == 4 and len(self.heads) == 4,
+            f"backbone.depths {self.depths} and heads {self.heads}; give four of each",
+        )
+        for channels, heads in zip(self.channels, self.heads, strict=True):
+            _expect(
+                channels % heads == 0,
+                f"backbone: {channels} channels do not divide by {heads} heads; change one of them",
+            )
+
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """The pixel encoder: deformable layers over strides 8 to 64, then one FPN level at stride 4."""
+    """The pixel encoder: deformable layers over several levels, then one FPN level at stride 4.
+
+    finest: the backbone's finest map that the layers see, 3 for res3 (stride 8), 2 for res2. levels: of those up to
+    res5, and beyond it maps of half the size each.
+    """
 
     layers: int = 6
     ffn_dim: int = 2048
     mask_dim: int = 256
+    levels: int = 4
+    finest: int = 3
 
 
 @dataclass(frozen=True)
@@ -78,7 +136,15 @@ class DecoderConfig:
     ffn_dim: int = 2048
 
 
-PARTS = {"backbone": BackboneConfig, "encoder": EncoderConfig, "aligner": AlignerConfig, "decoder": DecoderConfig}
+PARTS = {
+    "backbone": (BackboneConfig, SwinConfig),
+    "encoder": (EncoderConfig,),
+    "aligner": (AlignerConfig,),
+    "decoder": (DecoderConfig,),
+}
+# Fields that came after files were written; at their first value they are left out, so that these files stay the same.
+ADDED_LATER = {"encoder": {"levels": 4, "finest": 3}}
+BOX_INITS = ("mask2box", "bitmask", "no")
 
 
 @dataclass(frozen=True)
@@ -87,7 +153,8 @@ class ModelConfig:
 
     aligner: None is the paper's baseline (prior queries go straight to the decoder).
     trajectory: False puts learned boxes, one per slot, in place of the prior's boxes.
-    box_init: how a mask becomes a box: "mask2box" (max index) or "bitmask" (max index + 1), as in Mask DINO.
+    box_init: how the mask of a local query becomes its box: "mask2box" (max index) or "bitmask" (max index + 1), as in
+        Mask DINO, or "no": the box that the box head predicts from the token's anchor.
     state_box: the box that a slot hands on: "mask", the box of its mask (Mask2Box, the paper's), or "head", what the
         box head predicts: it moves smoothly where the sign of one mask logit moves a side of the other.
     slot_marks: size of a fixed random vector per slot, added to a slot's prior query, 0 for none (the paper's). Slots
@@ -98,7 +165,7 @@ class ModelConfig:
     input_size: (height, width) of the network canvas that runs and exports use unless told otherwise.
     """
 
-    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    backbone: BackboneConfig | SwinConfig = field(default_factory=BackboneConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     aligner: AlignerConfig | None = field(default_factory=AlignerConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
@@ -121,7 +188,7 @@ class ModelConfig:
             len(self.class_names) == self.num_classes,
             f"{len(self.class_names)} class names found for {self.num_classes} classes; give one name per class",
         )
-        _expect(self.box_init in ("mask2box", "bitmask"), f"box_init '{self.box_init}'; use mask2box or bitmask")
+        _expect(self.box_init in BOX_INITS, f"box_init '{self.box_init}'; use one of {', '.join(BOX_INITS)}")
         _expect(
             type(self.slot_marks) in (int, float) and 0 <= self.slot_marks < 1,
             f"slot_marks {self.slot_marks!r} found; give a size from 0 (none) to below 1, such as 0.03",
@@ -131,12 +198,11 @@ class ModelConfig:
             self.association in ("propagate", "embedding"),
             f"association '{self.association}'; use propagate or embedding",
         )
+        self.backbone.check()
         _expect(
-            self.backbone.block in ("basic", "bottleneck"),
-            f"backbone.block '{self.backbone.block}'; use basic or bottleneck",
-        )
-        _expect(
-            len(self.backbone.blocks) == 4, f"backbone.blocks {self.backbone.blocks}; give four counts, res2 to res5"
+            self.encoder.finest in (2, 3, 4, 5) and self.encoder.levels >= 6 - self.encoder.finest,
+            f"encoder.finest {self.encoder.finest} with {self.encoder.levels} levels; the finest is 2 to 5 (res2 "
+            "to res5), and every map from there to res5 is a level",
         )
         for name, value in self._sizes():
             _expect(isinstance(value, int) and value > 0, f"{name} is {value!r}; give a whole number above 0")
@@ -161,34 +227,46 @@ class ModelConfig:
                 value = getattr(part, item.name)
                 if item.type == "int":
                     yield prefix + item.name, value
-                elif item.name == "blocks":
-                    yield from ((f"{prefix}blocks[{stage}]", count) for stage, count in enumerate(value))
+                elif item.type.startswith("tuple[int") and prefix:
+                    yield from ((f"{prefix}{item.name}[{stage}]", count) for stage, count in enumerate(value))
 
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        data = dataclasses.asdict(self)
+        for name, first in ADDED_LATER.items():
+            if all(data[name][key] == value for key, value in first.items()):
+                data[name] = {key: value for key, value in data[name].items() if key not in first}
+        return data
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> ModelConfig:
         """The inverse of `to_dict` (also after JSON); ConfigError names an unknown field."""
         values = dict(data)
-        for name, part in PARTS.items():
+        for name, kinds in PARTS.items():
             if isinstance(values.get(name), dict):
-                values[name] = _build(part, values[name], f"{name}.")
+                values[name] = _build(_kind(kinds, values[name]) or kinds[0], values[name], f"{name}.")
             elif values.get(name) is None:
                 _expect(name == "aligner" or name not in values, f"{name} is None; give its fields")
             else:
-                _expect(isinstance(values[name], part), f"{name} is {values[name]!r}; give its fields")
+                _expect(isinstance(values[name], kinds), f"{name} is {values[name]!r}; give its fields")
         return _build(cls, values, "")
 
     def replace(self, **changes) -> ModelConfig:
         """A copy with some fields changed; a part takes a dict of its own fields, as in `aligner={"ffn_dim": 512}`."""
         if changes.get("num_classes", self.num_classes) != self.num_classes:
             changes.setdefault("class_names", ())
-        data = self.to_dict()
+        data = dataclasses.asdict(self)
         for name, value in changes.items():
-            nested = isinstance(value, dict) and isinstance(data.get(name), dict)
-            data[name] = {**data[name], **value} if nested else value
+            if isinstance(value, dict) and isinstance(data.get(name), dict):
+                changed = {**data[name], **value}
+                # Fields of a Swin in the place of a ResNet's are another backbone, and no change to this one.
+                value = value if _kind(PARTS[name], value) and not _kind(PARTS[name], changed) else changed
+            data[name] = value
         return ModelConfig.from_dict(data)
+
+
+def _kind(kinds: tuple[type, ...], values: dict[str, Any]) -> type | None:
+    """Which of a part's kinds has all of these fields, the first that does."""
+    return next((kind for kind in kinds if set(values) <= {f.name for f in dataclasses.fields(kind)}), None)
 
 
 def _build(cls, values: dict[str, Any], prefix: str):
@@ -211,6 +289,17 @@ PRESETS = {
     "l2g_r50": ModelConfig(),
     # The public image model (COCO classes). It has no aligner and was never trained to carry state.
     "maskdino_r50": ModelConfig(aligner=None, num_classes=80, association="embedding"),
+    # The public image model with a Swin-L, whose encoder sees stride 4 too.
+    "maskdino_swin_l": ModelConfig(
+        backbone=SwinConfig.swin("large"),
+        encoder=EncoderConfig(levels=5, finest=2),
+        aligner=None,
+        num_classes=80,
+        box_init="bitmask",
+        association="embedding",
+    ),
+    "l2g_swin_l": ModelConfig(backbone=SwinConfig.swin("large"), encoder=EncoderConfig(levels=5, finest=2)),
+    "l2g_swin_t": ModelConfig(backbone=SwinConfig.swin("tiny")),
     # Small enough to train on two CPU cores and to ship.
     "l2g_tiny": ModelConfig(
         backbone=BackboneConfig("bottleneck", (1, 2, 2, 1), stem_channels=32, width=16, out_channels=64),

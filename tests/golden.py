@@ -1,4 +1,4 @@
-"""The public Mask DINO's answers (tests/assets/maskdino) and the checkpoints that they belong to."""
+"""The public Mask DINO's answers (tests/assets/maskdino, maskdino_swin) and the checkpoints that they belong to."""
 
 import importlib.util
 import json
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 DATA = Path(__file__).parent / "assets" / "maskdino"
+SWIN = DATA.with_name("maskdino_swin")
 TINY = {"num_queries": 20, "num_heads": 8}
 
 _spec = importlib.util.spec_from_file_location("golden_recipe", DATA / "recipe.py")
@@ -19,7 +20,8 @@ _spec.loader.exec_module(recipe)
 @lru_cache
 def fixture(name: str) -> dict:
     """All arrays of golden_<name>.npz; JSON entries parsed, under their key without `_json`."""
-    with np.load(DATA / f"golden_{name}.npz") as file:
+    folder = SWIN if name.startswith("swin") else DATA
+    with np.load(folder / f"golden_{name}.npz") as file:
         data = {key: file[key] for key in file.files}
     for key in [key for key in data if key.endswith("_json")]:
         data[key.removesuffix("_json")] = json.loads(bytes(data.pop(key)))
@@ -30,6 +32,8 @@ def tiny_state_dict(name: str, aliases: bool = True) -> dict[str, torch.Tensor]:
     """The public state dict of a tiny fixture, drawn by the recipe, with or without its redundant names."""
     golden = fixture(name)
     seed = golden["meta"]["weight_seed"]
+    if "weights" in golden["meta"]:
+        golden = fixture(golden["meta"]["weights"].removeprefix("golden_").removesuffix(".npz"))
     tensors = {key: torch.from_numpy(recipe.draw(key, shape, seed)) for key, shape in golden["shapes"].items()}
     if aliases:
         tensors.update({alias: tensors[target] for alias, target in golden["aliases"].items()})
@@ -43,7 +47,9 @@ def r50_listing() -> list[dict]:
 def r50_state_dict() -> dict[str, torch.Tensor]:
     """The full-size public state dict with the recipe's weights."""
     return {
-        entry["name"]: torch.from_numpy(recipe.draw(entry["name"], entry["shape"], recipe.R50_SEED))
+        entry["name"]: torch.from_numpy(
+            recipe.draw(entry["name"], entry["shape"], fixture("r50_outputs")["meta"]["weight_seed"])
+        )
         for entry in r50_listing()
         if not entry.get("alias_of")
     }

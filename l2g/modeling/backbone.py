@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from l2g.config import BackboneConfig
+from l2g.config import BackboneConfig, SwinConfig
+from l2g.modeling.swin import Swin
 
 
 class FrozenBatchNorm(nn.Module):
@@ -84,6 +85,11 @@ class Stem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.max_pool2d(F.relu(self.conv1(x), inplace=True), 3, 2, 1)
+
+
+def build_backbone(config: BackboneConfig | SwinConfig) -> nn.Module:
+    """The module of `config`: float images [B, 3, H, W] -> (res2, res3, res4, res5)."""
+    return Swin(config) if isinstance(config, SwinConfig) else ResNet(config)
 
 
 class ResNet(nn.Module):

@@ -23,11 +23,12 @@ def mask_to_box(mask_logits: Tensor, box_init: str = "mask2box", empty: Tensor |
     """The tight box of each mask (logit > 0): [B, N, h, w] -> float32 [B, N, 4], (cx, cy, w, h) in 0..1.
 
     "mask2box" takes the last index as the far edge, so a one-pixel mask has no extent; "bitmask" adds one (both are
-    Mask DINO's). A full mask is (0..w-1)/w or (0..w)/w. An empty mask takes its row of `empty` [B, N, 4], or where
-    that is None the value that Mask DINO's arithmetic happens to give (`EMPTY_BOX`).
+    Mask DINO's; "no", where boxes do not start from masks, counts as the former). A full mask is (0..w-1)/w or
+    (0..w)/w. An empty mask takes its row of `empty` [B, N, 4], or where that is None the value that Mask DINO's
+    arithmetic happens to give (`EMPTY_BOX`).
     """
     height, width = mask_logits.shape[-2:]
-    far = 0.0 if box_init == "mask2box" else 1.0
+    far = 1.0 if box_init == "bitmask" else 0.0
     columns = mask_logits.amax(dim=-2) > 0
     rows = mask_logits.amax(dim=-1) > 0
     x1, x2 = _extent(columns, width)
@@ -38,7 +39,7 @@ def mask_to_box(mask_logits: Tensor, box_init: str = "mask2box", empty: Tensor |
         dim=-1,
     )
     if empty is None:
-        empty = torch.tensor(EMPTY_BOX[box_init], device=box.device)
+        empty = torch.tensor(EMPTY_BOX.get(box_init, EMPTY_BOX["mask2box"]), device=box.device)
     return torch.where(columns.any(dim=-1, keepdim=True), box, empty)
 
 

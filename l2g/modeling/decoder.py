@@ -25,9 +25,9 @@ class DecoderStates:
 class DecoderLayer(FeedForward):
     """Self-attention (norm2), deformable cross-attention (norm1), feed-forward (norm3): the public numbering."""
 
-    def __init__(self, hidden_dim: int, num_heads: int, ffn_dim: int):
+    def __init__(self, hidden_dim: int, num_heads: int, ffn_dim: int, num_levels: int):
         super().__init__()
-        self.cross_attn = DeformableAttention(hidden_dim, num_heads)
+        self.cross_attn = DeformableAttention(hidden_dim, num_heads, num_levels)
         self.norm1 = nn.LayerNorm(hidden_dim)
         self.self_attn = nn.MultiheadAttention(hidden_dim, num_heads, batch_first=True)
         self.norm2 = nn.LayerNorm(hidden_dim)
@@ -49,7 +49,8 @@ class Decoder(nn.Module):
         super().__init__()
         dim = config.hidden_dim
         self.layers = nn.ModuleList(
-            DecoderLayer(dim, config.num_heads, config.decoder.ffn_dim) for _ in range(config.decoder.layers)
+            DecoderLayer(dim, config.num_heads, config.decoder.ffn_dim, config.encoder.levels)
+            for _ in range(config.decoder.layers)
         )
         self.ref_point_head = MLP(2 * dim, dim, dim, 2)
 

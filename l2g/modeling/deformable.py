@@ -155,7 +155,7 @@ torch.library.register_fake("l2g::deformable_attention", _operator_shape)
 class DeformableAttention(nn.Module):
     """The projections around `deformable_attention`: offsets and weights from the query, values from the memory."""
 
-    def __init__(self, hidden_dim: int, num_heads: int, num_levels: int = 4, num_points: int = 4):
+    def __init__(self, hidden_dim: int, num_heads: int, num_levels: int, num_points: int = 4):
         super().__init__()
         self.heads, self.levels, self.points = num_heads, num_levels, num_points
         self.sampling_offsets = nn.Linear(hidden_dim, num_heads * num_levels * num_points * 2)

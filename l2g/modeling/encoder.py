@@ -1,4 +1,4 @@
-"""The pixel encoder: deformable self-attention over strides 8 to 64, and the stride-4 mask features."""
+"""The pixel encoder: deformable self-attention over several scales, and the stride-4 mask features."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from l2g.modeling.position import grid_embedding
 class Memory:
     """What the encoder knows of a batch of images.
 
-    tokens: [B, S, C], levels from coarse (stride 64) to fine (stride 8), the order in which Mask DINO's decoder numbers
-    them. shapes: (h, w) per level. mask_features: [B, Cm, H/4, W/4].
+    tokens: [B, S, C], levels from coarse to fine (strides 64 to 8 by default), the order in which Mask DINO's decoder
+    numbers them. shapes: (h, w) per level. mask_features: [B, Cm, H/4, W/4].
     """
 
     tokens: Tensor
@@ -34,9 +34,9 @@ class Memory:
 class EncoderLayer(FeedForward):
     """Deformable self-attention and a feed-forward network, normalised after each."""
 
-    def __init__(self, hidden_dim: int, num_heads: int, ffn_dim: int):
+    def __init__(self, hidden_dim: int, num_heads: int, ffn_dim: int, num_levels: int):
         super().__init__()
-        self.self_attn = DeformableAttention(hidden_dim, num_heads)
+        self.self_attn = DeformableAttention(hidden_dim, num_heads, num_levels)
         self.norm1 = nn.LayerNorm(hidden_dim)
         self.add_feed_forward(hidden_dim, ffn_dim)
         self.norm2 = nn.LayerNorm(hidden_dim)
@@ -64,26 +64,32 @@ class PixelEncoder(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         dim = config.hidden_dim
-        res2, *inputs = config.backbone.channels
+        self.first = config.encoder.finest - 2
+        inputs = config.backbone.channels[self.first :]
         projections = [nn.Conv2d(channels, dim, 1) for channels in inputs]
-        projections.append(nn.Conv2d(inputs[-1], dim, 3, stride=2, padding=1))
+        # Beyond res5: the first from res5 itself, each other from the one before it.
+        for channels in (inputs[-1], *[dim] * config.encoder.levels)[: config.encoder.levels - len(inputs)]:
+            projections.append(nn.Conv2d(channels, dim, 3, stride=2, padding=1))
         for projection in projections:
             nn.init.xavier_uniform_(projection.weight)
             nn.init.zeros_(projection.bias)
         self.input_proj = nn.ModuleList(nn.Sequential(projection, nn.GroupNorm(32, dim)) for projection in projections)
         self.level_embed = nn.Parameter(torch.randn(len(projections), dim))
         self.layers = nn.ModuleList(
-            EncoderLayer(dim, config.num_heads, config.encoder.ffn_dim) for _ in range(config.encoder.layers)
+            EncoderLayer(dim, config.num_heads, config.encoder.ffn_dim, config.encoder.levels)
+            for _ in range(config.encoder.layers)
         )
-        self.adapter = NormedConv(res2, dim, 1)
+        self.adapter = NormedConv(config.backbone.channels[0], dim, 1)
         self.output = NormedConv(dim, dim, 3)
         self.mask_features = nn.Conv2d(dim, config.encoder.mask_dim, 1)
         nn.init.kaiming_uniform_(self.mask_features.weight, a=1)
         nn.init.zeros_(self.mask_features.bias)
 
     def forward(self, features: tuple[Tensor, Tensor, Tensor, Tensor]) -> Memory:
-        res2, *inputs = features
-        levels = [project(x) for project, x in zip(self.input_proj, (*inputs, inputs[-1]), strict=True)]
+        res2, inputs = features[0], features[self.first :]
+        levels = [project(x) for project, x in zip(self.input_proj, inputs, strict=False)]
+        for project in self.input_proj[len(inputs) :]:
+            levels.append(project(inputs[-1] if len(levels) == len(inputs) else levels[-1]))
         shapes = tuple((x.shape[-2], x.shape[-1]) for x in levels)
         position = torch.cat(
             [
@@ -98,11 +104,13 @@ class PixelEncoder(nn.Module):
         levels = tokens.split([h * w for h, w in shapes], dim=1)
         return Memory(torch.cat(levels[::-1], dim=1), shapes[::-1], self._mask_features(res2, levels[0], shapes[0]))
 
-    def _mask_features(self, res2: Tensor, stride8: Tensor, shape: tuple[int, int]) -> Tensor:
+    def _mask_features(self, res2: Tensor, finest: Tensor, shape: tuple[int, int]) -> Tensor:
         # Contiguous tokens are a channels-last image, for which upsampling on a CPU is ten times as fast.
-        stride8 = stride8.contiguous().unflatten(1, shape).permute(0, 3, 1, 2)
+        finest = finest.contiguous().unflatten(1, shape).permute(0, 3, 1, 2)
         size = (res2.shape[-2], res2.shape[-1])
-        y = self.adapter(res2) + F.interpolate(stride8, size=size, mode="bilinear", align_corners=False)
+        if size != shape:
+            finest = F.interpolate(finest, size=size, mode="bilinear", align_corners=False)
+        y = self.adapter(res2) + finest
         return self.mask_features(F.relu(self.output(y), inplace=True))
 
 

@@ -11,7 +11,7 @@ from l2g.config import ModelConfig, get_config
 from l2g.contract import PIXEL_MEAN, PIXEL_STD
 from l2g.errors import ContractError
 from l2g.modeling.aligner import Aligner
-from l2g.modeling.backbone import ResNet
+from l2g.modeling.backbone import build_backbone
 from l2g.modeling.boxes import EPSILON, mask_to_box
 from l2g.modeling.decoder import Decoder
 from l2g.modeling.encoder import Memory, PixelEncoder
@@ -82,7 +82,7 @@ class Local2Global(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
-        self.backbone = ResNet(config.backbone)
+        self.backbone = build_backbone(config.backbone)
         self.encoder = PixelEncoder(config)
         self.heads = Heads(config)
         self.proposals = Proposals(config)

@@ -64,13 +64,20 @@ class Proposals(nn.Module):
         mask_logits = heads.mask_logits(chosen, memory.mask_features)
         return LocalQueries(
             queries=chosen.detach(),
-            boxes=mask_to_box(mask_logits, self.box_init).detach(),
+            boxes=self._start(chosen, mask_logits, anchors[indices], valid[:, 0][indices], heads).detach(),
             indices=indices,
             features=chosen,
             logits=heads.logits(chosen),
             mask_logits=mask_logits,
             anchors=anchors[indices],
         )
+
+    def _start(self, chosen: Tensor, mask_logits: Tensor, anchors: Tensor, valid: Tensor, heads: Heads) -> Tensor:
+        """The boxes that the decoder starts from, float32 [B, N, 4] in 0..1."""
+        if self.box_init != "no":
+            return mask_to_box(mask_logits, self.box_init)
+        # An invalid anchor's logit is infinite in the public code, whatever the head says of it.
+        return torch.where(valid[..., None], heads.boxes(chosen, anchors), 1.0)
 
 
 def anchor_boxes(shapes: Shapes, device: torch.device) -> Tensor:

@@ -147,7 +147,7 @@ def test_module_against_the_paper(reference_dim):
     """Offsets count pixels around a point (Zhu et al., appendix), and eighths of the box's sides around a box."""
     torch.manual_seed(0)
     shapes = ((4, 6), (2, 3), (1, 2), (1, 1))
-    module = DeformableAttention(32, 4)
+    module = DeformableAttention(32, 4, 4)
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -175,7 +175,7 @@ def test_module_against_the_paper(reference_dim):
 
 def test_a_fresh_module_looks_around_in_every_direction():
     """The first offsets of 8 heads point along the 8 compass directions, point k at k pixels (maximum norm)."""
-    offsets = DeformableAttention(32, 8).sampling_offsets.bias.view(8, 4, 4, 2)
+    offsets = DeformableAttention(32, 8, 4).sampling_offsets.bias.view(8, 4, 4, 2)
     directions = [(1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1)]
     for head, direction in enumerate(directions):
         for point in range(4):

@@ -5,73 +5,13 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from l2g import load_checkpoint
-from l2g.modeling.boxes import inverse_sigmoid, mask_to_box
-from l2g.modeling.position import box_embedding
+from l2g.modeling.boxes import mask_to_box
 from tests import golden
+from tests.modeling.taps import close, normalised, run
 
 FIXTURES = {"tiny_seed0": "tiny_seed0", "tiny_seed1": "tiny_seed1", "tiny_pad_seed0": "tiny_seed0"}
-
-
-def close(name, actual: Tensor, expected: np.ndarray, atol: float = 1e-4):
-    np.testing.assert_allclose(actual.detach().numpy(), expected, rtol=0, atol=atol, err_msg=name)
-
-
-def run(model, images: Tensor) -> dict[str, Tensor]:
-    """Every intermediate tensor that a fixture may hold, under the fixture's names."""
-    out: dict[str, Tensor] = {}
-    hooks = [
-        layer.register_forward_hook(lambda _, __, result, key=f"enc.layer.{i}": out.update({key: result}))
-        for i, layer in enumerate(model.encoder.layers)
-    ]
-    for i, layer in enumerate(model.decoder.layers):
-        hooks.append(layer.register_forward_hook(lambda _, __, result, i=i: out.update({f"dec.layer.{i}.out": result})))
-        hooks.append(
-            layer.register_forward_pre_hook(
-                lambda _, args, i=i: out.update({f"dec.layer.{i}.query_pos": args[1], f"dec.refpoints.{i}": args[2]})
-            )
-        )
-    hooks.append(
-        model.proposals.norm.register_forward_hook(lambda _, __, r: out.update({"two_stage.output_memory": r}))
-    )
-    hooks.append(model.encoder.register_forward_pre_hook(lambda _, args: out.update({"features": args[0]})))
-    with torch.no_grad():
-        memory = model.encode_normalised(images)
-        decoded = model.decode(memory, deep=True)
-    for hook in hooks:
-        hook.remove()
-    for level, feature in enumerate(out.pop("features")):
-        out[f"backbone.res{level + 2}"] = feature
-    tokens = memory.tokens.split([h * w for h, w in memory.shapes], dim=1)
-    for level, (token, shape) in enumerate(zip(tokens[::-1], memory.shapes[::-1], strict=True)):
-        out[f"enc.out.{level}"] = token.transpose(1, 2).unflatten(2, shape)
-    local = decoded.local
-    out["mask_features"] = memory.mask_features
-    scores = model.heads.class_embed(out["two_stage.output_memory"]).amax(-1)
-    out["two_stage.max_logits"] = scores
-    out["two_stage.topk_values"] = scores.gather(1, local.indices)
-    out["dec.in.tgt"], out["dec.in.refpoints_unsig"] = local.queries, inverse_sigmoid(local.boxes)
-    out["interm.pred_logits"], out["interm.pred_masks"] = local.logits, local.mask_logits
-    out["interm.pred_boxes"] = model.heads.boxes(local.features, local.anchors)
-    out["aux.0.pred_logits"] = model.heads.logits(local.queries)
-    out["aux.0.pred_boxes"] = local.boxes
-    for i, prediction in enumerate(decoded.layers[:-1]):
-        out[f"aux.{i + 1}.pred_logits"], out[f"aux.{i + 1}.pred_boxes"] = prediction.logits, prediction.boxes
-    out["pred_logits"], out["pred_boxes"] = decoded.output.logits, decoded.output.boxes
-    out["pred_masks"], out["topk"] = decoded.output.mask_logits, local.indices
-    for i in range(len(model.decoder.layers)):
-        out[f"dec.hs.{i}"] = model.heads.norm(out[f"dec.layer.{i}.out"])
-    out["dec.layer.0.query_sine_embed"] = box_embedding(out["dec.refpoints.0"], 256)
-    return out
-
-
-def normalised(golden_fixture, model) -> Tensor:
-    """The fixture's image, normalised, then padded with zero to a multiple of 32 as the public code does."""
-    image = torch.from_numpy(golden_fixture["image"]).permute(2, 0, 1)[None].float()
-    h, w = image.shape[-2:]
-    return torch.nn.functional.pad((image - model.mean) / model.std, (0, -w % 32, 0, -h % 32))
 
 
 @pytest.fixture(scope="module", params=FIXTURES)
