@@ -112,7 +112,7 @@ def test_a_swin_in_the_place_of_a_resnet():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"backbone": {"embed_dim": 30}}, "30 channels do not divide by 6 heads"),
+        ({"backbone": {"embed_dim": 97}}, "97 channels do not divide by 3 heads"),
         ({"backbone": {"depths": (2, 2, 2)}}, "give four of each"),
         ({"encoder": {"finest": 3, "levels": 2}}, "encoder.finest 3 with 2 levels"),
         ({"backbone": {"depths": (2, 0, 2, 2)}}, r"backbone.depths\[1\] is 0"),

@@ -31,7 +31,7 @@ class WindowAttention(nn.Module):
 
     def forward(self, windows: Tensor, mask: Tensor | None) -> Tensor:
         """windows [B, W, T, C], mask float [W, 1, T, T] or None -> [B, W, T, C]."""
-        b, count, tokens, dim = windows.shape
+        b, (count, tokens, dim) = windows.shape[0], _sides(windows)
         qkv = self.qkv(windows).view(b, count, tokens, 3, self.heads, dim // self.heads).permute(3, 0, 1, 4, 2, 5)
         bias = self.bias()[None] if mask is None else self.bias() + mask
         out = _attend(qkv[0], qkv[1], qkv[2], bias)
@@ -47,8 +47,9 @@ class WindowAttention(nn.Module):
 def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """q, k, v [B, W, heads, T, D], bias [1 or W, heads, T, T] -> [B, W, heads, T, D]."""
     if torch.jit.is_tracing():
-        # In one piece, so that the number of streams stays an axis of its own in the graph.
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None])
+        # Spelled out, and in one piece: the number of streams stays an axis of its own in the graph.
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + bias[None]
+        return scores.softmax(-1) @ v
     # The fused kernels take four axes.
     return torch.stack([F.scaled_dot_product_attention(*image, attn_mask=bias) for image in zip(q, k, v, strict=True)])
 
@@ -72,11 +73,13 @@ class Block(nn.Module):
         return x + self.mlp.fc2(F.gelu(self.mlp.fc1(self.norm2(x))))
 
     def _within_windows(self, x: Tensor) -> Tensor:
-        _, height, width, dim = x.shape
+        height, width, dim = _sides(x)
         w, shift = self.window, self.shift
-        # After the norm: what is added is exactly zero, and not the norm's bias.
-        x = F.pad(x, (0, 0, 0, -width % w, 0, -height % w))
-        rows, columns = x.shape[1] // w, x.shape[2] // w
+        rows, columns = -(-height // w), -(-width // w)
+        padded = (rows * w, columns * w) != (height, width)
+        if padded:
+            # After the norm: what is added is exactly zero, and not the norm's bias.
+            x = F.pad(x, (0, 0, 0, columns * w - width, 0, rows * w - height))
         if shift:
             x = torch.roll(x, (-shift, -shift), (1, 2))
         windows = x.view(-1, rows, w, columns, w, dim).transpose(2, 3).reshape(-1, rows * columns, w * w, dim)
@@ -85,7 +88,7 @@ class Block(nn.Module):
         x = windows.view(-1, rows, columns, w, w, dim).transpose(2, 3).reshape(-1, rows * w, columns * w, dim)
         if shift:
             x = torch.roll(x, (shift, shift), (1, 2))
-        return x[:, :height, :width]
+        return x[:, :height, :width] if padded else x
 
 
 class PatchMerging(nn.Module):
@@ -98,7 +101,9 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, H, W, C] -> [B, H/2, W/2, 2C]."""
-        x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
+        height, width, _ = _sides(x)
+        if height % 2 or width % 2:
+            x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
         # Columns outside rows: the second of the four is the token below.
         x = x.unflatten(1, (-1, 2)).unflatten(3, (-1, 2)).permute(0, 1, 3, 4, 2, 5).flatten(3)
         return self.reduction(self.norm(x))
@@ -124,6 +129,11 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.norm(self.proj(images).permute(0, 2, 3, 1))
+
+
+def _sides(x: Tensor) -> tuple[int, int, int]:
+    """[B, H, W, C] -> (H, W, C), constants for a trace too."""
+    return int(x.shape[1]), int(x.shape[2]), int(x.shape[3])
 
 
 class Swin(nn.Module):

@@ -51,6 +51,9 @@ def part_sums_from_norms(model: ir.Model) -> None:
     graph = model.graph
     for node in [node for node in graph if node.op_type == "LayerNormalization"]:
         value = node.inputs[0]
+        # Tokens in rows and columns are normed where they lie: an attention within windows, say.
+        if len(value.shape.dims) != 3:
+            continue
         _, tokens, channels = value.shape.dims
         if parts_of(tokens, channels) == 1 or value.producer() is None or value.producer().op_type != "Add":
             continue

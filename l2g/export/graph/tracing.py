@@ -40,7 +40,8 @@ def _trace(step: StatelessStep, contract: GraphContract, opset: int, streams: in
     """One trace with every shape fixed. The exporter that follows TorchScript is asked for by name: it is ten times as
     fast as the other one (4 s against 45 s for a small model), and after folding the graphs are equivalent."""
     buffer = io.BytesIO()
-    torch.onnx.register_custom_op_symbolic("l2g::deformable_attention", _symbolic, opset)
+    for operator, symbolic in SYMBOLICS.items():
+        torch.onnx.register_custom_op_symbolic(operator, symbolic, opset)
     try:
         # Its warnings tell that Python values become constants (wanted here) and that there is a newer exporter.
         with warnings.catch_warnings(), torch.no_grad():
@@ -61,7 +62,8 @@ def _trace(step: StatelessStep, contract: GraphContract, opset: int, streams: in
             "use the versions that l2g[export] asks for"
         ) from error
     finally:
-        torch.onnx.unregister_custom_op_symbolic("l2g::deformable_attention", opset)
+        for operator in SYMBOLICS:
+            torch.onnx.unregister_custom_op_symbolic(operator, opset)
     return ir.from_proto(onnx.load_from_string(buffer.getvalue()))
 
 
@@ -75,7 +77,7 @@ def example_inputs(contract: GraphContract, streams: int) -> tuple[torch.Tensor,
     )
 
 
-def _symbolic(g, value, shapes, locations, weights):
+def _deformable_attention(g, value, shapes, locations, weights):
     """The operator as one node; the trace knows all sizes, so its output gets one too."""
     node = g.op(
         f"{DOMAIN}::{OPERATOR}", value, locations, weights, shapes_i=symbolic_helper._maybe_get_const(shapes, "is")
@@ -83,3 +85,18 @@ def _symbolic(g, value, shapes, locations, weights):
     b, _, heads, depth = value.type().sizes()
     node.setType(value.type().with_sizes([b, locations.type().sizes()[1], heads * depth]))
     return node
+
+
+def _pad(g, x, pads, mode, value):
+    """Padding with zeros by known amounts, so that sizes stay known behind it: PyTorch's own computes them in the graph."""
+    pads = symbolic_helper._maybe_get_const(pads, "is")
+    sizes = x.type().sizes()
+    added = [0] * (len(sizes) - len(pads) // 2), [0] * (len(sizes) - len(pads) // 2)
+    before, after = (start + pads[index::2][::-1] for index, start in enumerate(added))
+    node = g.op("Pad", x, g.op("Constant", value_t=torch.tensor([*before, *after])), mode_s="constant")
+    node.setType(x.type().with_sizes([b + size + a for b, size, a in zip(before, sizes, after, strict=True)]))
+    return node
+
+
+# Operators that are written into the graph in another way than PyTorch's.
+SYMBOLICS = {"l2g::deformable_attention": _deformable_attention, "aten::pad": _pad}
