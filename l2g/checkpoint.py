@@ -67,7 +67,11 @@ PUBLIC_ALIASES = (
 
 
 # Where a checkpoint file may keep its tensors, best first: detectron2's, Lightning's and EMA trainers' keys.
-CONTAINERS = ("model", "state_dict", "model_state_dict", "model_ema", "ema_state")
+CONTAINERS = ("model", "state_dict", "model_state_dict", "model_ema", "ema_state", "ema", "ema_model", "module", "net")
+# What trainers put before every name: data parallelism, torch.compile, Lightning, EMA.
+WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "model.", "ema_model.", "ema.", "net.")
+# What they keep beside the model's tensors.
+BESIDE = re.compile(r"(.*\.)?(num_batches_tracked|n_averaged|initted|step)$")
 
 
 def load_checkpoint(
@@ -105,8 +109,12 @@ def load_checkpoint(
         config = _infer(path, tensors, overrides) if public else config.replace(**overrides)
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from None
+    _check_depth(path, config, tensors)
+    # What a config claims takes no memory before the file's tensors have been held to it.
+    with torch.device("meta"):
+        _check(path, tensors, Local2Global(config).state_dict(), public)
+    _check_numbers(path, tensors, public)
     model = Local2Global(config)
-    _check(path, tensors, model.state_dict(), public)
     model.load_state_dict(tensors)
     return model.eval()
 
@@ -198,11 +206,19 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         ) from None
     found = type(data).__name__
     if isinstance(data, dict):
-        for key in CONTAINERS:
-            if isinstance(data.get(key), dict):
-                data = data[key]
-                break
+        # A container may lie in another: an EMA's state dict under the key of the model.
+        while key := next((key for key in CONTAINERS if isinstance(data.get(key), dict)), None):
+            data = data[key]
         tensors = {name: value for name, value in data.items() if isinstance(value, Tensor)}
+        odd = next((name for name in tensors if not isinstance(name, str)), None)
+        if odd is not None:
+            raise CheckpointError(f"{path}: a tensor is named {odd!r}, expected text; save a model's state_dict()")
+        for name, tensor in tensors.items():
+            if tensor.layout is not torch.strided or tensor.is_quantized:
+                kind = "quantised" if tensor.is_quantized else "sparse"
+                raise CheckpointError(
+                    f"{path}: tensor '{name}' is {kind}; save plain tensors: tensor.to_dense(), tensor.dequantize()"
+                )
         if tensors:
             return tensors
         found = f"a dict without tensors (keys: {', '.join(map(str, list(data)[:5])) or 'none'})"
@@ -217,19 +233,20 @@ def _rename(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     copies: list[tuple[str, str, Tensor]] = []
     unknown = []
     for name, tensor in tensors.items():
-        name = name.removeprefix("module.")
+        while wrapper := next((prefix for prefix in WRAPPERS if name.startswith(prefix)), None):
+            name = name.removeprefix(wrapper)
         alias = next(((pattern, to) for pattern, to in PUBLIC_ALIASES if pattern.match(name)), None)
         prefix = next(((old, new) for old, new in PUBLIC_NAMES if name.startswith(old)), None)
         if alias:
-            copies.append((name, alias[0].sub(alias[1], name), tensor.float()))
-        elif name.endswith("num_batches_tracked"):
+            copies.append((name, alias[0].sub(alias[1], name), tensor))
+        elif BESIDE.match(name):
             continue
         elif name.endswith(".relative_position_index"):
             _check_position_index(path, name, tensor)
         elif prefix is None:
             unknown.append(name)
         elif prefix[1] is not None:
-            renamed[prefix[1] + name.removeprefix(prefix[0])] = tensor.float()
+            renamed[prefix[1] + name.removeprefix(prefix[0])] = tensor
     if unknown:
         raise CheckpointError(
             f"{path}: {len(unknown)} unexpected tensors, the first: {', '.join(unknown[:3])}; expected a checkpoint "
@@ -330,6 +347,37 @@ def _infer(path: Path, tensors: dict[str, Tensor], overrides: dict) -> ModelConf
         "class_names": COCO_CLASSES if num_classes == len(COCO_CLASSES) else (),
     }
     return ModelConfig(**inferred).replace(**overrides)
+
+
+def _check_depth(path: Path, config: ModelConfig, tensors: dict[str, Tensor]) -> None:
+    """CheckpointError for a config of more layers than the file has tensors: to build them could take for ever."""
+    parts = (config.backbone, config.encoder, config.decoder, *([config.aligner] if config.aligner else []))
+    layers = sum(sum(count) if isinstance(count, tuple) else count for part in parts for count in _depths(part))
+    if layers > len(tensors):
+        raise CheckpointError(
+            f"{path}: {layers} layers claimed and {len(tensors)} tensors found; the file is damaged, copy it again"
+        )
+
+
+def _depths(part) -> list[int | tuple[int, ...]]:
+    names = ("layers", "levels", "blocks", "depths")
+    return [getattr(part, name) for name in names if hasattr(part, name)]
+
+
+def _check_numbers(path: Path, tensors: dict[str, Tensor], public: bool) -> None:
+    """CheckpointError for weights that no training gives: integers in place of floats, NaN, infinity."""
+    named = _public if public else str
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise CheckpointError(
+                f"{path}: tensor '{named(name)}' holds {str(tensor.dtype).removeprefix('torch.')}, expected floating "
+                "point numbers; the file is damaged or quantised, copy or save it again"
+            )
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(
+                f"{path}: tensor '{named(name)}' holds NaN or infinity: the training that wrote it had diverged, or "
+                "the file is damaged; take an earlier checkpoint, or copy it again"
+            )
 
 
 def _check(path: Path, found: dict[str, Tensor], expected: dict[str, Tensor], public: bool) -> None:

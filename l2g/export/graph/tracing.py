@@ -88,7 +88,7 @@ def _deformable_attention(g, value, shapes, locations, weights):
 
 
 def _pad(g, x, pads, mode, value):
-    """Padding with zeros by known amounts, so that sizes stay known behind it: PyTorch's own computes them in the graph."""
+    """Padding with zeros by known amounts: PyTorch's own computes them in the graph, behind which no size is known."""
     pads = symbolic_helper._maybe_get_const(pads, "is")
     sizes = x.type().sizes()
     added = [0] * (len(sizes) - len(pads) // 2), [0] * (len(sizes) - len(pads) // 2)
