@@ -111,8 +111,13 @@ def load_checkpoint(
         raise CheckpointError(f"{path}: {error}") from None
     _check_depth(path, config, tensors)
     # What a config claims takes no memory before the file's tensors have been held to it.
-    with torch.device("meta"):
-        _check(path, tensors, Local2Global(config).state_dict(), public)
+    try:
+        with torch.device("meta"):
+            claimed = Local2Global(config).state_dict()
+    except (RuntimeError, OverflowError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path}: no model can have the sizes that it claims ({reason}); copy it again") from None
+    _check(path, tensors, claimed, public)
     _check_numbers(path, tensors, public)
     model = Local2Global(config)
     model.load_state_dict(tensors)

@@ -412,7 +412,7 @@ def test_layers_that_are_only_claimed_are_not_built(tmp_path, tiny):
     for part, field, value, words in (
         ("encoder", "layers", 10**6, "layers claimed"),
         ("encoder", "ffn_dim", 10**10, "missing"),
-        ("backbone", "width", 10**8, "missing"),
+        ("backbone", "width", 10**8, "no model can have the sizes"),
     ):
         many = tensors | {f"t{index}": torch.zeros(1) for index in range(300)}
         changed = {**config, part: {**config[part], field: value}}
