@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -137,6 +138,12 @@ class AnnotatedVideo(Video):
     """A video whose instances are listed with segmentations. `objects`: tuple of VideoObject."""
 
     objects: tuple[VideoObject, ...]
+
+    def with_objects(self, objects: Iterable[VideoObject]) -> AnnotatedVideo:
+        """The same video with other objects."""
+        other = copy(self)
+        other.objects = tuple(objects)
+        return other
 
     def mask(self, index: int, t: int) -> np.ndarray | None:
         """bool [H, W] of object `index` in frame t, or None where it has no segmentation."""
