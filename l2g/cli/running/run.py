@@ -23,6 +23,7 @@ from l2g.errors import L2GError
 from l2g.runtime.backends.open import open_backend
 from l2g.runtime.identity.tracks import TrackParameters
 from l2g.runtime.video.job import JobSummary, process_videos
+from l2g.runtime.video.overlay import OverlayStyle
 from l2g.runtime.video.source import Selection, open_source
 
 
@@ -50,8 +51,24 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--class-names", type=_names, metavar="FILE", help="names of a .pth's classes, one a line")
     parser.add_argument("--max-age", type=int, default=30, help="frames a hidden track keeps its id (default 30)")
     parser.add_argument("--fps", type=float, default=30.0, help="frame rate of a folder of pictures (default 30)")
-    parser.add_argument("--no-overlay", action="store_true", help="write no overlay.mp4")
+    add_overlay_options(parser)
     return parser.parse_args(argv)
+
+
+def add_overlay_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("overlay")
+    group.add_argument("--no-overlay", action="store_true", help="write no overlay.mp4")
+    group.add_argument("--no-labels", action="store_true", help="no class, track id and score beside the objects")
+    group.add_argument(
+        "--opacity",
+        type=float,
+        default=OverlayStyle.opacity,
+        help="of masks, 0 (contours alone) to 1 (default 0.45)",
+    )
+    group.add_argument(
+        "--trails", type=int, default=0, metavar="N", help="draw each object's way over the last N frames (default 0)"
+    )
+    group.add_argument("--hud", action="store_true", help="draw frame number, time and frames per second")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -78,6 +95,7 @@ def main(argv: list[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> list[JobSummary]:
     """Open the sources and the model as `options` say, and process the ones with the other."""
     parameters = TrackParameters(birth_score=options.score_threshold, max_age=options.max_age)
+    style = OverlayStyle(not options.no_labels, options.opacity, options.trails, options.hud)
     selection = Selection(options.start, options.end, options.stride)
     with ExitStack() as stack:
         # The sources first: a wrong path should not cost the time it takes to load a model.
@@ -101,6 +119,7 @@ def run(options: argparse.Namespace) -> list[JobSummary]:
             parameters=parameters,
             top_k=options.top_k,
             overlay=not options.no_overlay,
+            style=style,
             on_frame=stack.enter_context(bar).update,
         )
 

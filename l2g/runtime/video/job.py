@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -17,11 +18,14 @@ from l2g.runtime.assembler import FrameAssembler, letterbox_of
 from l2g.runtime.backends.base import Backend, Detections, RawOutputs
 from l2g.runtime.identity.tracks import TrackParameters
 from l2g.runtime.session import VideoSession
-from l2g.runtime.video.overlay import draw_overlay
+from l2g.runtime.video.overlay import DEFAULT_STYLE, OverlayPainter, OverlayStyle
 from l2g.runtime.video.pipeline import ReadAhead, run_pipeline
 from l2g.runtime.video.results import JsonLinesSink, TubeResultsSink
 from l2g.runtime.video.source import VideoFrame, VideoSource
 from l2g.runtime.video.writer import VideoWriter
+
+# The rate in the overlay is that of so many frames.
+RATE_FRAMES = 30
 
 
 @dataclass(frozen=True)
@@ -56,16 +60,21 @@ class _Inferred:
 class _Results:
     """The files of one run; consumes frames in order."""
 
-    def __init__(self, files: ExitStack, source: VideoSource, backend: Backend, folder: Path, overlay: bool):
-        self._class_names = backend.contract.class_names
-        self.lines = files.enter_context(JsonLinesSink(folder / "frames.jsonl", self._class_names))
+    def __init__(
+        self, files: ExitStack, source: VideoSource, backend: Backend, folder: Path, style: OverlayStyle | None
+    ):
+        names = backend.contract.class_names
+        self.lines = files.enter_context(JsonLinesSink(folder / "frames.jsonl", names))
         self.tubes = files.enter_context(TubeResultsSink(folder / "results.json"))
         self.video = None
-        if overlay:
+        if style:
+            self._painter = OverlayPainter(names, style)
             rate = source.frame_rate / source.selection.stride
             self.video = files.enter_context(VideoWriter(folder / "overlay.mp4", source.height, source.width, rate))
         self.frames = 0
         self._first_time = 0.0
+        # When the last frames were finished, for the rate that the overlay shows.
+        self._finished: deque[float] = deque(maxlen=RATE_FRAMES + 1)
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -78,8 +87,14 @@ class _Results:
         self.lines.write(result)
         self.tubes.write(result)
         if self.video:
-            self.video.write(draw_overlay(image, result, self._class_names), result.time - self._first_time)
+            self.video.write(self._painter.draw(image, result, self._rate()), result.time - self._first_time)
         self.frames += 1
+
+    def _rate(self) -> float | None:
+        """Frames per second of wall time, over the last ones; None at the first."""
+        self._finished.append(time.perf_counter())
+        seconds = self._finished[-1] - self._finished[0]
+        return (len(self._finished) - 1) / seconds if seconds else None
 
 
 class _Lane:
@@ -92,7 +107,7 @@ class _Lane:
         backend: Backend,
         parameters: TrackParameters | None,
         top_k: int,
-        overlay: bool,
+        style: OverlayStyle | None,
     ):
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -105,7 +120,7 @@ class _Lane:
         self._assembler = FrameAssembler(self._letterbox, backend.contract, parameters, top_k)
         self._files = ExitStack()
         with self._files:
-            self.results = _Results(self._files, source, backend, folder, overlay)
+            self.results = _Results(self._files, source, backend, folder, style)
             self._files = self._files.pop_all()
 
     def decode(self) -> Iterator[_Decoded]:
@@ -143,15 +158,17 @@ def process_video(
     parameters: TrackParameters | None = None,
     top_k: int = 50,
     overlay: bool = True,
+    style: OverlayStyle = DEFAULT_STYLE,
     on_frame: Callable[[], None] | None = None,
 ) -> JobSummary:
     """Write `frames.jsonl`, `results.json` and, with `overlay`, `overlay.mp4` of `source` into `folder`.
 
+    style: what the overlay shows.
     Decoding, inference and writing overlap; memory does not grow with the video. `on_frame` is called after each frame.
     Whatever ends the run, the files hold every frame that was finished. Neither `backend` nor `source` is closed.
     Raises VideoError when the folder cannot be written or the source gives no frame.
     """
-    how = {"parameters": parameters, "top_k": top_k, "overlay": overlay, "on_frame": on_frame}
+    how = {"parameters": parameters, "top_k": top_k, "overlay": overlay, "style": style, "on_frame": on_frame}
     return process_videos(backend, [(source, folder)], **how)[0]
 
 
@@ -162,6 +179,7 @@ def process_videos(
     parameters: TrackParameters | None = None,
     top_k: int = 50,
     overlay: bool = True,
+    style: OverlayStyle = DEFAULT_STYLE,
     on_frame: Callable[[], None] | None = None,
 ) -> list[JobSummary]:
     """`process_video` for several videos at once, as streams of one batch; jobs are (source, folder).
@@ -177,7 +195,7 @@ def process_videos(
         stack.enter_context(_one_opencv_thread())
         lanes: list[_Lane] = []
         for source, folder in jobs:
-            lanes.append(_Lane(source, Path(folder), backend, parameters, top_k, overlay))
+            lanes.append(_Lane(source, Path(folder), backend, parameters, top_k, style if overlay else None))
             stack.callback(lanes[-1].close)
         # Decoders and encoders work outside the interpreter's lock: several videos have a thread each for either.
         writers = stack.enter_context(ThreadPoolExecutor(len(lanes))) if len(lanes) > 1 else None
