@@ -16,6 +16,7 @@ PATIENCE = 30
 def _places() -> np.ndarray:
     """float [P, 4]: places beside a box, best first. Of a place (a, b, c, d) the label's upper left corner is at
     (left + a * box width + c * label width, top + b * box height + d * label height)."""
+    beside: list[tuple[float, float, float, float]]
     beside = [(0, 0, 0, -1), (1, 0, -1, -1), (0, 1, 0, 0), (1, 1, -1, 0), (0, 0, 0, 0), (1, 0, 0, 0), (0, 0, -1, 0)]
     beside += [(1, 1, 0, -1), (0, 1, -1, -1), (0.5, 0.5, -0.5, -0.5)]
     # Farther and farther away, with a line to the object.
@@ -115,7 +116,8 @@ def _corners(boxes: np.ndarray, sizes: np.ndarray, picture: tuple[int, int]) -> 
     spans = (boxes[:, 2:] - boxes[:, :2])[:, None, None]
     offsets = _PLACES[:, :2] * spans + _PLACES[:, 2:] * sizes[:, :, None]
     corners = boxes[:, None, None, :2] + np.rint(offsets).astype(np.int64)
-    return np.clip(corners, 0, np.array(picture[::-1]) - sizes[:, :, None])
+    inside: np.ndarray = np.clip(corners, 0, np.array(picture[::-1]) - sizes[:, :, None])
+    return inside
 
 
 def _distances(boxes: np.ndarray, sizes: np.ndarray, corners: np.ndarray) -> np.ndarray:

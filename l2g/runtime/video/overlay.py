@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -136,11 +135,14 @@ class _Trails:
 
     def draw(self, canvas: np.ndarray, line: int) -> None:
         """Thin where it is old."""
+        widest = 3 * line
         for track, way in self._ways.items():
-            for (_, *start), (frame, *end) in pairwise(way):
-                age = (self._frame - frame) / self._length
-                width = max(1, round(3 * line * (1 - age)))
-                cv2.line(canvas, start, end, track_color(track), width, cv2.LINE_AA)
+            color = track_color(track)
+            points = [(max(1, widest - widest * (self._frame - frame) // self._length), (x, y)) for frame, x, y in way]
+            for width in range(1, widest + 1):
+                stretch = [point for at, point in points if at == width]
+                stretch += [point for at, point in points if at > width][:1]
+                cv2.polylines(canvas, [np.array(stretch, np.int32).reshape(-1, 1, 2)], False, color, width, cv2.LINE_AA)
 
 
 @lru_cache(maxsize=4096)
@@ -234,7 +236,11 @@ def _draw_leader(canvas: np.ndarray, instance: TrackedInstance, place: Placement
 def _draw_hud(canvas: np.ndarray, result: FrameResult, rate: float | None, font: int) -> tuple[int, int, int, int]:
     """The line at the upper left; returns its rectangle (x1, y1, x2, y2)."""
     words = [f"frame {result.index}", f"{result.time:.2f} s"] + ([] if rate is None else [f"{rate:.1f} frames/s"])
-    row = _row(words, font)[:, : canvas.shape[1]][: canvas.shape[0]]
+    while words and _size(words, font)[0] > canvas.shape[1]:
+        words.pop()
+    if not words or _size(words, font)[1] > canvas.shape[0]:
+        return 0, 0, 0, 0  # a picture that is smaller than a number
+    row = _row(words, font)
     height, width = row.shape
     region = canvas[:height, :width]
     shaded = cv2.convertScaleAbs(region, alpha=_HUD_SHADE)

@@ -35,8 +35,8 @@ def drawable(name: str, otherwise: str) -> str:
 
 @lru_cache(maxsize=2048)
 def text_mask(text: str, size: int) -> np.ndarray:
-    """uint8 [round(1.4 * size), W]: how far letters cover each pixel, 255 fully. size: of the font, in pixels."""
-    height, baseline = round(1.4 * size), round(1.05 * size)
+    """uint8 [round(1.45 * size), W]: how far letters cover each pixel, 255 fully. size: of the font, in pixels."""
+    height, baseline = round(1.45 * size), round(1.1 * size)
     # Wide enough for anything, since text that reaches the edge would be wrapped.
     canvas = np.zeros((height, 2 * size * (len(text) + 1)), np.uint8)
     with _font_lock:
