@@ -148,7 +148,7 @@ def _plots(report: ParityReport) -> list[str]:
             Line("free-running", by_frame(report.videos, "free", measure, reduce)),
         ]
 
-    limit = report.tolerances.mask_logits
+    limit = report.limits.mask_logits
     plots = [
         line_plot("mask logits, largest difference", over(lambda d: d.mask_logits.max, max), log=True, limit=limit),
         line_plot("mask logits, mean difference", over(lambda d: d.mask_logits.mean, np.mean), log=True),
@@ -169,18 +169,19 @@ def _agreement(difference: FrameDifference) -> float:
 def _checks(report: ParityReport) -> str:
     rows = []
     for check in report.checks:
-        mark = '<span class="pass">ok</span>' if check.passed else '<span class="fail">FAIL</span>'
-        rows.append([html.escape(check.name), _text(check.value), f"{check.limit:g}", mark, html.escape(check.detail)])
+        style = {"ok": "pass", "FAIL": "fail", "info": "note"}[check.mark]
+        mark = f'<span class="{style}">{check.mark}</span>'
+        limit = "none" if check.limit is None else f"{check.limit:g}"
+        rows.append([html.escape(check.name), _text(check.value), limit, mark, html.escape(check.detail)])
+    limits = f'<p class="note">{html.escape(report.limits_line())}</p>'
     findings = "".join(f"<p>{html.escape(finding)}</p>" for finding in report.findings)
-    return _table(("check", "found", "limit", "", ""), rows) + findings
+    return _table(("check", "found", "limit", "", ""), rows) + limits + findings
 
 
 def _divergences(report: ParityReport) -> str:
     lines = []
     for mode, words in (("forced", "teacher-forced"), ("free", "free-running")):
-        found = report.first_divergence(mode)
-        where = f"frame {found.frame} of video {html.escape(found.video)}" if found else "nowhere"
-        lines.append(f"First frame beyond tolerance, {words}: {where}.")
+        lines.append(f"First frame beyond tolerance, {words}: {html.escape(report.divergence_text(mode))}.")
     return f"<p>{'<br>'.join(lines)}</p>"
 
 

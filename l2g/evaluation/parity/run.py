@@ -60,7 +60,8 @@ def run_parity(
 
     forced: a second instance of the candidate, which is given the reference's state before every frame, while
     `candidate` feeds back its own and keeps it on its device. All three have raw outputs. Memory does not grow with
-    the length of a video, but for a few numbers per frame. No backend is closed.
+    the length of a video, but for a few numbers per frame. No backend is closed. tolerances: None for those of the
+    candidate's precision.
 
     The first frame's slots are brought into the reference's order by their embeddings, and the free run keeps that
     order for the rest of the video. What the free run compares are identities, as whoever uses the model sees them:
@@ -69,7 +70,7 @@ def run_parity(
     Raises ContractError where the two cannot be compared, DataError where AP is asked for and the data set has other
     classes than the model.
     """
-    options, tolerances = options or ParityOptions(), tolerances or Tolerances()
+    options = options or ParityOptions()
     _check_comparable(reference.contract, candidate.contract)
     if options.ap and len(reference.contract.class_names) != len(dataset.categories):
         raise DataError(
@@ -89,7 +90,7 @@ def run_parity(
         candidate=names[1],
         dataset=dataset.name,
         confidence=options.confidence,
-        tolerances=tolerances,
+        limits=(tolerances or Tolerances()).limits(candidate.contract),
         carries_state=run.carries_state,
         videos=tuple(run.finished[index] for index in sorted(run.finished)),
         ap_reference=ap_reference,

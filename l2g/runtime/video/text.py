@@ -17,7 +17,7 @@ import numpy as np
 LONGEST_NAME = 24
 OUTLINE_FONTS = hasattr(cv2, "FontFace")
 # OpenCV 4: height of a line of the stroke font at scale 1, in pixels.
-_STROKE_LINE = 30.0
+_STROKE_LINE = 34.0
 # Of OpenCV 5's variable font; 400 is "regular", which is thin at 11 pixels on a coloured ground.
 _WEIGHT = 500
 # A font keeps the place where it writes; several videos are drawn at once.

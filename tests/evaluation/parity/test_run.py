@@ -261,6 +261,81 @@ def test_an_error_of_the_kernels_shows_in_every_frame(dataset):
     assert loose.passed, loose.table()
 
 
+def of_precision(backend, precision):
+    def make():
+        made = backend()
+        made.contract = dataclasses.replace(made.contract, build={"precision": precision})
+        return made
+
+    return make
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
+def test_a_reduced_precision_is_judged_by_what_it_costs(dataset, precision):
+    """Mask logits that differ while every object and AP stay are no failure there, and are shown."""
+    report = compare(of_precision(Offset, precision), dataset)
+    assert report.passed, report.table()
+    assert report.limits.precision == precision
+    checks = {check.name: check for check in report.checks}
+    mask = checks["teacher-forced mask logits after the first frame"]
+    assert (mask.limit, mask.mark) == (None, "info")
+    assert mask.value == pytest.approx(0.01, rel=1e-3)
+    assert checks["AP loss, percent points"].limit == {"fp16": 0.2, "bf16": 0.2, "int8": 0.5}[precision]
+    assert checks["identity agreement of the free run, percent"].limit == 95
+    table = report.table()
+    assert f"limits for {precision.upper()}: what it may cost" in table
+    assert "teacher-forced: not judged" in table
+    written = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert written["precision"] == precision
+    assert written["tolerances"]["mask_logits"] is None
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", None])
+def test_fp32_and_what_is_unknown_is_held_to_rounding(dataset, precision):
+    report = compare(of_precision(Offset, precision), dataset)
+    assert not report.passed
+    assert report.to_json()["tolerances"] == {"ap": 0.02, "mask_logits": 1e-3, "identity": 99.9}
+    assert "limits for FP32: the same arithmetic" in report.table()
+
+
+def test_a_limit_that_is_asked_for_goes_before_the_precisions(dataset):
+    tolerances = Tolerances(mask_logits=0.005)
+    report = compare(of_precision(Offset, "fp16"), dataset, tolerances=tolerances)
+    assert not report.passed
+    assert report.first_divergence("forced").frame == 0
+    assert report.to_json()["tolerances"] == {"ap": 0.2, "mask_logits": 0.005, "identity": 95}
+    assert "asked for: mask_logits 0.005" in report.table()
+
+
+def test_a_reduced_precision_that_loses_identities_fails(tmp_path):
+    dataset = load_dataset(write_blob_dataset(tmp_path, (8, 8, 8)), "valid")
+    report = compare(of_precision(Drifting, "int8"), dataset, streams=8)
+    assert not report.passed
+    failed = [check.name for check in report.checks if not check.passed]
+    assert "identity agreement of the free run, percent" in failed
+    assert "compare the FP32 file" in report.findings[0]
+
+
+def test_a_reduced_precision_may_gain_ap_and_fp32_may_not(dataset):
+    def ap_check(precision, change):
+        report = compare(of_precision(BlobBackend, precision), dataset)
+        report = dataclasses.replace(report, ap_candidate={"AP": report.ap_reference["AP"] + change})
+        return next(check for check in report.checks if check.name.startswith("AP"))
+
+    for precision, change, passed in [
+        ("fp16", 0.6, True),
+        ("fp16", -0.19, True),
+        ("fp16", -0.21, False),
+        ("int8", -0.49, True),
+        ("int8", -0.51, False),
+        ("fp32", 0.03, False),
+        ("fp32", -0.03, False),
+        ("fp32", 0.01, True),
+    ]:
+        assert ap_check(precision, change).passed == passed, (precision, change)
+    assert ap_check("fp16", -0.3).value == pytest.approx(0.3)
+
+
 @pytest.mark.parametrize(("length", "rare"), [(101, True), (80, False)])
 def test_a_single_frame_among_many_is_a_tie_and_not_the_state(tmp_path, length, rare):
     dataset = load_dataset(write_blob_dataset(tmp_path, (length,)), "valid")
