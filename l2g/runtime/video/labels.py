@@ -11,6 +11,8 @@ import numpy as np
 GAP = 1
 # Frames after which a label that had to move away looks for a better place again.
 PATIENCE = 30
+# Pixels that have to be free around the better place, or the label would soon have to leave it.
+ROOM = 8
 
 
 def _places() -> np.ndarray:
@@ -98,17 +100,27 @@ class LabelPlacer:
     ) -> tuple[int, int]:
         """corners: int [V, P, 2]. distances: int [V, P]. The variant and the number of the place."""
         before = self._chosen.get(track)
-        # Each at a frame of its own, so that not all labels jump at once.
-        if before and (self._frame + track) % PATIENCE:
-            variant, number = before
-            if not _covered(corners[variant, number : number + 1], sizes[variant], occupied).any():
-                return before
-        for variant in range(len(sizes)):
-            covered = _covered(corners[variant], sizes[variant], occupied)
-            number = int((_COVER_COST * covered + _DISTANCE_COST * distances[variant] + _ORDER).argmin())
-            if not covered[number]:
-                break
-        return variant, number
+        if before is None or _covered(corners[before][None], sizes[before[0]], occupied).any():
+            return _best(corners, distances, sizes, occupied)[0]
+        # Each looks in a frame of its own, so that not all labels jump at once.
+        if (self._frame + track) % PATIENCE:
+            return before
+        better, cost = _best(corners, distances, sizes, occupied + np.array([-ROOM, -ROOM, ROOM, ROOM]))
+        worth = before[0], float(_DISTANCE_COST * distances[before] + before[1])
+        return better if (better[0], cost) < worth else before
+
+
+def _best(
+    corners: np.ndarray, distances: np.ndarray, sizes: np.ndarray, occupied: np.ndarray
+) -> tuple[tuple[int, int], float]:
+    """The variant and the number of the cheapest place, and its cost; the first variant that covers nothing."""
+    for variant in range(len(sizes)):
+        costs = _COVER_COST * _covered(corners[variant], sizes[variant], occupied)
+        costs += _DISTANCE_COST * distances[variant] + _ORDER
+        number = int(costs.argmin())
+        if costs[number] < _COVER_COST:
+            break
+    return (variant, number), float(costs[number])
 
 
 def _corners(boxes: np.ndarray, sizes: np.ndarray, picture: tuple[int, int]) -> np.ndarray:
