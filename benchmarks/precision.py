@@ -27,7 +27,7 @@ from l2g.errors import L2GError
 from l2g.evaluation.precision import Measured, measure
 from l2g.export.precision.emulate import emulate_file, is_half
 from l2g.metrics.files import write_json
-from l2g.runtime.backends.base import Backend, HostState, RawOutputs
+from l2g.runtime.backends.base import Backend, RawOutputs
 from l2g.runtime.backends.open import open_backend
 
 # The most AP (percent points) that a precision may lose.
@@ -45,8 +45,7 @@ class RoundedState:
     def step(self, frames: np.ndarray, reset: np.ndarray) -> RawOutputs:
         state = self.backend.read_state()
         if state is not None and len(state.valid) == len(frames):
-            queries, boxes = (array.astype(np.float16).astype(np.float32) for array in (state.queries, state.boxes))
-            self.backend.write_state(HostState(queries, boxes, state.valid))
+            self.backend.write_state(state.changed(lambda tensor: tensor.astype(np.float16).astype(np.float32)))
         return self.backend.step(frames, reset)
 
 

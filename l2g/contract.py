@@ -29,6 +29,10 @@ class TensorSpec:
     dtype: str
     shape: tuple[int | str, ...]
 
+    def sized(self, streams: int) -> tuple[int, ...]:
+        """The shape for so many streams."""
+        return tuple(streams if isinstance(dim, str) else dim for dim in self.shape)
+
     def check(self, array) -> None:
         """Raise ContractError unless `array` (anything with `dtype` and `shape`) fits this spec."""
         fits = len(array.shape) == len(self.shape) and all(

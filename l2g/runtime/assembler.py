@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from l2g.contract import GraphContract
 from l2g.errors import ContractError, L2GError
-from l2g.runtime.backends.base import Detections, RawOutputs
 from l2g.runtime.identity.handover import Handover
 from l2g.runtime.identity.tracks import SlotTracker, TrackParameters
+from l2g.runtime.outputs import FrameOutputs
 from l2g.runtime.picture.letterbox import Letterbox
 from l2g.runtime.picture.masks import InstanceMask
-from l2g.runtime.picture.postprocess import probability_logits, sigmoid
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class TrackedInstance:
         return self.mask.box
 
     @cached_property
-    def rle(self) -> dict:
+    def rle(self) -> dict[str, Any]:
         """The mask as compressed RLE, coded once however many sinks write it."""
         return self.mask.rle()
 
@@ -72,18 +72,18 @@ class FrameAssembler:
         self.tracker = SlotTracker(parameters)
         self.top_k = top_k
 
-    def assemble(self, outputs: RawOutputs | Detections, index: int, time: float) -> FrameResult:
+    def assemble(self, outputs: FrameOutputs, index: int, time: float) -> FrameResult:
         """outputs: of one stream, B = 1. L2GError when the model's scores are not finite."""
         outputs = self.handover.link(outputs)
-        scores, labels, slots = _best_slots(outputs, self.top_k)
+        scores, labels, slots = outputs.best(self.top_k)
         if not np.isfinite(scores).all():
             raise L2GError(
                 f"frame {index}: the model's class scores hold NaN or infinity; "
                 "check the checkpoint, and with an engine its precision"
             )
         instances = []
-        for seen in self.tracker.update(slots, scores, labels):
-            mask = self.letterbox.mask_to_source(_mask_logits(outputs, seen.rank, seen.slot))
+        for seen in self.tracker.update(slots.tolist(), scores.tolist(), labels.tolist()):
+            mask = self.letterbox.mask_to_source(outputs.mask_logits_of(seen.slot))
             if mask.patch.size:
                 instances.append(
                     TrackedInstance(seen.track_id, seen.slot, seen.label, seen.score, seen.frame_label, mask)
@@ -96,18 +96,3 @@ def letterbox_of(contract: GraphContract, source_height: int, source_width: int)
     if contract.resize != "letterbox":
         raise ContractError(f"resize mode '{contract.resize}' found in the contract, 'letterbox' expected")
     return Letterbox(source_height, source_width, contract.height, contract.width)
-
-
-def _best_slots(outputs: RawOutputs | Detections, top_k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(scores, labels, slots) of the best slots, [M] each, best first."""
-    if isinstance(outputs, Detections):
-        return outputs.scores[0, :top_k], outputs.labels[0, :top_k], outputs.slots[0, :top_k]
-    best = outputs.logits[0].max(axis=1)
-    slots = np.argsort(-best, kind="stable")[:top_k]
-    return sigmoid(best[slots]), outputs.logits[0].argmax(axis=1)[slots], slots
-
-
-def _mask_logits(outputs: RawOutputs | Detections, rank: int, slot: int) -> np.ndarray:
-    if isinstance(outputs, Detections):
-        return probability_logits(outputs.masks[0, rank])
-    return outputs.mask_logits[0, slot]

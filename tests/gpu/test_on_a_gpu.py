@@ -20,7 +20,6 @@ from l2g.runtime.backends.open import open_backend
 from l2g.runtime.backends.tensorrt.backend import TensorRTBackend
 from l2g.runtime.backends.tensorrt.device import CudaDevice, find_gpu
 from l2g.runtime.backends.tensorrt.library import installed_version, load_library
-from l2g.runtime.identity.handover import permute_slots
 from l2g.runtime.session import VideoSession
 from l2g.training.config import load_config
 from l2g.training.trainer import Trainer
@@ -174,7 +173,7 @@ def test_an_engine_feeds_its_own_state_back(engines):
         expected, found = (session.step(frames) for session in sessions)
         for key in frames:
             order = orders.setdefault(key, slot_order(expected[key], found[key]))
-            there = permute_slots(found[key], order)
+            there = found[key].permuted(order)
             np.testing.assert_allclose(there.logits, expected[key].logits, atol=0.05)
             assert np.mean((there.mask_logits > 0) != (expected[key].mask_logits > 0)) < 1e-3
 
@@ -186,7 +185,7 @@ def test_a_wrong_engine_is_found(engines):
 
     class Forgetful(TensorRTBackend):
         def write_state(self, state):
-            super().write_state(HostState(state.queries, state.boxes, np.zeros_like(state.valid)))
+            super().write_state(HostState(state.tensors, np.zeros_like(state.valid)))
 
     found = compare(OnnxRuntimeBackend(graph), Forgetful(engine))
     assert found.queries > 10 * LIMITS["fp32"].queries

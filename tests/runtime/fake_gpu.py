@@ -17,7 +17,6 @@ from l2g.artifacts.onnx_file import read_contract, read_model
 from l2g.artifacts.sidecar import EngineFacts, Gpu, Sidecar, sum_of_file, write_sidecar
 from l2g.contract import GraphContract
 from l2g.errors import EngineError
-from l2g.runtime.backends.contract_check import sized
 from l2g.runtime.backends.tensorrt.backend import Platform
 from l2g.runtime.backends.tensorrt.library import Library
 
@@ -153,7 +152,7 @@ class FakeExecutor:
         self._session = None
 
     def _view(self, spec, addresses, streams) -> np.ndarray:
-        shape = sized(spec, streams)
+        shape = spec.sized(streams)
         size = int(np.prod(shape)) * np.dtype(spec.dtype).itemsize
         return self.device.block(addresses[spec.name], size)[:size].view(spec.dtype).reshape(shape)
 

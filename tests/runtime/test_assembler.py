@@ -7,7 +7,7 @@ from l2g.errors import ContractError, L2GError
 from l2g.runtime.assembler import FrameAssembler, letterbox_of
 from l2g.runtime.backends.base import Detections
 from l2g.runtime.identity.tracks import TrackParameters
-from l2g.runtime.session import VideoSession, stream_outputs
+from l2g.runtime.session import VideoSession
 from tests.runtime.blobs import BlobBackend, scene
 
 HEIGHT, WIDTH = 90, 160
@@ -89,7 +89,7 @@ def test_a_slot_whose_mask_lies_in_the_padding_is_not_reported():
 def test_one_stream_of_a_batch():
     backend = BlobBackend()
     outputs = backend.step(np.stack([scene(64, 96, [(i, (0, 0, 50, 50))]) for i in range(3)]), np.ones(3, bool))
-    row = stream_outputs(outputs, 2)
+    row = outputs.stream(2)
     assert row.logits.shape[0] == 1
     np.testing.assert_array_equal(row.logits[0], outputs.logits[2])
 

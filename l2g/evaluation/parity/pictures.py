@@ -9,9 +9,8 @@ import numpy as np
 
 from l2g.evaluation.parity.frame import FrameDifference, counting_slots
 from l2g.runtime.assembler import FrameResult, TrackedInstance
-from l2g.runtime.backends.base import RawOutputs
+from l2g.runtime.outputs import RawOutputs
 from l2g.runtime.picture.letterbox import Letterbox
-from l2g.runtime.picture.postprocess import sigmoid
 from l2g.runtime.video.overlay import draw_overlay
 
 PANEL_WIDTH = 400
@@ -90,7 +89,7 @@ def draw_pair(
         difference[masks[0].full() ^ masks[1].full()] = _RED
         for side, (outputs, mask) in enumerate(zip((reference, candidate), masks, strict=True)):
             if mask.patch.size:
-                scores = np.nan_to_num(sigmoid(outputs.logits[0, slot]))
+                scores = np.nan_to_num(outputs.probabilities()[0, slot])
                 label = int(scores.argmax())
                 drawn[side].append(TrackedInstance(int(slot) + 1, int(slot), label, float(scores.max()), label, mask))
     panels = [draw_overlay(image, FrameResult(0, 0.0, tuple(side)), class_names) for side in drawn]

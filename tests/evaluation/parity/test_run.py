@@ -34,13 +34,14 @@ class Carrying(BlobBackend):
         rows = np.arange(len(frames))[:, None]
         if self.state is not None:
             running = self.state.valid & ~np.asarray(reset)
-            identities[running] = self.state.queries[running, :, :SLOTS].argmax(2)
+            identities[running] = self.state.tensors["prior_queries"][running, :, :SLOTS].argmax(2)
             by_color = identities.argsort(1)
-            queries, boxes = self.state.queries[rows, by_color], self.state.boxes[rows, by_color]
-            self.state = HostState(queries, boxes, self.state.valid)
+            queries, boxes = (self.state.tensors[name][rows, by_color] for name in ("prior_queries", "prior_boxes"))
+            self.state = HostState({"prior_queries": queries, "prior_boxes": boxes}, self.state.valid)
         raw = super().step(frames, reset)
         raw = RawOutputs(**{name: array[rows, identities] for name, array in vars(raw).items()})
-        self.state = HostState(raw.queries.copy(), raw.boxes.copy(), self.state.valid)
+        tensors = {"prior_queries": raw.queries.copy(), "prior_boxes": raw.boxes.copy()}
+        self.state = HostState(tensors, self.state.valid)
         return raw
 
 
@@ -73,7 +74,7 @@ class Forgetful(BlobBackend):
     def step(self, frames, reset):
         raw = super().step(frames, reset)
         raw.queries[:, :, SLOTS + 1] = 0
-        self.state.queries[:, :, SLOTS + 1] = 0
+        self.state.tensors["prior_queries"][:, :, SLOTS + 1] = 0
         return raw
 
 

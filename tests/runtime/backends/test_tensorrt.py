@@ -16,8 +16,7 @@ from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from l2g.runtime.backends.open import open_backend
 from l2g.runtime.backends.tensorrt import backend as tensorrt_backend
 from l2g.runtime.backends.tensorrt.backend import TensorRTBackend
-from l2g.runtime.identity.handover import permute_slots
-from l2g.runtime.session import VideoSession, stream_outputs
+from l2g.runtime.session import VideoSession
 from tests.exported import edited, ignore_prior_valid, small_graph, swap_streams
 from tests.modeling.small import HEIGHT, WIDTH, frames
 from tests.runtime.fake_gpu import FakePlatform, fake_engine
@@ -77,8 +76,8 @@ def test_eight_frames_equal_onnx_runtime(pair, streams):
     # Two steps are enqueued, then one of each direction is captured, and all later ones are launches.
     assert (pair.executor.enqueued, pair.device.captures, pair.device.launches) == (4, 2, 6)
     state, expected = pair.engine.read_state(), pair.reference.read_state()
-    np.testing.assert_array_equal(state.queries, expected.queries)
-    np.testing.assert_array_equal(state.boxes, expected.boxes)
+    for name in ("prior_queries", "prior_boxes"):
+        np.testing.assert_array_equal(state.tensors[name], expected.tensors[name])
     assert state.valid.tolist() == [True] * streams
 
 
@@ -112,7 +111,7 @@ def test_state_written_and_read_back_in_either_direction(pair):
     for time in range(1, 6):
         for backend in (pair.engine, pair.reference):
             state = backend.read_state()
-            backend.write_state(HostState(state.queries[::-1], state.boxes[::-1], state.valid[::-1]))
+            backend.write_state(state.rows([1, 0]))
         pair.step(pictures(time), reset())
 
 
@@ -120,8 +119,8 @@ def test_a_written_stream_that_is_not_valid_is_a_first_frame(pair):
     pair.step(pictures(0), reset(2, 0, 1))
     for backend in (pair.engine, pair.reference):
         state = backend.read_state()
-        poison = np.full_like(state.queries, np.nan)
-        backend.write_state(HostState(poison, np.full_like(state.boxes, np.nan), np.array([False, False])))
+        poison = state.changed(lambda tensor: np.full_like(tensor, np.nan))
+        backend.write_state(HostState(poison.tensors, np.array([False, False])))
     pair.step(pictures(1), reset())
 
 
@@ -188,8 +187,8 @@ def test_other_numbers_of_frames_and_other_shapes_are_refused(pair):
     with pytest.raises(ContractError, match="'frames': found uint8"):
         pair.engine.step(pictures(0)[:, :32], reset())
     state = pair.engine.read_state()
-    with pytest.raises(ContractError, match="'queries': found float32"):
-        pair.engine.write_state(dataclasses.replace(state, queries=state.queries[..., :5]))
+    with pytest.raises(ContractError, match="'prior_queries': found float32"):
+        pair.engine.write_state(state.changed(lambda tensor: tensor[..., :5]))
 
 
 def test_an_unverified_engine_warns_and_a_verified_one_does_not(tmp_path):
@@ -244,8 +243,8 @@ class Shuffled:
     def step(self, pictures, fresh):
         outputs = self.backend.step(pictures, fresh)
         order = np.roll(np.arange(outputs.queries.shape[1]), 3)
-        rows = [stream_outputs(outputs, stream) for stream in range(len(fresh))]
-        rows = [permute_slots(row, order) if new else row for row, new in zip(rows, fresh, strict=True)]
+        rows = [outputs.stream(stream) for stream in range(len(fresh))]
+        rows = [row.permuted(order) if new else row for row, new in zip(rows, fresh, strict=True)]
         return type(outputs)(**{name: np.concatenate([getattr(r, name) for r in rows]) for name in vars(outputs)})
 
 
