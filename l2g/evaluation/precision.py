@@ -102,7 +102,7 @@ class _Lane(Lane):
 
 
 class _Tally:
-    """What one model has shown so far. quarters: by the videos' quarters, how its frames differ from the reference's."""
+    """What one model has shown so far. quarters: of the videos, how its frames differ from the reference's."""
 
     def __init__(self, dataset: VideoDataset):
         self.board = Scoreboard(dataset)
