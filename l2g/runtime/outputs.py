@@ -107,7 +107,8 @@ class RawOutputs(FrameOutputs):
         return np.arange(self.logits.shape[1]), self.probabilities()[0]
 
     def binary_masks(self, rows: IntArray) -> BoolArray:
-        return self.mask_logits[0, rows] > 0
+        masks: BoolArray = self.mask_logits[0, rows] > 0
+        return masks
 
     def best(self, top_k: int) -> BestSlots:
         best = self.logits[0].max(axis=1)
@@ -152,7 +153,8 @@ class Detections(FrameOutputs):
         return self.slots[0].astype(np.int64), probabilities
 
     def binary_masks(self, rows: IntArray) -> BoolArray:
-        return self.masks[0, rows] > 127
+        masks: BoolArray = self.masks[0, rows] > 127
+        return masks
 
     def best(self, top_k: int) -> BestSlots:
         return BestSlots(self.scores[0, :top_k], self.labels[0, :top_k], self.slots[0, :top_k])

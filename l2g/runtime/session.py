@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from l2g.runtime.identity.slots import SlotLinker
 from l2g.runtime.outputs import FrameOutputs
 
 ASSOCIATIONS = ("propagate", "embedding")
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass
@@ -77,7 +80,7 @@ class VideoSession:
         del self._streams[stream]
         self._rows = [None if row == stream else row for row in self._rows]
 
-    def step(self, frames: Mapping[Hashable, ByteArray]) -> dict[Hashable, FrameOutputs]:
+    def step(self, frames: Mapping[Key, ByteArray]) -> dict[Key, FrameOutputs]:
         """Advance the streams of `frames` by one frame each.
 
         frames: uint8 [H, W, 3] RGB on the network canvas, by stream. Returns each stream's outputs, with B = 1.
@@ -89,7 +92,8 @@ class VideoSession:
             self._stream(stream)
             self._check_frame(stream, frame)
         # Streams keep the order in which they joined, whatever the order of the mapping: fewer re-arrangements.
-        rows = [stream for stream in self._streams if stream in frames]
+        places = {stream: place for place, stream in enumerate(self._streams)}
+        rows = sorted(frames, key=lambda stream: places[stream])
         if rows != self._rows:
             self._arrange(rows)
         reset = np.array([self._links or self._streams[stream].fresh for stream in rows])
@@ -139,7 +143,7 @@ class VideoSession:
                 "put frames on the network canvas with Letterbox.to_canvas"
             )
 
-    def _arrange(self, rows: list[Hashable]) -> None:
+    def _arrange(self, rows: Sequence[Hashable]) -> None:
         """Give the backend the state of `rows`, keeping a copy of what is taken off the device."""
         held = self.backend.read_state()
         if held is not None:
@@ -150,7 +154,7 @@ class VideoSession:
             self.backend.write_state(self._gather(rows))
         self._rows = list(rows)
 
-    def _gather(self, rows: list[Hashable]) -> HostState:
+    def _gather(self, rows: Sequence[Hashable]) -> HostState:
         states = []
         for stream in rows:
             entry = self._streams[stream]

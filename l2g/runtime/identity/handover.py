@@ -70,7 +70,7 @@ class Handover:
         slots, probabilities, masks = _shown(outputs, self._classes)
         outputs = outputs.with_masks_of(slots)
         if self._history is None:
-            self._history = _History.of_nothing(*outputs.queries.shape[1:], self._classes)
+            self._history = _History.of_nothing(outputs.queries.shape[1], outputs.queries.shape[2], self._classes)
         history = self._history
         looks = history.look(outputs.queries[0])[slots]
         history.hand_over(slots, probabilities, masks, looks)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 
 from l2g.errors import L2GError
@@ -10,8 +12,8 @@ from l2g.runtime.arrays import Array, ByteArray, FloatArray
 
 def sigmoid(x: Array) -> FloatArray:
     """Logistic function in float32. Below -80, where exp would overflow, it stays at 2e-35."""
-    found: FloatArray = 1 / (1 + np.exp(-np.maximum(np.asarray(x, dtype=np.float32), np.float32(-80))))
-    return found
+    floats: FloatArray = np.maximum(np.asarray(x, dtype=np.float32), np.float32(-80))
+    return cast(FloatArray, 1 / (1 + np.exp(-floats)))
 
 
 def probability_logits(masks: ByteArray) -> FloatArray:

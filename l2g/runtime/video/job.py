@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
-import numpy as np
 
 from l2g.errors import L2GError, VideoError
-from l2g.runtime.assembler import FrameAssembler, letterbox_of
-from l2g.runtime.backends.base import Backend, Detections, RawOutputs
+from l2g.runtime.arrays import ByteArray
+from l2g.runtime.assembler import FrameAssembler, FrameResult, letterbox_of
+from l2g.runtime.backends.base import Backend
 from l2g.runtime.identity.tracks import TrackParameters
+from l2g.runtime.outputs import FrameOutputs
 from l2g.runtime.session import VideoSession
 from l2g.runtime.video.overlay import DEFAULT_STYLE, OverlayPainter, OverlayStyle
 from l2g.runtime.video.pipeline import ReadAhead, run_pipeline
@@ -47,14 +48,14 @@ class JobSummary:
 class _Decoded:
     lane: _Lane
     frame: VideoFrame
-    canvas: np.ndarray
+    canvas: ByteArray
 
 
 @dataclass(frozen=True)
 class _Inferred:
     lane: _Lane
     frame: VideoFrame
-    outputs: RawOutputs | Detections
+    outputs: FrameOutputs
 
 
 class _Results:
@@ -78,10 +79,10 @@ class _Results:
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        sinks = [self.lines, self.tubes] + ([self.video] if self.video else [])
-        return tuple(sink.path for sink in sinks)
+        paths = (self.lines.path, self.tubes.path)
+        return (*paths, self.video.path) if self.video else paths
 
-    def write(self, result, image: np.ndarray) -> None:
+    def write(self, result: FrameResult, image: ByteArray) -> None:
         if self.frames == 0:
             self._first_time = result.time
         self.lines.write(result)
@@ -123,7 +124,7 @@ class _Lane:
             self.results = _Results(self._files, source, backend, folder, style)
             self._files = self._files.pop_all()
 
-    def decode(self) -> Iterator[_Decoded]:
+    def decode(self) -> Generator[_Decoded, None, None]:
         """Every frame; ends early, without an error, where the source fails (see `failure`)."""
         try:
             for frame in self.source:
@@ -168,8 +169,10 @@ def process_video(
     Whatever ends the run, the files hold every frame that was finished. Neither `backend` nor `source` is closed.
     Raises VideoError when the folder cannot be written or the source gives no frame.
     """
-    how = {"parameters": parameters, "top_k": top_k, "overlay": overlay, "style": style, "on_frame": on_frame}
-    return process_videos(backend, [(source, folder)], **how)[0]
+    jobs = [(source, folder)]
+    return process_videos(
+        backend, jobs, parameters=parameters, top_k=top_k, overlay=overlay, style=style, on_frame=on_frame
+    )[0]
 
 
 def process_videos(
@@ -206,8 +209,9 @@ def process_videos(
                 if lane not in running:
                     lane.close()
             list((writers.map if writers else map)(lambda item: item.lane.write(item), round_))
-            for _ in round_ if on_frame else ():
-                on_frame()
+            for _ in round_:
+                if on_frame:
+                    on_frame()
 
         try:
             run_pipeline(_rounds(lanes), lambda round_: _step(session, round_), consume)
@@ -233,7 +237,9 @@ def _one_opencv_thread() -> Iterator[None]:
 
 def _rounds(lanes: Sequence[_Lane]) -> Iterator[list[_Decoded]]:
     """The next frame of every lane that has one left, until none has."""
-    readers = {lane: ReadAhead(lane.decode()) if len(lanes) > 1 else lane.decode() for lane in lanes}
+    readers: dict[_Lane, ReadAhead | Generator[_Decoded, None, None]] = {
+        lane: ReadAhead(lane.decode()) if len(lanes) > 1 else lane.decode() for lane in lanes
+    }
     live = list(lanes)
     try:
         while live:
@@ -251,8 +257,8 @@ def _step(session: VideoSession, round_: list[_Decoded]) -> list[_Inferred]:
     for lane in running:
         if lane not in session.streams:
             session.join(lane)
-    for lane in session.streams:
-        if lane not in running:
-            session.leave(lane)
+    for stream in session.streams:
+        if stream not in running:
+            session.leave(stream)
     outputs = session.step({item.lane: item.canvas for item in round_})
     return [_Inferred(item.lane, item.frame, outputs[item.lane]) for item in round_]

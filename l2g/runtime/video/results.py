@@ -13,6 +13,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TextIO
 
 from l2g.errors import VideoError
 from l2g.runtime.assembler import FrameResult, TrackedInstance
@@ -51,7 +52,7 @@ class JsonLinesSink:
             self._file.close()
             os.replace(self._temporary, self.path)
 
-    def _track(self, instance: TrackedInstance) -> dict:
+    def _track(self, instance: TrackedInstance) -> dict[str, Any]:
         return {
             "id": instance.track_id,
             "label": instance.label,
@@ -64,7 +65,7 @@ class JsonLinesSink:
     def __enter__(self) -> JsonLinesSink:
         return self
 
-    def __exit__(self, *exc) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
 
@@ -72,8 +73,8 @@ class JsonLinesSink:
 class _Tube:
     """What is remembered of a track: per frame where its mask lies in the spool, and its scores by label."""
 
-    frames: array = field(default_factory=lambda: array("q"))
-    offsets: array = field(default_factory=lambda: array("q"))
+    frames: array[int] = field(default_factory=lambda: array("q"))
+    offsets: array[int] = field(default_factory=lambda: array("q"))
     score_sums: dict[int, float] = field(default_factory=dict)
 
 
@@ -131,7 +132,7 @@ class TubeResultsSink:
             raise VideoError(f"{self.path}: writing failed ({error}); is the disk full?") from None
         os.replace(temporary, self.path)
 
-    def _write_entries(self, file) -> None:
+    def _write_entries(self, file: TextIO) -> None:
         separator = "["
         for track_id, tube in sorted(self._tubes.items()):
             for label, total in sorted(tube.score_sums.items(), key=lambda item: (-item[1], item[0])):
@@ -147,7 +148,7 @@ class TubeResultsSink:
                 separator = ","
         file.write("[]\n" if separator == "[" else "\n]\n")
 
-    def _write_segmentations(self, file, tube: _Tube) -> None:
+    def _write_segmentations(self, file: TextIO, tube: _Tube) -> None:
         """A list item per processed frame, read back from the spool one at a time."""
         where = dict(zip(tube.frames, tube.offsets, strict=True))
         for frame in range(self._frames):
@@ -162,7 +163,7 @@ class TubeResultsSink:
     def __enter__(self) -> TubeResultsSink:
         return self
 
-    def __exit__(self, *exc) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
 
@@ -170,7 +171,7 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.part")
 
 
-def _open(temporary: Path, path: Path):
+def _open(temporary: Path, path: Path) -> TextIO:
     try:
         return open(temporary, "w", encoding="utf-8")
     except OSError as error:

@@ -29,6 +29,7 @@ class VideoWriter:
     def __init__(self, path: str | Path, height: int, width: int, frame_rate: float):
         self.path = Path(path)
         self.frames = 0
+        self._closed = False
         self._size = (height, width)
         self._padding = ((0, height % 2), (0, width % 2), (0, 0))
         self._last_tick = -1
@@ -47,7 +48,7 @@ class VideoWriter:
             self._temporary.unlink(missing_ok=True)
             raise
 
-    def _add_stream(self, height: int, width: int, frame_rate: float):
+    def _add_stream(self, height: int, width: int, frame_rate: float) -> av.VideoStream:
         options = {
             # 720p, one EPYC core: 2.4 ms a frame, "veryfast" 11 ms and half the bytes. A small model takes 10 ms, and
             # the encoder must not be what it waits for. A constant rate factor looks through every frame once more to
@@ -88,20 +89,20 @@ class VideoWriter:
 
     def close(self) -> None:
         """Finish the file and give it its name; without a single frame nothing is left behind."""
-        if self._container is None:
+        if self._closed:
             return
+        self._closed = True
         try:
             if self.frames:
                 self._encode(None)
         finally:
-            container, self._container = self._container, None
-            container.close()
+            self._container.close()
             if self.frames:
                 os.replace(self._temporary, self.path)
             else:
                 self._temporary.unlink(missing_ok=True)
 
-    def _encode(self, frame) -> None:
+    def _encode(self, frame: av.VideoFrame | None) -> None:
         try:
             for packet in self._stream.encode(frame):
                 self._container.mux(packet)
@@ -111,7 +112,7 @@ class VideoWriter:
     def __enter__(self) -> VideoWriter:
         return self
 
-    def __exit__(self, *exc) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
 
