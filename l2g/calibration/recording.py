@@ -18,7 +18,7 @@ import numpy as np
 from l2g.contract import GraphContract
 from l2g.data.dataset import Video, VideoDataset
 from l2g.errors import DataError
-from l2g.evaluation.lanes import Lane, canvases, rounds
+from l2g.evaluation.lanes import Lane, rounds, step
 from l2g.runtime.backends.base import Backend, HostState
 from l2g.runtime.session import VideoSession
 
@@ -105,7 +105,7 @@ def record(
             session.reset(lane.place)
         if lane.time in lane.kinds:
             lane.keep(session.states()[lane.place])
-        session.step(canvases(round_))
+        step(session, round_)
         if lane.last:
             write_samples(files[lane.place], lane.samples)
             lane.samples = []

@@ -1,17 +1,18 @@
 """The one loop over a data set: its videos as streams of one session or several, each joined and left at its ends.
 
-with backend sessions open, and a lane for each video:
-for round_ in rounds(lanes, [session], frames=total):
-    outputs = session.step(canvases(round_))
-    for lane in round_:
-        ... outputs[lane.place]; lane.last: the video ends with this frame
+    for round_ in rounds(lanes, [session], frames=frames_of(dataset)):
+        outputs = step(session, round_)
+        for lane in round_:
+            use(outputs[lane.place])
+
+What is to be done with a frame is the caller's, and so is what is kept of a video, in a class derived from `Lane`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from tqdm import tqdm
 
@@ -20,6 +21,7 @@ from l2g.data.dataset import Video, VideoDataset
 from l2g.errors import DataError
 from l2g.runtime.arrays import ByteArray
 from l2g.runtime.assembler import letterbox_of
+from l2g.runtime.outputs import RawOutputs
 from l2g.runtime.picture.letterbox import Letterbox
 from l2g.runtime.session import VideoSession
 
@@ -95,9 +97,9 @@ def rounds(
                 running.remove(lane)
 
 
-def canvases(round_: Iterable[Lane]) -> dict[int, ByteArray]:
-    """What a session steps."""
-    return {lane.place: lane.canvas for lane in round_}
+def step(session: VideoSession, round_: Iterable[Lane]) -> dict[int, RawOutputs]:
+    """Step a session of a model with raw outputs; what it gives, by the lanes' places, B = 1."""
+    return cast("dict[int, RawOutputs]", session.step({lane.place: lane.canvas for lane in round_}))
 
 
 def frames_of(dataset: VideoDataset) -> int:

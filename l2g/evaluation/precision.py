@@ -14,7 +14,7 @@ from l2g.contract import GraphContract
 from l2g.data.dataset import Video, VideoDataset
 from l2g.data.youtube_vis import ground_truth
 from l2g.errors import ContractError
-from l2g.evaluation.lanes import Lane, canvases, check_classes, frames_of, rounds
+from l2g.evaluation.lanes import Lane, check_classes, frames_of, rounds, step
 from l2g.evaluation.parity.frame import FrameDifference, NewcomerNames, compare_frame, is_finite
 from l2g.evaluation.run import Rollout, Scoreboard, scorable
 from l2g.runtime.backends.base import Backend
@@ -67,7 +67,7 @@ def measure(
         _Lane(place, video, reference.contract, len(backends), confidence) for place, video in enumerate(dataset.videos)
     )
     for round_ in rounds(lanes, sessions, frames=frames_of(dataset), streams=streams, progress=progress):
-        outputs = [session.step(canvases(round_)) for session in sessions]
+        outputs = [step(session, round_) for session in sessions]
         for lane in round_:
             lane.take([found[lane.place] for found in outputs], tallies)
     truth = ground_truth(dataset)

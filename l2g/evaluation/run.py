@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 
 from l2g.contract import GraphContract
-from l2g.data.dataset import Video, VideoDataset
+from l2g.data.dataset import AnnotatedVideo, Video, VideoDataset
 from l2g.data.youtube_vis import ground_truth
 from l2g.errors import DataError
-from l2g.evaluation.lanes import Lane, canvases, check_classes, frames_of, rounds
+from l2g.evaluation.lanes import Lane, check_classes, frames_of, rounds, step
 from l2g.evaluation.parity.frame import is_finite, slot_order
 from l2g.metrics.identities import IdentityReport, identity_switches
 from l2g.metrics.rle import compress
@@ -68,7 +69,7 @@ class VideoScorer:
         self._probabilities.append(probabilities)
         self._codes.append(codes)
 
-    def results(self, video_id: int, category_ids: Sequence[int]) -> list[dict]:
+    def results(self, video_id: int | str, category_ids: Sequence[int]) -> list[dict]:
         """YouTube-VIS result entries, best first; equal scores in the order of category, then slot."""
         scores = np.mean(self._probabilities, axis=0)
         pairs = [
@@ -144,9 +145,9 @@ class Scoreboard:
 
     def add(self, place: int, scorer: VideoScorer) -> None:
         """A video that is done."""
-        video = self._dataset.videos[place]
+        video = cast(AnnotatedVideo, self._dataset.videos[place])  # else there is no ground truth
         self._results[place] = scorer.results(video.id, [category.id for category in self._dataset.categories])
-        tubes = [compress(o.segmentations, video.height, video.width) for o in video.objects if not o.iscrowd]
+        tubes = [compress(list(o.segmentations), video.height, video.width) for o in video.objects if not o.iscrowd]
         self._identities += identity_switches(tubes, scorer.seen())
 
     def evaluation(self, truth: dict) -> Evaluation:
@@ -186,7 +187,7 @@ def run_dataset(
     # Not closed: the backend is the caller's.
     session = VideoSession(backend)
     for round_ in rounds(lanes, [session], frames=frames_of(dataset), streams=streams, progress=progress):
-        outputs = session.step(canvases(round_))
+        outputs = step(session, round_)
         for lane in round_:
             found = outputs[lane.place]
             lane.rollout.scorer.add(lane.rollout.link(found) if options.handover else found)

@@ -201,7 +201,7 @@ def _drift(report: ParityReport) -> str:
 
 
 def _average_precision(report: ParityReport) -> str:
-    if report.ap_reference is None:
+    if report.ap_reference is None or report.ap_candidate is None:
         return ""
     rows = []
     for name, one in report.ap_reference.items():

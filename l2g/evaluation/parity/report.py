@@ -151,12 +151,9 @@ class ParityReport:
 
     def first_divergence(self, mode: str) -> Divergence | None:
         """The earliest such frame of any video."""
-        found = [(self.diverged(video, mode), video.name) for video in self.videos]
-        found = [(frame, name) for frame, name in found if frame is not None]
-        if not found:
-            return None
-        frame, name = min(found, key=lambda item: item[0])
-        return Divergence(name, frame)
+        frames = ((self.diverged(video, mode), video.name) for video in self.videos)
+        found = [Divergence(name, frame) for frame, name in frames if frame is not None]
+        return min(found, key=lambda divergence: divergence.frame, default=None)
 
     def drift(self) -> tuple[dict[str, float | None], ...]:
         """The free run by quarter of its videos' length: a flat drift reads the same four times."""
@@ -311,7 +308,7 @@ class ParityReport:
     def _ap_check(self) -> Check:
         lost_only = self.limits.precision != "fp32"
         name, limit = f"AP {'loss' if lost_only else 'difference'}, percent points", self.limits.ap
-        one, other = self.ap_reference["AP"], self.ap_candidate["AP"]
+        one, other = ((ap or {}).get("AP") for ap in (self.ap_reference, self.ap_candidate))
         if one is None or other is None:
             return Check(name, None, limit, False, "the data set holds no annotation that counts; use --no-ap")
         gap = one - other if lost_only else abs(one - other)
@@ -319,12 +316,10 @@ class ParityReport:
         return Check(name, gap, limit, gap <= limit + 1e-9, f"{one:.2f} and {other:.2f}")
 
     def _ap_json(self) -> dict | None:
-        if self.ap_reference is None:
+        if self.ap_reference is None or self.ap_candidate is None:
             return None
-        gaps = {
-            name: None if value is None or self.ap_candidate[name] is None else self.ap_candidate[name] - value
-            for name, value in self.ap_reference.items()
-        }
+        pairs = ((name, value, self.ap_candidate[name]) for name, value in self.ap_reference.items())
+        gaps = {name: None if one is None or other is None else other - one for name, one, other in pairs}
         return {"reference": self.ap_reference, "candidate": self.ap_candidate, "difference": gaps}
 
     def _divergence_json(self, mode: str) -> dict | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 
@@ -10,13 +11,12 @@ from l2g.contract import GraphContract
 from l2g.data.dataset import Video, VideoDataset
 from l2g.data.youtube_vis import ground_truth
 from l2g.errors import ContractError, L2GError
-from l2g.evaluation.lanes import Lane, canvases, check_classes, frames_of, rounds
+from l2g.evaluation.lanes import Lane, check_classes, frames_of, rounds, step
 from l2g.evaluation.parity.frame import FrameDifference, NewcomerNames, compare_frame, slot_order
 from l2g.evaluation.parity.pictures import WorstFrames
 from l2g.evaluation.parity.report import ParityReport, Tolerances, VideoParity
 from l2g.evaluation.run import Rollout, ScoringOptions, scorable
 from l2g.metrics.vis_ap import evaluate_vis
-from l2g.runtime.arrays import ByteArray
 from l2g.runtime.backends.base import Backend, HostState
 from l2g.runtime.outputs import RawOutputs
 from l2g.runtime.session import VideoSession
@@ -76,8 +76,8 @@ def run_parity(
     run = _ParityRun(reference, candidate, forced, dataset, options)
     sessions = [run.reference, run.candidate]
     lanes = (_Lane(place, video, run.contract, options) for place, video in enumerate(dataset.videos))
-    how = {"streams": options.streams, "progress": progress}
-    for round_ in rounds(lanes, sessions, frames=frames_of(dataset), **how):
+    frames = frames_of(dataset)
+    for round_ in rounds(lanes, sessions, frames=frames, streams=options.streams, progress=progress):
         run.step(round_)
     ap_reference, ap_candidate = run.average_precision() if options.ap else (None, None)
     return ParityReport(
@@ -119,23 +119,22 @@ class _ParityRun:
 
     def step(self, round_: list[_Lane]) -> None:
         """Compare the frame that every lane is at."""
-        frames = canvases(round_)
-        # From the state that the reference starts from, before it steps.
-        given = self.forced_outputs(frames) if self.carries_state else None
-        expected, found = self.reference.step(frames), self.candidate.step(frames)
+        # Before the reference steps, from the state that it starts from.
+        given = self.forced_outputs(round_) if self.carries_state else None
+        expected, found = step(self.reference, round_), step(self.candidate, round_)
         for lane in round_:
             place = lane.place
             self._compare(lane, expected[place], found[place], given[place] if given else None)
             if lane.last:
                 self._finish(lane)
 
-    def forced_outputs(self, frames: dict[int, ByteArray]) -> dict[int, RawOutputs]:
+    def forced_outputs(self, round_: list[_Lane]) -> dict[int, RawOutputs]:
         """The candidate's outputs from the reference's state."""
         states = self.reference.states()
-        state = HostState.stacked([states[place] for place in frames])
+        state = HostState.stacked([states[lane.place] for lane in round_])
         self.forced.write_state(state)
-        outputs = self.forced.step(np.stack(list(frames.values())), ~state.valid)
-        return {place: outputs.stream(row) for row, place in enumerate(frames)}
+        outputs = cast(RawOutputs, self.forced.step(np.stack([lane.canvas for lane in round_]), ~state.valid))
+        return {lane.place: outputs.stream(row) for row, lane in enumerate(round_)}
 
     def average_precision(self) -> tuple[dict, dict]:
         truth = ground_truth(self.dataset)
