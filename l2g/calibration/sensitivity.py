@@ -9,8 +9,8 @@ import numpy as np
 
 from l2g.calibration.recording import Sample
 from l2g.contract import GraphContract
-from l2g.evaluation.parity.frame import slot_order
 from l2g.export.verification.verify import open_session
+from l2g.runtime.identity.slots import slot_order
 from l2g.runtime.outputs import RawOutputs
 from l2g.runtime.picture.logits import sigmoid
 

@@ -15,7 +15,7 @@ from l2g.data.dataset import Video, VideoDataset
 from l2g.data.youtube_vis import ground_truth
 from l2g.errors import ContractError
 from l2g.evaluation.lanes import Lane, check_classes, frames_of, rounds, step
-from l2g.evaluation.parity.frame import FrameDifference, NewcomerNames, compare_frame, is_finite
+from l2g.evaluation.parity.frame import FrameDifference, NewcomerNames, compare_frame
 from l2g.evaluation.run import Rollout, Scoreboard, scorable
 from l2g.runtime.backends.base import Backend
 from l2g.runtime.outputs import RawOutputs
@@ -89,7 +89,7 @@ class _Lane(Lane):
         """What the models give for the frame that the lane is at."""
         expected = self.rollouts[0].link(outputs[0])
         for model, (found, rollout, tally) in enumerate(zip(outputs, self.rollouts, tallies, strict=True)):
-            tally.finite &= is_finite(found)
+            tally.finite &= found.finite()
             linked = rollout.link(found, outputs[0]) if model else expected
             rollout.scorer.add(scorable(linked))
             if model:

@@ -17,13 +17,13 @@ from l2g.data.dataset import AnnotatedVideo, Video, VideoDataset
 from l2g.data.youtube_vis import ground_truth
 from l2g.errors import DataError
 from l2g.evaluation.lanes import Lane, check_classes, frames_of, rounds, step
-from l2g.evaluation.parity.frame import is_finite, slot_order
 from l2g.metrics.identities import IdentityReport, identity_switches
 from l2g.metrics.rle import compress
 from l2g.metrics.vis_ap import VisReport, evaluate_vis
 from l2g.runtime.arrays import FloatArray, IntArray
 from l2g.runtime.backends.base import Backend
 from l2g.runtime.identity.handover import Handover
+from l2g.runtime.identity.slots import slot_order
 from l2g.runtime.outputs import RawOutputs
 from l2g.runtime.picture.letterbox import Letterbox
 from l2g.runtime.session import VideoSession
@@ -206,7 +206,7 @@ def evaluate_backend(backend: Backend, dataset: VideoDataset, **how) -> Evaluati
 
 def scorable(outputs: RawOutputs) -> RawOutputs:
     """Outputs with NaN, which no evaluator ranks, see nothing there."""
-    if is_finite(outputs):
+    if outputs.finite():
         return outputs
     logits, masks = (
         np.nan_to_num(array, nan=-80.0, posinf=80.0, neginf=-80.0) for array in (outputs.logits, outputs.mask_logits)

@@ -49,6 +49,12 @@ class FrameOutputs(ABC):
         row = slice(index, index + 1)
         return type(self)(**{name: value[row] for name, value in vars(self).items()})
 
+    def finite(self) -> bool:
+        """Whether no stream's outputs hold NaN or infinity."""
+        # A sum is finite only where every element is; one pass without a mask as large as the tensor.
+        with np.errstate(invalid="ignore", over="ignore"):
+            return all(np.isfinite(array.sum(dtype=np.float64)) for array in vars(self).values())
+
     @abstractmethod
     def permuted(self, order: IntArray) -> Self:
         """The slots renamed: new slot i is old slot `order[i]`, int64 [N]."""

@@ -11,7 +11,6 @@ from l2g.data.synthetic.video import synthetic_video
 from l2g.engines.build import build_engine
 from l2g.engines.builder import CURRENT, BuildOptions, known_capabilities
 from l2g.engines.verification import LIMITS, compare, verify_engine
-from l2g.evaluation.parity.frame import slot_order
 from l2g.export.exporter import ExportOptions, export
 from l2g.runtime.backends.base import HostState
 from l2g.runtime.backends.eager import EagerBackend
@@ -20,6 +19,7 @@ from l2g.runtime.backends.open import open_backend
 from l2g.runtime.backends.tensorrt.backend import TensorRTBackend
 from l2g.runtime.backends.tensorrt.device import CudaDevice, find_gpu
 from l2g.runtime.backends.tensorrt.library import installed_version, load_library
+from l2g.runtime.identity.slots import slot_order
 from l2g.runtime.session import VideoSession
 from l2g.training.config import load_config
 from l2g.training.trainer import Trainer

@@ -8,7 +8,6 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from l2g.runtime.arrays import Array, BoolArray, DoubleArray, IntArray
-from l2g.runtime.identity.slots import match_queries
 from l2g.runtime.identity.tracks import TrackParameters
 from l2g.runtime.outputs import RawOutputs
 
@@ -56,7 +55,7 @@ def compare_frame(reference: RawOutputs, candidate: RawOutputs, confidence: floa
     scores = np.abs(reference.probabilities()[0, counts] - candidate.probabilities()[0, counts])
     return FrameDifference(
         first=first,
-        finite=is_finite(reference) and is_finite(candidate),
+        finite=reference.finite() and candidate.finite(),
         queries=_difference(reference.queries[0], candidate.queries[0]),
         boxes=_difference(reference.boxes[0], candidate.boxes[0]),
         logits=_difference(reference.logits[0], candidate.logits[0]),
@@ -72,17 +71,6 @@ def compare_frame(reference: RawOutputs, candidate: RawOutputs, confidence: floa
 def counting_slots(outputs: RawOutputs, confidence: float) -> BoolArray:
     """bool [N]: slots whose best class probability reaches `confidence` (B = 1)."""
     return outputs.probabilities()[0].max(axis=1) >= confidence
-
-
-def slot_order(reference: RawOutputs, candidate: RawOutputs) -> IntArray:
-    """order int64 [N]: slot `order[i]` of the candidate's first frame is slot i of the reference's (B = 1).
-
-    A first frame's slots are the best tokens in order of score: near-ties swap slots between two implementations that
-    agree in everything else. The embeddings say which is which.
-    """
-    if not (np.isfinite(reference.queries).all() and np.isfinite(candidate.queries).all()):
-        return np.arange(reference.queries.shape[1])
-    return match_queries(reference.queries[0], candidate.queries[0])
 
 
 class NewcomerNames:
@@ -131,12 +119,6 @@ class NewcomerNames:
                 there = np.flatnonzero(order == columns[column])[0]
                 order[[rows[row], there]] = order[[there, rows[row]]]
         return order
-
-
-def is_finite(outputs: RawOutputs) -> bool:
-    # A sum is finite only where every element is; one pass without a mask as large as the tensor.
-    with np.errstate(invalid="ignore", over="ignore"):
-        return all(np.isfinite(array.sum(dtype=np.float64)) for array in vars(outputs).values())
 
 
 def _difference(one: Array, other: Array) -> TensorDifference:

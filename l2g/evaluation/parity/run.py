@@ -12,12 +12,13 @@ from l2g.data.dataset import Video, VideoDataset
 from l2g.data.youtube_vis import ground_truth
 from l2g.errors import ContractError, L2GError
 from l2g.evaluation.lanes import Lane, check_classes, frames_of, rounds, step
-from l2g.evaluation.parity.frame import FrameDifference, NewcomerNames, compare_frame, slot_order
+from l2g.evaluation.parity.frame import FrameDifference, NewcomerNames, compare_frame
 from l2g.evaluation.parity.pictures import WorstFrames
 from l2g.evaluation.parity.report import ParityReport, Tolerances, VideoParity
 from l2g.evaluation.run import Rollout, ScoringOptions, scorable
 from l2g.metrics.vis_ap import evaluate_vis
 from l2g.runtime.backends.base import Backend, HostState
+from l2g.runtime.identity.slots import slot_order
 from l2g.runtime.outputs import RawOutputs
 from l2g.runtime.session import VideoSession
 

@@ -27,6 +27,17 @@ def match_queries(previous: FloatArray, current: FloatArray) -> IntArray:
     return order
 
 
+def slot_order(reference: FrameOutputs, candidate: FrameOutputs) -> IntArray:
+    """order int64 [N]: slot `order[i]` of the candidate's first frame is slot i of the reference's (B = 1).
+
+    A first frame's slots are the best tokens in order of score: near-ties swap slots between two implementations that
+    agree in everything else. The embeddings say which is which.
+    """
+    if not (np.isfinite(reference.queries).all() and np.isfinite(candidate.queries).all()):
+        return np.arange(reference.queries.shape[1])
+    return match_queries(reference.queries[0], candidate.queries[0])
+
+
 class SlotLinker:
     """Gives one stream's slots lasting identities: slot i of each frame continues slot i of the frame before."""
 

@@ -6,8 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from l2g.evaluation.parity.frame import NewcomerNames, compare_frame, counting_slots, is_finite, slot_order
+from l2g.evaluation.parity.frame import NewcomerNames, compare_frame, counting_slots
 from l2g.runtime.backends.base import RawOutputs
+from l2g.runtime.identity.slots import slot_order
 from l2g.runtime.identity.tracks import TrackParameters
 
 
@@ -97,8 +98,8 @@ def test_what_is_not_finite_is_infinitely_far(poison):
     masks = one.mask_logits.copy()
     masks[0, 1, 0, 0] = poison
     other = changed(one, mask_logits=masks)
-    assert is_finite(one)
-    assert not is_finite(other)
+    assert one.finite()
+    assert not other.finite()
     found = compare_frame(one, other, 0.5, False)
     assert not found.finite
     assert found.mask_logits.max == found.mask_logits.mean == found.mask_logits.typical == math.inf
