@@ -133,3 +133,13 @@ def test_files_and_rooms_are_small():
     assert [file for file in files if len(file.read_text("utf-8").splitlines()) > MOST_LINES] == []
     rooms = Counter(file.parent for file in files if CHECKOUT / "l2g" in file.parents and file.stem != "__init__")
     assert [folder for folder, count in rooms.items() if count > MOST_FILES] == []
+
+
+def test_no_test_imports_another():
+    """What two tests share lies in a module of its own beside them."""
+    files = {str(file.relative_to(CHECKOUT)): file for file in (CHECKOUT / "tests").rglob("*.py")}
+    pairs = {(name, target) for name, file in files.items() for target in imports(file.read_text("utf-8"))}
+    parts = {(name, target): target.split(".") for name, target in pairs if target.startswith("tests.")}
+    assert [
+        pair for pair, found in parts.items() if any(part.startswith(("test_", "conftest")) for part in found)
+    ] == []

@@ -7,17 +7,9 @@ from pathlib import Path
 
 import pytest
 
-CHECKOUT = Path(__file__).parents[1]
+from tests.no_torch import BLOCK
 
-# Importing torch, or what would import it, raises as on a machine that has none.
-BLOCK = """
-import importlib, importlib.abc, sys
-class Blocker(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("torch", "torchvision", "safetensors"):
-            raise ModuleNotFoundError(f"No module named '{name}'", name=name)
-sys.meta_path.insert(0, Blocker())
-"""
+CHECKOUT = Path(__file__).parents[1]
 
 
 def _modules(package, without=()):

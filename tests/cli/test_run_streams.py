@@ -13,9 +13,9 @@ from l2g.cli.running import run as run_video
 from l2g.errors import VideoError
 from l2g.runtime.video.pipeline import ReadAhead
 from l2g.runtime.video.results import JsonLinesSink
+from tests.no_torch import BLOCK
 from tests.runtime.blobs import BlobBackend, scene
 from tests.runtime.clips import cut, decode, moving_scenes, noisy, write_clip
-from tests.test_torch_free import BLOCK
 
 
 class Recorder(BlobBackend):

@@ -15,7 +15,7 @@ from l2g.data.synthetic.dataset import write_synthetic
 from l2g.training.config import DataConfig, load_config
 from l2g.training.trainer import Trainer
 from tests.data.layouts import write_youtube_vis, youtube_vis_json
-from tests.training.conftest import SMALL
+from tests.training.small import SMALL
 
 RUN = {
     "model": "l2g_tiny",

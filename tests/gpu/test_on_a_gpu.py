@@ -23,7 +23,7 @@ from l2g.runtime.identity.slots import slot_order
 from l2g.runtime.session import VideoSession
 from l2g.training.config import load_config
 from l2g.training.trainer import Trainer
-from tests.training.test_configs import small
+from tests.training.small import small
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 

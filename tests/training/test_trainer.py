@@ -17,7 +17,7 @@ from l2g.training.config import SHIPPED, PhaseConfig, load_config
 from l2g.training.optimiser import build_optimiser, rate_factor
 from l2g.training.start import build_start
 from l2g.training.trainer import Trainer, TrainingError
-from tests.training.conftest import SMALL
+from tests.training.small import SMALL
 
 CLASSES = tuple(f"class {i}" for i in range(8))
 RUN = {

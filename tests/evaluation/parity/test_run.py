@@ -13,6 +13,7 @@ from l2g.evaluation.parity.report import Tolerances
 from l2g.evaluation.parity.run import ParityOptions, run_parity
 from l2g.evaluation.run import evaluate_backend
 from l2g.runtime.backends.base import HostState, RawOutputs
+from tests.evaluation.swapping import BlankAndSwapping, BlankAndSwappingUnseen, Elsewhere, Swapping
 from tests.runtime.blob_dataset import write_blob_dataset
 from tests.runtime.blobs import SLOTS, BlobBackend
 
@@ -141,38 +142,6 @@ def test_slots_in_another_order_are_the_same_and_stay_so(dataset):
     assert report.passed, report.table()
     assert all(d.queries.max == 0 for video in report.videos for d in (*video.free, *video.forced))
     assert report.ap_candidate == report.ap_reference
-
-
-class Swapping(BlobBackend):
-    """From the fourth frame on its first two slots have changed places; `blank`: it sees nothing in that frame;
-    `looks`: the queries, by which the runtime knows them again, change places too."""
-
-    blank, looks, since, order = False, True, 4, (1, 0, 2, 3, 4, 5)
-
-    def step(self, frames, reset):
-        raw = super().step(frames, reset)
-        order = self.order if self.steps >= self.since else range(SLOTS)
-        queries = raw.queries
-        raw = RawOutputs(**{name: array[:, list(order)] for name, array in vars(raw).items()})
-        if not self.looks:
-            raw = dataclasses.replace(raw, queries=queries)
-        if self.blank and self.steps == 4:
-            raw.logits[:] = -9
-        return raw
-
-
-class BlankAndSwapping(Swapping):
-    blank = True
-
-
-class BlankAndSwappingUnseen(BlankAndSwapping):
-    looks = False
-
-
-class Elsewhere(Swapping):
-    """From the second frame on the blue block, which comes in later, has the slot of another nobody."""
-
-    since, order = 2, (0, 1, 4, 3, 2, 5)
 
 
 def test_slots_that_trade_their_objects_are_no_lost_identities_but_other_numbers(dataset):

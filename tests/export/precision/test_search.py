@@ -10,7 +10,7 @@ from l2g.errors import ExportError
 from l2g.evaluation.precision import Measured, measure
 from l2g.export.precision.search import Budget, find_kept, search
 from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend
-from tests.evaluation.parity.test_run import BlankAndSwappingUnseen, Elsewhere
+from tests.evaluation.swapping import BlankAndSwappingUnseen, Elsewhere
 from tests.export.precision.half_models import PLANTED, contract, single
 from tests.exported import small_graph
 from tests.modeling.small import HEIGHT, WIDTH
