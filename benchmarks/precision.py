@@ -27,8 +27,9 @@ from l2g.errors import L2GError
 from l2g.evaluation.precision import Measured, measure
 from l2g.export.precision.emulate import emulate_file, is_half
 from l2g.metrics.files import write_json
-from l2g.runtime.backends.base import Backend, RawOutputs
+from l2g.runtime.backends.base import Backend
 from l2g.runtime.backends.open import open_backend
+from l2g.runtime.outputs import RawOutputs
 
 # The most AP (percent points) that a precision may lose.
 BUDGETS = {"fp16": 0.2, "int8": 0.5}

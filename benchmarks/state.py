@@ -18,8 +18,9 @@ from l2g.data.registry import load_dataset
 from l2g.errors import L2GError
 from l2g.evaluation.parity.report import ParityReport
 from l2g.evaluation.parity.run import ParityOptions, run_parity
-from l2g.runtime.backends.base import Backend, HostState, RawOutputs
+from l2g.runtime.backends.base import Backend, HostState
 from l2g.runtime.backends.open import open_backend
+from l2g.runtime.outputs import RawOutputs
 
 
 class Right:

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 
 from l2g.contract import make_contract
-from l2g.runtime.backends.base import HostState, RawOutputs
+from l2g.runtime.backends.base import HostState
+from l2g.runtime.outputs import RawOutputs
 from l2g.runtime.picture.postprocess import select_detections
 
 COLORS = np.array([(230, 30, 30), (30, 200, 40), (40, 60, 230)], dtype=np.float32)

@@ -5,8 +5,8 @@ import pytest
 
 from l2g.errors import ContractError, L2GError
 from l2g.runtime.assembler import FrameAssembler, letterbox_of
-from l2g.runtime.backends.base import Detections
 from l2g.runtime.identity.tracks import TrackParameters
+from l2g.runtime.outputs import Detections
 from l2g.runtime.session import VideoSession
 from tests.runtime.blobs import BlobBackend, scene
 

@@ -15,9 +15,7 @@ import numpy as np
 from l2g.contract import GraphContract
 from l2g.errors import ContractError
 from l2g.runtime.arrays import Array, BoolArray, ByteArray
-from l2g.runtime.outputs import Detections, FrameOutputs, RawOutputs
-
-__all__ = ["Backend", "Detections", "FrameOutputs", "HostState", "RawOutputs"]
+from l2g.runtime.outputs import FrameOutputs
 
 
 @dataclass(frozen=True)

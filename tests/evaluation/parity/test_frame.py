@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from l2g.evaluation.parity.frame import NewcomerNames, compare_frame, counting_slots
-from l2g.runtime.backends.base import RawOutputs
 from l2g.runtime.identity.slots import slot_order
 from l2g.runtime.identity.tracks import TrackParameters
+from l2g.runtime.outputs import RawOutputs
 
 
 def outputs(scores, masks, labels=None, seed=0):

@@ -12,7 +12,8 @@ from l2g.errors import ContractError, DataError, L2GError
 from l2g.evaluation.parity.report import Tolerances
 from l2g.evaluation.parity.run import ParityOptions, run_parity
 from l2g.evaluation.run import evaluate_backend
-from l2g.runtime.backends.base import HostState, RawOutputs
+from l2g.runtime.backends.base import HostState
+from l2g.runtime.outputs import RawOutputs
 from tests.evaluation.swapping import BlankAndSwapping, BlankAndSwappingUnseen, Elsewhere, Swapping
 from tests.runtime.blob_dataset import write_blob_dataset
 from tests.runtime.blobs import SLOTS, BlobBackend

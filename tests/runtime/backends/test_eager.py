@@ -6,8 +6,9 @@ import torch
 
 from l2g.errors import ContractError
 from l2g.modeling.local2global import FrameState
-from l2g.runtime.backends.base import Detections, HostState, RawOutputs
+from l2g.runtime.backends.base import HostState
 from l2g.runtime.backends.eager import EagerBackend
+from l2g.runtime.outputs import Detections, RawOutputs
 from tests.modeling.small import CONFIG, HEIGHT, WIDTH, frames, small_model
 
 FRESH = np.array([True, True])

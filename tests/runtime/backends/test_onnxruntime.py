@@ -13,10 +13,11 @@ onnx = pytest.importorskip("onnx")
 
 from l2g.contract import METADATA_KEY  # noqa: E402
 from l2g.errors import ContractError, L2GError  # noqa: E402
-from l2g.runtime.backends.base import Detections, HostState, RawOutputs  # noqa: E402
+from l2g.runtime.backends.base import HostState  # noqa: E402
 from l2g.runtime.backends.eager import EagerBackend  # noqa: E402
 from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend  # noqa: E402
 from l2g.runtime.backends.open import open_backend  # noqa: E402
+from l2g.runtime.outputs import Detections, RawOutputs  # noqa: E402
 from l2g.runtime.session import VideoSession  # noqa: E402
 from tests.exported import edited, exported_model, set_contract, small_graph  # noqa: E402
 from tests.modeling.small import HEIGHT, WIDTH, frames  # noqa: E402

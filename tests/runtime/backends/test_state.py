@@ -7,7 +7,8 @@ import pytest
 
 from l2g.contract import StateSpec, TensorSpec, make_contract
 from l2g.errors import ContractError
-from l2g.runtime.backends.base import HostState, RawOutputs
+from l2g.runtime.backends.base import HostState
+from l2g.runtime.outputs import RawOutputs
 from l2g.runtime.session import VideoSession
 
 LARGEST = TensorSpec("largest", "int32", ("B",))

@@ -11,11 +11,12 @@ pytest.importorskip("onnxruntime")
 
 from l2g.engines.verification import LIMITS, DisagreementError, compare, judge, verify_engine
 from l2g.errors import ContractError, EngineError
-from l2g.runtime.backends.base import Detections, HostState, RawOutputs
+from l2g.runtime.backends.base import HostState
 from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from l2g.runtime.backends.open import open_backend
 from l2g.runtime.backends.tensorrt import backend as tensorrt_backend
 from l2g.runtime.backends.tensorrt.backend import TensorRTBackend
+from l2g.runtime.outputs import Detections, RawOutputs
 from l2g.runtime.session import VideoSession
 from tests.exported import edited, ignore_prior_valid, small_graph, swap_streams
 from tests.modeling.small import HEIGHT, WIDTH, frames

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from l2g.errors import L2GError
-from l2g.runtime.backends.base import RawOutputs
 from l2g.runtime.identity.slots import SlotLinker, match_queries
+from l2g.runtime.outputs import RawOutputs
 from l2g.runtime.picture.postprocess import select_detections
 
 SLOTS, CHANNELS = 12, 32
