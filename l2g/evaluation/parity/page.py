@@ -13,6 +13,7 @@ import numpy as np
 from l2g.evaluation.parity.frame import FrameDifference
 from l2g.evaluation.parity.pictures import WorstFrame
 from l2g.evaluation.parity.report import ParityReport, by_frame
+from l2g.runtime.arrays import DoubleArray
 
 _WIDTH, _HEIGHT = 520, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 12, 26, 34
@@ -107,7 +108,7 @@ def line_plot(title: str, lines: Sequence[Line], *, log: bool, limit: float | No
     return f'<svg width="{_WIDTH}" height="{_HEIGHT}" viewBox="0 0 {_WIDTH} {_HEIGHT}">{"".join(parts)}</svg>'
 
 
-def _path(row: np.ndarray, x: Callable, y: Callable, color: str) -> list[str]:
+def _path(row: DoubleArray, x: Callable, y: Callable, color: str) -> list[str]:
     """Polylines through the points that are numbers; infinity is drawn at the upper edge."""
     parts: list[str] = []
     points: list[str] = []
@@ -125,7 +126,7 @@ def _path(row: np.ndarray, x: Callable, y: Callable, color: str) -> list[str]:
     return parts
 
 
-def _range(values: np.ndarray, log: bool) -> tuple[float, float]:
+def _range(values: DoubleArray, log: bool) -> tuple[float, float]:
     if not values.size:
         return (-1.0, 0.0) if log else (0.0, 1.0)
     low, high = float(values.min()), float(values.max())

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from l2g.evaluation.parity.frame import FrameDifference, counting_slots
+from l2g.runtime.arrays import ByteArray
 from l2g.runtime.assembler import FrameResult, TrackedInstance
 from l2g.runtime.outputs import RawOutputs
 from l2g.runtime.picture.letterbox import Letterbox
@@ -42,7 +43,7 @@ class WorstFrames:
         self,
         video: tuple[int, str, int],
         frame: int,
-        image: np.ndarray,
+        image: ByteArray,
         letterbox: Letterbox,
         pair: tuple[RawOutputs, RawOutputs],
         free: FrameDifference,
@@ -68,7 +69,7 @@ class WorstFrames:
 
 
 def draw_pair(
-    image: np.ndarray,
+    image: ByteArray,
     letterbox: Letterbox,
     reference: RawOutputs,
     candidate: RawOutputs,
@@ -84,12 +85,13 @@ def draw_pair(
     counts = np.flatnonzero(counting_slots(reference, confidence) | counting_slots(candidate, confidence))
     difference = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[:, :, None], 3, axis=2)
     drawn: list[list[TrackedInstance]] = [[], []]
+    probabilities = [np.nan_to_num(outputs.probabilities()[0]) for outputs in (reference, candidate)]
     for slot in counts:
         masks = [letterbox.mask_to_source(np.nan_to_num(out.mask_logits[0, slot])) for out in (reference, candidate)]
         difference[masks[0].full() ^ masks[1].full()] = _RED
-        for side, (outputs, mask) in enumerate(zip((reference, candidate), masks, strict=True)):
+        for side, mask in enumerate(masks):
             if mask.patch.size:
-                scores = np.nan_to_num(outputs.probabilities()[0, slot])
+                scores = probabilities[side][slot]
                 label = int(scores.argmax())
                 drawn[side].append(TrackedInstance(int(slot) + 1, int(slot), label, float(scores.max()), label, mask))
     panels = [draw_overlay(image, FrameResult(0, 0.0, tuple(side)), class_names) for side in drawn]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
 import av.error
@@ -12,6 +13,7 @@ import cv2
 import numpy as np
 
 from l2g.errors import VideoError
+from l2g.runtime.arrays import ByteArray
 from l2g.runtime.video.source import ONE_CORE_PIXELS
 
 # MPEG's clock: every common frame rate is a whole number of its ticks.
@@ -71,7 +73,7 @@ class VideoWriter:
         stream.codec_context.time_base = stream.time_base = Fraction(1, TICKS_PER_SECOND)
         return stream
 
-    def write(self, image: np.ndarray, time: float) -> None:
+    def write(self, image: ByteArray, time: float) -> None:
         """Append a frame shown from `time` (seconds, not before the last frame's). VideoError when that fails."""
         if image.shape != (*self._size, 3) or image.dtype != np.uint8:
             raise VideoError(
@@ -116,14 +118,14 @@ class VideoWriter:
         self.close()
 
 
-def planar_yuv(image: np.ndarray) -> np.ndarray:
+def planar_yuv(image: ByteArray) -> ByteArray:
     """RGB uint8 [H, W, 3], H and W even, -> uint8 [H * 3 / 2, W]: Y, then U and V at half size, BT.601 limited range.
 
     OpenCV takes 1 ms for a 720p frame where FFmpeg's scaler takes 4, but its own chroma is that of every second pixel:
     here it is the mean of four.
     """
     height, width = image.shape[:2]
-    planes = cv2.cvtColor(image, cv2.COLOR_RGB2YUV_I420)
+    planes = cast(ByteArray, cv2.cvtColor(image, cv2.COLOR_RGB2YUV_I420))
     half = cv2.resize(image, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
     full_range = cv2.cvtColor(half, cv2.COLOR_RGB2YCrCb)
     chroma = cv2.convertScaleAbs(full_range, alpha=224 / 255, beta=128 - 128 * 224 / 255)
