@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import cast
 
 import cv2
 import numpy as np
@@ -80,7 +81,7 @@ def draw_pair(
     height = max(1, round(image.shape[0] * PANEL_WIDTH / image.shape[1]))
     if image.shape[1] < PANEL_WIDTH:
         # Small pictures are enlarged before masks and names are drawn, so that both stay legible.
-        image = cv2.resize(image, (PANEL_WIDTH, height), interpolation=cv2.INTER_LINEAR)
+        image = cast(ByteArray, cv2.resize(image, (PANEL_WIDTH, height), interpolation=cv2.INTER_LINEAR))
         letterbox = replace(letterbox, source_height=height, source_width=PANEL_WIDTH)
     counts = np.flatnonzero(counting_slots(reference, confidence) | counting_slots(candidate, confidence))
     difference = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[:, :, None], 3, axis=2)
