@@ -10,11 +10,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from l2g.contract import GraphContract
 from l2g.errors import L2GError
 from l2g.runtime.backends.base import Detections, RawOutputs
+from l2g.runtime.identity.assignment import best_assignment
 from l2g.runtime.picture.postprocess import sigmoid
 
 # What a slot shows with less confidence in a frame is nobody's object.
@@ -44,7 +44,7 @@ def match_queries(previous: np.ndarray, current: np.ndarray) -> np.ndarray:
             "the model's query embeddings hold NaN or infinity: slots cannot be linked; check the checkpoint"
         )
     similarity = _unit(previous) @ _unit(current).T
-    return linear_sum_assignment(similarity, maximize=True)[1]
+    return best_assignment(similarity)
 
 
 def permute_slots(outputs: RawOutputs | Detections, order: np.ndarray) -> RawOutputs | Detections:
@@ -160,7 +160,7 @@ class Handover:
         worth[own] = HOLD[0] * worth[own] + HOLD[1]
         # One of no age is held, too, by a hair.
         worth *= np.sqrt(self._age + 1e-6)[:, None]
-        self._slot_of = linear_sum_assignment(worth, maximize=True)[1]
+        self._slot_of = best_assignment(worth)
 
     def _shown(self, outputs: RawOutputs | Detections) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The slots of a frame (B = 1) with at least `MIN_SCORE` that are no shadows: (slots [M], class probabilities
