@@ -52,16 +52,22 @@ _LAZY = {
     "load_checkpoint": "l2g.checkpoint",
     "save_checkpoint": "l2g.checkpoint",
     **dict.fromkeys(("FrameOutput", "FrameState", "Local2Global", "build_model"), "l2g.modeling.local2global"),
-    **dict.fromkeys(
-        ("build_engine", "evaluate", "export_onnx", "process_video", "quantize", "run_parity"), "l2g.api"
-    ),
+    **dict.fromkeys(("build_engine", "evaluate", "export_onnx", "process_video", "quantize", "run_parity"), "l2g.api"),
 }
 
 
 def __getattr__(name: str) -> object:
     if name not in _LAZY:
         raise AttributeError(f"module 'l2g' has no attribute '{name}'")
-    value = globals()[name] = getattr(importlib.import_module(_LAZY[name]), name)
+    try:
+        module = importlib.import_module(_LAZY[name])
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] == "l2g":
+            raise
+        # Still a ModuleNotFoundError, as for any import, but one that says what to do.
+        message = f"l2g.{name} needs '{error.name}', which is not installed; pip install 'l2g[eager]'"
+        raise ModuleNotFoundError(message, name=error.name) from None
+    value = globals()[name] = getattr(module, name)
     return value
 
 

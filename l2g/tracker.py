@@ -208,9 +208,7 @@ class Tracker:
             return before
         after = letterbox_of(contract, height, width)
         # Two sizes of one aspect ratio may round to a pixel more or less.
-        moved = max(
-            abs(before.content_height - after.content_height), abs(before.content_width - after.content_width)
-        )
+        moved = max(abs(before.content_height - after.content_height), abs(before.content_width - after.content_width))
         if moved > 1 and not entry.fresh:
             raise L2GError(
                 f"{_name(stream)}: a frame of {height}x{width} found after frames of {before.source_height}x"

@@ -48,9 +48,7 @@ class FrameAssembler:
         for seen in self.tracker.update(slots, scores, labels):
             mask = self.letterbox.mask_to_source(_mask_logits(outputs, seen.rank, seen.slot))
             if mask.patch.size:
-                tracks.append(
-                    TrackedInstance(seen.track_id, seen.slot, seen.label, seen.score, seen.frame_label, mask)
-                )
+                tracks.append(TrackedInstance(seen.track_id, seen.slot, seen.label, seen.score, seen.frame_label, mask))
         height, width = self.letterbox.source_height, self.letterbox.source_width
         return FrameResult(index, time, tuple(tracks), height, width, self.class_names)
 
