@@ -6,7 +6,7 @@ import importlib
 import os
 from pathlib import Path
 
-from l2g.artifacts.sidecar import ENGINE_SUFFIX
+from l2g.artifacts import ENGINE_SUFFIX
 from l2g.errors import CheckpointError, L2GError
 from l2g.runtime.backends.base import Backend
 
