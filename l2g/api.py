@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from l2g.export.exporter import Exported
     from l2g.modeling.local2global import Local2Global
     from l2g.runtime.video.job import JobSummary
+    from l2g.runtime.video.overlay import OverlayStyle
     from l2g.runtime.video.source import VideoSource
 
 PathLike = str | os.PathLike[str]
@@ -42,10 +43,11 @@ def process_video(
     end: float | None = None,
     stride: int = 1,
     overlay: bool = True,
+    style: OverlayStyle | None = None,
     canvas: tuple[int, int] | None = None,
     num_queries: int | None = None,
     class_names: tuple[str, ...] | None = None,
-    on_frame: Callable[[], object] | None = None,
+    on_frame: Callable[[], None] | None = None,
 ) -> JobSummary:
     """Segment and track a whole video; the results go into `folder`, which is made if it is missing.
 
@@ -58,6 +60,7 @@ def process_video(
         score_threshold, top_k, max_age: which instances are shown and how long a hidden one keeps its id; as in
             `Tracker`.
         start, end: seconds of the part that is used, `end` excluded. stride: use every n-th frame. Both of a path.
+        style: what the overlay shows; None is its default.
         canvas: (height, width) of the network input; None is the model's, that of a checkpoint upright for a source
             that is. num_queries, class_names: what a public checkpoint does not tell.
         on_frame: called after each frame, for a progress bar.
@@ -67,6 +70,7 @@ def process_video(
     """
     from l2g.runtime.identity.tracks import TrackParameters
     from l2g.runtime.video.job import process_video as process
+    from l2g.runtime.video.overlay import DEFAULT_STYLE
     from l2g.runtime.video.source import Selection, VideoSource, open_source
 
     parameters = TrackParameters(birth_score=score_threshold, max_age=max_age)
@@ -81,7 +85,14 @@ def process_video(
         facts = {"canvas": canvas, "num_queries": num_queries, "class_names": class_names}
         backend = _model(model, stack, portrait=source.height > source.width, **facts)
         return process(
-            backend, source, os.fspath(folder), parameters=parameters, top_k=top_k, overlay=overlay, on_frame=on_frame
+            backend,
+            source,
+            os.fspath(folder),
+            parameters=parameters,
+            top_k=top_k,
+            overlay=overlay,
+            style=style or DEFAULT_STYLE,
+            on_frame=on_frame,
         )
 
 
@@ -113,7 +124,7 @@ def export_onnx(
         from l2g.checkpoint import find_checkpoint, load_checkpoint
         from l2g.export.exporter import ExportOptions, export
 
-    facts = {"num_queries": num_queries, "num_heads": num_heads, "box_init": box_init}
+    facts: dict[str, Any] = {"num_queries": num_queries, "num_heads": num_heads, "box_init": box_init}
     choices = ExportOptions(**_known(ExportOptions, options))
     if not isinstance(model, (str, os.PathLike)):
         _refuse(facts, "a loaded model")
@@ -304,9 +315,11 @@ def run_parity(
         forced_model = forced
     data = _dataset(dataset, split, seed=seed, videos=videos)
     with ExitStack() as stack:
-        models = _on_one_canvas([reference, candidate, forced_model], stack)
+        reference_model, free, teacher_forced = _on_one_canvas([reference, candidate, forced_model], stack)
         return run(
-            *models,
+            reference_model,
+            free,
+            teacher_forced,
             data,
             options=ParityOptions(streams=streams, confidence=confidence, ap=ap),
             tolerances=tolerances,
@@ -327,8 +340,7 @@ def _on_one_canvas(models: Sequence[PathLike | Backend], stack: ExitStack) -> li
     """All of them open. What has its canvas comes first, since a checkpoint takes any."""
 
     def free(model: PathLike | Backend) -> bool:
-        path = isinstance(model, (str, os.PathLike))
-        return path and Path(model).suffix.lower() not in ARTIFACT_SUFFIXES
+        return isinstance(model, (str, os.PathLike)) and Path(model).suffix.lower() not in ARTIFACT_SUFFIXES
 
     opened: dict[int, Backend] = {}
     canvas = None

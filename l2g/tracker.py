@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import time as clock
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -76,17 +78,20 @@ class Tracker:
             raise L2GError(f"top-k {top_k} found, at least 1 expected")
         self._top_k = top_k
         self._streams: dict[Hashable, _Stream] = {}
-        self._path: str | None = None
-        self._options = {"canvas": canvas, "num_queries": num_queries, "class_names": class_names}
+        # Opens the checkpoint again, upright: until the first frames have shown which way up they are.
+        self._upright: Callable[[], Backend] | None = None
+        facts: dict[str, Any] = {"canvas": canvas, "num_queries": num_queries, "class_names": class_names}
+        self._owned = isinstance(model, (str, os.PathLike))
         if isinstance(model, (str, os.PathLike)):
-            self._path = os.fspath(model)
-            self._session: VideoSession | None = VideoSession(open_backend(self._path, top_k=None, **self._options))
-            self._turns = canvas is None and Path(model).suffix.lower() not in ARTIFACT_SUFFIXES
+            opening = partial(open_backend, os.fspath(model), top_k=None, **facts)
+            self._session: VideoSession | None = VideoSession(opening())
+            if canvas is None and Path(model).suffix.lower() not in ARTIFACT_SUFFIXES:
+                self._upright = partial(opening, portrait=True)
             return
-        given = [name for name, value in self._options.items() if value is not None]
+        given = [name for name, value in facts.items() if value is not None]
         if given:
             raise L2GError(f"{', '.join(given)} given with an open backend, which has its own; leave it away")
-        self._session, self._turns = VideoSession(model), False
+        self._session = VideoSession(model)
 
     @property
     def contract(self) -> GraphContract:
@@ -135,7 +140,10 @@ class Tracker:
             _check_frame(stream, frame)
         self._turn_upright(frames)
         session, contract = self._opened(), self.contract
-        letterboxes = {stream: self._letterbox(stream, *frame.shape[:2], contract) for stream, frame in frames.items()}
+        letterboxes = {
+            stream: self._letterbox(stream, frame.shape[0], frame.shape[1], contract)
+            for stream, frame in frames.items()
+        }
         entries = {stream: self._place(stream, box, session, now) for stream, box in letterboxes.items()}
         outputs = session.step(
             {
@@ -170,7 +178,7 @@ class Tracker:
 
     def close(self) -> None:
         """Free the model, unless it was given open. A closed tracker is not used again; closing twice is no error."""
-        if self._session is not None and self._path is not None:
+        if self._session is not None and self._owned:
             self._session.close()
         self._session = None
         self._streams.clear()
@@ -178,7 +186,7 @@ class Tracker:
     def __enter__(self) -> Tracker:
         return self
 
-    def __exit__(self, *exc) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def _opened(self) -> VideoSession:
@@ -188,18 +196,18 @@ class Tracker:
 
     def _turn_upright(self, frames: Mapping[Hashable, np.ndarray]) -> None:
         """Before the first step: open a checkpoint again with its canvas upright if all frames are, as run does."""
-        turns, self._turns = self._turns, self._turns and not frames
-        if turns and frames and all(frame.shape[0] > frame.shape[1] for frame in frames.values()):
+        upright, self._upright = self._upright, None if frames else self._upright
+        if upright and frames and all(frame.shape[0] > frame.shape[1] for frame in frames.values()):
             self._opened().close()
             self._session = None
-            backend = open_backend(self._path, top_k=None, portrait=True, **self._options)
-            self._session = VideoSession(backend)
+            self._session = VideoSession(upright())
 
-    def _letterbox(self, stream: Hashable, height: int, width: int, contract: GraphContract) -> Letterbox:
+    def _letterbox(self, stream: Hashable, frame: np.ndarray, contract: GraphContract) -> Letterbox:
         """The letterbox of a stream's frame; L2GError where the picture would lie elsewhere on the canvas than before.
 
         The state's boxes and the masks that identities are held by are places on the canvas.
         """
+        height, width = frame.shape[:2]
         entry = self._streams.get(stream)
         if entry is None:
             return letterbox_of(contract, height, width)

@@ -209,7 +209,8 @@ def test_process_video_takes_a_path_or_what_is_open(tmp_path):
 
     clip = Path(__file__).parents[1] / "examples/demo/clip.mp4"
     counted = []
-    one = l2g.process_video("l2g_tiny", clip, tmp_path / "one", end=0.5, stride=2, on_frame=lambda: counted.append(1))
+    how = {"end": 0.5, "stride": 2, "on_frame": lambda: counted.append(1)}
+    one = l2g.process_video("l2g_tiny", clip, tmp_path / "one", **how)
     assert one.frames == len(counted) > 2
     assert sorted(path.name for path in one.files) == ["frames.jsonl", "overlay.mp4", "results.json"]
     selection = Selection(end=0.5, stride=2)

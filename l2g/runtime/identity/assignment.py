@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,11 +18,12 @@ def best_assignment(worth: np.ndarray) -> np.ndarray:
 
     worth: float [N, N]. Raises ValueError where it holds NaN.
     """
-    return _solver()(worth, maximize=True)[1]
+    order: np.ndarray = _solver()(worth, maximize=True)[1]
+    return order
 
 
 @cache
-def _solver() -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+def _solver() -> Callable[..., Any]:
     """`scipy.optimize.linear_sum_assignment`.
 
     It is one small compiled file, but `import scipy.optimize` loads 300 modules with it: 0.2 s of CPU time before a
@@ -35,8 +37,7 @@ def _solver() -> Callable[..., tuple[np.ndarray, np.ndarray]]:
         if spec is not None and spec.loader is not None:
             module = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)
-            if hasattr(module, "linear_sum_assignment"):
-                return module.linear_sum_assignment
-    from scipy.optimize import linear_sum_assignment
-
-    return linear_sum_assignment
+            solver: Callable[..., Any] | None = getattr(module, "linear_sum_assignment", None)
+            if solver is not None:
+                return solver
+    return importlib.import_module("scipy.optimize").linear_sum_assignment  # type: ignore[no-any-return]
