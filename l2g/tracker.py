@@ -140,10 +140,7 @@ class Tracker:
             _check_frame(stream, frame)
         self._turn_upright(frames)
         session, contract = self._opened(), self.contract
-        letterboxes = {
-            stream: self._letterbox(stream, frame.shape[0], frame.shape[1], contract)
-            for stream, frame in frames.items()
-        }
+        letterboxes = {stream: self._letterbox(stream, frame, contract) for stream, frame in frames.items()}
         entries = {stream: self._place(stream, box, session, now) for stream, box in letterboxes.items()}
         outputs = session.step(
             {
