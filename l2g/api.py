@@ -216,6 +216,7 @@ def quantize(
     Raises ExportError for a graph that cannot be quantised, DataError for a data set that cannot be read.
     """
     with _extra("int8"):
+        from l2g.artifacts.onnx_file import replacing
         from l2g.calibration.job import QuantizeJob, QuantizeOptions, clear, export_base
         from l2g.calibration.scoring import first_videos
         from l2g.metrics.files import write_json
@@ -238,7 +239,8 @@ def quantize(
     quantised = job.run()
     stem = output.with_suffix("")
     write_json(f"{stem}.report.json", quantised.report.to_json())
-    Path(f"{stem}.report.md").write_text(quantised.report.table(), encoding="utf-8")
+    with replacing(Path(f"{stem}.report.md")) as temporary:
+        temporary.write_text(quantised.report.table(), encoding="utf-8")
     return quantised
 
 
@@ -298,7 +300,7 @@ def run_parity(
         forced: where `candidate` is an open backend, a second instance of it; it is given the reference's state.
         dataset, split, seed, videos, streams: as in `evaluate`.
         confidence: slots whose best class reaches it count as objects, 0..1. ap: score both sides.
-        tolerances: what may differ; None suits an FP32 graph.
+        tolerances: what may differ; None is what the candidate's precision allows.
 
     Raises ContractError where the two cannot be compared, DataError where AP is asked for on other classes.
     """
