@@ -64,6 +64,9 @@ PUBLIC_ALIASES = (
 )
 
 
+# Of every model of this package and of no public checkpoint: what tells `torch.save(model.state_dict())`.
+OWN_TENSORS = ("encoder.level_embed", "heads.class_embed.weight", "heads.norm.weight")
+
 # Where a checkpoint file may keep its tensors, best first: detectron2's, Lightning's and EMA trainers' keys.
 CONTAINERS = ("model", "state_dict", "model_state_dict", "model_ema", "ema_state")
 
@@ -89,10 +92,11 @@ def load_checkpoint(
     Raises:
         CheckpointError: missing, truncated or foreign file; missing, unexpected or mis-shaped tensors.
     """
-    path = _find(path)
+    path = find_checkpoint(path)
     tensors, config = _read_safetensors(path) if _is_safetensors(path) else (_read_pickle(path), None)
     public = config is None
     if public:
+        _check_not_bare(path, tensors)
         tensors = _rename(path, tensors)
     given = {"num_queries": num_queries, "num_heads": num_heads, "box_init": box_init}
     overrides |= {name: value for name, value in given.items() if value is not None}
@@ -111,6 +115,22 @@ def load_checkpoint(
 def shipped_checkpoints() -> list[str]:
     """Names of the checkpoints that are installed with the package; `load_checkpoint` takes them for a path."""
     return sorted(file.stem for file in WEIGHTS.glob("*.safetensors"))
+
+
+def find_checkpoint(path: str | os.PathLike) -> Path:
+    """The file that `path` means: a shipped checkpoint where it is a bare name, else itself.
+
+    Raises CheckpointError where there is none.
+    """
+    name = os.fspath(path)
+    path = Path(path)
+    if not os.path.dirname(name) and name in shipped_checkpoints():
+        return WEIGHTS / f"{name}.safetensors"
+    if path.is_file():
+        return path
+    found = "a directory" if path.is_dir() else "no such file"
+    shipped = f", or a shipped model's name ({', '.join(shipped_checkpoints())})" if shipped_checkpoints() else ""
+    raise CheckpointError(f"{path}: {found}; expected the path of a .safetensors or .pth checkpoint{shipped}")
 
 
 def save_checkpoint(model: Local2Global, path: str | os.PathLike) -> None:
@@ -137,19 +157,6 @@ def save_checkpoint(model: Local2Global, path: str | os.PathLike) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
-
-
-def _find(path: str | os.PathLike) -> Path:
-    """The file that `path` means: a shipped checkpoint where it is a bare name, else itself."""
-    name = os.fspath(path)
-    path = Path(path)
-    if not os.path.dirname(name) and name in shipped_checkpoints():
-        return WEIGHTS / f"{name}.safetensors"
-    if path.is_file():
-        return path
-    found = "a directory" if path.is_dir() else "no such file"
-    shipped = f", or a shipped model's name ({', '.join(shipped_checkpoints())})" if shipped_checkpoints() else ""
-    raise CheckpointError(f"{path}: {found}; expected the path of a .safetensors or .pth checkpoint{shipped}")
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -190,7 +197,8 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path}: not a whole PyTorch checkpoint of plain tensors "
             f"({reason[0] if reason else type(error).__name__}); copy or download it again. A file that pickles other "
-            "objects is not loaded, since that would run its code: save its tensors alone with "
+            "objects is not loaded, since that would run its code: save an l2g model with "
+            "l2g.save_checkpoint(model, 'model.safetensors'), another's tensors alone with "
             "torch.save({'model': model.state_dict()}, ...)"
         ) from None
     found = type(data).__name__
@@ -207,6 +215,18 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         f"{path}: {found} found, expected a state dict, or a dict with one under '{CONTAINERS[0]}'; "
         "save it with torch.save({'model': model.state_dict()}, ...)"
     )
+
+
+def _check_not_bare(path: Path, tensors: dict[str, Tensor]) -> None:
+    """CheckpointError for this package's own tensors without the config that says how to use them."""
+    names = {name.removeprefix("module.") for name in tensors}
+    if all(name in names for name in OWN_TENSORS):
+        raise CheckpointError(
+            f"{path}: a bare state dict of an l2g model found, which does not tell its ModelConfig; expected a native "
+            "checkpoint: save the model with l2g.save_checkpoint(model, 'model.safetensors'). If this file is all you "
+            "have: model = l2g.build_model(CONFIG), with the preset or the ModelConfig that it was trained with, then "
+            "model.load_state_dict(torch.load(FILE)) and l2g.save_checkpoint(model, 'model.safetensors')"
+        )
 
 
 def _rename(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -400,7 +400,7 @@ def test_native_files_of_another_version_or_architecture(tmp_path):
         save_file({**tensors, **changes}, path, metadata=metadata)
         return path
 
-    refused(write({}), "unexpected tensors", "'l2g.config' in its header")
+    refused(write({}), "bare state dict of an l2g model found", "l2g.save_checkpoint")
     refused(write({"l2g.config": "{"}), "config in its header is damaged")
     refused(write({"l2g.config": "3"}), "config in its header is damaged")
 
@@ -421,3 +421,31 @@ def test_presets_survive_the_native_format(tmp_path):
     save_checkpoint(model, tmp_path / "model.safetensors")
     assert (tmp_path / "model.safetensors").stat().st_size < 16e6
     assert load_checkpoint(tmp_path / "model.safetensors").config == PRESETS["l2g_tiny"]
+
+
+@pytest.mark.parametrize("case", ["bare", "contained", "wrapped", "safetensors", "no aligner"])
+def test_a_bare_state_dict_of_our_own_is_named_and_what_the_error_advises_works(tmp_path, case):
+    model = small_model(aligner=None) if case == "no aligner" else small_model()
+    tensors, path = model.state_dict(), tmp_path / "model.pth"
+    if case == "safetensors":
+        path = tmp_path / "model.safetensors"
+        save_file(tensors, path)
+    elif case == "contained":
+        torch.save({"model": tensors, "epoch": 3}, path)
+    elif case == "wrapped":
+        torch.save({f"module.{name}": tensor for name, tensor in tensors.items()}, path)
+    else:
+        torch.save(tensors, path)
+    with pytest.raises(CheckpointError, match=r"bare state dict.*l2g\.save_checkpoint\(model, 'model\.safetensors'\)"):
+        load_checkpoint(path)
+    if case in ("bare", "no aligner"):
+        again = build_model(model.config)
+        again.load_state_dict(torch.load(path))
+        save_checkpoint(again, tmp_path / "native.safetensors")
+        assert torch.equal(step(load_checkpoint(tmp_path / "native.safetensors"))[0].logits, step(model)[0].logits)
+
+
+def test_a_whole_pickled_model_is_told_of_save_checkpoint(tmp_path):
+    torch.save(small_model(), tmp_path / "model.pth")
+    with pytest.raises(CheckpointError, match=r"l2g\.save_checkpoint"):
+        load_checkpoint(tmp_path / "model.pth")

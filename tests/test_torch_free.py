@@ -23,6 +23,8 @@ MODULES = [
     "l2g.contract",
     "l2g.errors",
     "l2g.artifacts.sidecar",
+    "l2g.tracker",
+    "l2g.api",
     *_modules("l2g.runtime", without=("l2g.runtime.backends.eager",)),
     *_modules("l2g.metrics"),
 ]

@@ -19,7 +19,6 @@ from l2g.errors import ContractError, EngineError
 
 KIND = "l2g.engine"
 SCHEMA_VERSION = 1
-ENGINE_SUFFIX = ".engine"
 UNVERIFIED = "unverified"
 
 

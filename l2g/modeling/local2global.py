@@ -100,7 +100,11 @@ class Local2Global(nn.Module):
         return self.step(frames, state)
 
     def step(self, frames: Tensor, state: FrameState | None = None) -> tuple[FrameOutput, FrameState]:
-        """Segment one frame of B streams and return the state for their next. No `state`: every stream is fresh."""
+        """Segment one frame of B streams and return the state for their next. No `state`: every stream is fresh.
+
+        frames: uint8 [B, H, W, 3] RGB, H and W multiples of 32. state: what the last `step` of these streams returned;
+        a row is left out of account where its `valid` is 0. Raises ContractError for other frames.
+        """
         decoded = self.decode(self.encode(frames), state)
         return decoded.output, decoded.state
 

@@ -13,11 +13,9 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-
-from tqdm import tqdm
 
 from l2g.errors import L2GError
 from l2g.runtime.backends.open import open_backend
@@ -111,8 +109,7 @@ def run(options: argparse.Namespace) -> list[JobSummary]:
         )
         stack.enter_context(closing(backend))
         expected = [source.expected_frames for source in sources]
-        # disable=None: no bar where stderr is not a terminal.
-        bar = tqdm(total=None if None in expected else sum(expected), unit="frame", disable=None)
+        count = stack.enter_context(_frame_bar(None if None in expected else sum(expected)))
         return process_videos(
             backend,
             list(zip(sources, output_folders(options.input, options.output), strict=True)),
@@ -120,8 +117,20 @@ def run(options: argparse.Namespace) -> list[JobSummary]:
             top_k=options.top_k,
             overlay=not options.no_overlay,
             style=style,
-            on_frame=stack.enter_context(bar).update,
+            on_frame=count,
         )
+
+
+@contextmanager
+def _frame_bar(total: int | None) -> Iterator[Callable[[], object] | None]:
+    """A bar where stderr is a terminal, and what to call after each frame; tqdm is loaded only for that."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit="frame") as bar:
+        yield bar.update
 
 
 def output_folders(inputs: Sequence[str], output: str) -> list[Path]:

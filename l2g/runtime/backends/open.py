@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from l2g.artifacts.sidecar import ENGINE_SUFFIX
+from l2g.artifacts import ENGINE_SUFFIX
 from l2g.errors import CheckpointError, L2GError
 from l2g.runtime.backends.base import Backend
 

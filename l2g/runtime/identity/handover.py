@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from l2g.contract import GraphContract
 from l2g.runtime.arrays import BoolArray, DoubleArray, FloatArray, IntArray
+from l2g.runtime.identity.assignment import best_assignment
 from l2g.runtime.identity.slots import unit_vectors
 from l2g.runtime.outputs import FrameOutputs
 
@@ -122,7 +122,7 @@ class _History:
         worth[own] = HOLD[0] * worth[own] + HOLD[1]
         # One of no age is held, too, by a hair.
         worth *= np.sqrt(self.age + 1e-6)[:, None]
-        self.slot_of = linear_sum_assignment(worth, maximize=True)[1]
+        self.slot_of = best_assignment(worth)
 
     def remember(self, slots: IntArray, probabilities: FloatArray, masks: BoolArray, looks: DoubleArray) -> None:
         """What the identities show now, in the slots that they have now; the past fades."""

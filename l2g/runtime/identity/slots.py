@@ -6,10 +6,10 @@ For contracts with association "embedding" (Mask DINO checkpoints), and for firs
 from __future__ import annotations
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from l2g.errors import L2GError
 from l2g.runtime.arrays import Array, FloatArray, IntArray
+from l2g.runtime.identity.assignment import best_assignment
 from l2g.runtime.outputs import FrameOutputs
 
 
@@ -23,7 +23,7 @@ def match_queries(previous: FloatArray, current: FloatArray) -> IntArray:
             "the model's query embeddings hold NaN or infinity: slots cannot be linked; check the checkpoint"
         )
     similarity = unit_vectors(previous) @ unit_vectors(current).T
-    order: IntArray = linear_sum_assignment(similarity, maximize=True)[1]
+    order: IntArray = best_assignment(similarity)
     return order
 
 

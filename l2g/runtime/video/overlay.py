@@ -74,7 +74,7 @@ class OverlayPainter:
         short_side = min(image.shape[:2])
         line = max(1, round(short_side / 540))
         font = max(_SMALLEST_FONT, round(_FONT_SHARE * short_side))
-        back_to_front = sorted(result.instances, key=lambda instance: instance.score)
+        back_to_front = sorted(result.tracks, key=lambda instance: instance.score)
         patches = [instance.mask.patch.astype(np.uint8) for instance in back_to_front]
         if self.style.opacity:
             for instance, patch in zip(back_to_front, patches, strict=True):

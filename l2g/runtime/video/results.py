@@ -38,7 +38,7 @@ class JsonLinesSink:
             {
                 "index": result.index,
                 "time": round(result.time, 6),
-                "tracks": [self._track(instance) for instance in result.instances],
+                "tracks": [self._track(instance) for instance in result.tracks],
             }
         )
         try:
@@ -109,7 +109,7 @@ class TubeResultsSink:
     def write(self, result: FrameResult) -> None:
         """Append one frame. VideoError when the disk refuses."""
         try:
-            for instance in result.instances:
+            for instance in result.tracks:
                 tube = self._tubes.setdefault(instance.track_id, _Tube())
                 tube.frames.append(self._frames)
                 tube.offsets.append(self._spool.tell())
