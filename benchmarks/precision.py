@@ -26,7 +26,7 @@ from l2g.data.registry import load_dataset
 from l2g.errors import L2GError
 from l2g.evaluation.precision import Measured, measure
 from l2g.export.precision.emulate import emulate_file, is_half
-from l2g.metrics.files import write_json
+from l2g.files import write_json
 from l2g.runtime.backends.base import Backend, HostState, RawOutputs
 from l2g.runtime.backends.open import open_backend
 

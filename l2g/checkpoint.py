@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 from pathlib import Path
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from l2g.config import BackboneConfig, DecoderConfig, EncoderConfig, ModelConfig
 from l2g.errors import CheckpointError, ConfigError
+from l2g.files import write_atomically
 from l2g.modeling.local2global import Local2Global
 
 CONFIG_KEY = "l2g.config"
@@ -123,20 +123,8 @@ def save_checkpoint(model: Local2Global, path: str | os.PathLike) -> None:
         for name, tensor in model.state_dict().items()
         if not name.endswith("num_batches_tracked")
     }
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=path.name, suffix=".part", dir=path.parent)
-    except OSError as error:
-        raise CheckpointError(
-            f"{path}: cannot be written ({error.strerror}); check its folder and your permissions"
-        ) from None
-    os.close(handle)
-    try:
+    with write_atomically(path, CheckpointError) as temporary:
         save_file(tensors, temporary, metadata={CONFIG_KEY: json.dumps(model.config.to_dict())})
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def _find(path: str | os.PathLike) -> Path:

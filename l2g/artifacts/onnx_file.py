@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
@@ -58,28 +55,3 @@ def intact(path: str | os.PathLike, contract: GraphContract) -> bool:
     with Path(path).open("rb") as file:
         graph = file.read(contract.build.get("graph_bytes", 0))
     return graph_facts(graph)["graph_sha256"] == contract.build.get("graph_sha256")
-
-
-def sha256(path: str | os.PathLike) -> str:
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-@contextmanager
-def replacing(output: Path) -> Iterator[Path]:
-    """A temporary file beside `output` that takes its name when the block ends well, and goes when it does not."""
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{output.name}.", suffix=".part", dir=output.parent)
-    except OSError as error:
-        raise ExportError(f"{output}: cannot be written ({error.strerror}); give a folder that exists") from None
-    os.close(handle)
-    try:
-        yield Path(temporary)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, output)
-    except BaseException:
-        os.unlink(temporary)
-        raise

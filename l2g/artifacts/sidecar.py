@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from l2g.contract import GraphContract
 from l2g.errors import ContractError, EngineError
+from l2g.files import sha256_of_file, write_text
 
 KIND = "l2g.engine"
 SCHEMA_VERSION = 1
@@ -137,7 +137,7 @@ def read_sidecar(engine: str | os.PathLike) -> Sidecar:
 def write_sidecar(engine: str | os.PathLike, sidecar: Sidecar) -> Path:
     """Write MODEL.engine.json in one step: a reader sees the old one or the new one. EngineError where it cannot."""
     path = sidecar_path(engine)
-    write_whole(path, sidecar.to_json().encode())
+    write_text(path, sidecar.to_json(), EngineError)
     return path
 
 
@@ -180,7 +180,7 @@ def check_file(engine: str | os.PathLike, sidecar: Sidecar) -> bytes:
 
 def check_source(engine: str | os.PathLike, sidecar: Sidecar, onnx: Path) -> None:
     """EngineError unless the engine was built from exactly this ONNX file."""
-    found = sum_of_file(onnx)
+    found = sha256_of_file(onnx, EngineError)
     if found != sidecar.engine.onnx_sha256:
         command = f"python export/build_engine.py --onnx {onnx} --library {sidecar.engine.library} --output {engine}"
         raise EngineError(
@@ -216,33 +216,6 @@ def check_machine(engine: str | os.PathLike, sidecar: Sidecar, library: str, ver
             f"{engine}: built on a {facts.gpu}, this machine has a {gpu.name}: its kernels were chosen for the other; "
             f"{mend}"
         )
-
-
-def sum_of_file(path: str | os.PathLike) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write under a temporary name beside `path`, then replace; EngineError where the folder takes no file."""
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    except OSError as error:
-        raise EngineError(f"{path}: cannot be written ({error.strerror}); give a folder that exists") from None
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        os.unlink(temporary)
-        raise EngineError(f"{path}: cannot be written ({error.strerror}); is the disk full?") from None
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def runs_on(gpu: Gpu, targets: Iterable[str]) -> bool:

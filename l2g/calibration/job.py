@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 
 import l2g
-from l2g.artifacts.onnx_file import graph_facts, read_contract, read_model, replacing, sha256, with_contract
+from l2g.artifacts.onnx_file import graph_facts, read_contract, read_model, with_contract
 from l2g.calibration.ledger import Ledger, name_of
 from l2g.calibration.observation import Observed, observe
 from l2g.calibration.placement import LAYOUTS, find_places, quantise
@@ -29,6 +29,7 @@ from l2g.contract import GraphContract
 from l2g.data.dataset import VideoDataset
 from l2g.errors import ExportError
 from l2g.export.verification.verify import open_session
+from l2g.files import sha256_of_file, write_atomically, write_bytes
 from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend
 
 BEST = "best"
@@ -167,7 +168,7 @@ class QuantizeJob:
         for free in ("max_trials", "ap_budget", "streams"):
             options.pop(free)
         return {
-            "graph": sha256(self.base),
+            "graph": sha256_of_file(self.base, ExportError),
             "data set": f"{self.dataset.name}, {len(self.dataset.videos)} videos",
             "calibration data": self.calibration.name,
             **options,
@@ -301,8 +302,8 @@ class QuantizeJob:
     def _write_candidate(self, observed: Observed, method: str, units) -> None:
         """The graph as it will be, with the contract, in the working folder."""
         data = self._serialised(self.model, observed, method, units)
-        with replacing(self._candidate) as temporary:
-            temporary.write_bytes(with_contract(data, dataclasses.replace(self.contract, build=graph_facts(data))))
+        contract = dataclasses.replace(self.contract, build=graph_facts(data))
+        write_bytes(self._candidate, with_contract(data, contract), ExportError)
 
     def _final(self, observed: Observed, method: str, units, recording: Recording) -> tuple[bytes, GraphContract]:
         """The judged graph, or the one with other outputs made by the same recipe; and the contract it starts from.
@@ -335,13 +336,13 @@ class QuantizeJob:
             "precision": "int8",
             "versions": {**contract.build.get("versions", {}), **versions},
             "int8": report.facts(),
-            "float32_sha256": sha256(self.base),
+            "float32_sha256": sha256_of_file(self.base, ExportError),
             "float32_verification": contract.build.get("verification"),
             "verification": report.verification(),
             **graph_facts(graph),
         }
         contract = dataclasses.replace(contract, build=build)
-        with replacing(self.output) as temporary:
+        with write_atomically(self.output, ExportError) as temporary:
             temporary.write_bytes(with_contract(graph, contract))
             if read_contract(read_model(temporary), self.output).to_json() != contract.to_json():
                 raise ExportError(f"{self.output}: the contract does not come back as written; is the disk full?")
@@ -376,7 +377,7 @@ def export_base(
     path = work / ("fp32.onnx" if top_k is None else f"fp32_detections_{top_k}.onnx")
     if path.is_file():
         build = read_contract(read_model(path), path).build
-        if source.is_file() and build.get("checkpoint_sha256") != sha256(source):
+        if source.is_file() and build.get("checkpoint_sha256") != sha256_of_file(source, ExportError):
             raise ExportError(
                 f"'{work}' holds a run of another checkpoint ({build.get('checkpoint')}); give another --work folder, "
                 "or delete that one"

@@ -21,9 +21,7 @@ from l2g.artifacts.sidecar import (
     record_verification,
     runs_on,
     sidecar_path,
-    sum_of_file,
     write_sidecar,
-    write_whole,
 )
 from l2g.engines import cache as engine_cache
 from l2g.engines.audit import MIN_SHARE, Audit, audit, layers_from_inspector, layers_from_log
@@ -37,6 +35,7 @@ from l2g.engines.builder import (
 )
 from l2g.engines.doctor import Circumstances, Finding, available_memory, examine, refuse
 from l2g.errors import EngineError
+from l2g.files import sha256_of_file, write_bytes
 from l2g.runtime.backends.tensorrt.device import find_gpu
 from l2g.runtime.backends.tensorrt.library import Library, LibraryLog, load_library
 
@@ -94,7 +93,7 @@ def build_engine(
         )
     contract = read_contract(read_model(onnx_file), onnx_file)
     precision = precision or contract.build.get("precision", "fp32")
-    source = sum_of_file(onnx_file)
+    source = sha256_of_file(onnx_file, EngineError)
     # An engine of the portable kind is the same wherever it is built.
     bound = gpu if not library.rtx or CURRENT in options.compute_capabilities else None
     name = f"{bound.name} {bound.capability}" if bound else None
@@ -206,7 +205,7 @@ def _facts(
 
 def _write(output: Path, content: bytes, sidecar: Sidecar) -> None:
     """Engine, then sidecar. Whoever looks in between finds an engine that its old sidecar does not vouch for."""
-    write_whole(output, content)
+    write_bytes(output, content, EngineError)
     write_sidecar(output, sidecar)
     check_file(output, sidecar)
 

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from l2g.contract import GraphContract
 from l2g.errors import EngineError
+from l2g.files import write_bytes
 from l2g.runtime.backends.tensorrt.library import Library, LibraryLog
 
 # What TensorRT-RTX builds for when it is not told: the vendor's documentation, "CPU-only AOT", for 1.7.
@@ -207,9 +208,7 @@ def _load_timing_cache(config, options: BuildOptions):
 
 
 def _save_timing_cache(config, options: BuildOptions) -> None:
-    from l2g.artifacts.sidecar import write_whole
-
-    write_whole(options.timing_cache, bytes(config.get_timing_cache().serialize()))
+    write_bytes(options.timing_cache, bytes(config.get_timing_cache().serialize()), EngineError)
 
 
 def _run_interruptibly(build, monitor: _Monitor):

@@ -7,9 +7,9 @@ import hashlib
 import json
 from pathlib import Path
 
-from l2g.artifacts.sidecar import Sidecar, check_file, read_sidecar, sidecar_path, write_sidecar, write_whole
-from l2g.data.synthetic.dataset import cache_root
+from l2g.artifacts.sidecar import Sidecar, check_file, read_sidecar, sidecar_path, write_sidecar
 from l2g.errors import EngineError
+from l2g.files import cache_root, write_bytes
 
 ENGINE_NAME = "model.engine"
 
@@ -44,5 +44,5 @@ def store(root: Path, key: str, content: bytes, sidecar: Sidecar) -> None:
     engine = root / key / ENGINE_NAME
     with contextlib.suppress(OSError, EngineError):
         engine.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(engine, content)
+        write_bytes(engine, content, EngineError)
         write_sidecar(engine, sidecar)

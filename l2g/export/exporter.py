@@ -14,7 +14,7 @@ import onnx_ir as ir
 import torch
 
 import l2g
-from l2g.artifacts.onnx_file import graph_facts, read_contract, read_model, replacing, sha256, with_contract
+from l2g.artifacts.onnx_file import graph_facts, read_contract, read_model, with_contract
 from l2g.contract import GraphContract, make_contract
 from l2g.errors import ExportError
 from l2g.export.deformable.gather import MAX_ROWS
@@ -25,6 +25,7 @@ from l2g.export.graph.tracing import trace
 from l2g.export.precision.convert import to_half
 from l2g.export.precision.verify import HalfVerification, verify_half
 from l2g.export.verification.verify import Verification, verify
+from l2g.files import sha256_of_file, write_atomically
 from l2g.modeling.local2global import Local2Global
 
 # LayerNormalization is one operator from 17 on; PyTorch's TorchScript exporter knows nothing after 20.
@@ -115,7 +116,7 @@ def export(
     """
     options, output = options or ExportOptions(), Path(output)
     contract = contract_of(model, options)
-    with replacing(output) as temporary:
+    with write_atomically(output, ExportError) as temporary:
         single, verification = _verified(model, contract, options)
         graph = single
         if options.precision == "fp16":
@@ -216,7 +217,7 @@ def build_facts(options: ExportOptions, checkpoint: str | os.PathLike | None) ->
         "plugin_version": options.plugin_version if options.lowering == "plugin" else None,
         "simplified": options.simplify,
         "checkpoint": Path(checkpoint).name if checkpoint else None,
-        "checkpoint_sha256": sha256(checkpoint) if checkpoint else None,
+        "checkpoint_sha256": sha256_of_file(checkpoint, ExportError) if checkpoint else None,
         "versions": {
             "l2g": l2g.__version__,
             "torch": torch.__version__,

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from l2g.checkpoint import save_checkpoint
 from l2g.errors import CheckpointError, L2GError
+from l2g.files import write_atomically
 from l2g.modeling.backbone import set_batch_norm
 from l2g.modeling.local2global import Local2Global
 from l2g.training.config import PhaseConfig, TrainConfig
@@ -256,9 +257,8 @@ class Trainer:
         return self.model.state_dict()
 
     def _write(self, data: dict) -> None:
-        temporary = self.output / f"{RESUME_FILE}.part"
-        torch.save(data, temporary)
-        os.replace(temporary, self.output / RESUME_FILE)
+        with write_atomically(self.output / RESUME_FILE, CheckpointError) as temporary:
+            torch.save(data, temporary)
 
     def _read_resume(self) -> dict | None:
         path = self.output / RESUME_FILE

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from l2g.data.dataset import Category, Clip, Video, VideoDataset, make_clip
 from l2g.data.synthetic.shapes import CLASS_NAMES
 from l2g.data.synthetic.video import DEFAULT_SIZE, SyntheticVideo, split_facts, synthetic_video
 from l2g.errors import DataError
+from l2g.files import cache_root, name_beside
 
 FORMAT_VERSION = 1  # part of the cache's directory names: raise it whenever the drawing changes
 CATEGORIES = tuple(Category(label + 1, name) for label, name in enumerate(CLASS_NAMES))
@@ -100,7 +100,7 @@ def write_synthetic(
     count = videos if videos is not None else split_facts(split).videos
     if count < 1:
         raise DataError(f"{count} videos asked for; ask for 1 or more")
-    part = directory.with_name(f"{directory.name}.part-{os.getpid()}")
+    part = name_beside(directory)
     part.parent.mkdir(parents=True, exist_ok=True)
     try:
         records, marks = [], []
@@ -116,7 +116,7 @@ def write_synthetic(
             "annotations": marks,
         }
         (part / "instances.json").write_text(json.dumps(data), encoding="utf-8")
-        os.replace(part, directory)
+        part.replace(directory)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return directory
@@ -173,14 +173,6 @@ def _occlusion(hidden: float) -> str:
     if hidden < 0.05:
         return "no_occlusion"
     return "slight_occlusion" if hidden < 0.5 else "severe_occlusion"
-
-
-def cache_root() -> Path:
-    """Where generated data are kept: $L2G_CACHE, else the user's cache directory."""
-    if os.environ.get("L2G_CACHE"):
-        return Path(os.environ["L2G_CACHE"])
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "l2g"
 
 
 def cached_synthetic(split: str, *, seed: int = 0, videos: int | None = None, frames: int | None = None) -> Path:

@@ -19,10 +19,11 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from l2g.artifacts.onnx_file import read_model, replacing
+from l2g.artifacts.onnx_file import read_model
 from l2g.errors import ExportError, L2GError
 from l2g.export.graph.folding import constant
 from l2g.export.precision.convert import FLOAT, HALF, MOVING
+from l2g.files import write_bytes
 
 
 def emulate(model: ir.Model) -> ir.Model:
@@ -76,8 +77,7 @@ def emulate_file(path: str | Path, output: str | Path) -> Path:
     if not is_half(proto):
         raise ExportError(f"{path}: no FP16 tensor found, so there is nothing to emulate; run the file as it is")
     model = ir.from_proto(proto)
-    with replacing(Path(output)) as temporary:
-        temporary.write_bytes(ir.to_proto(emulate(model)).SerializeToString())
+    write_bytes(output, ir.to_proto(emulate(model)).SerializeToString(), ExportError)
     return Path(output)
 
 

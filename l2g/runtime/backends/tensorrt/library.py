@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 
 from l2g.errors import EngineError
+from l2g.files import write_text
 
 LIBRARIES = ("tensorrt", "tensorrt-rtx")
 INSTALL = {
@@ -108,7 +109,7 @@ class LibraryLog:
         return "\n  ".join(text.strip() for text in list(chosen)[-lines:])
 
     def write(self, path: Path) -> None:
-        path.write_text("\n".join(self.lines) + "\n", encoding="utf-8")
+        write_text(path, "\n".join(self.lines) + "\n", EngineError)
 
 
 def _import_rtx() -> ModuleType | None:
