@@ -104,7 +104,7 @@ def _files(options: argparse.Namespace, folder: Path) -> dict[str, tuple[str, st
     found = {}
     for number, path in enumerate(options.candidates):
         model = read_model(path)
-        precision = read_contract(model, path).build.get("precision", "fp16")
+        precision = read_contract(model, path).build.precision or "fp16"
         precision, name = precision if precision in BUDGETS else "fp16", Path(path).name
         half = is_half(model)
         if not half or not options.no_direct:

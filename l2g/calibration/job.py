@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 
 import l2g
-from l2g.artifacts.onnx_file import graph_facts, read_contract, read_model, with_contract
+from l2g.artifacts.onnx_file import read_contract, read_model, with_contract, with_sum
 from l2g.calibration.ledger import Ledger, name_of
 from l2g.calibration.observation import Observed, observe
 from l2g.calibration.placement import LAYOUTS, find_places, quantise
@@ -30,6 +30,7 @@ from l2g.data.dataset import VideoDataset
 from l2g.errors import ExportError
 from l2g.export.verification.verify import open_session
 from l2g.files import sha256_of_file, write_atomically, write_bytes
+from l2g.provenance import BuildFacts, Verification
 from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend
 
 BEST = "best"
@@ -133,10 +134,10 @@ class QuantizeJob:
         speed = interleaved_speed({"fp32": self.base, "int8": self._candidate}, next(iter(recording)))
         accepted = self._within(judged[-1][1])
         report = Report(
-            model=self.contract.build.get("checkpoint") or self.base.name,
+            model=self.contract.build.checkpoint or self.base.name,
             dataset=self.dataset.name,
             calibration=self.calibration.name,
-            options=self._shown_options(),
+            options=self.options,
             samples=len(recording),
             shares=recording.shares(),
             methods=methods,
@@ -302,7 +303,7 @@ class QuantizeJob:
     def _write_candidate(self, observed: Observed, method: str, units) -> None:
         """The graph as it will be, with the contract, in the working folder."""
         data = self._serialised(self.model, observed, method, units)
-        contract = dataclasses.replace(self.contract, build=graph_facts(data))
+        contract = dataclasses.replace(self.contract, build=with_sum(BuildFacts(), data))
         write_bytes(self._candidate, with_contract(data, contract), ExportError)
 
     def _final(self, observed: Observed, method: str, units, recording: Recording) -> tuple[bytes, GraphContract]:
@@ -311,7 +312,7 @@ class QuantizeJob:
         Raises ExportError where that one does not carry the judged graph's state through the recorded frames.
         """
         if self.deployed is None:
-            length = read_contract(read_model(self._candidate), self._candidate).build["graph_bytes"]
+            length = read_contract(read_model(self._candidate), self._candidate).build.graph_bytes
             return self._candidate.read_bytes()[:length], self.contract
         model = read_model(self.deployed)
         graph = self._serialised(model, observed, method, units)
@@ -331,16 +332,17 @@ class QuantizeJob:
         graph, contract = final
         versions = {"l2g": l2g.__version__}
         versions |= {name: importlib.metadata.version(name) for name in ("onnx", "onnxruntime")}
-        build = {
-            **contract.build,
-            "precision": "int8",
-            "versions": {**contract.build.get("versions", {}), **versions},
-            "int8": report.facts(),
-            "float32_sha256": sha256_of_file(self.base, ExportError),
-            "float32_verification": contract.build.get("verification"),
-            "verification": report.verification(),
-            **graph_facts(graph),
-        }
+        was = contract.build
+        build = dataclasses.replace(
+            was,
+            precision="int8",
+            versions={**was.versions, **versions},
+            int8=report.facts(),
+            float32_sha256=sha256_of_file(self.base, ExportError),
+            float32_verification=was.verification if isinstance(was.verification, Verification) else None,
+            verification=report.verification(),
+        )
+        build = with_sum(build, graph)
         contract = dataclasses.replace(contract, build=build)
         with write_atomically(self.output, ExportError) as temporary:
             temporary.write_bytes(with_contract(graph, contract))
@@ -353,9 +355,6 @@ class QuantizeJob:
             name = observed.method_of(tensor, method)
             counts[name] = counts.get(name, 0) + 1
         return dict(sorted(counts.items()))
-
-    def _shown_options(self) -> dict:
-        return dataclasses.asdict(self.options)
 
 
 def export_base(
@@ -377,9 +376,9 @@ def export_base(
     path = work / ("fp32.onnx" if top_k is None else f"fp32_detections_{top_k}.onnx")
     if path.is_file():
         build = read_contract(read_model(path), path).build
-        if source.is_file() and build.get("checkpoint_sha256") != sha256_of_file(source, ExportError):
+        if source.is_file() and build.checkpoint_sha256 != sha256_of_file(source, ExportError):
             raise ExportError(
-                f"'{work}' holds a run of another checkpoint ({build.get('checkpoint')}); give another --work folder, "
+                f"'{work}' holds a run of another checkpoint ({build.checkpoint}); give another --work folder, "
                 "or delete that one"
             )
         return path
@@ -403,7 +402,7 @@ def clear(work: Path) -> None:
 
 
 def _check_base(path: Path, model: onnx.ModelProto, contract: GraphContract, options: QuantizeOptions) -> None:
-    precision = contract.build.get("precision", "fp32")
+    precision = contract.build.precision or "fp32"
     if precision != "fp32":
         raise ExportError(f"{path}: a graph in {precision} found, FP32 expected; quantise the FP32 export")
     if contract.output_kind != "raw":

@@ -11,17 +11,16 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import prod
 
 import onnx
 
+from l2g.artifacts.records import Audit
 from l2g.errors import EngineError
 from l2g.export.graph.flops import contractions, shapes_for_one_stream
 
-# At least so much of the matrix and convolution arithmetic has to be in the precision asked for.
-MIN_SHARE = 0.95
-# And so many of its convolutions and products may be of unknown shapes.
+# So many of a graph's convolutions and products may be of unknown shapes.
 MOST_UNCOUNTED = 0.02
 PRECISIONS = ("fp32", "fp16", "int8")
 # Layers that hold what surrounds a product (bias, activation, rounding) and name its node as well, never the product.
@@ -67,43 +66,6 @@ class Layer:
         operands = [weights] if weights is not None and weights.precision else self.inputs
         found = [tensor.precision for tensor in operands if tensor.precision]
         return max(found, key=("int8", "fp16", "fp32").index, default=None)
-
-
-@dataclass(frozen=True)
-class Audit:
-    """The layers of an engine against the graph that it was built from.
-
-    asked: the precision that was asked for. share: of the FLOPs of convolutions and matrix products that have to be in
-    it (of a quantised graph: those that the graph quantises; else all), how many are. flops: by precision, for one
-    stream; "unknown" are products that no layer names. layers: computing layers by precision. nodes: convolutions and
-    products by precision. wider: the largest nodes that should be in `asked` and are not, with their precision.
-    fused_attention: layers that hold both products of an attention. activation_bytes: memory that the library reserves
-    while it runs, for the most streams of the profile; None where it did not say. source: "inspector" or "build log".
-    """
-
-    asked: str
-    share: float
-    flops: dict[str, int]
-    layers: dict[str, int]
-    nodes: dict[str, int]
-    wider: tuple[tuple[str, str], ...]
-    fused_attention: int
-    activation_bytes: int | None
-    weight_bytes: int | None
-    source: str
-
-    def to_dict(self) -> dict:
-        return asdict(self)
-
-    def check(self, min_share: float = MIN_SHARE) -> None:
-        """EngineError where less than `min_share` of the arithmetic is in the precision asked for."""
-        if self.share < min_share:
-            first = ", ".join(f"{name} in {precision}" for name, precision in self.wider[:3])
-            raise EngineError(
-                f"the built engine computes {100 * self.share:.1f} % of its matrix and convolution FLOPs in "
-                f"{self.asked}, {100 * min_share:.0f} % asked for; among the rest are {first}. Nothing was written; "
-                "export the graph again with the precision inside, or accept less with --min-share"
-            )
 
 
 def audit(model: onnx.ModelProto, layers: Iterable[Layer], asked: str, log: str = "", source: str = "log") -> Audit:

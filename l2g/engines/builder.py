@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
+from l2g.artifacts.records import EngineOptions
 from l2g.contract import GraphContract
 from l2g.errors import EngineError
 from l2g.files import write_bytes
@@ -58,21 +59,21 @@ class BuildOptions:
 
     def streams(self, contract: GraphContract) -> tuple[int, int, int]:
         """(fewest, tuned for, most) streams of the profile; EngineError where they do not fit each other."""
-        most = self.max_streams or int(contract.build.get("max_streams", 1))
+        most = self.max_streams or contract.build.max_streams or 1
         tuned = self.opt_streams or 1
         if not 1 <= tuned <= most:
             raise EngineError(f"opt-streams {tuned} found, 1 to {most} (max-streams) expected")
         return 1, tuned, most
 
-    def key(self, contract: GraphContract) -> dict:
+    def for_engine(self, contract: GraphContract) -> EngineOptions:
         """What of these makes another engine: for the sidecar and for the cache."""
-        return {
-            "streams": list(self.streams(contract)),
-            "workspace": self.workspace,
-            "compute_capabilities": list(self.compute_capabilities),
-            "optimization_level": self.optimization_level,
-            "tf32": self.tf32,
-        }
+        return EngineOptions(
+            streams=self.streams(contract),
+            workspace=self.workspace,
+            compute_capabilities=self.compute_capabilities,
+            optimization_level=self.optimization_level,
+            tf32=self.tf32,
+        )
 
 
 @dataclass
@@ -82,7 +83,7 @@ class Built:
     engine: bytes
     log: LibraryLog
     seconds: float
-    options: dict = field(default_factory=dict)
+    options: EngineOptions
 
 
 def build_serialized(
@@ -112,7 +113,7 @@ def build_serialized(
         )
     if cache is not None:
         _save_timing_cache(config, options)
-    return Built(bytes(engine), log, time.perf_counter() - started, options.key(contract))
+    return Built(bytes(engine), log, time.perf_counter() - started, options.for_engine(contract))
 
 
 def _network_flags(trt) -> int:

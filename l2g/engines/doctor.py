@@ -12,9 +12,10 @@ import onnx
 from onnx import TensorProto
 
 from l2g.artifacts.onnx_file import intact, read_contract, read_model
+from l2g.artifacts.records import MIN_SHARE
 from l2g.artifacts.sidecar import Gpu
 from l2g.contract import GraphContract
-from l2g.engines.audit import MIN_SHARE, quantised
+from l2g.engines.audit import quantised
 from l2g.errors import ContractError, EngineError
 from l2g.export.graph.flops import contractions, shapes_for_one_stream
 from l2g.runtime.backends.tensorrt.library import LIBRARIES, version_tuple
@@ -98,7 +99,7 @@ class Examined:
         return [node for node in self.model.graph.node if node.op_type in operators]
 
 
-def examine(path: str | os.PathLike, circumstances: Circumstances) -> tuple[Finding, ...]:
+def examine(path: str | os.PathLike[str], circumstances: Circumstances) -> tuple[Finding, ...]:
     """Judge an ONNX file, the gravest findings first. EngineError: an unknown library; ExportError: a bad file."""
     if circumstances.library not in LIBRARIES:
         raise EngineError(f"library '{circumstances.library}' found, one of {', '.join(LIBRARIES)} expected")
@@ -107,7 +108,7 @@ def examine(path: str | os.PathLike, circumstances: Circumstances) -> tuple[Find
     return tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)))
 
 
-def refuse(path: str | os.PathLike, findings: tuple[Finding, ...]) -> None:
+def refuse(path: str | os.PathLike[str], findings: tuple[Finding, ...]) -> None:
     """EngineError that names every refusing finding; nothing where there is none."""
     found = [finding for finding in findings if finding.severity == "refuse"]
     if found:
@@ -192,14 +193,14 @@ def _contract_rules(graph: Examined, asked: Circumstances):
         yield Finding("refuse", "contract", text, entries, export)
         return
     build = graph.contract.build
-    if "graph_sha256" not in build:
+    if build.graph_sha256 is None:
         text = "the contract has no sum of the graph, so nothing shows that it is the one that was exported"
         yield Finding("warn", "sum", text, "no 'graph_sha256' in the contract's build", export)
     elif not intact(graph.path, graph.contract):
         text = "the graph was changed after it was exported, so its verification no longer holds"
-        found = f"the first {build.get('graph_bytes')} bytes have not the sum {str(build['graph_sha256'])[:12]}..."
+        found = f"the first {build.graph_bytes} bytes have not the sum {build.graph_sha256[:12]}..."
         yield Finding("refuse", "sum", text, found, export)
-    if build.get("target") == "onnxruntime" and build.get("lowering") == "gather":
+    if build.target == "onnxruntime" and build.lowering == "gather":
         text = "the gather is laid out for ONNX Runtime; a GPU holds all its samples in memory for that"
         yield Finding("warn", "target", text, "contract: target onnxruntime", export)
 
@@ -261,7 +262,7 @@ def _type_rules(graph: Examined, asked: Circumstances):
 
 
 def _precision_rules(graph: Examined, asked: Circumstances):
-    says = graph.contract.build.get("precision") if graph.contract else None
+    says = graph.contract.build.precision if graph.contract else None
     precision = asked.precision or says or "fp32"
     if precision not in ("fp16", "int8"):
         return
@@ -334,7 +335,7 @@ def _plugin_rules(graph: Examined, asked: Circumstances):
         mend = "install TensorRT with its plugins, or export it with --lowering gather"
         yield Finding("refuse", "plugin", text, f"{kinds}; {len(asked.plugins)} plugins are registered", mend)
         return
-    version = graph.contract.build.get("plugin_version") if graph.contract else None
+    version = graph.contract.build.plugin_version if graph.contract else None
     expected = None if not asked.release else ("1" if asked.release[0] <= 10 else "2")
     if version and expected and version != expected:
         text = f"{_named(asked)} wants version {expected} of the plugin"

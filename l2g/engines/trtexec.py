@@ -13,7 +13,11 @@ TOOLS = {"10": "trtexec of TensorRT 10.x", "11": "trtexec of TensorRT 11.x", "rt
 
 
 def trtexec_command(
-    tool: str, onnx_file: str | os.PathLike, engine: str | os.PathLike, contract: GraphContract, options: BuildOptions
+    tool: str,
+    onnx_file: str | os.PathLike[str],
+    engine: str | os.PathLike[str],
+    contract: GraphContract,
+    options: BuildOptions,
 ) -> str:
     """One shell command. tool: "10", "11" or "rtx".
 
@@ -49,7 +53,7 @@ def trtexec_command(
 
 
 def trtexec_commands(
-    onnx_file: str | os.PathLike, engine: str | os.PathLike, contract: GraphContract, options: BuildOptions
+    onnx_file: str | os.PathLike[str], engine: str | os.PathLike[str], contract: GraphContract, options: BuildOptions
 ) -> str:
     """The commands for the library of `options`, each under a comment that names its tool."""
     tools = ("rtx",) if options.library == "tensorrt-rtx" else ("10", "11")

@@ -14,7 +14,7 @@ import onnx_ir as ir
 import torch
 
 import l2g
-from l2g.artifacts.onnx_file import graph_facts, read_contract, read_model, with_contract
+from l2g.artifacts.onnx_file import read_contract, read_model, with_contract, with_sum
 from l2g.contract import GraphContract, make_contract
 from l2g.errors import ExportError
 from l2g.export.deformable.gather import MAX_ROWS
@@ -23,10 +23,11 @@ from l2g.export.deformable.plugin import check_plugins
 from l2g.export.graph.feedforward import part_sums_from_norms, split_feed_forward
 from l2g.export.graph.tracing import trace
 from l2g.export.precision.convert import to_half
-from l2g.export.precision.verify import HalfVerification, verify_half
-from l2g.export.verification.verify import Verification, verify
+from l2g.export.precision.verify import verify_fp16
+from l2g.export.verification.verify import verify
 from l2g.files import sha256_of_file, write_atomically
 from l2g.modeling.local2global import Local2Global
+from l2g.provenance import BuildFacts, FP16Verification, Verification
 
 # LayerNormalization is one operator from 17 on; PyTorch's TorchScript exporter knows nothing after 20.
 OPSETS = range(17, 21)
@@ -96,14 +97,14 @@ class Exported:
 
     path: Path
     contract: GraphContract
-    verification: Verification | HalfVerification
+    verification: Verification | FP16Verification
 
 
 def export(
     model: Local2Global,
-    output: str | os.PathLike,
+    output: str | os.PathLike[str],
     options: ExportOptions | None = None,
-    checkpoint: str | os.PathLike | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     choose: Callable[[bytes, GraphContract], tuple[str, ...]] | None = None,
 ) -> Exported:
     """Write the ONNX file of `model` (in evaluation mode, on the CPU, float32) to `output`.
@@ -125,8 +126,8 @@ def export(
             graph = halved(single, options.fp32_blocks)
             _check(graph)
             runnables = runnable(single, options), runnable(graph, options)
-            verification = verify_half(model, *runnables, contract, verification)
-        build = {**build_facts(options, checkpoint), **graph_facts(graph), "verification": verification.to_dict()}
+            verification = verify_fp16(model, *runnables, contract, verification)
+        build = with_sum(dataclasses.replace(build_facts(options, checkpoint), verification=verification), graph)
         contract = dataclasses.replace(contract, build=build)
         temporary.write_bytes(with_contract(graph, contract))
         if read_contract(read_model(temporary), output).to_json() != contract.to_json():
@@ -204,26 +205,26 @@ def runnable(graph: bytes, options: ExportOptions) -> bytes:
     return ir.to_proto(unplug(ir.from_proto(onnx.load_from_string(graph)))).SerializeToString()
 
 
-def build_facts(options: ExportOptions, checkpoint: str | os.PathLike | None) -> dict:
+def build_facts(options: ExportOptions, checkpoint: str | os.PathLike[str] | None) -> BuildFacts:
     """The contract's `build`: how the file was made."""
     packages = ["onnx", "onnx-ir", "onnxruntime", *(["onnxslim"] if options.simplify else [])]
-    return {
-        "precision": options.precision,
-        "fp32_blocks": list(options.fp32_blocks),
-        "lowering": options.lowering,
-        "target": options.target,
-        "opset": options.opset,
-        "max_streams": options.max_streams,
-        "plugin_version": options.plugin_version if options.lowering == "plugin" else None,
-        "simplified": options.simplify,
-        "checkpoint": Path(checkpoint).name if checkpoint else None,
-        "checkpoint_sha256": sha256_of_file(checkpoint, ExportError) if checkpoint else None,
-        "versions": {
+    return BuildFacts(
+        precision=options.precision,
+        fp32_blocks=options.fp32_blocks,
+        lowering=options.lowering,
+        target=options.target,
+        opset=options.opset,
+        max_streams=options.max_streams,
+        plugin_version=options.plugin_version if options.lowering == "plugin" else None,
+        simplified=options.simplify,
+        checkpoint=Path(checkpoint).name if checkpoint else None,
+        checkpoint_sha256=sha256_of_file(checkpoint, ExportError) if checkpoint else None,
+        versions={
             "l2g": l2g.__version__,
             "torch": torch.__version__,
             **{name: importlib.metadata.version(name) for name in packages},
         },
-    }
+    )
 
 
 def _check(graph: bytes) -> None:

@@ -26,6 +26,7 @@ from l2g.errors import ExportError
 from l2g.evaluation.precision import Measured, measure
 from l2g.export.precision.convert import all_blocks, to_half
 from l2g.export.precision.emulate import emulate
+from l2g.provenance import BuildFacts
 from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend
 
 
@@ -222,7 +223,7 @@ class _Trials:
 
     def _open(self, name: str, graph: bytes) -> OnnxRuntimeBackend:
         path = Path(self.folder.name) / f"{name}.onnx"
-        path.write_bytes(with_contract(graph, replace(self.contract, build={})))
+        path.write_bytes(with_contract(graph, replace(self.contract, build=BuildFacts())))
         return OnnxRuntimeBackend(path)
 
 

@@ -8,8 +8,6 @@ is compared is arithmetic; the FP16 graph is run as a GPU computes it (`l2g.expo
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -24,8 +22,9 @@ from l2g.export.precision.emulate import emulate
 from l2g.export.verification.comparison import TOLERANCES, differences
 from l2g.export.verification.decisions import expose_decisions
 from l2g.export.verification.rollouts import ROLLOUTS, Step, rollouts
-from l2g.export.verification.verify import Verification, open_session, run
+from l2g.export.verification.verify import open_session, run
 from l2g.modeling.local2global import Local2Global
+from l2g.provenance import FP16Verification, Verification
 
 # Rounding every tensor may cost this many times what rounding the weights alone costs. Measured: 0.8 to 1.7 (l2g_tiny,
 # a small random model). One layer's weights off by a tenth: 37 and more; a single weight: 8 to 10; swapped streams: 59.
@@ -38,31 +37,9 @@ FLOORS = {"boxes": 0.01, "labels": 0.01, "slots": 0.01, "scores": 1e-3, "masks":
 SMALL = 16
 
 
-@dataclass(frozen=True)
-class HalfVerification:
-    """What was measured over all steps, each from the model's own state.
-
-    library: what ran the graph. differences: the largest absolute difference of each output. errors: the root mean
-    square of all differences; limits: what was allowed, FACTOR times what rounding the weights alone costs.
-    largest_activation: the FP16 tensor that comes nearest to FP16's end, and its largest magnitude in float32.
-    float32: the verification of the float32 graph that this one was made from.
-    """
-
-    library: str
-    rollouts: tuple[tuple[int, int], ...]
-    differences: dict[str, float]
-    errors: dict[str, float]
-    limits: dict[str, float]
-    largest_activation: tuple[str, float]
-    float32: Verification = field(repr=False)
-
-    def to_dict(self) -> dict:
-        return asdict(self)
-
-
-def verify_half(
+def verify_fp16(
     model: Local2Global, single: bytes, half: bytes, contract: GraphContract, verified: Verification
-) -> HalfVerification:
+) -> FP16Verification:
     """Hold the FP16 graph to the model. single: the float32 graph, itself `verified`. Both without plugins.
 
     Raises ExportError where a tensor leaves FP16's range (its name and block, and how to keep it float32), and where
@@ -120,7 +97,7 @@ class _Sums:
                 if sums is self.half:
                     self.largest[name] = max(self.largest[name], float(np.nan_to_num(values, nan=np.inf).max()))
 
-    def judge(self, verified: Verification, activation: tuple[str, float]) -> HalfVerification:
+    def judge(self, verified: Verification, activation: tuple[str, float]) -> FP16Verification:
         import onnxruntime
 
         errors, floors = (
@@ -137,7 +114,7 @@ class _Sums:
                 + ". Nothing was written; --precision auto finds the blocks that FP16 hurts, --fp32-blocks keeps them"
             )
         library = f"onnxruntime {onnxruntime.__version__} CPU, FP16 emulated"
-        return HalfVerification(library, ROLLOUTS, self.largest, errors, limits, activation, verified)
+        return FP16Verification(library, ROLLOUTS, self.largest, errors, limits, activation, verified)
 
 
 def _check_range(largest: dict[str, float], nodes: dict[str, str], step: Step) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -14,24 +12,7 @@ from l2g.export.verification.comparison import TOLERANCES, Difference, compare
 from l2g.export.verification.decisions import expose_decisions, judge
 from l2g.export.verification.rollouts import ROLLOUTS, Step, rollouts
 from l2g.modeling.local2global import Local2Global
-
-
-@dataclass(frozen=True)
-class Verification:
-    """What was measured: the largest absolute difference of each output over all steps.
-
-    library: what ran the graph. rollouts: (streams, frames) of each. ties: steps at which the graph decided a tie
-    otherwise than the model; those were compared with the model's decisions put into the graph.
-    """
-
-    library: str
-    rollouts: tuple[tuple[int, int], ...]
-    differences: dict[str, float]
-    tolerances: dict[str, float]
-    ties: int
-
-    def to_dict(self) -> dict:
-        return asdict(self)
+from l2g.provenance import Verification
 
 
 def verify(model: Local2Global, graph: bytes, contract: GraphContract) -> Verification:

@@ -12,6 +12,7 @@ from l2g.contract import GraphContract, make_contract
 from l2g.errors import ContractError
 from l2g.modeling.detections import select_detections
 from l2g.modeling.local2global import FrameOutput, FrameState, Local2Global
+from l2g.provenance import BuildFacts
 from l2g.runtime.backends.base import Detections, HostState, RawOutputs
 
 # cuDNN computes FP32 convolutions in TF32 (10 bits of mantissa) unless told; what others are compared with does not.
@@ -43,7 +44,7 @@ class EagerBackend:
             association=config.association,
             top_k=top_k,
             model=config.to_dict(),
-            build={"library": "torch", "version": torch.__version__, "precision": "fp32"},
+            build=BuildFacts(precision="fp32", versions={"torch": torch.__version__}),
         )
         self._state: FrameState | None = None
 

@@ -12,8 +12,8 @@ from l2g.contract import METADATA_KEY
 from l2g.errors import ExportError
 from l2g.export.exporter import ExportOptions, export, halved
 from l2g.export.precision.convert import to_half
-from l2g.export.precision.verify import FACTOR, _round, half_tensors, verify_half
-from l2g.export.verification.verify import Verification
+from l2g.export.precision.verify import FACTOR, _round, half_tensors, verify_fp16
+from l2g.provenance import Verification
 from tests.export.models import inputs, run, session
 from tests.export.precision.half_models import PLANTED, contract, parsed, planted_model, single
 from tests.exported import exported_model, ignore_prior_valid, small_checkpoint, swap_streams
@@ -22,7 +22,7 @@ FLOAT32 = Verification("onnxruntime", (), {}, {}, 0)
 
 
 def verify(half: bytes):
-    return verify_half(exported_model(), single(), half, contract(), FLOAT32)
+    return verify_fp16(exported_model(), single(), half, contract(), FLOAT32)
 
 
 def test_an_fp16_file_from_the_command_line(tmp_path, capsys):
@@ -92,7 +92,7 @@ def test_the_block_kept_the_same_model_passes():
     half = ir.from_proto(onnx.load_from_string(single(planted=True)))
     to_half(half, keep=[PLANTED])
     half = ir.to_proto(half).SerializeToString()
-    found = verify_half(planted_model(), single(planted=True), half, contract(), FLOAT32)
+    found = verify_fp16(planted_model(), single(planted=True), half, contract(), FLOAT32)
     assert found.largest_activation[1] < 65504
 
 

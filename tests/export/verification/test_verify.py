@@ -63,7 +63,7 @@ def test_the_right_graph_passes(contract, same_steps):
     assert set(done.differences) == {"queries", "boxes", "logits", "mask_logits"}
     assert 0 < done.differences["queries"] < 2e-5
     assert done.ties == 0
-    assert contract.build["verification"]["tolerances"] == {name: TOLERANCES[name] for name in done.differences}
+    assert contract.build.verification.tolerances == {name: TOLERANCES[name] for name in done.differences}
 
 
 WRONG = {
