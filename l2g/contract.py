@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from l2g.errors import ContractError
 from l2g.provenance import BuildFacts
+
+if TYPE_CHECKING:
+    import numpy as np
 
 SCHEMA_VERSION = 1
 METADATA_KEY = "l2g.contract"
@@ -31,7 +34,7 @@ class TensorSpec:
     dtype: str
     shape: tuple[int | str, ...]
 
-    def check(self, array) -> None:
+    def check(self, array: np.ndarray) -> None:
         """Raise ContractError unless `array` (anything with `dtype` and `shape`) fits this spec."""
         fits = len(array.shape) == len(self.shape) and all(
             isinstance(want, str) or want == have for want, have in zip(self.shape, array.shape, strict=True)
@@ -146,6 +149,7 @@ def make_contract(
     """The contract of a Local2Global graph; `top_k` instances are chosen in the graph, None means raw outputs."""
     b, n, h, w = "B", num_queries, height // 4, width // 4
     state = (TensorSpec("queries", "float32", (b, n, hidden_dim)), TensorSpec("boxes", "float32", (b, n, 4)))
+    result: tuple[TensorSpec, ...]
     if top_k is None:
         result = (
             TensorSpec("logits", "float32", (b, n, len(class_names))),

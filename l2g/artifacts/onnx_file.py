@@ -27,7 +27,8 @@ def with_contract(graph: bytes, contract: GraphContract) -> bytes:
     """The whole file: in protobuf's encoding, appending a message adds to its repeated fields."""
     tail = onnx.ModelProto()
     tail.metadata_props.add(key=METADATA_KEY, value=contract.to_json())
-    return graph + tail.SerializeToString()
+    ending: bytes = tail.SerializeToString()
+    return graph + ending
 
 
 def read_contract(model: onnx.ModelProto, path: str | os.PathLike[str]) -> GraphContract:

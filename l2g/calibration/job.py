@@ -274,14 +274,14 @@ class QuantizeJob:
         values = self.ledger.values
         if f"{name}:frames" not in values:
             verdict = judge(self.base, self._candidate, dataset, self.options.streams, self.progress)
-            drift = {f"drift{i}": value for i, value in enumerate(verdict.drift)}
-            numbers = {"ap_reference": verdict.ap_reference, "ap": verdict.ap, "identity": verdict.identity, **drift}
+            numbers = {f"drift{i}": value for i, value in enumerate(verdict.drift)}
+            numbers |= {"ap_reference": verdict.ap_reference, "ap": verdict.ap, "identity": verdict.identity}
             for key, value in (numbers | {"frames": verdict.frames}).items():
                 if value is not None:
-                    self.ledger.measured(f"{name}:{key}", lambda value=value: value)
+                    self.ledger.record(f"{name}:{key}", value)
         drift = tuple(values.get(f"{name}:drift{i}") for i in range(4))
-        one, other, identity = (values.get(f"{name}:{key}") for key in ("ap_reference", "ap", "identity"))
-        return Verdict(dataset.name, int(values[f"{name}:frames"]), one, other, identity, drift)
+        one, other = values[f"{name}:ap_reference"], values[f"{name}:ap"]
+        return Verdict(dataset.name, int(values[f"{name}:frames"]), one, other, values.get(f"{name}:identity"), drift)
 
     def _quantised(self, model: onnx.ModelProto, observed: Observed, method: str, nodes) -> onnx.ModelProto:
         half = self.options.scales == "fp16"

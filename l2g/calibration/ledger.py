@@ -29,9 +29,13 @@ class Ledger:
     def measured(self, name: str, measure: Callable[[], float]) -> float:
         """The number of this name; `measure` is called where there is none yet."""
         if name not in self.values:
-            self.values[name] = float(measure())
-            self._write()
+            self.record(name, measure())
         return self.values[name]
+
+    def record(self, name: str, value: float) -> None:
+        """Keep a number that was measured together with others."""
+        self.values[name] = float(value)
+        self._write()
 
     def _read(self) -> None:
         try:

@@ -171,13 +171,12 @@ def write_samples(file: Path, samples: list[Sample]) -> None:
     """All samples of one video; the file appears whole or not at all."""
     arrays = {name: np.concatenate([sample.inputs[name] for sample in samples]) for name in samples[0].inputs}
     with write_atomically(file, DataError) as temporary, temporary.open("wb") as stream:
-        np.savez_compressed(
-            stream,
-            **arrays,
-            kind=np.array([KINDS.index(sample.kind) for sample in samples], np.int8),
-            time=np.array([sample.time for sample in samples]),
-            video=samples[0].video,
-        )
+        facts = {
+            "kind": np.array([KINDS.index(sample.kind) for sample in samples], np.int8),
+            "time": np.array([sample.time for sample in samples]),
+            "video": np.array(samples[0].video),
+        }
+        np.savez_compressed(stream, allow_pickle=True, **arrays, **facts)
 
 
 def _run(backend: Backend, video: Video, place: int, options: RecordingOptions) -> list[Sample]:
@@ -186,13 +185,14 @@ def _run(backend: Backend, video: Video, place: int, options: RecordingOptions) 
     reset = length // 2 if place % 2 and length >= 4 else None
     kinds = plan(length, hidden_frames(video), options.frames, reset)
     letterbox = letterbox_of(contract, video.height, video.width)
-    _, slots, width = contract.input("prior_queries").shape
+    slots, width = (int(size) for size in contract.input("prior_queries").shape[1:])
     nothing = HostState(np.zeros((1, slots, width), np.float32), np.zeros((1, slots, 4), np.float32), np.zeros(1, bool))
     samples = []
     for time in range(max(kinds) + 1):
         frames = letterbox.to_canvas(video.frame(time))[None]
         fresh = time in (0, reset)
         state = nothing if fresh else backend.read_state()
+        assert state is not None  # a graph with a state has one after its first step
         if time in kinds:
             valid = np.array([[not fresh]], np.float32)
             arrays = (frames, state.queries, state.boxes, valid)

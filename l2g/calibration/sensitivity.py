@@ -54,7 +54,9 @@ def output_error(graph: bytes, contract: GraphContract, wanted: list[Reference])
         outputs = _run(session, contract, reference.sample)
         if not reference.sample.inputs[contract.valid_input].any():
             twin = RawOutputs(reference.queries, outputs.boxes, outputs.logits, outputs.mask_logits)
-            outputs = permute_slots(outputs, slot_order(twin, outputs))
+            permuted = permute_slots(outputs, slot_order(twin, outputs))
+            assert isinstance(permuted, RawOutputs)
+            outputs = permuted
         pairs = (
             (reference.queries, outputs.queries),
             (reference.probabilities, sigmoid(outputs.logits[0])),

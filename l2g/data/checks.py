@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,9 @@ def check_video(video: dict, exists: Callable[[str], bool]) -> list[Problem]:
     return []
 
 
-def check_annotation(annotation: dict, videos: dict[int, dict], categories: set[int]) -> list[Problem]:
+def check_annotation(
+    annotation: dict[str, Any], videos: Mapping[Any, dict[str, Any]], categories: set[int]
+) -> list[Problem]:
     """What is wrong with an entry of `annotations`, down to every run-length code."""
     where = f"annotation {annotation.get('id')}"
     video = videos.get(annotation.get("video_id"))

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import onnx
 
@@ -98,7 +99,7 @@ def audit(model: onnx.ModelProto, layers: Iterable[Layer], asked: str, log: str 
         asked=asked,
         share=kept / total if total else 0.0,
         flops=flops,
-        layers=dict(Counter(layer.precision for layer in computing)),
+        layers=dict(Counter(layer.precision or "unknown" for layer in computing)),
         nodes=dict(Counter(computed.values())),
         wider=tuple((c.name, computed[c.name]) for c in wider[:10]),
         fused_attention=sum(_is_attention(layer, operators) for layer in layers),
@@ -139,10 +140,11 @@ def layers_from_inspector(text: str) -> tuple[Layer, ...]:
 
 def _layer_from_line(line: str) -> Layer:
     head, _, metadata = line.partition(", Metadata: ")
+    name, _, kind = head.removeprefix("Name: ").partition(", LayerType: ")
     groups = {key: _section(head, key) for key in ("Inputs", "Constants", "Outputs")}
     return Layer(
-        name=re.match(r"Name: (.*?), LayerType: ", line)[1],
-        kind=re.search(r", LayerType: ([^,]*)", line)[1],
+        name=name,
+        kind=kind.partition(",")[0],
         inputs=groups["Inputs"],
         weights=groups["Constants"],
         outputs=groups["Outputs"],
@@ -156,7 +158,7 @@ def _section(line: str, key: str) -> tuple[Tensor, ...]:
     return tuple(Tensor(_precision(dtype), _elements(dims.split(","))) for dims, dtype in entries)
 
 
-def _layer_from_json(entry: dict) -> Layer:
+def _layer_from_json(entry: dict[str, Any]) -> Layer:
     weights = [_tensor(tensor) for tensor in entry.get("Constants", ())]
     if isinstance(kernel := entry.get("Weights"), dict):  # a convolution that is not part of a fused graph
         weights.append(Tensor(_precision(kernel.get("Type", "")), int(kernel.get("Count", 0))))
@@ -170,7 +172,7 @@ def _layer_from_json(entry: dict) -> Layer:
     )
 
 
-def _tensor(entry: dict) -> Tensor:
+def _tensor(entry: dict[str, Any]) -> Tensor:
     keys = ("DataType", "Datatype", "Format/Datatype", "Format")
     described = next((str(entry[key]) for key in keys if entry.get(key)), "")
     return Tensor(_precision(described), _elements(entry.get("Dimensions", ())))
@@ -180,16 +182,17 @@ def _precision(described: str) -> str | None:
     return next((name for name, pattern in _TYPES if re.search(pattern, described, re.IGNORECASE)), None)
 
 
-def _elements(dims: Iterable) -> int:
+def _elements(dims: Iterable[object]) -> int:
     # A free dimension is one stream's.
-    return prod(max(int(dim), 1) for dim in dims if str(dim).strip().lstrip("-").isdigit())
+    return prod(max(int(str(dim)), 1) for dim in dims if str(dim).strip().lstrip("-").isdigit())
 
 
 def _precision_of(node: str, layers: tuple[Layer, ...]) -> str:
     """The widest precision of the layers that compute this node."""
-    naming = [layer for layer in layers if node in layer.nodes and layer.precision]
-    computing = [layer for layer in naming if layer.computes] or naming
-    return max((layer.precision for layer in computing), key=PRECISIONS[::-1].index, default="unknown")
+    naming = [layer for layer in layers if node in layer.nodes]
+    computing = [layer.precision for layer in naming if layer.computes and layer.precision]
+    found = computing or [layer.precision for layer in naming if layer.precision]
+    return max(found, key=PRECISIONS[::-1].index, default="unknown")
 
 
 def _at_most(precision: str, asked: str) -> bool:

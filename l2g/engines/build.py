@@ -118,7 +118,7 @@ def build_engine(
         unverified = EngineVerification(UNVERIFIED, reason or "not yet")
         sidecar = dataclasses.replace(sidecar, engine=dataclasses.replace(sidecar.engine, verification=unverified))
     _write(output, content, sidecar)
-    if reason is None and not sidecar.engine.verified:
+    if verify is not None and reason is None and not sidecar.engine.verified:
         sidecar = _verify(onnx_file, output, verify)
         if cache:
             engine_cache.store(cache, key, content, sidecar)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,7 +27,7 @@ OPSETS = {10: (9, 20), 11: (9, 25)}
 # TensorRT#4813 was reported with 10.14 and later ones up to 11.1, and not closed by a later release.
 GRIDSAMPLE_WRONG_SINCE = (10, 14)
 PLUGINS = re.compile(r"_TRT$|Plugin")
-_FLOATS = {
+_FLOATS: dict[int, str] = {
     TensorProto.FLOAT: "fp32",
     TensorProto.FLOAT16: "fp16",
     TensorProto.BFLOAT16: "bf16",
@@ -59,11 +60,14 @@ class Finding:
     evidence: str
     mend: str
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, str]:
         return asdict(self)
 
     def __str__(self) -> str:
         return f"{self.severity}: {self.text}\n    found: {self.evidence}\n    mend:  {self.mend}"
+
+
+Findings = Iterator[Finding]
 
 
 @dataclass(frozen=True)
@@ -121,9 +125,11 @@ def available_memory() -> int | None:
     """Bytes that a program may still take on this host (Linux), None where that cannot be told."""
     try:
         text = Path("/proc/meminfo").read_text(encoding="ascii")
-        free = int(re.search(r"MemAvailable:\s+(\d+) kB", text)[1]) << 10
-    except (OSError, TypeError):
+    except OSError:
         return None
+    if (line := re.search(r"MemAvailable:\s+(\d+) kB", text)) is None:
+        return None
+    free = int(line[1]) << 10
     for limit, used in (
         ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
         ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
@@ -185,7 +191,7 @@ _SAME_TYPE = frozenset(
 )
 
 
-def _contract_rules(graph: Examined, asked: Circumstances):
+def _contract_rules(graph: Examined, asked: Circumstances) -> Findings:
     export = f"export the model again: python export/to_onnx.py --ckpt CKPT --target tensorrt --output {graph.path}"
     if graph.contract is None:
         text = "the graph carries no readable contract, so no runtime could drive its engine"
@@ -205,7 +211,7 @@ def _contract_rules(graph: Examined, asked: Circumstances):
         yield Finding("warn", "target", text, "contract: target onnxruntime", export)
 
 
-def _opset_rules(graph: Examined, asked: Circumstances):
+def _opset_rules(graph: Examined, asked: Circumstances) -> Findings:
     major = 11 if asked.library == "tensorrt-rtx" else (asked.release[0] if asked.release else 10)
     fewest, most = OPSETS.get(major, OPSETS[max(OPSETS)])
     if not fewest <= graph.opset <= most:
@@ -218,7 +224,7 @@ def _opset_rules(graph: Examined, asked: Circumstances):
         yield Finding("refuse", "groupnorm", text, _names(norms), "export it with --opset 17 to 20")
 
 
-def _gridsample_rules(graph: Examined, asked: Circumstances):
+def _gridsample_rules(graph: Examined, asked: Circumstances) -> Findings:
     grids = graph.nodes("GridSample")
     if not grids:
         return
@@ -236,7 +242,7 @@ def _gridsample_rules(graph: Examined, asked: Circumstances):
     yield Finding(severity, "gridsample", text, found, mend)
 
 
-def _type_rules(graph: Examined, asked: Circumstances):
+def _type_rules(graph: Examined, asked: Circumstances) -> Findings:
     for value in graph.model.graph.input:
         users = [node for node in graph.model.graph.node if value.name in node.input and node.op_type != "Cast"]
         if value.type.tensor_type.elem_type == TensorProto.UINT8 and users:
@@ -250,9 +256,9 @@ def _type_rules(graph: Examined, asked: Circumstances):
         if len(found) > 1:
             mixed.append((node, sorted(found)))
     if mixed:
-        node, found = mixed[0]
+        node, types = mixed[0]
         text = "nodes take operands of two precisions, which a strongly typed network refuses: casts are missing"
-        evidence = f"{len(mixed)} nodes, the first {node.op_type} '{node.name}' with {' and '.join(found)}"
+        evidence = f"{len(mixed)} nodes, the first {node.op_type} '{node.name}' with {' and '.join(types)}"
         mend = "make the graph again: python export/to_onnx.py --precision fp16"
         yield Finding("refuse", "mixed", text, evidence, mend)
     doubles = [weight.name for weight in graph.model.graph.initializer if weight.data_type == TensorProto.DOUBLE]
@@ -261,7 +267,7 @@ def _type_rules(graph: Examined, asked: Circumstances):
         yield Finding("refuse", "double", text, f"{len(doubles)}, the first {doubles[0]}", "export the model again")
 
 
-def _precision_rules(graph: Examined, asked: Circumstances):
+def _precision_rules(graph: Examined, asked: Circumstances) -> Findings:
     says = graph.contract.build.precision if graph.contract else None
     precision = asked.precision or says or "fp32"
     if precision not in ("fp16", "int8"):
@@ -285,7 +291,7 @@ def _precision_rules(graph: Examined, asked: Circumstances):
         yield Finding("warn", "precision", text, f"{count} of {of} {what}", "leave --precision away")
 
 
-def _scale_rules(graph: Examined, asked: Circumstances):
+def _scale_rules(graph: Examined, asked: Circumstances) -> Findings:
     """Both sides of a quantised product have scales of one type, or the builder fails with a message of its inside."""
     scales: dict[str, str | None] = {}
     for node in graph.model.graph.node:
@@ -320,7 +326,7 @@ def precision_share(graph: Examined, precision: str) -> tuple[float, int, int, s
     return share, sum(c.name in inside for c in found), len(found), what
 
 
-def _plugin_rules(graph: Examined, asked: Circumstances):
+def _plugin_rules(graph: Examined, asked: Circumstances) -> Findings:
     nodes = [node for node in graph.model.graph.node if PLUGINS.search(node.op_type)]
     if not nodes:
         return
@@ -344,7 +350,7 @@ def _plugin_rules(graph: Examined, asked: Circumstances):
         )
 
 
-def _memory_rules(graph: Examined, asked: Circumstances):
+def _memory_rules(graph: Examined, asked: Circumstances) -> Findings:
     size = graph.path.stat().st_size
     needed = _BASE_MEMORY + _MEMORY_PER_BYTE * size
     if asked.memory is not None and asked.memory < needed:
@@ -358,14 +364,14 @@ def _memory_rules(graph: Examined, asked: Circumstances):
         yield Finding("refuse", "memory", "too little free memory on the GPU to build", found, mend)
 
 
-def _place_rules(graph: Examined, asked: Circumstances):
+def _place_rules(graph: Examined, asked: Circumstances) -> Findings:
     if asked.version is None:
         text = f"{asked.library} is not installed here: rules that depend on its version were not tried"
         yield Finding(
             "note", "library", text, "no version", "give --library-version, or run this where it is installed"
         )
         return
-    if asked.library == "tensorrt" and asked.release < (10, 12):
+    if asked.library == "tensorrt" and asked.release is not None and asked.release < (10, 12):
         text = "strong typing is called fully available from TensorRT 10.12 on; earlier ones are untested here"
         yield Finding("warn", "library", text, asked.version, "upgrade TensorRT, or compare AP after the build")
 

@@ -6,7 +6,7 @@ import os
 import shlex
 from pathlib import Path
 
-from l2g.contract import GraphContract
+from l2g.contract import GraphContract, TensorSpec
 from l2g.engines.builder import CURRENT, BuildOptions
 
 TOOLS = {"10": "trtexec of TensorRT 10.x", "11": "trtexec of TensorRT 11.x", "rtx": "tensorrt_rtx of TensorRT-RTX"}
@@ -60,5 +60,5 @@ def trtexec_commands(
     return "\n\n".join(f"# {TOOLS[t]}\n{trtexec_command(t, onnx_file, engine, contract, options)}" for t in tools)
 
 
-def _shape(spec, streams: int) -> str:
+def _shape(spec: TensorSpec, streams: int) -> str:
     return f"{spec.name}:" + "x".join(str(streams if isinstance(dim, str) else dim) for dim in spec.shape)

@@ -111,12 +111,12 @@ def _agreement(one: RawOutputs | Detections, other: RawOutputs | Detections, str
     queries, matched = one.queries[stream], other.queries[stream][slots]
     scale = float(np.linalg.norm(queries)) or 1.0
     distance = float(np.linalg.norm(queries - matched)) / scale
-    if isinstance(one, RawOutputs):
+    if isinstance(one, RawOutputs) and isinstance(other, RawOutputs):
         scores = [sigmoid(o.logits[stream]).max(axis=1) for o in (one, other)]
         masks = [o.mask_logits[stream] > 0 for o in (one, other)]
         missing, theirs = 0.0, slots
         mine = np.arange(len(slots))
-    else:
+    elif isinstance(one, Detections) and isinstance(other, Detections):
         scores, masks = [o.scores[stream] for o in (one, other)], [o.masks[stream] > 127 for o in (one, other)]
         place = {int(slot): row for row, slot in enumerate(other.slots[stream])}
         pairs = [
@@ -124,6 +124,10 @@ def _agreement(one: RawOutputs | Detections, other: RawOutputs | Detections, str
         ]
         missing = 1 - len(pairs) / len(one.slots[stream])
         mine, theirs = (np.array(rows, int) for rows in zip(*pairs, strict=True)) if pairs else (np.zeros(0, int),) * 2
+    else:
+        raise EngineError(
+            "one of the two gives raw outputs, the other detections; compare an engine with its own graph"
+        )
     score = np.abs(scores[0][mine] - scores[1][theirs])
     pixels = masks[0][mine] != masks[1][theirs]
     numbers = (score.mean(), pixels.mean()) if len(mine) else (1.0, 1.0)

@@ -118,7 +118,8 @@ def export(
     options, output = options or ExportOptions(), Path(output)
     contract = contract_of(model, options)
     with write_atomically(output, ExportError) as temporary:
-        single, verification = _verified(model, contract, options)
+        verification: Verification | FP16Verification
+        single, verification = float32 = _verified(model, contract, options)
         graph = single
         if options.precision == "fp16":
             chosen = choose(runnable(single, options), contract) if choose else ()
@@ -126,7 +127,7 @@ def export(
             graph = halved(single, options.fp32_blocks)
             _check(graph)
             runnables = runnable(single, options), runnable(graph, options)
-            verification = verify_fp16(model, *runnables, contract, verification)
+            verification = verify_fp16(model, *runnables, contract, float32[1])
         build = with_sum(dataclasses.replace(build_facts(options, checkpoint), verification=verification), graph)
         contract = dataclasses.replace(contract, build=build)
         temporary.write_bytes(with_contract(graph, contract))

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from l2g import files
 from l2g.errors import DataError, L2GError
 
 OK, BAD_INPUT = 0, 2
 _JSON = TypeVar("_JSON")
+# A parsed JSON object that nobody has checked yet.
+Json = dict[str, Any]
 
 
-def read_json(source: str | Path | dict[Any, Any] | list[Any], what: str, kind: type[_JSON]) -> _JSON:
+class Report(Protocol):
+    """What a metric ends with: numbers for programs, a table for people, and remarks."""
+
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+
+    def to_json(self) -> Json: ...
+
+    def table(self) -> str: ...
+
+
+def read_json(source: str | Path | Json | list[Any], what: str, kind: type[_JSON]) -> _JSON:
     """`source` itself if it is already parsed, else the JSON file it names; DataError unless it holds a `kind`."""
     if isinstance(source, (str, Path)):
         return files.read_json(source, kind, f"{what} {source}")
@@ -24,7 +37,7 @@ def read_json(source: str | Path | dict[Any, Any] | list[Any], what: str, kind: 
 
 
 @contextmanager
-def no_collection():
+def no_collection() -> Iterator[None]:
     """No cyclic garbage collection inside: millions of parsed objects are no garbage, and to visit them takes long."""
     enabled = gc.isenabled()
     gc.disable()
@@ -35,7 +48,7 @@ def no_collection():
             gc.enable()
 
 
-def field(entry: dict, key: str, where: str):
+def field(entry: Json, key: str, where: str) -> Any:
     """`entry[key]`; DataError that names `where` if there is none or `entry` is no object."""
     try:
         return entry[key]
@@ -46,7 +59,7 @@ def field(entry: dict, key: str, where: str):
     raise DataError(f"{where}: has no '{key}'; found only {sorted(map(str, entry))}")
 
 
-def finish(evaluate: Callable[[], object], json_path: str | None) -> int:
+def finish(evaluate: Callable[[], Report], json_path: str | None) -> int:
     """Run `evaluate`, print its report's `table()`, its notes on stderr, write `to_json()`; return the exit code."""
     try:
         report = evaluate()

@@ -7,11 +7,13 @@ killed and resumed computes the same losses as one that was not.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as distributed
@@ -166,7 +168,7 @@ class Trainer:
         dtype = AUTOCAST.get(config.precision)
         with torch.autocast(device.type, dtype) if dtype else contextlib.nullcontext():
             terms: dict[str, Tensor] = runner(batch)
-            loss = sum(terms.values())
+            loss = functools.reduce(torch.add, terms.values())
         optimiser.zero_grad(set_to_none=True)
         scaler.scale(loss).backward()
         scaler.unscale_(optimiser)
@@ -320,12 +322,15 @@ def _key(*parts: int) -> int:
 @contextlib.contextmanager
 def _on_signal(request: Callable[[], None]):
     """Ctrl-C and SIGTERM ask for an orderly stop after the current iteration; a second one stops at once."""
-    previous = {}
+    previous: dict[int, Any] = {}
 
     def handler(number, frame):
         request()
-        for name, action in previous.items():
-            signal.signal(name, action)
+        restore()
+
+    def restore() -> None:
+        for number, action in previous.items():
+            signal.signal(number, action)
 
     try:
         for name in (signal.SIGINT, signal.SIGTERM):
@@ -335,5 +340,4 @@ def _on_signal(request: Callable[[], None]):
     try:
         yield
     finally:
-        for name, action in previous.items():
-            signal.signal(name, action)
+        restore()

@@ -20,7 +20,8 @@ import onnx_ir.passes.common as passes
 
 from l2g.errors import ExportError
 from l2g.export.graph.blocks import GRANULARITIES, block_of
-from l2g.export.graph.folding import constant, tidy
+from l2g.export.graph.folding import tidy
+from l2g.export.graph.values import constant, input_of, producer_of
 from l2g.export.precision.islands import Islands
 
 HALF, FLOAT = ir.DataType.FLOAT16, ir.DataType.FLOAT
@@ -156,7 +157,7 @@ class _Converter:
     def _add_cast(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
         producer, source = value.producer(), value
         if producer is not None and producer.op_type == "Cast":
-            source = producer.inputs[0]  # two casts after each other are one
+            source = input_of(producer, 0)  # two casts after each other are one
             if source.dtype == dtype:
                 return source
         node = ir.node("Cast", [source], {"to": dtype}, name=_beside(value, f"Cast_{_suffix(dtype)}"))
@@ -183,7 +184,7 @@ class _Converter:
         node = ir.node("Cast", [value], {"to": FLOAT}, name=_beside(value, "Cast_output"))
         result = node.outputs[0]
         result.name, result.dtype, result.shape = name, FLOAT, value.shape
-        self.graph.insert_after(value.producer(), node)
+        self.graph.insert_after(producer_of(value), node)
         self.graph.outputs[index] = result
         # What reads the value in float32 inside the graph reads the output.
         inner = self.casts.get((id(value), FLOAT))

@@ -21,7 +21,7 @@ import onnx_ir as ir
 
 from l2g.artifacts.onnx_file import read_model
 from l2g.errors import ExportError, L2GError
-from l2g.export.graph.folding import constant
+from l2g.export.graph.values import array_of, producer_of
 from l2g.export.precision.convert import FLOAT, HALF, MOVING
 from l2g.files import write_bytes
 
@@ -48,14 +48,14 @@ def emulate(model: ir.Model) -> ir.Model:
 
 
 def _widen(value: ir.Value) -> None:
-    array = constant(value).astype("float32")
+    array = array_of(value).astype("float32")
     value.const_value = ir.tensor(array, name=value.name)
     value.dtype = FLOAT
 
 
 def _round(graph: ir.Graph, value: ir.Value) -> None:
     """Everything that reads `value` reads it rounded. ONNX Runtime keeps a pair of casts that a graph holds itself."""
-    name = f"{value.producer().name}/Output_{value.index()}"
+    name = f"{producer_of(value).name}/Output_{value.index()}"
     down = ir.node("Cast", [value], {"to": HALF}, name=f"{name}/Round")
     up = ir.node("Cast", down.outputs, {"to": FLOAT}, name=f"{name}/Widen")
     down.outputs[0].name, up.outputs[0].name = f"{value.name}_rounded", f"{value.name}_widened"
@@ -63,7 +63,7 @@ def _round(graph: ir.Graph, value: ir.Value) -> None:
     down.outputs[0].shape = up.outputs[0].shape = value.shape
     value.replace_all_uses_with(up.outputs[0])
     down.replace_input_with(0, value)
-    graph.insert_after(value.producer(), [down, up])
+    graph.insert_after(producer_of(value), [down, up])
 
 
 def is_half(model: onnx.ModelProto) -> bool:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -26,6 +27,7 @@ from l2g.errors import ExportError
 from l2g.evaluation.precision import Measured, measure
 from l2g.export.precision.convert import all_blocks, to_half
 from l2g.export.precision.emulate import emulate
+from l2g.files import write_text
 from l2g.provenance import BuildFacts
 from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend
 
@@ -42,7 +44,7 @@ class Budget:
     def holds(self, reference: Measured, found: Measured) -> bool:
         if not found.finite or (found.ap is None) != (reference.ap is None):
             return False
-        lost = 0.0 if found.ap is None else reference.ap - found.ap
+        lost = 0.0 if found.ap is None or reference.ap is None else reference.ap - found.ap
         steady = all(value is None or value >= self.identity for value in found.identity)
         return lost <= self.ap + 1e-9 and steady and all(v is None or v >= self.mask_iou for v in found.mask_iou)
 
@@ -73,7 +75,7 @@ class Search:
     def alone(self) -> dict[str, Trial]:
         return {trial.half[0]: trial for trial in self.trials if len(trial.half) == 1}
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     def table(self) -> str:
@@ -166,7 +168,7 @@ class _Trials:
         self.blocks, self.log = blocks, log
         self.granularity, self.streams, self.confidence = how
         self.done: dict[frozenset[str], Trial] = {}
-        self.reference: Measured | None = None
+        self._reference: Measured | None = None
         self.folder = TemporaryDirectory(prefix="l2g-precision-")
         self.single: OnnxRuntimeBackend | None = None
         self.bar = tqdm(desc="trials", unit="", disable=None if progress else True, position=0)
@@ -176,6 +178,12 @@ class _Trials:
         if self.single is not None:
             self.single.close()
         self.folder.cleanup()
+
+    @property
+    def reference(self) -> Measured:
+        """The float32 graph, once anything has been tried."""
+        assert self._reference is not None
+        return self._reference
 
     def holds(self, half: frozenset[str]) -> bool:
         return self.trial(half).holds
@@ -192,9 +200,10 @@ class _Trials:
         if recorded is None:
             recorded = self._measure(half)
             self.log.add(names, *recorded)
-        self.reference, measured = recorded
-        loss = None if measured.ap is None or self.reference.ap is None else self.reference.ap - measured.ap
-        trial = Trial(names, self.budget.holds(self.reference, measured), loss, measured)
+        reference, measured = recorded
+        self._reference = reference
+        loss = None if measured.ap is None or reference.ap is None else reference.ap - measured.ap
+        trial = Trial(names, self.budget.holds(reference, measured), loss, measured)
         self.done[half] = trial
         self.bar.update()
         self.bar.write(
@@ -228,15 +237,13 @@ class _Trials:
 
 
 class _Log:
-    """A JSON Lines file: what is searched, then a line for every trial."""
+    """A JSON Lines file: what is searched, then a line for every trial. Without a path it only remembers."""
 
-    def __init__(self, path: str | Path | None, header: dict):
+    def __init__(self, path: str | Path | None, header: dict[str, Any]):
         self.path = None if path is None else Path(path)
         self.entries: dict[tuple[str, ...], tuple[Measured, Measured]] = {}
-        if self.path is None:
-            return
-        if self.path.is_file() and self.path.stat().st_size:
-            self._read(header)
+        if self.path is not None and self.path.is_file() and self.path.stat().st_size:
+            self._read(self.path, header)
         else:
             self._write(header)
 
@@ -245,11 +252,10 @@ class _Log:
 
     def add(self, half: tuple[str, ...], reference: Measured, measured: Measured) -> None:
         self.entries[half] = reference, measured
-        if self.path is not None:
-            self._write({"half": half, "reference": reference.to_dict(), "measured": measured.to_dict()})
+        self._write({"half": half, "reference": reference.to_dict(), "measured": measured.to_dict()})
 
-    def _read(self, header: dict) -> None:
-        text = self.path.read_text(encoding="utf-8")
+    def _read(self, path: Path, header: dict[str, Any]) -> None:
+        text = path.read_text(encoding="utf-8")
         first, *lines = text.splitlines()
         try:
             found = json.loads(first)
@@ -258,7 +264,7 @@ class _Log:
             differing = ["contents"]
         if differing:
             raise ExportError(
-                f"{self.path}: the log of another search (another {differing[0]}); delete it or give another --log"
+                f"{path}: the log of another search (another {differing[0]}); delete it or give another --log"
             )
         for line in lines:
             try:
@@ -266,11 +272,12 @@ class _Log:
             except ValueError:  # the line at which a search was interrupted
                 break
             self.entries[tuple(entry["half"])] = _measured(entry["reference"]), _measured(entry["measured"])
-
         if not text.endswith("\n"):
-            self.path.write_text("\n".join([first, *lines[: len(self.entries)], ""]), encoding="utf-8")
+            write_text(path, "\n".join([first, *lines[: len(self.entries)], ""]), ExportError)
 
-    def _write(self, entry: dict) -> None:
+    def _write(self, entry: dict[str, Any]) -> None:
+        if self.path is None:
+            return
         try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(entry) + "\n")
@@ -278,8 +285,9 @@ class _Log:
             raise ExportError(f"{self.path}: cannot be written ({error.strerror}); give another --log") from None
 
 
-def _measured(entry: dict) -> Measured:
-    return Measured(**{name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()})
+def _measured(entry: dict[str, Any]) -> Measured:
+    fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in entry.items()}
+    return Measured(**fields)
 
 
 def _lost_iou(measured: Measured) -> float:

@@ -15,8 +15,8 @@ import onnx_ir as ir
 from l2g.config import ModelConfig
 from l2g.contract import GraphContract
 from l2g.errors import ExportError
-from l2g.export.graph.folding import constant
 from l2g.export.graph.node_builder import Builder
+from l2g.export.graph.values import constant, input_of, named, producer_of
 from l2g.export.precision.convert import FLOAT, FP16_MAX, HALF, MOVING
 from l2g.export.precision.emulate import emulate
 from l2g.export.verification.comparison import TOLERANCES, differences
@@ -71,11 +71,11 @@ def half_tensors(model: ir.Model) -> dict[str, str]:
     found = {}
     for node in model.graph:
         value = node.outputs[0]
-        if node.op_type == "Cast" and value.dtype == HALF and node.inputs[0].producer() is not None:
-            if node.inputs[0].dtype == FLOAT and value.uses():
-                found[node.inputs[0].name] = value.uses()[0][0].name
+        if node.op_type == "Cast" and value.dtype == HALF and input_of(node, 0).producer() is not None:
+            if input_of(node, 0).dtype == FLOAT and (readers := value.consumers()):
+                found[named(input_of(node, 0))] = named(readers[0])
         elif node.op_type not in MOVING and node.op_type != "Cast" and value.dtype == HALF:
-            found[value.name.removesuffix("_half")] = node.name
+            found[named(value).removesuffix("_half")] = named(node)
     return found
 
 
@@ -149,10 +149,10 @@ def _with_maxima(model: ir.Model, names: dict[str, str]) -> ir.Model:
     values = {value.name: value for node in model.graph for value in node.outputs}
     for name in names:
         value = values[name]
-        build = Builder(model.graph, f"{value.producer().name}/Magnitude")
+        build = Builder(model.graph, f"{producer_of(value).name}/Magnitude")
         result = build.op("ReduceMax", build.op("Abs", value), keepdims=0)
         result.dtype, result.shape = FLOAT, ir.Shape([])
-        model.graph.insert_after(value.producer(), build.nodes)
+        model.graph.insert_after(producer_of(value), build.nodes)
         model.graph.outputs.append(result)
     return model
 
