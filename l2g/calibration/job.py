@@ -21,9 +21,9 @@ from l2g.calibration.placement import LAYOUTS, find_places, quantise
 from l2g.calibration.ranges import AUTO, METHODS, PERCENTILE
 from l2g.calibration.recording import STATES, Recording, RecordingOptions, record
 from l2g.calibration.report import MethodError, Report
-from l2g.calibration.scoring import Verdict, average_precision, first_videos, interleaved_speed, judge
-from l2g.calibration.search import Search, ranked, search
+from l2g.calibration.scoring import Verdict, average_precision, compare_on, first_videos, interleaved_speed
 from l2g.calibration.sensitivity import output_error, references
+from l2g.calibration.unit_search import UnitSearch, ranked, search_units
 from l2g.calibration.units import take_inventory
 from l2g.contract import GraphContract
 from l2g.data.dataset import VideoDataset
@@ -38,7 +38,7 @@ SCALES = ("fp32", "fp16")
 # Two graphs of one recipe differ by nothing; this leaves room for other fusions around the same integers.
 SAME_STATE = 1e-3
 # Q and DQ take FP16 scales from here on.
-HALF_OPSET = 19
+FP16_SCALES_OPSET = 19
 
 
 @dataclass(frozen=True)
@@ -223,9 +223,9 @@ class QuantizeJob:
             self._references = references(self.model.SerializeToString(), self.contract, picked)
         return self._references
 
-    def _search(self, observed: Observed, method: str, sensitivity: dict[str, float]) -> Search:
+    def _search(self, observed: Observed, method: str, sensitivity: dict[str, float]) -> UnitSearch:
         if not self.options.max_trials:
-            return Search(self.inventory.default, (), ())
+            return UnitSearch(self.inventory.default, (), ())
         videos, streams = first_videos(self.dataset, self.options.search_videos), self.options.streams
 
         def loss(units: frozenset[str]) -> float:
@@ -239,10 +239,10 @@ class QuantizeJob:
             return whole - self.ledger.measured(f"ap:{method}:{name_of(units)}", measure)
 
         budget = float("inf") if self.options.ap_budget is None else self.options.ap_budget
-        return search(self.inventory, sensitivity, loss, budget, self.options.max_trials)
+        return search_units(self.inventory, sensitivity, loss, budget, self.options.max_trials)
 
     def _judge(
-        self, observed: Observed, method: str, found: Search, sensitivity: dict[str, float]
+        self, observed: Observed, method: str, found: UnitSearch, sensitivity: dict[str, float]
     ) -> tuple[tuple[str, ...], tuple[tuple[int, tuple[Verdict, ...]], ...]]:
         """The verdict over whole data sets; while one is beyond the budget the most sensitive units are given up.
 
@@ -273,7 +273,7 @@ class QuantizeJob:
         name = f"verdict:{dataset.name}:{len(dataset.videos)}:{method}:{name_of(units)}"
         values = self.ledger.values
         if f"{name}:frames" not in values:
-            verdict = judge(self.base, self._candidate, dataset, self.options.streams, self.progress)
+            verdict = compare_on(self.base, self._candidate, dataset, self.options.streams, self.progress)
             numbers = {f"drift{i}": value for i, value in enumerate(verdict.drift)}
             numbers |= {"ap_reference": verdict.ap_reference, "ap": verdict.ap, "identity": verdict.identity}
             for key, value in (numbers | {"frames": verdict.frames}).items():
@@ -294,9 +294,9 @@ class QuantizeJob:
         del graph.metadata_props[:]
         data = graph.SerializeToString(deterministic=True)
         if self.options.scales == "fp16":
-            from l2g.export.exporter import halved
+            from l2g.export.exporter import fp16_graph
 
-            data = halved(data)
+            data = fp16_graph(data)
         onnx.checker.check_model(onnx.load_from_string(data), full_check=True)
         return data
 
@@ -389,7 +389,7 @@ def export_base(
         width=width,
         top_k=top_k,
         target=options.layout,
-        opset=HALF_OPSET if options.scales == "fp16" else 17,
+        opset=FP16_SCALES_OPSET if options.scales == "fp16" else 17,
     )
     export(model, path, choices, source)
     return path
@@ -408,7 +408,8 @@ def _check_base(path: Path, model: onnx.ModelProto, contract: GraphContract, opt
     if contract.output_kind != "raw":
         raise ExportError(f"{path}: chosen detections found, but AP needs all; export with --outputs raw")
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    if options.scales == "fp16" and opset < HALF_OPSET:
+    if options.scales == "fp16" and opset < FP16_SCALES_OPSET:
         raise ExportError(
-            f"{path}: opset {opset} found, {HALF_OPSET} expected for FP16 scales; export with --opset {HALF_OPSET}"
+            f"{path}: opset {opset} found, {FP16_SCALES_OPSET} expected for FP16 scales; "
+            f"export with --opset {FP16_SCALES_OPSET}"
         )

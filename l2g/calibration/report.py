@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from l2g.calibration.scoring import Verdict
-from l2g.calibration.search import Search
+from l2g.calibration.unit_search import UnitSearch
 from l2g.calibration.units import Unit
 from l2g.provenance import CalibrationData, DatasetLoss, INT8Verification, Quantisation, Ranges
 
@@ -41,7 +41,7 @@ class Report:
     sensitivity: dict[str, float]
     units: tuple[Unit, ...]
     total_flops: int
-    search: Search
+    search: UnitSearch
     chosen: tuple[str, ...]
     share: float
     default_share: float

@@ -55,7 +55,7 @@ def average_precision(path: Path, dataset: VideoDataset, streams: int, progress:
     return 100 * value
 
 
-def judge(reference: Path, candidate: Path, dataset: VideoDataset, streams: int, progress: bool = True) -> Verdict:
+def compare_on(reference: Path, candidate: Path, dataset: VideoDataset, streams: int, progress: bool = True) -> Verdict:
     """Both over the whole data set, each feeding back its own state."""
     with ExitStack() as stack:
         backends = [

@@ -22,7 +22,7 @@ from l2g.export.deformable.lowering import LOWERINGS, PLUGIN_VERSIONS, TARGETS, 
 from l2g.export.deformable.plugin import check_plugins
 from l2g.export.graph.feedforward import part_sums_from_norms, split_feed_forward
 from l2g.export.graph.tracing import trace
-from l2g.export.precision.convert import to_half
+from l2g.export.precision.convert import to_fp16
 from l2g.export.precision.verify import verify_fp16
 from l2g.export.verification.verify import verify
 from l2g.files import sha256_of_file, write_atomically
@@ -118,16 +118,16 @@ def export(
     options, output = options or ExportOptions(), Path(output)
     contract = contract_of(model, options)
     with write_atomically(output, ExportError) as temporary:
-        verification: Verification | FP16Verification
-        single, verification = float32 = _verified(model, contract, options)
-        graph = single
+        float32, passed = _verified(model, contract, options)
+        graph = float32
+        verification: Verification | FP16Verification = passed
         if options.precision == "fp16":
-            chosen = choose(runnable(single, options), contract) if choose else ()
+            chosen = choose(runnable(float32, options), contract) if choose else ()
             options = dataclasses.replace(options, fp32_blocks=tuple(dict.fromkeys((*options.fp32_blocks, *chosen))))
-            graph = halved(single, options.fp32_blocks)
+            graph = fp16_graph(float32, options.fp32_blocks)
             _check(graph)
-            runnables = runnable(single, options), runnable(graph, options)
-            verification = verify_fp16(model, *runnables, contract, float32[1])
+            runnables = runnable(float32, options), runnable(graph, options)
+            verification = verify_fp16(model, *runnables, contract, passed)
         build = with_sum(dataclasses.replace(build_facts(options, checkpoint), verification=verification), graph)
         contract = dataclasses.replace(contract, build=build)
         temporary.write_bytes(with_contract(graph, contract))
@@ -138,15 +138,15 @@ def export(
 
 def _verified(model: Local2Global, contract: GraphContract, options: ExportOptions) -> tuple[bytes, Verification]:
     """The float32 graph, held to the model; that of an FP16 graph too, which is made from it."""
-    single = build_graph(model, contract, dataclasses.replace(options, precision="fp32", fp32_blocks=()))
-    _check(single)
-    return single, verify(model, runnable(single, options), contract)
+    float32 = build_graph(model, contract, dataclasses.replace(options, precision="fp32", fp32_blocks=()))
+    _check(float32)
+    return float32, verify(model, runnable(float32, options), contract)
 
 
-def halved(graph: bytes, fp32_blocks: tuple[str, ...] = ()) -> bytes:
+def fp16_graph(graph: bytes, fp32_blocks: tuple[str, ...] = ()) -> bytes:
     """A serialised float32 graph in FP16, but for the islands and `fp32_blocks`."""
     model = ir.from_proto(onnx.load_from_string(graph))
-    to_half(model, fp32_blocks)
+    to_fp16(model, fp32_blocks)
     return ir.to_proto(model).SerializeToString(deterministic=True)
 
 
@@ -168,8 +168,8 @@ def contract_of(model: Local2Global, options: ExportOptions) -> GraphContract:
 def build_graph(model: Local2Global, contract: GraphContract, options: ExportOptions) -> bytes:
     """The serialised graph, neither verified nor with a contract inside."""
     if options.precision == "fp16":
-        single = dataclasses.replace(options, precision="fp32", fp32_blocks=())
-        return halved(build_graph(model, contract, single), options.fp32_blocks)
+        float32 = dataclasses.replace(options, precision="fp32", fp32_blocks=())
+        return fp16_graph(build_graph(model, contract, float32), options.fp32_blocks)
     graph = trace(model, contract, options.opset)
     lower(graph, options.lowering, options.target, options.plugin_version)
     if options.target == "onnxruntime":

@@ -148,7 +148,7 @@ def test_an_interrupted_run_goes_on_and_ends_alike(command, tmp_path, monkeypatc
 
 
 def test_too_much_lost_is_refused_and_an_older_file_stays(command, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(job, "judge", lambda *_: Verdict("videos", 8, 60.0, 57.0, 90.0, (1.0, 0.9, 0.9, 0.8)))
+    monkeypatch.setattr(job, "compare_on", lambda *_: Verdict("videos", 8, 60.0, 57.0, 90.0, (1.0, 0.9, 0.9, 0.8)))
     output = tmp_path / "small.onnx"
     output.write_bytes(b"older")
     assert command(output, "--max-trials", "1", "--work", str(tmp_path / "work")) == 1
@@ -189,7 +189,7 @@ def test_the_budget_holds_on_every_data_set(command, tmp_path, videos, monkeypat
         worse = dataset.name == str(other) and any("/decoder/" in name for name in quantised_nodes(candidate))
         return Verdict(dataset.name, 8, 60.0, 58.0 if worse else 60.0, 90.0, (1.0,) * 4)
 
-    monkeypatch.setattr(job, "judge", planted)
+    monkeypatch.setattr(job, "compare_on", planted)
     monkeypatch.setattr(
         job.QuantizeJob,
         "_sensitivity",

@@ -17,7 +17,7 @@ from l2g.contract import GraphContract
 from l2g.errors import ExportError
 from l2g.export.graph.node_builder import Builder
 from l2g.export.graph.values import constant, input_of, named, producer_of
-from l2g.export.precision.convert import FLOAT, FP16_MAX, HALF, MOVING
+from l2g.export.precision.convert import FP16, FP16_MAX, FP32, MOVING
 from l2g.export.precision.emulate import emulate
 from l2g.export.verification.comparison import TOLERANCES, differences
 from l2g.export.verification.decisions import expose_decisions
@@ -38,19 +38,19 @@ SMALL = 16
 
 
 def verify_fp16(
-    model: Local2Global, single: bytes, half: bytes, contract: GraphContract, verified: Verification
+    model: Local2Global, float32: bytes, fp16: bytes, contract: GraphContract, verified: Verification
 ) -> FP16Verification:
-    """Hold the FP16 graph to the model. single: the float32 graph, itself `verified`. Both without plugins.
+    """Hold the FP16 graph to the model. float32: the float32 graph, itself `verified`. Both without plugins.
 
     Raises ExportError where a tensor leaves FP16's range (its name and block, and how to keep it float32), and where
     an output is further from the model than FP16 explains.
     """
     slots = model.config.num_queries
-    weights = _rounded_weights(single)
+    weights = _rounded_weights(float32)
     known = {value.name for node in weights.graph for value in node.outputs}
-    names = {name: node for name, node in half_tensors(_parse(half)).items() if name in known}
+    names = {name: node for name, node in fp16_tensors(_parse(fp16)).items() if name in known}
     rounded = _serialise(_with_maxima(expose_decisions(weights, slots), names))
-    emulated = _serialise(expose_decisions(emulate(_parse(half)), slots))
+    emulated = _serialise(expose_decisions(emulate(_parse(fp16)), slots))
     # Both hold every tensor twice or three times: at 480x864 the arenas of two sessions would not fit 16 GB.
     sessions = open_session(rounded, arena=False), open_session(emulated, arena=False)
     sums = _Sums(contract, model.config)
@@ -65,16 +65,16 @@ def verify_fp16(
     return sums.judge(verified, max(largest.items(), key=lambda item: item[1], default=("none", 0.0)))
 
 
-def half_tensors(model: ir.Model) -> dict[str, str]:
+def fp16_tensors(model: ir.Model) -> dict[str, str]:
     """The tensors that a graph computes in FP16 or casts to it, in order, by the names of their float32 originals; each
     with the node that is to blame if FP16 cannot hold it: what computes it, or what wants it cast."""
     found = {}
     for node in model.graph:
         value = node.outputs[0]
-        if node.op_type == "Cast" and value.dtype == HALF and input_of(node, 0).producer() is not None:
-            if input_of(node, 0).dtype == FLOAT and (readers := value.consumers()):
+        if node.op_type == "Cast" and value.dtype == FP16 and input_of(node, 0).producer() is not None:
+            if input_of(node, 0).dtype == FP32 and (readers := value.consumers()):
                 found[named(input_of(node, 0))] = named(readers[0])
-        elif node.op_type not in MOVING and node.op_type != "Cast" and value.dtype == HALF:
+        elif node.op_type not in MOVING and node.op_type != "Cast" and value.dtype == FP16:
             found[named(value).removesuffix("_half")] = named(node)
     return found
 
@@ -85,23 +85,23 @@ class _Sums:
     def __init__(self, contract: GraphContract, config: ModelConfig):
         self.contract, self.config = contract, config
         names = [spec.name for spec in contract.outputs]
-        self.floor, self.half = ({name: [0.0, 0] for name in names} for _ in range(2))
+        self.floor, self.fp16 = ({name: [0.0, 0] for name in names} for _ in range(2))
         self.largest = dict.fromkeys(names, 0.0)
 
     def add(self, step: Step, expected: list[np.ndarray], found: list[np.ndarray]) -> None:
         margin = MASK_MARGIN * float(step.output.mask_logits.square().mean().sqrt())
-        for outputs, sums in ((expected, self.floor), (found, self.half)):
+        for outputs, sums in ((expected, self.floor), (found, self.fp16)):
             for name, values in differences(self.contract, step, outputs, self.config, margin).items():
                 sums[name][0] += float(np.square(values, dtype=np.float64).sum())
                 sums[name][1] += values.size
-                if sums is self.half:
+                if sums is self.fp16:
                     self.largest[name] = max(self.largest[name], float(np.nan_to_num(values, nan=np.inf).max()))
 
     def judge(self, verified: Verification, activation: tuple[str, float]) -> FP16Verification:
         import onnxruntime
 
         errors, floors = (
-            {name: (total / count) ** 0.5 for name, (total, count) in sums.items()} for sums in (self.half, self.floor)
+            {name: (total / count) ** 0.5 for name, (total, count) in sums.items()} for sums in (self.fp16, self.floor)
         )
         limits = {name: max(FACTOR * floor, FLOORS.get(name, 0.0), TOLERANCES[name]) for name, floor in floors.items()}
         worst = max(errors, key=lambda name: np.nan_to_num(errors[name], nan=np.inf) / limits[name])
@@ -132,7 +132,7 @@ def _check_range(largest: dict[str, float], nodes: dict[str, str], step: Step) -
 def _rounded_weights(graph: bytes) -> ir.Model:
     model = _parse(graph)
     for value in model.graph.initializers.values():
-        array = constant(value) if value.dtype == FLOAT else None
+        array = constant(value) if value.dtype == FP32 else None
         if array is not None and array.size >= SMALL:
             value.const_value = ir.tensor(_round(array), name=value.name)
     return model
@@ -151,7 +151,7 @@ def _with_maxima(model: ir.Model, names: dict[str, str]) -> ir.Model:
         value = values[name]
         build = Builder(model.graph, f"{producer_of(value).name}/Magnitude")
         result = build.op("ReduceMax", build.op("Abs", value), keepdims=0)
-        result.dtype, result.shape = FLOAT, ir.Shape([])
+        result.dtype, result.shape = FP32, ir.Shape([])
         model.graph.insert_after(producer_of(value), build.nodes)
         model.graph.outputs.append(result)
     return model

@@ -24,7 +24,7 @@ INDICES, BOXES = "local_indices", "local_boxes"
 
 
 @dataclass(frozen=True)
-class Verdict:
+class DecisionsCompared:
     """How a graph's decisions at one step relate to the model's: are they all within the tolerance of a tie, and how
     many differ."""
 
@@ -44,7 +44,7 @@ def expose_decisions(model: ir.Model, slots: int) -> ir.Model:
     return model
 
 
-def judge(step: Step, indices: np.ndarray, boxes: np.ndarray, box_init: str) -> Verdict:
+def compare_decisions(step: Step, indices: np.ndarray, boxes: np.ndarray, box_init: str) -> DecisionsCompared:
     """`indices` int64 [B, N] and `boxes` float32 [B, N, 4] of the graph, the latter at the model's own indices."""
     scores, expected = step.token_scores.numpy(), step.local.indices.numpy()
     gap = np.abs(np.take_along_axis(scores, indices, axis=1) - np.take_along_axis(scores, expected, axis=1))
@@ -52,7 +52,7 @@ def judge(step: Step, indices: np.ndarray, boxes: np.ndarray, box_init: str) -> 
     reach = local_box_error(boxes, step, box_init)
     moved = np.abs(boxes - step.local.boxes.numpy()).max(axis=-1) > TOLERANCES["boxes"]
     tied = distinct and float(gap.max()) <= TIE and float(reach.max()) <= TOLERANCES["boxes"]
-    return Verdict(tied, int((indices != expected).sum() + moved.sum()))
+    return DecisionsCompared(tied, int((indices != expected).sum() + moved.sum()))
 
 
 def _chosen_indices(graph: ir.Graph, slots: int) -> ir.Value:
