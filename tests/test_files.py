@@ -128,6 +128,17 @@ def test_errors_name_path_reason_and_what_to_do(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
 
 
+def test_a_target_that_is_a_folder_is_refused_before_any_work(tmp_path):
+    begun = []
+
+    def write():
+        with write_atomically(tmp_path):
+            begun.append(True)
+
+    assert "Is a directory" in refused(write)
+    assert begun == []
+
+
 def test_the_longest_names_are_written(tmp_path):
     for name in ("n" * 255, "é" * 127):
         write_text(tmp_path / name, "x")
