@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 from pathlib import Path
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from l2g.config import BackboneConfig, DecoderConfig, EncoderConfig, ModelConfig
 from l2g.errors import CheckpointError, ConfigError
+from l2g.files import write_atomically
 from l2g.modeling.local2global import Local2Global
 
 CONFIG_KEY = "l2g.config"
@@ -103,7 +103,7 @@ def load_checkpoint(
     if class_names is not None:
         overrides["class_names"] = tuple(class_names)
     try:
-        config = _infer(path, tensors, overrides) if public else config.replace(**overrides)
+        config = _infer(path, tensors, overrides) if config is None else config.replace(**overrides)
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from None
     model = Local2Global(config)
@@ -143,20 +143,8 @@ def save_checkpoint(model: Local2Global, path: str | os.PathLike) -> None:
         for name, tensor in model.state_dict().items()
         if not name.endswith("num_batches_tracked")
     }
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=path.name, suffix=".part", dir=path.parent)
-    except OSError as error:
-        raise CheckpointError(
-            f"{path}: cannot be written ({error.strerror}); check its folder and your permissions"
-        ) from None
-    os.close(handle)
-    try:
+    with write_atomically(path, CheckpointError) as temporary:
         save_file(tensors, temporary, metadata={CONFIG_KEY: json.dumps(model.config.to_dict())})
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -287,30 +275,30 @@ def _infer(path: Path, tensors: dict[str, Tensor], overrides: dict) -> ModelConf
 
     num_classes = size("heads.class_embed.weight")
     bottleneck = "backbone.res2.0.conv3.weight" in tensors
-    inferred = {
-        "backbone": BackboneConfig(
+    inferred = ModelConfig(
+        backbone=BackboneConfig(
             block="bottleneck" if bottleneck else "basic",
-            blocks=tuple(count(f"backbone.res{stage}.") for stage in range(2, 6)),
+            blocks=(count("backbone.res2."), count("backbone.res3."), count("backbone.res4."), count("backbone.res5.")),
             stem_channels=size("backbone.stem.conv1.weight"),
             width=size("backbone.res2.0.conv1.weight"),
             out_channels=size(f"backbone.res2.0.conv{3 if bottleneck else 2}.weight"),
         ),
-        "encoder": EncoderConfig(
+        encoder=EncoderConfig(
             layers=count("encoder.layers."),
             ffn_dim=size("encoder.layers.0.linear1.weight"),
             mask_dim=size("encoder.mask_features.weight"),
         ),
-        "aligner": None,
-        "decoder": DecoderConfig(layers=count("decoder.layers."), ffn_dim=size("decoder.layers.0.linear1.weight")),
-        "num_queries": 300,
-        "num_classes": num_classes,
-        "hidden_dim": size("heads.class_embed.weight", 1),
-        "num_heads": 8,
-        "box_init": "mask2box",
-        "association": "embedding",
-        "class_names": COCO_CLASSES if num_classes == len(COCO_CLASSES) else (),
-    }
-    return ModelConfig(**inferred).replace(**overrides)
+        aligner=None,
+        decoder=DecoderConfig(layers=count("decoder.layers."), ffn_dim=size("decoder.layers.0.linear1.weight")),
+        num_queries=300,
+        num_classes=num_classes,
+        hidden_dim=size("heads.class_embed.weight", 1),
+        num_heads=8,
+        box_init="mask2box",
+        association="embedding",
+        class_names=COCO_CLASSES if num_classes == len(COCO_CLASSES) else (),
+    )
+    return inferred.replace(**overrides)
 
 
 def _check(path: Path, found: dict[str, Tensor], expected: dict[str, Tensor], public: bool) -> None:

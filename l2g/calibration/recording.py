@@ -7,7 +7,6 @@ first frames after a reset in the middle of a video.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from l2g.contract import GraphContract
 from l2g.data.dataset import Video, VideoDataset
 from l2g.errors import DataError
 from l2g.evaluation.lanes import Lane, rounds, step
+from l2g.files import write_atomically
 from l2g.runtime.backends.base import Backend, HostState
 from l2g.runtime.session import VideoSession
 
@@ -185,19 +185,13 @@ def read_samples(file: Path) -> list[Sample]:
 def write_samples(file: Path, samples: list[Sample]) -> None:
     """All samples of one video; the file appears whole or not at all."""
     arrays = {name: np.concatenate([sample.inputs[name] for sample in samples]) for name in samples[0].inputs}
-    partial = file.with_name(f".{file.name}.part")
-    try:
-        with partial.open("wb") as stream:
-            np.savez_compressed(
-                stream,
-                **arrays,
-                kind=np.array([KINDS.index(sample.kind) for sample in samples], np.int8),
-                time=np.array([sample.time for sample in samples]),
-                video=samples[0].video,
-            )
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)
+    with write_atomically(file, DataError) as temporary, temporary.open("wb") as stream:
+        facts = {
+            "kind": np.array([KINDS.index(sample.kind) for sample in samples], np.int8),
+            "time": np.array([sample.time for sample in samples]),
+            "video": np.array(samples[0].video),
+        }
+        np.savez_compressed(stream, allow_pickle=True, **arrays, **facts)
 
 
 class _Lane(Lane):

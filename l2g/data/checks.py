@@ -8,30 +8,22 @@ lists what is wrong with a data set, by name, and returns 1 if anything is broke
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
+from l2g import files
 from l2g.data.dataset import Problem, check_segmentation
 from l2g.errors import DataError, L2GError
 
 _SHOWN = 8  # problems named in an error message
 
 
-def read_json(path: Path) -> dict:
+def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; DataError when it is missing, not JSON or not an object."""
-    try:
-        with open(path, encoding="utf-8") as stream:
-            data = json.load(stream)
-    except OSError as error:
-        raise DataError(f"annotation file '{path}' cannot be read ({error.strerror}); is it complete?") from None
-    except ValueError as error:
-        raise DataError(f"annotation file '{path}' is not JSON ({error}); download it again") from None
-    if not isinstance(data, dict):
-        raise DataError(f"annotation file '{path}' holds a {type(data).__name__}, expected an object")
-    return data
+    return files.read_json(path, dict, f"annotation file '{path}'")
 
 
 def listed(data: dict, key: str, path: Path) -> list[dict]:
@@ -72,7 +64,9 @@ def check_video(video: dict, exists: Callable[[str], bool]) -> list[Problem]:
     return []
 
 
-def check_annotation(annotation: dict, videos: dict[int, dict], categories: set[int]) -> list[Problem]:
+def check_annotation(
+    annotation: dict[str, Any], videos: Mapping[Any, dict[str, Any]], categories: set[int]
+) -> list[Problem]:
     """What is wrong with an entry of `annotations`, down to every run-length code."""
     where = f"annotation {annotation.get('id')}"
     video = videos.get(annotation.get("video_id"))

@@ -7,11 +7,11 @@ AP over whole videos there is `runtime/parity.py`.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
+from l2g.artifacts.records import VERIFIED, Agreement, EngineVerification
 from l2g.artifacts.sidecar import check_source, read_sidecar
 from l2g.contract import GraphContract
 from l2g.data.synthetic.video import synthetic_video
@@ -27,26 +27,6 @@ class DisagreementError(EngineError):
     """An engine does not give its graph's numbers."""
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """How far two backends are apart, the worst of all frames and streams.
-
-    score: mean absolute difference of the slots' best class probabilities. mask_pixels: share of mask pixels that are
-    inside for one and outside for the other, over the slots that both chose. queries: length of the difference of the
-    embeddings, relative to their own. slots: share of the chosen slots that only one of them chose.
-    """
-
-    score: float
-    mask_pixels: float
-    queries: float
-    slots: float = 0.0
-
-    def worst(self, other: Agreement) -> Agreement:
-        return Agreement(
-            *(max(one, two) for one, two in zip(asdict(self).values(), asdict(other).values(), strict=True))
-        )
-
-
 # The limits for an engine against its own graph. FP32: ten times what ONNX Runtime and PyTorch differ by; FP16 and
 # INT8: what one more rounding of each layer may do. None of them has been tried on a GPU.
 LIMITS = {
@@ -56,7 +36,7 @@ LIMITS = {
 }
 
 
-def verify_engine(onnx_file: Path, engine: Path) -> dict:
+def verify_engine(onnx_file: Path, engine: Path) -> EngineVerification:
     """Open both files, compare them, and return the record for the sidecar. EngineError where they do not agree.
 
     The engine runs on this machine's GPU, the graph on ONNX Runtime's CPU provider.
@@ -75,21 +55,24 @@ def verify_engine(onnx_file: Path, engine: Path) -> dict:
             candidate = TensorRTBackend(engine)
         try:
             streams = min(STREAMS, candidate.max_streams)
-            found = compare(reference, candidate, streams)
+            found = measure_agreement(reference, candidate, streams)
             gpu = candidate.gpu.name if candidate.gpu else None
         finally:
             candidate.close()
     finally:
         reference.close()
-    return judge(found, sidecar.engine.audit.get("asked", "fp32"), engine, gpu, streams)
+    audit = sidecar.engine.audit
+    return check_agreement(found, audit.asked if audit else "fp32", engine, gpu, streams)
 
 
-def judge(found: Agreement, precision: str, engine: Path, gpu: str | None, streams: int = STREAMS) -> dict:
+def check_agreement(
+    found: Agreement, precision: str, engine: Path, gpu: str | None, streams: int = STREAMS
+) -> EngineVerification:
     """The sidecar's record of a comparison that holds; EngineError for one that does not."""
     limits = LIMITS[precision]
     beyond = [
         f"{name} {value:.3g} (limit {getattr(limits, name):g})"
-        for name, value in asdict(found).items()
+        for name, value in found.to_json().items()
         if not value <= getattr(limits, name)
     ]
     if beyond:
@@ -97,11 +80,10 @@ def judge(found: Agreement, precision: str, engine: Path, gpu: str | None, strea
             f"{engine}: does not give the numbers of its graph: {', '.join(beyond)}; it stays unverified. "
             "Compare whole videos with python runtime/parity.py; docs/engines.md says how to find the layer"
         )
-    frames = {"streams": streams, "frames": FRAMES}
-    return {"status": "verified", "gpu": gpu, "found": asdict(found), "limits": asdict(limits), **frames}
+    return EngineVerification(VERIFIED, gpu=gpu, found=found, limits=limits, streams=streams, frames=FRAMES)
 
 
-def compare(reference: Backend, candidate: Backend, streams: int = STREAMS) -> Agreement:
+def measure_agreement(reference: Backend, candidate: Backend, streams: int = STREAMS) -> Agreement:
     """Both over the same frames of so many streams, of which the first starts again on the way; the candidate is given
     the reference's state before every frame."""
     contract = reference.contract

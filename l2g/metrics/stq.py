@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from l2g.metrics.files import finish
+from l2g.metrics.files import Json, finish
 from l2g.metrics.panoptic import (
     FrameOverlap,
     Segment,
@@ -37,6 +37,11 @@ class SequenceQuality:
     tubes: int
 
 
+# (category, place of its id); (annotated category, predicted category or None) -> pixels.
+Tube = tuple[int, int]
+Confusion = Counter[tuple[int, int | None]]
+
+
 @dataclass(frozen=True)
 class StqReport:
     """What `evaluate_stq` found. `total` is over the whole set, not a mean of the videos'."""
@@ -45,7 +50,7 @@ class StqReport:
     per_video: dict[str, SequenceQuality]
     notes: tuple[str, ...]
 
-    def to_json(self) -> dict:
+    def to_json(self) -> Json:
         """STQ, AQ, SQ in percent, and the same per video."""
         videos = {str(id_): {**_percent(quality), "frames": quality.frames} for id_, quality in self.per_video.items()}
         return {**_percent(self.total), "per_video": videos, "notes": list(self.notes)}
@@ -59,9 +64,9 @@ def _percent(quality: SequenceQuality) -> dict[str, float]:
 
 
 def evaluate_stq(
-    ground_truth: str | Path | dict,
+    ground_truth: str | Path | Json,
     ground_truth_maps: str | Path | Mapping[str, np.ndarray],
-    results: str | Path | dict,
+    results: str | Path | Json,
     result_maps: str | Path | Mapping[str, np.ndarray],
 ) -> StqReport:
     """STQ of `results`; arguments as of `evaluate_vpq`.
@@ -75,7 +80,7 @@ def evaluate_stq(
     truth = read_truth(ground_truth, ground_truth_maps)
     predictions = read_predictions(results, result_maps, truth.things)
     notes = list(notes_on_videos(truth, predictions))
-    confusion: Counter = Counter()
+    confusion: Confusion = Counter()
     per_video, association, tubes, frames_in_all = {}, 0.0, 0, 0
     for video_id, frames in overlaps(truth, predictions):
         counts = _count_video(frames, truth.things)
@@ -103,10 +108,10 @@ class _Counts:
     crowd: the id that is taken for a crowd, None if there is none.
     """
 
-    confusion: Counter = field(default_factory=Counter)
-    truth_sizes: Counter = field(default_factory=Counter)
-    predicted_sizes: Counter = field(default_factory=Counter)
-    overlap: Counter = field(default_factory=Counter)
+    confusion: Confusion = field(default_factory=Counter)
+    truth_sizes: Counter[Tube] = field(default_factory=Counter)
+    predicted_sizes: Counter[Tube] = field(default_factory=Counter)
+    overlap: Counter[tuple[Tube, Tube]] = field(default_factory=Counter)
     crowd: int | None = None
 
 
@@ -118,19 +123,19 @@ def _count_video(frames: list[FrameOverlap], things: dict[int, bool]) -> _Counts
         truths, predictions = _tubes(frame.truths, truth_places), _tubes(frame.predictions, predicted_places)
         for (truth_id, predicted_id), pixels in frame.pixels.items():
             truth, predicted = truths.get(truth_id), predictions.get(predicted_id)
-            truth_thing = truth is not None and things[truth[0]]
-            predicted_thing = predicted is not None and things[predicted[0]]
             if truth is not None:
                 counts.confusion[truth[0], predicted[0] if predicted else None] += pixels
-            if truth_thing and truth[1] == 0:
+            thing = truth if truth is not None and things[truth[0]] else None
+            predicted_thing = predicted if predicted is not None and things[predicted[0]] else None
+            if thing is not None and thing[1] == 0:
                 counts.crowd = truth_id
                 continue
-            if truth_thing:
-                counts.truth_sizes[truth] += pixels
-            if predicted_thing:
-                counts.predicted_sizes[predicted] += pixels
-            if truth_thing and predicted_thing:
-                counts.overlap[truth, predicted] += pixels
+            if thing is not None:
+                counts.truth_sizes[thing] += pixels
+            if predicted_thing is not None:
+                counts.predicted_sizes[predicted_thing] += pixels
+            if thing is not None and predicted_thing is not None:
+                counts.overlap[thing, predicted_thing] += pixels
     return counts
 
 
@@ -147,9 +152,11 @@ def _association(counts: _Counts) -> float:
     return sum(value / counts.truth_sizes[truth] for truth, value in inner.items())
 
 
-def _mean_iou(confusion: Counter) -> float:
+def _mean_iou(confusion: Confusion) -> float:
     """Mean IoU over the classes that occur on annotated pixels; predicted void is one of them, with IoU 0."""
-    inter, rows, columns = Counter(), Counter(), Counter()
+    inter: Counter[int | None] = Counter()
+    rows: Counter[int | None] = Counter()
+    columns: Counter[int | None] = Counter()
     for (truth, predicted), pixels in confusion.items():
         rows[truth] += pixels
         columns[predicted] += pixels

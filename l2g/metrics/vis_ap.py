@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from l2g.errors import DataError
-from l2g.metrics.files import finish, no_collection
+from l2g.metrics.files import Json, finish, no_collection
 from l2g.metrics.tubes import Tubes, tube_ious
 from l2g.metrics.vis_files import (
     GroundTruth,
@@ -37,12 +37,22 @@ from l2g.metrics.vis_matching import (
 )
 
 # Statistic -> (IoU threshold or None for the mean over all, range, detections per video and category).
-_AP = {"AP": (None, "all", 100), "AP50": (0.5, "all", 100), "AP75": (0.75, "all", 100)}
-_AP_SIZES = {"APs": (None, "small", 100), "APm": (None, "medium", 100), "APl": (None, "large", 100)}
-_AR = {f"AR{limit}": (None, "all", limit) for limit in MAX_DETECTIONS}
-_AR_SIZES = {"ARs": (None, "small", 100), "ARm": (None, "medium", 100), "ARl": (None, "large", 100)}
-_AP_OCCLUSIONS = {f"AP_{r.name}": (None, r.name, 100) for r in OCCLUSION_RANGES}
-_AR_OCCLUSIONS = {f"AR_{r.name}": (None, r.name, 100) for r in OCCLUSION_RANGES}
+# By name: (IoU threshold or None for all, name of a range, detections a video).
+_Stats = dict[str, tuple[float | None, str, int]]
+_AP: _Stats = {"AP": (None, "all", 100), "AP50": (0.5, "all", 100), "AP75": (0.75, "all", 100)}
+_AP_SIZES: _Stats = {
+    "APs": (None, "small", 100),
+    "APm": (None, "medium", 100),
+    "APl": (None, "large", 100),
+}
+_AR: _Stats = {f"AR{limit}": (None, "all", limit) for limit in MAX_DETECTIONS}
+_AR_SIZES: _Stats = {
+    "ARs": (None, "small", 100),
+    "ARm": (None, "medium", 100),
+    "ARl": (None, "large", 100),
+}
+_AP_OCCLUSIONS: _Stats = {f"AP_{r.name}": (None, r.name, 100) for r in OCCLUSION_RANGES}
+_AR_OCCLUSIONS: _Stats = {f"AR_{r.name}": (None, r.name, 100) for r in OCCLUSION_RANGES}
 # Both in the order of the official evaluators.
 YOUTUBE_VIS_STATS = _AP | _AP_SIZES | _AR | _AR_SIZES
 OVIS_STATS = _AP | _AP_SIZES | _AP_OCCLUSIONS | _AR | _AR_SIZES | _AR_OCCLUSIONS
@@ -75,7 +85,7 @@ class VisReport:
     ious: dict[tuple[int, int], np.ndarray]
     notes: tuple[str, ...]
 
-    def to_json(self) -> dict:
+    def to_json(self) -> Json:
         """Statistics in percent by name (AP, AP50, ..., null where undefined), then per category and per IoU."""
         categories = [
             {"id": id_, "name": self.category_names[id_], **{key: _percent(value) for key, value in stats.items()}}
@@ -97,8 +107,8 @@ class VisReport:
 
 
 def evaluate_vis(
-    ground_truth: str | Path | dict,
-    results: str | Path | list,
+    ground_truth: str | Path | Json,
+    results: str | Path | list[Json],
     ovis: bool = False,
     allow_empty: bool = False,
     all_ious: bool = False,
@@ -195,7 +205,7 @@ class _Evaluation:
                         "segmentation or null for every frame"
                     )
 
-    def report(self, definitions: dict[str, tuple]) -> VisReport:
+    def report(self, definitions: _Stats) -> VisReport:
         curves = [accumulate(matchings, len(self.ranges)) for matchings in self.matchings.values()]
         precision = np.stack([precision for precision, _ in curves], axis=2)
         recall = np.stack([recall for _, recall in curves], axis=1)
@@ -244,7 +254,13 @@ class _Evaluation:
         return tuple(notes)
 
 
-def _stat(name: str, definition: tuple, precision: np.ndarray, recall: np.ndarray, ranges: tuple[str, ...]) -> float:
+def _stat(
+    name: str,
+    definition: tuple[float | None, str, int],
+    precision: np.ndarray,
+    recall: np.ndarray,
+    ranges: tuple[str, ...],
+) -> float:
     threshold, range_name, limit = definition
     values = precision if name.startswith("AP") else recall
     values = values[..., ranges.index(range_name), MAX_DETECTIONS.index(limit)]

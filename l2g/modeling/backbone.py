@@ -17,6 +17,10 @@ class FrozenBatchNorm(nn.Module):
     """
 
     eps = 1e-5
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
 
     def __init__(self, channels: int):
         super().__init__()
@@ -91,16 +95,17 @@ class ResNet(nn.Module):
 
     def __init__(self, config: BackboneConfig):
         super().__init__()
-        block = {"basic": BasicBlock, "bottleneck": BottleneckBlock}[config.block]
+        block: type[BasicBlock | BottleneckBlock] = BasicBlock if config.block == "basic" else BottleneckBlock
         self.stem = Stem(config.stem_channels)
-        channels = config.stem_channels
+        channels, stages = config.stem_channels, []
         for stage, (count, out_channels) in enumerate(zip(config.blocks, config.channels, strict=True)):
-            blocks = []
+            blocks: list[nn.Module] = []
             for index in range(count):
                 stride = 2 if stage > 0 and index == 0 else 1
                 blocks.append(block(channels, config.width * 2**stage, out_channels, stride))
                 channels = out_channels
-            setattr(self, f"res{stage + 2}", nn.Sequential(*blocks))
+            stages.append(nn.Sequential(*blocks))
+        self.res2, self.res3, self.res4, self.res5 = stages
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         res2 = self.res2(self.stem(x))
@@ -114,7 +119,7 @@ def set_batch_norm(model: nn.Module, trainable: bool) -> None:
     for module in model.modules():
         if isinstance(module, Conv) and isinstance(module.norm, FrozenBatchNorm) == trainable:
             old = module.norm
-            device = old.weight.device
+            device = module.weight.device
             new = nn.BatchNorm2d(module.out_channels) if trainable else FrozenBatchNorm(module.out_channels)
             new.load_state_dict(
                 {name: old.state_dict()[name] for name in FrozenBatchNorm(1).state_dict()}, strict=False

@@ -79,6 +79,10 @@ class Decoded:
 class Local2Global(nn.Module):
     """The model of `ModelConfig`. Frames are uint8 [B, H, W, 3] RGB, H and W multiples of 32."""
 
+    slot_marks: Tensor | None
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config

@@ -206,7 +206,7 @@ def test_a_test_set_has_no_annotations(tmp_path):
     ("text", "words"),
     [
         ("{", "not JSON"),
-        ("[]", "holds a list"),
+        ("[]", "found a list"),
         ("{}", "'videos'"),
         ('{"videos": [], "categories": [{}]}', "category ids"),
     ],

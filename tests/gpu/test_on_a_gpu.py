@@ -10,7 +10,7 @@ from l2g.checkpoint import load_checkpoint
 from l2g.data.synthetic.video import synthetic_video
 from l2g.engines.build import build_engine
 from l2g.engines.builder import CURRENT, BuildOptions, known_capabilities
-from l2g.engines.verification import LIMITS, compare, verify_engine
+from l2g.engines.verification import LIMITS, measure_agreement, verify_engine
 from l2g.export.exporter import ExportOptions, export
 from l2g.runtime.backends.base import HostState
 from l2g.runtime.backends.eager import EagerBackend
@@ -155,7 +155,7 @@ def engines(tmp_path_factory):
 def test_an_engine_is_verified_where_it_is_built(engines, precision):
     _, _, built = engines(precision)
     assert built.sidecar.engine.verified
-    assert built.sidecar.engine.verification["gpu"] == find_gpu().name
+    assert built.sidecar.engine.verification.gpu == find_gpu().name
 
 
 @rtx
@@ -187,5 +187,5 @@ def test_a_wrong_engine_is_found(engines):
         def write_state(self, state):
             super().write_state(HostState(state.tensors, np.zeros_like(state.valid)))
 
-    found = compare(OnnxRuntimeBackend(graph), Forgetful(engine))
+    found = measure_agreement(OnnxRuntimeBackend(graph), Forgetful(engine))
     assert found.queries > 10 * LIMITS["fp32"].queries

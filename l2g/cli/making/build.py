@@ -133,20 +133,20 @@ def parse_size(text: str) -> int:
 def summary(build: EngineBuild) -> str:
     facts = build.sidecar.engine
     audit = facts.audit
-    total = sum(audit["flops"].values()) or 1
-    parts = ", ".join(f"{name} {100 * flops / total:.1f} %" for name, flops in audit["flops"].items() if flops)
-    memory = audit["activation_bytes"]
+    total = sum(audit.flops.values()) or 1
+    parts = ", ".join(f"{name} {100 * flops / total:.1f} %" for name, flops in audit.flops.items() if flops)
+    memory = audit.activation_bytes
     where = "from the cache" if build.cached else f"built in {facts.build_seconds:.1f} s"
     target = facts.gpu or "compute capability " + ", ".join(facts.compute_capabilities)
     lines = [str(finding) for finding in build.findings] + [
         f"{build.path}: {facts.engine_bytes / 1e6:.1f} MB, {where}",
         f"  for          {facts.library} {facts.library_version}, {target}",
         f"  products     {parts} of {total / 1e9:.2f} GFLOP",
-        f"  share        {100 * audit['share']:.1f} % of what should be in {audit['asked']}",
-        f"  attention    {audit['fused_attention']} fused kernels",
+        f"  share        {100 * audit.share:.1f} % of what should be in {audit.asked}",
+        f"  attention    {audit.fused_attention} fused kernels",
         "  activations  " + ("unknown" if memory is None else f"{memory / 1e6:.1f} MB")
-        + f" for up to {facts.options['streams'][2]} streams",
-        f"  {facts.verification['status']}" + (f": {facts.verification['reason']}" if not facts.verified else ""),
+        + f" for up to {facts.options.streams[2]} streams",
+        f"  {facts.verification.status}" + (f": {facts.verification.reason}" if not facts.verified else ""),
     ]  # fmt: skip
     return "\n".join(lines)
 

@@ -127,7 +127,7 @@ def run(options: argparse.Namespace) -> Exported:
 def chooser(options: argparse.Namespace) -> Callable[[bytes, GraphContract], tuple[str, ...]]:
     """The search of --precision auto, with its data set open and its trials printed as they end."""
     from l2g.data.registry import load_dataset
-    from l2g.export.precision.search import Budget, search
+    from l2g.export.precision.fp32_blocks import Budget, search_fp32_blocks
 
     if options.fp32_blocks:
         raise ExportError("--precision auto finds the blocks itself; give --fp32-blocks with --precision fp16")
@@ -144,7 +144,7 @@ def chooser(options: argparse.Namespace) -> Callable[[bytes, GraphContract], tup
     log = options.log or f"{options.output}.search.jsonl"
 
     def choose(graph: bytes, contract: GraphContract) -> tuple[str, ...]:
-        found = search(graph, contract, dataset, budget=budget, granularity=options.granularity, log=log)
+        found = search_fp32_blocks(graph, contract, dataset, budget=budget, granularity=options.granularity, log=log)
         print(f"{found.table()}\ntrials: {log}")
         return found.kept
 

@@ -9,7 +9,6 @@ Exit code: 0 written, 1 more AP is lost than the budget allows (nothing but the 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -110,7 +109,7 @@ def run(arguments: argparse.Namespace) -> Quantised:
         from l2g.calibration.recording import RecordingOptions
         from l2g.calibration.scoring import first_videos
         from l2g.data.registry import load_dataset
-        from l2g.metrics.files import write_json
+        from l2g.files import write_json, write_text
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] == "l2g":
             raise
@@ -166,12 +165,6 @@ def parse_budget(text: str) -> float | None:
         return float(text)
     except ValueError:
         raise ExportError(f"AP budget '{text}' found, a number of percent points or 'none' expected") from None
-
-
-def write_text(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 if __name__ == "__main__":

@@ -35,10 +35,11 @@ def main(argv: list[str] | None = None) -> int:
     except L2GError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{options.engine}: verified on {record['gpu']}")
+    print(f"{options.engine}: verified on {record.gpu}")
+    limits = record.limits.to_json()
     print(
         "  "
-        + ", ".join(f"{name} {value:.2g} (limit {record['limits'][name]:g})" for name, value in record["found"].items())
+        + ", ".join(f"{name} {value:.2g} (limit {limits[name]:g})" for name, value in record.found.to_json().items())
     )
     return 0
 

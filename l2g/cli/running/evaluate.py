@@ -9,7 +9,7 @@ from dataclasses import replace
 from l2g.data.registry import load_dataset
 from l2g.errors import L2GError
 from l2g.evaluation.run import ScoringOptions, evaluate_backend
-from l2g.metrics.files import write_json
+from l2g.files import write_json
 from l2g.runtime.backends.open import open_backend
 
 

@@ -8,7 +8,6 @@ Writes parity.json and parity.html into the report's folder. Exit code: 0 within
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from contextlib import ExitStack, closing
 from dataclasses import fields, replace
@@ -19,7 +18,7 @@ from l2g.errors import L2GError
 from l2g.evaluation.parity.page import render_page
 from l2g.evaluation.parity.report import ParityReport, Tolerances
 from l2g.evaluation.parity.run import ParityOptions, run_parity
-from l2g.metrics.files import write_json
+from l2g.files import write_json, write_text
 from l2g.runtime.backends.base import Backend
 from l2g.runtime.backends.open import ARTIFACT_SUFFIXES, open_backend
 
@@ -126,13 +125,7 @@ def write_report(report: ParityReport, folder: str | Path) -> None:
     folder = Path(folder)
     make_folder(folder)
     write_json(folder / "parity.json", report.to_json())
-    page = folder / "parity.html"
-    partial = page.with_name(page.name + ".partial")
-    try:
-        partial.write_text(render_page(report), encoding="utf-8")
-        os.replace(partial, page)
-    except OSError as error:
-        raise L2GError(f"{page}: cannot be written ({error.strerror}); give another --report folder") from None
+    write_text(folder / "parity.html", render_page(report))
 
 
 if __name__ == "__main__":

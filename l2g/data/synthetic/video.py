@@ -105,7 +105,8 @@ def synthetic_video(
     if min(seed, index) < 0:
         raise DataError(f"synthetic video {index} of seed {seed} asked for; both start at 0")
     count = kind.frames if frames is None else frames
-    times = np.arange(count) if np.ndim(count) == 0 else np.asarray(count)
+    times = np.asarray(count)
+    times = np.arange(int(times)) if times.ndim == 0 else times
     if times.size == 0 or times.min() < 0:
         raise DataError(f"synthetic video with frames {frames!r} asked for; ask for 1 or more, numbered from 0")
     rng = np.random.default_rng([kind.tag, seed, index])
@@ -115,7 +116,7 @@ def synthetic_video(
     sprites = sample_sprites(rng, kind.recipe, rank)
     motion = sample_motion(rng, kind.recipe, sprites, (width / unit, height / unit))
     shots = sample_shots(rng, sprites, kind.frames, cuts)
-    camera = _Camera(unit, rng.uniform(0.35, 0.75), int(rng.integers(2, 6)), rng.integers(0, 2**31))
+    camera = _Camera(unit, rng.uniform(0.35, 0.75), int(rng.integers(2, 6)), int(rng.integers(0, 2**31)))
     return _annotated(*_draw(sprites, motion, shots, camera, times, height, width), sprites)
 
 

@@ -61,8 +61,7 @@ class Tolerances:
 
     def limits(self, contract: GraphContract) -> Limits:
         """For a candidate with this contract. One that names no precision, or one unknown here, is held to FP32's."""
-        precision = str(contract.build.get("precision"))
-        limits = _LIMITS.get(precision, _LIMITS["fp32"])
+        limits = _LIMITS.get(contract.build.precision or "fp32", _LIMITS["fp32"])
         asked = {name: value for name, value in asdict(self).items() if value is not None}
         reason = f"{limits.reason}; asked for: {', '.join(f'{n} {v:g}' for n, v in asked.items())}" if asked else ""
         return replace(limits, **asked, reason=reason or limits.reason)

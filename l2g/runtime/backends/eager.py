@@ -12,6 +12,7 @@ from l2g.contract import GraphContract, make_contract
 from l2g.errors import ContractError
 from l2g.modeling.detections import select_detections
 from l2g.modeling.local2global import FrameOutput, FrameState, Local2Global
+from l2g.provenance import BuildFacts
 from l2g.runtime.arrays import Array, BoolArray, ByteArray
 from l2g.runtime.backends.base import HostState
 from l2g.runtime.outputs import Detections, FrameOutputs, RawOutputs
@@ -45,7 +46,7 @@ class EagerBackend:
             association=config.association,
             top_k=top_k,
             model=config.to_dict(),
-            build={"library": "torch", "version": torch.__version__, "precision": "fp32"},
+            build=BuildFacts(precision="fp32", versions={"torch": torch.__version__}),
         )
         self._state: FrameState | None = None
 

@@ -7,7 +7,6 @@ after an exception or Ctrl-C too: what was done is kept. Memory does not grow wi
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from array import array
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from l2g.errors import VideoError
+from l2g.files import PendingFile, write_atomically
 from l2g.runtime.assembler import FrameResult, TrackedInstance
 
 
@@ -29,8 +29,8 @@ class JsonLinesSink:
     def __init__(self, path: str | Path, class_names: Sequence[str]):
         self.path = Path(path)
         self._class_names = class_names
-        self._temporary = _temporary(self.path)
-        self._file = _open(self._temporary, self.path)
+        self._pending = PendingFile(self.path, VideoError)
+        self._file = open(self._pending.temporary, "w", encoding="utf-8")  # noqa: SIM115 - `close` does
 
     def write(self, result: FrameResult) -> None:
         """Append one frame. VideoError when the disk refuses."""
@@ -49,8 +49,12 @@ class JsonLinesSink:
     def close(self) -> None:
         """Give the file its name."""
         if not self._file.closed:
-            self._file.close()
-            os.replace(self._temporary, self.path)
+            try:
+                self._file.close()
+            except OSError as error:
+                self._pending.discard()
+                raise self._pending.refusal(error) from None
+            self._pending.commit()
 
     def _track(self, instance: TrackedInstance) -> dict[str, Any]:
         return {
@@ -124,13 +128,12 @@ class TubeResultsSink:
         """Write the list, best first within a track, and give the file its name."""
         if self._spool.closed:
             return
-        temporary = _temporary(self.path)
-        try:
-            with self._spool, _open(temporary, self.path) as file:
-                self._write_entries(file)
-        except OSError as error:
-            raise VideoError(f"{self.path}: writing failed ({error}); is the disk full?") from None
-        os.replace(temporary, self.path)
+        with (
+            self._spool,
+            write_atomically(self.path, VideoError) as temporary,
+            open(temporary, "w", encoding="utf-8") as file,
+        ):
+            self._write_entries(file)
 
     def _write_entries(self, file: TextIO) -> None:
         separator = "["
@@ -165,14 +168,3 @@ class TubeResultsSink:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.part")
-
-
-def _open(temporary: Path, path: Path) -> TextIO:
-    try:
-        return open(temporary, "w", encoding="utf-8")
-    except OSError as error:
-        raise VideoError(f"{path}: cannot be written ({error}); check the folder and its permissions") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from fractions import Fraction
 from pathlib import Path
 from typing import cast
@@ -13,6 +12,7 @@ import cv2
 import numpy as np
 
 from l2g.errors import VideoError
+from l2g.files import PendingFile
 from l2g.runtime.arrays import ByteArray
 from l2g.runtime.video.source import ONE_CORE_PIXELS
 
@@ -35,19 +35,18 @@ class VideoWriter:
         self._size = (height, width)
         self._padding = ((0, height % 2), (0, width % 2), (0, 0))
         self._last_tick = -1
-        self._temporary = self.path.with_name(f".{self.path.stem}.part{self.path.suffix}")
+        self._pending = PendingFile(self.path, VideoError)
+        name = str(self._pending.temporary)
         try:
-            self._temporary.touch()  # the muxer opens its file at the first frame only
-            self._container = av.open(str(self._temporary), "w", format="mp4", options={"movflags": "+faststart"})
+            self._container = av.open(name, "w", format="mp4", options={"movflags": "+faststart"})
         except (av.error.FFmpegError, OSError) as error:
-            raise VideoError(
-                f"{self.path}: cannot be written ({error}); check the folder and its permissions"
-            ) from None
+            self._pending.discard()
+            raise self._pending.refusal(error) from None
         try:
             self._stream = self._add_stream(height + height % 2, width + width % 2, frame_rate)
         except BaseException:
             self._container.close()
-            self._temporary.unlink(missing_ok=True)
+            self._pending.discard()
             raise
 
     def _add_stream(self, height: int, width: int, frame_rate: float) -> av.VideoStream:
@@ -100,9 +99,9 @@ class VideoWriter:
         finally:
             self._container.close()
             if self.frames:
-                os.replace(self._temporary, self.path)
+                self._pending.commit()
             else:
-                self._temporary.unlink(missing_ok=True)
+                self._pending.discard()
 
     def _encode(self, frame: av.VideoFrame | None) -> None:
         try:

@@ -12,6 +12,7 @@ from l2g.errors import ContractError, DataError, L2GError
 from l2g.evaluation.parity.report import Tolerances
 from l2g.evaluation.parity.run import ParityOptions, run_parity
 from l2g.evaluation.run import evaluate_backend
+from l2g.provenance import BuildFacts
 from l2g.runtime.backends.base import HostState
 from l2g.runtime.outputs import RawOutputs
 from tests.evaluation.swapping import BlankAndSwapping, BlankAndSwappingUnseen, Elsewhere, Swapping
@@ -235,7 +236,7 @@ def test_an_error_of_the_kernels_shows_in_every_frame(dataset):
 def of_precision(backend, precision):
     def make():
         made = backend()
-        made.contract = dataclasses.replace(made.contract, build={"precision": precision})
+        made.contract = dataclasses.replace(made.contract, build=BuildFacts(precision=precision))
         return made
 
     return make

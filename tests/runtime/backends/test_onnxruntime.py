@@ -13,6 +13,7 @@ onnx = pytest.importorskip("onnx")
 
 from l2g.contract import METADATA_KEY  # noqa: E402
 from l2g.errors import ContractError, L2GError  # noqa: E402
+from l2g.provenance import BuildFacts  # noqa: E402
 from l2g.runtime.backends.base import HostState  # noqa: E402
 from l2g.runtime.backends.eager import EagerBackend  # noqa: E402
 from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend  # noqa: E402
@@ -71,7 +72,9 @@ def test_four_frames_equal_eager(model, backend, streams):
 
 def test_the_contract_is_that_of_the_model(model, backend):
     eager = EagerBackend(model).contract
-    assert dataclasses.replace(backend.contract, build={}, model={}) == dataclasses.replace(eager, build={}, model={})
+    assert dataclasses.replace(backend.contract, build=BuildFacts(), model={}) == dataclasses.replace(
+        eager, build=BuildFacts(), model={}
+    )
     assert backend.contract.model == json.loads(json.dumps(model.config.to_dict()))
     assert backend.device == "cpu"
 

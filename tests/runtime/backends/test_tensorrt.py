@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("torch")  # the small graph is exported from a model
 pytest.importorskip("onnxruntime")
 
-from l2g.engines.verification import LIMITS, DisagreementError, compare, judge, verify_engine
+from l2g.engines.verification import LIMITS, DisagreementError, check_agreement, measure_agreement, verify_engine
 from l2g.errors import ContractError, EngineError
 from l2g.runtime.backends.base import HostState
 from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend
@@ -217,10 +217,10 @@ def test_an_engine_opens_by_its_suffix_and_says_what_is_missing(tmp_path):
 @pytest.mark.parametrize("top_k", [None, 4])
 def test_verification_passes_for_the_graph_itself(tmp_path, top_k):
     pair = Pair(tmp_path, top_k)
-    found = compare(pair.reference, pair.engine)
+    found = measure_agreement(pair.reference, pair.engine)
     assert dataclasses.astuple(found) == (0, 0, 0, 0)
-    record = judge(found, "fp32", pair.engine.path, "a GPU")
-    assert record["status"] == "verified"
+    record = check_agreement(found, "fp32", pair.engine.path, "a GPU")
+    assert record.status == "verified"
     pair.engine.close()
 
 
@@ -230,7 +230,7 @@ def test_verification_takes_as_many_streams_as_the_engine_does(tmp_path, monkeyp
     platform = FakePlatform(onnx_file, max_streams=max_streams)
     monkeypatch.setattr(tensorrt_backend, "Platform", lambda: platform)
     record = verify_engine(onnx_file, fake_engine(tmp_path / "model.engine", onnx_file))
-    assert (record["status"], record["streams"]) == ("verified", compared)
+    assert (record.status, record.streams) == ("verified", compared)
     assert platform.devices[-1].closed
 
 
@@ -252,7 +252,7 @@ class Shuffled:
 @pytest.mark.parametrize("top_k", [None, 4])
 def test_verification_does_not_mind_the_order_of_a_first_frames_slots(tmp_path, top_k):
     pair = Pair(tmp_path, top_k)
-    assert dataclasses.astuple(compare(pair.reference, Shuffled(pair.engine))) == (0, 0, 0, 0)
+    assert dataclasses.astuple(measure_agreement(pair.reference, Shuffled(pair.engine))) == (0, 0, 0, 0)
     pair.engine.close()
 
 
@@ -260,7 +260,7 @@ def test_verification_does_not_mind_the_order_of_a_first_frames_slots(tmp_path, 
 @pytest.mark.parametrize("precision", LIMITS)
 def test_verification_fails_for_an_engine_that_is_wrong_about_its_state(tmp_path, spoil, precision):
     pair = Pair(tmp_path, graph=edited(small_graph(), spoil, tmp_path / "spoilt.onnx"))
-    found = compare(pair.reference, pair.engine)
+    found = measure_agreement(pair.reference, pair.engine)
     with pytest.raises(DisagreementError, match="does not give the numbers of its graph"):
-        judge(found, precision, pair.engine.path, None)
+        check_agreement(found, precision, pair.engine.path, None)
     pair.engine.close()

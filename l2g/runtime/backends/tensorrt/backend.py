@@ -92,7 +92,7 @@ class TensorRTBackend:
         self.gpu = platform.gpu(device_index)
         check_machine(self.path, self.sidecar, library.name, library.version, self.gpu)
         if not self.sidecar.engine.verified:
-            reason = self.sidecar.engine.verification.get("reason", "no record")
+            reason = self.sidecar.engine.verification.reason or "no record"
             warnings.warn(
                 f"{self.path}: never compared with its graph ({reason}); do it once on this machine with: "
                 f"python runtime/verify_engine.py --engine {self.path} --onnx {self.sidecar.engine.onnx}",

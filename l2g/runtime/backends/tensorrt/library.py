@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from l2g.errors import EngineError
+from l2g.files import write_text
 
 LIBRARIES = ("tensorrt", "tensorrt-rtx")
 INSTALL = {
@@ -110,7 +111,7 @@ class LibraryLog:
         return "\n  ".join(text.strip() for text in list(chosen)[-lines:])
 
     def write(self, path: Path) -> None:
-        path.write_text("\n".join(self.lines) + "\n", encoding="utf-8")
+        write_text(path, "\n".join(self.lines) + "\n", EngineError)
 
 
 def _import_rtx() -> ModuleType | None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -24,8 +25,10 @@ from l2g.contract import GraphContract
 from l2g.data.dataset import VideoDataset
 from l2g.errors import ExportError
 from l2g.evaluation.precision import Measured, measure
-from l2g.export.precision.convert import all_blocks, to_half
+from l2g.export.precision.convert import all_blocks, to_fp16
 from l2g.export.precision.emulate import emulate
+from l2g.files import write_text
+from l2g.provenance import BuildFacts
 from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend
 
 
@@ -41,45 +44,45 @@ class Budget:
     def holds(self, reference: Measured, found: Measured) -> bool:
         if not found.finite or (found.ap is None) != (reference.ap is None):
             return False
-        lost = 0.0 if found.ap is None else reference.ap - found.ap
+        lost = 0.0 if found.ap is None or reference.ap is None else reference.ap - found.ap
         steady = all(value is None or value >= self.identity for value in found.identity)
         return lost <= self.ap + 1e-9 and steady and all(v is None or v >= self.mask_iou for v in found.mask_iou)
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One measured graph. half: the blocks that were in FP16."""
+class BlockTrial:
+    """One measured graph. fp16: the blocks that were in FP16."""
 
-    half: tuple[str, ...]
+    fp16: tuple[str, ...]
     holds: bool
     loss: float | None
     measured: Measured
 
 
 @dataclass(frozen=True)
-class Search:
+class BlockSearch:
     """What a search found.
 
-    kept: the blocks that stay float32, as `to_half` takes them ("layer:encoder"). alone: blocks measured alone in FP16.
+    kept: the blocks that stay float32, as `to_fp16` takes them ("layer:encoder"). alone: blocks measured alone in FP16.
     """
 
     kept: tuple[str, ...]
     blocks: tuple[str, ...]
     reference: Measured
-    trials: tuple[Trial, ...]
+    trials: tuple[BlockTrial, ...]
 
     @property
-    def alone(self) -> dict[str, Trial]:
-        return {trial.half[0]: trial for trial in self.trials if len(trial.half) == 1}
+    def alone(self) -> dict[str, BlockTrial]:
+        return {trial.fp16[0]: trial for trial in self.trials if len(trial.fp16) == 1}
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     def table(self) -> str:
         """One line a trial: what was in FP16, what it cost."""
         lines = [f"{'FP16':<44}{'AP loss':>9}{'same objects':>14}{'mask IoU':>10}"]
         for trial in self.trials:
-            lines.append(f"{_title(trial.half, self.blocks):<44}{_row(trial)}")
+            lines.append(f"{_title(trial.fp16, self.blocks):<44}{_row(trial)}")
         kept = ", ".join(self.kept) or "none"
         return "\n".join([*lines, f"blocks that stay float32: {kept}"])
 
@@ -119,7 +122,7 @@ def _guilty(blocks: list[str], holds: Callable[[frozenset[str]], bool]) -> list[
     return _guilty(blocks[:middle], holds) + _guilty(blocks[middle:], holds)
 
 
-def search(
+def search_fp32_blocks(
     graph: bytes,
     contract: GraphContract,
     dataset: VideoDataset,
@@ -130,7 +133,7 @@ def search(
     confidence: float = 0.5,
     log: str | Path | None = None,
     progress: bool = True,
-) -> Search:
+) -> BlockSearch:
     """Search for the blocks of a serialised float32 graph, without plugins, that have to stay float32.
 
     dataset: what AP and drift are measured on. log: a JSON Lines file of all trials; one of the same search is gone on
@@ -152,7 +155,7 @@ def search(
         kept = find_kept(blocks, trials.holds, trials.costs)
     finally:
         trials.close()
-    return Search(
+    return BlockSearch(
         tuple(f"{granularity}:{block}" for block in kept), blocks, trials.reference, tuple(trials.done.values())
     )
 
@@ -164,53 +167,60 @@ class _Trials:
         self.graph, self.contract, self.dataset, self.budget = graph, contract, dataset, budget
         self.blocks, self.log = blocks, log
         self.granularity, self.streams, self.confidence = how
-        self.done: dict[frozenset[str], Trial] = {}
-        self.reference: Measured | None = None
+        self.done: dict[frozenset[str], BlockTrial] = {}
+        self._reference: Measured | None = None
         self.folder = TemporaryDirectory(prefix="l2g-precision-")
-        self.single: OnnxRuntimeBackend | None = None
+        self.float32: OnnxRuntimeBackend | None = None
         self.bar = tqdm(desc="trials", unit="", disable=None if progress else True, position=0)
 
     def close(self) -> None:
         self.bar.close()
-        if self.single is not None:
-            self.single.close()
+        if self.float32 is not None:
+            self.float32.close()
         self.folder.cleanup()
 
-    def holds(self, half: frozenset[str]) -> bool:
-        return self.trial(half).holds
+    @property
+    def reference(self) -> Measured:
+        """The float32 graph, once anything has been tried."""
+        assert self._reference is not None
+        return self._reference
+
+    def holds(self, fp16: frozenset[str]) -> bool:
+        return self.trial(fp16).holds
 
     def costs(self, blocks: Iterable[str]) -> dict[str, float]:
         """The mean IoU that each block loses alone, which tells finer than AP."""
         return {block: _lost_iou(self.trial(frozenset([block])).measured) for block in blocks}
 
-    def trial(self, half: frozenset[str]) -> Trial:
-        if half in self.done:
-            return self.done[half]
-        names = tuple(block for block in self.blocks if block in half)
+    def trial(self, fp16: frozenset[str]) -> BlockTrial:
+        if fp16 in self.done:
+            return self.done[fp16]
+        names = tuple(block for block in self.blocks if block in fp16)
         recorded = self.log.find(names)
         if recorded is None:
-            recorded = self._measure(half)
+            recorded = self._measure(fp16)
             self.log.add(names, *recorded)
-        self.reference, measured = recorded
-        loss = None if measured.ap is None or self.reference.ap is None else self.reference.ap - measured.ap
-        trial = Trial(names, self.budget.holds(self.reference, measured), loss, measured)
-        self.done[half] = trial
+        reference, measured = recorded
+        self._reference = reference
+        loss = None if measured.ap is None or reference.ap is None else reference.ap - measured.ap
+        trial = BlockTrial(names, self.budget.holds(reference, measured), loss, measured)
+        self.done[fp16] = trial
         self.bar.update()
         self.bar.write(
             f"{_title(names, self.blocks):<44}{_row(trial)}", file=self.bar.fp
         ) if not self.bar.disable else None
         return trial
 
-    def _measure(self, half: frozenset[str]) -> tuple[Measured, Measured]:
-        if self.single is None:
-            self.single = self._open("single", self.graph)
+    def _measure(self, fp16: frozenset[str]) -> tuple[Measured, Measured]:
+        if self.float32 is None:
+            self.float32 = self._open("float32", self.graph)
         model = ir.from_proto(onnx.load_from_string(self.graph))
-        to_half(model, keep=[f"{self.granularity}:{block}" for block in self.blocks if block not in half])
-        candidate = self._open("half", ir.to_proto(emulate(model)).SerializeToString())
+        to_fp16(model, keep=[f"{self.granularity}:{block}" for block in self.blocks if block not in fp16])
+        candidate = self._open("fp16", ir.to_proto(emulate(model)).SerializeToString())
         try:
             reference, found = measure(
-                self.single,
-                {"half": candidate},
+                self.float32,
+                {"fp16": candidate},
                 self.dataset,
                 streams=self.streams,
                 confidence=self.confidence,
@@ -218,37 +228,34 @@ class _Trials:
             )
         finally:
             candidate.close()
-        return reference, found["half"]
+        return reference, found["fp16"]
 
     def _open(self, name: str, graph: bytes) -> OnnxRuntimeBackend:
         path = Path(self.folder.name) / f"{name}.onnx"
-        path.write_bytes(with_contract(graph, replace(self.contract, build={})))
+        path.write_bytes(with_contract(graph, replace(self.contract, build=BuildFacts())))
         return OnnxRuntimeBackend(path)
 
 
 class _Log:
-    """A JSON Lines file: what is searched, then a line for every trial."""
+    """A JSON Lines file: what is searched, then a line for every trial. Without a path it only remembers."""
 
-    def __init__(self, path: str | Path | None, header: dict):
+    def __init__(self, path: str | Path | None, header: dict[str, Any]):
         self.path = None if path is None else Path(path)
         self.entries: dict[tuple[str, ...], tuple[Measured, Measured]] = {}
-        if self.path is None:
-            return
-        if self.path.is_file() and self.path.stat().st_size:
-            self._read(header)
+        if self.path is not None and self.path.is_file() and self.path.stat().st_size:
+            self._read(self.path, header)
         else:
             self._write(header)
 
-    def find(self, half: tuple[str, ...]) -> tuple[Measured, Measured] | None:
-        return self.entries.get(half)
+    def find(self, fp16: tuple[str, ...]) -> tuple[Measured, Measured] | None:
+        return self.entries.get(fp16)
 
-    def add(self, half: tuple[str, ...], reference: Measured, measured: Measured) -> None:
-        self.entries[half] = reference, measured
-        if self.path is not None:
-            self._write({"half": half, "reference": reference.to_dict(), "measured": measured.to_dict()})
+    def add(self, fp16: tuple[str, ...], reference: Measured, measured: Measured) -> None:
+        self.entries[fp16] = reference, measured
+        self._write({"half": fp16, "reference": reference.to_dict(), "measured": measured.to_dict()})
 
-    def _read(self, header: dict) -> None:
-        text = self.path.read_text(encoding="utf-8")
+    def _read(self, path: Path, header: dict[str, Any]) -> None:
+        text = path.read_text(encoding="utf-8")
         first, *lines = text.splitlines()
         try:
             found = json.loads(first)
@@ -257,7 +264,7 @@ class _Log:
             differing = ["contents"]
         if differing:
             raise ExportError(
-                f"{self.path}: the log of another search (another {differing[0]}); delete it or give another --log"
+                f"{path}: the log of another search (another {differing[0]}); delete it or give another --log"
             )
         for line in lines:
             try:
@@ -265,11 +272,12 @@ class _Log:
             except ValueError:  # the line at which a search was interrupted
                 break
             self.entries[tuple(entry["half"])] = _measured(entry["reference"]), _measured(entry["measured"])
-
         if not text.endswith("\n"):
-            self.path.write_text("\n".join([first, *lines[: len(self.entries)], ""]), encoding="utf-8")
+            write_text(path, "\n".join([first, *lines[: len(self.entries)], ""]), ExportError)
 
-    def _write(self, entry: dict) -> None:
+    def _write(self, entry: dict[str, Any]) -> None:
+        if self.path is None:
+            return
         try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(entry) + "\n")
@@ -277,8 +285,9 @@ class _Log:
             raise ExportError(f"{self.path}: cannot be written ({error.strerror}); give another --log") from None
 
 
-def _measured(entry: dict) -> Measured:
-    return Measured(**{name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()})
+def _measured(entry: dict[str, Any]) -> Measured:
+    fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in entry.items()}
+    return Measured(**fields)
 
 
 def _lost_iou(measured: Measured) -> float:
@@ -286,18 +295,18 @@ def _lost_iou(measured: Measured) -> float:
     return 1.0 if not measured.finite or not values else 1 - min(values)
 
 
-def _title(half: tuple[str, ...], blocks: tuple[str, ...]) -> str:
-    if half == blocks:
+def _title(fp16: tuple[str, ...], blocks: tuple[str, ...]) -> str:
+    if fp16 == blocks:
         return "everything but the islands"
-    if len(half) > len(blocks) / 2 and len(half) > 2:
-        absent = [block for block in blocks if block not in half]
+    if len(fp16) > len(blocks) / 2 and len(fp16) > 2:
+        absent = [block for block in blocks if block not in fp16]
         text = f"all but {', '.join(absent)}"
     else:
-        text = half[0] if len(half) == 1 else f"{half[0]} .. {half[-1]} ({len(half)})" if half else "nothing"
+        text = fp16[0] if len(fp16) == 1 else f"{fp16[0]} .. {fp16[-1]} ({len(fp16)})" if fp16 else "nothing"
     return text if len(text) <= 42 else f"{text[:38]} ..."
 
 
-def _row(trial: Trial) -> str:
+def _row(trial: BlockTrial) -> str:
     def least(values: tuple[float | None, ...], how: str) -> str:
         known = [value for value in values if value is not None]
         return format(min(known), how) if known else "n/a"

@@ -8,7 +8,7 @@ from l2g.data.registry import load_dataset
 from l2g.data.synthetic.dataset import write_synthetic
 from l2g.errors import ExportError
 from l2g.evaluation.precision import Measured, measure
-from l2g.export.precision.search import Budget, find_kept, search
+from l2g.export.precision.fp32_blocks import Budget, find_kept, search_fp32_blocks
 from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from tests.evaluation.swapping import BlankAndSwappingUnseen, Elsewhere
 from tests.export.precision.half_models import PLANTED, contract, single
@@ -32,9 +32,9 @@ class Model:
     def __init__(self, guilty=(), costs=None, limit=1.0):
         self.guilty, self.cost, self.limit, self.trials = set(guilty), costs or {}, limit, []
 
-    def holds(self, half):
-        self.trials.append(half)
-        return not self.guilty & half and sum(self.cost.get(block, 0) for block in half) <= self.limit
+    def holds(self, fp16):
+        self.trials.append(fp16)
+        return not self.guilty & fp16 and sum(self.cost.get(block, 0) for block in fp16) <= self.limit
 
     def costs(self, blocks):
         return {block: self.cost.get(block, 0.0) for block in blocks}
@@ -77,24 +77,24 @@ def test_a_block_that_overflows_is_found_in_the_graph(dataset, tmp_path):
     """The planted block computes beyond FP16; every other one may stay in FP16."""
     log, wide = tmp_path / "log.jsonl", Budget(ap=100, identity=0, mask_iou=0)
     how = {"budget": wide, "granularity": "layer", "confidence": 0.0, "log": log, "progress": False}
-    found = search(single(planted=True), contract(), dataset, **how)
+    found = search_fp32_blocks(single(planted=True), contract(), dataset, **how)
     assert found.kept == (f"layer:{PLANTED}",)
     assert not found.trials[0].measured.finite
     assert not found.alone[PLANTED].holds
     assert found.trials[-1].holds
-    assert PLANTED not in found.trials[-1].half
+    assert PLANTED not in found.trials[-1].fp16
     assert f"blocks that stay float32: layer:{PLANTED}" in found.table()
     # The log serves the next search, whatever happened to its last line; nothing is measured again.
     lines = log.read_text().splitlines()
     assert len(lines) == 1 + len(found.trials)
     log.write_text("\n".join(lines) + '\n{"half": ["enc')
-    again = search(single(planted=True), contract(), replace(dataset), **how)
+    again = search_fp32_blocks(single(planted=True), contract(), replace(dataset), **how)
     assert again.kept == found.kept
     assert [json.loads(line)["half"] for line in log.read_text().splitlines()[1:]] == [
         json.loads(line)["half"] for line in lines[1:]
     ]
     with pytest.raises(ExportError, match="another graph"):
-        search(single(), contract(), dataset, **how)
+        search_fp32_blocks(single(), contract(), dataset, **how)
 
 
 def test_a_model_beside_itself(dataset):

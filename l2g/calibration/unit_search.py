@@ -9,7 +9,7 @@ from l2g.calibration.units import Inventory
 
 
 @dataclass(frozen=True)
-class Trial:
+class UnitTrial:
     """One measured set: its units, its share of the arithmetic in percent, and the AP that it loses."""
 
     units: tuple[str, ...]
@@ -19,29 +19,29 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Search:
+class UnitSearch:
     """chosen: the units to quantise. excluded: those that broke the budget when they were added. trials: in order."""
 
     chosen: tuple[str, ...]
     excluded: tuple[str, ...]
-    trials: tuple[Trial, ...]
+    trials: tuple[UnitTrial, ...]
 
 
-def search(
+def search_units(
     inventory: Inventory,
     sensitivity: dict[str, float],
     loss: Callable[[frozenset[str]], float],
     budget: float,
     max_trials: int = 12,
     widen: bool = True,
-) -> Search:
+) -> UnitSearch:
     """Start from the default set; widen it while the loss of AP stays within `budget`, or narrow it until it does.
 
     sensitivity: of each unit, the error that quantising it alone causes; the order of trying is error per arithmetic,
     gentlest first. loss: AP percent points that a set loses; measured at most `max_trials` times. Adding is by
     bisection: the longest prefix within budget is kept, the unit behind it is left out, and the rest is tried again.
     """
-    run = _Run(inventory, loss, budget, max_trials)
+    run = _Trials(inventory, loss, budget, max_trials)
     order = ranked(inventory, sensitivity)
     default = [name for name in order if name in inventory.default]
     optional = [name for name in order if name not in inventory.default] if widen else []
@@ -50,7 +50,7 @@ def search(
     else:
         chosen = run.extend(frozenset(), default, known_to_fail=True)
         chosen = run.extend(chosen, optional)
-    return Search(
+    return UnitSearch(
         tuple(name for name in inventory.names if name in chosen), tuple(run.excluded), tuple(run.trials.values())
     )
 
@@ -60,10 +60,10 @@ def ranked(inventory: Inventory, sensitivity: dict[str, float]) -> list[str]:
     return [unit.name for unit in sorted(inventory.units, key=lambda u: sensitivity[u.name] / max(u.flops, 1))]
 
 
-class _Run:
+class _Trials:
     def __init__(self, inventory: Inventory, loss: Callable, budget: float, max_trials: int):
         self.inventory, self.loss, self.budget, self.max_trials = inventory, loss, budget, max_trials
-        self.trials: dict[frozenset[str], Trial] = {}
+        self.trials: dict[frozenset[str], UnitTrial] = {}
         self.excluded: list[str] = []
 
     def within(self, units: frozenset[str]) -> bool:
@@ -74,7 +74,7 @@ class _Run:
             names = tuple(name for name in self.inventory.names if name in units)
             # Percent points carry the last bits of two sums, which must not decide.
             within = loss <= self.budget + 1e-9
-            self.trials[units] = Trial(names, self.inventory.share(units), loss, within)
+            self.trials[units] = UnitTrial(names, self.inventory.share(units), loss, within)
         return self.trials[units].within
 
     def extend(self, kept: frozenset[str], rest: Sequence[str], known_to_fail: bool = False) -> frozenset[str]:
