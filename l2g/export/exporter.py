@@ -21,17 +21,23 @@ from l2g.export.deformable.gather import MAX_ROWS
 from l2g.export.deformable.lowering import LOWERINGS, PLUGIN_VERSIONS, TARGETS, lower, unplug
 from l2g.export.deformable.plugin import check_plugins
 from l2g.export.graph.feedforward import part_sums_from_norms, split_feed_forward
-from l2g.export.graph.tracing import trace
+from l2g.export.graph.tracing import STREAMS, trace
 from l2g.export.precision.convert import to_half
 from l2g.export.precision.verify import HalfVerification, verify_half
+from l2g.export.verification.rollouts import ROLLOUTS
 from l2g.export.verification.verify import Verification, verify
 from l2g.modeling.local2global import Local2Global
+from l2g.progress import SILENT, Progress
 
 # LayerNormalization is one operator from 17 on; PyTorch's TorchScript exporter knows nothing after 20.
 OPSETS = range(17, 21)
 PRECISIONS = ("fp32", "fp16")
 # Row numbers of all streams together are int32.
 MAX_STREAMS = (1 << 31) // MAX_ROWS - 1
+# The stages of an export, as a `Progress` is told of them.
+TRACING, LOWERING, CHECKING, VERIFYING = "trace and fold", "lower", "check the ONNX", "verify beside PyTorch"
+CHOOSING, HALVING, VERIFYING_HALF = "search for what stays float32", "convert to FP16", "verify the FP16 graph"
+WRITING = "write and read back"
 
 
 @dataclass(frozen=True)
@@ -104,27 +110,35 @@ def export(
     options: ExportOptions | None = None,
     checkpoint: str | os.PathLike | None = None,
     choose: Callable[[bytes, GraphContract], tuple[str, ...]] | None = None,
+    progress: Progress = SILENT,
 ) -> Exported:
     """Write the ONNX file of `model` (in evaluation mode, on the CPU, float32) to `output`.
 
     The file gets its name only after ONNX Runtime has given the model's numbers with it (`verification.verify`).
     `checkpoint` is named in the contract, with its sum. `choose` gets the verified float32 graph of an FP16 export
     (with the gather in the place of plugins) and its contract; it says which blocks stay float32 besides the options'.
+    `progress` is told of the stages.
     Raises ExportError, with nothing written, for options that do not fit the model and for a graph that is not the
     model.
     """
     options, output = options or ExportOptions(), Path(output)
     contract = contract_of(model, options)
+    progress.plan(_stages(options, choose is not None))
     with replacing(output) as temporary:
-        single, verification = _verified(model, contract, options)
+        single, verification = _verified(model, contract, options, progress)
         graph = single
         if options.precision == "fp16":
+            if choose:
+                progress.stage(CHOOSING)
             chosen = choose(runnable(single, options), contract) if choose else ()
             options = dataclasses.replace(options, fp32_blocks=tuple(dict.fromkeys((*options.fp32_blocks, *chosen))))
+            progress.stage(HALVING)
             graph = halved(single, options.fp32_blocks)
             _check(graph)
+            progress.stage(VERIFYING_HALF)
             runnables = runnable(single, options), runnable(graph, options)
-            verification = verify_half(model, *runnables, contract, verification)
+            verification = verify_half(model, *runnables, contract, verification, progress)
+        progress.stage(WRITING)
         build = {**build_facts(options, checkpoint), **graph_facts(graph), "verification": verification.to_dict()}
         contract = dataclasses.replace(contract, build=build)
         temporary.write_bytes(with_contract(graph, contract))
@@ -133,11 +147,25 @@ def export(
     return Exported(output, contract, verification)
 
 
-def _verified(model: Local2Global, contract: GraphContract, options: ExportOptions) -> tuple[bytes, Verification]:
+def _stages(options: ExportOptions, choosing: bool) -> dict[str, int]:
+    """The stages of an export and their steps, in order."""
+    compared = sum(frames for _, frames in ROLLOUTS)
+    stages = {TRACING: len(STREAMS), LOWERING: 1, CHECKING: 1, VERIFYING: compared}
+    if options.precision == "fp16":
+        stages |= {CHOOSING: 1} if choosing else {}
+        stages |= {HALVING: 1, VERIFYING_HALF: compared}
+    return {**stages, WRITING: 1}
+
+
+def _verified(
+    model: Local2Global, contract: GraphContract, options: ExportOptions, progress: Progress
+) -> tuple[bytes, Verification]:
     """The float32 graph, held to the model; that of an FP16 graph too, which is made from it."""
-    single = build_graph(model, contract, dataclasses.replace(options, precision="fp32", fp32_blocks=()))
+    single = build_graph(model, contract, dataclasses.replace(options, precision="fp32", fp32_blocks=()), progress)
+    progress.stage(CHECKING)
     _check(single)
-    return single, verify(model, runnable(single, options), contract)
+    progress.stage(VERIFYING)
+    return single, verify(model, runnable(single, options), contract, progress)
 
 
 def halved(graph: bytes, fp32_blocks: tuple[str, ...] = ()) -> bytes:
@@ -162,12 +190,16 @@ def contract_of(model: Local2Global, options: ExportOptions) -> GraphContract:
     )
 
 
-def build_graph(model: Local2Global, contract: GraphContract, options: ExportOptions) -> bytes:
+def build_graph(
+    model: Local2Global, contract: GraphContract, options: ExportOptions, progress: Progress = SILENT
+) -> bytes:
     """The serialised graph, neither verified nor with a contract inside."""
     if options.precision == "fp16":
         single = dataclasses.replace(options, precision="fp32", fp32_blocks=())
-        return halved(build_graph(model, contract, single), options.fp32_blocks)
-    graph = trace(model, contract, options.opset)
+        return halved(build_graph(model, contract, single, progress), options.fp32_blocks)
+    progress.stage(TRACING)
+    graph = trace(model, contract, options.opset, progress)
+    progress.stage(LOWERING)
     lower(graph, options.lowering, options.target, options.plugin_version)
     if options.target == "onnxruntime":
         split_feed_forward(graph)

@@ -1,18 +1,14 @@
-"""JSON in and out for the metrics, and how their commands end."""
+"""JSON in and out for the metrics."""
 
 from __future__ import annotations
 
 import gc
 import json
 import os
-import sys
-from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
-from l2g.errors import DataError, L2GError
-
-OK, BAD_INPUT = 0, 2
+from l2g.errors import DataError
 
 
 def read_json(source: str | Path | dict | list, what: str, kind: type):
@@ -64,22 +60,3 @@ def write_json(path: str | Path, data: dict) -> None:
         os.replace(partial, path)
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror}); choose another --json path") from None
-
-
-def finish(evaluate: Callable[[], object], json_path: str | None) -> int:
-    """Run `evaluate`, print its report's `table()`, its notes on stderr, write `to_json()`; return the exit code."""
-    try:
-        report = evaluate()
-        if json_path:
-            write_json(json_path, report.to_json())
-    except L2GError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return BAD_INPUT
-    print_notes(report.notes)
-    print(report.table())
-    return OK
-
-
-def print_notes(notes: Iterable[str]) -> None:
-    for note in notes:
-        print(f"note: {note}", file=sys.stderr)

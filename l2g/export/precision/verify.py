@@ -26,6 +26,7 @@ from l2g.export.verification.decisions import expose_decisions
 from l2g.export.verification.rollouts import ROLLOUTS, Step, rollouts
 from l2g.export.verification.verify import Verification, open_session, run
 from l2g.modeling.local2global import Local2Global
+from l2g.progress import SILENT, Progress
 
 # Rounding every tensor may cost this many times what rounding the weights alone costs. Measured: 0.8 to 1.7 (l2g_tiny,
 # a small random model). One layer's weights off by a tenth: 37 and more; a single weight: 8 to 10; swapped streams: 59.
@@ -61,7 +62,12 @@ class HalfVerification:
 
 
 def verify_half(
-    model: Local2Global, single: bytes, half: bytes, contract: GraphContract, verified: Verification
+    model: Local2Global,
+    single: bytes,
+    half: bytes,
+    contract: GraphContract,
+    verified: Verification,
+    progress: Progress = SILENT,
 ) -> HalfVerification:
     """Hold the FP16 graph to the model. single: the float32 graph, itself `verified`. Both without plugins.
 
@@ -85,6 +91,7 @@ def verify_half(
         _check_range(largest, names, step)
         found, *_ = _split(run(sessions[1], inputs), len(contract.outputs))
         sums.add(step, expected, found)
+        progress.step()
     return sums.judge(verified, max(largest.items(), key=lambda item: item[1], default=("none", 0.0)))
 
 

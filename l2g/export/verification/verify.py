@@ -14,6 +14,7 @@ from l2g.export.verification.comparison import TOLERANCES, Difference, compare
 from l2g.export.verification.decisions import expose_decisions, judge
 from l2g.export.verification.rollouts import ROLLOUTS, Step, rollouts
 from l2g.modeling.local2global import Local2Global
+from l2g.progress import SILENT, Progress
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Verification:
         return asdict(self)
 
 
-def verify(model: Local2Global, graph: bytes, contract: GraphContract) -> Verification:
+def verify(model: Local2Global, graph: bytes, contract: GraphContract, progress: Progress = SILENT) -> Verification:
     """Run a serialised ONNX graph beside the model over the rollouts of `l2g.export.verification.rollouts`.
 
     Every step starts from the model's own state. Raises ExportError at the first step where an output differs by more
@@ -54,6 +55,7 @@ def verify(model: Local2Global, graph: bytes, contract: GraphContract) -> Verifi
             ties += 1
         for difference in differences:
             largest[difference.output] = max(largest[difference.output], difference.value)
+        progress.step()
     library = f"onnxruntime {onnxruntime.__version__} CPU"
     return Verification(library, ROLLOUTS, largest, {name: TOLERANCES[name] for name in largest}, ties)
 
