@@ -59,10 +59,7 @@ def bash(zsh: bool = False) -> str:
 
 
 def fish() -> str:
-    lines = [
-        "complete -c l2g -n __fish_use_subcommand -f -l version",
-        "complete -c l2g -f -n __fish_use_subcommand -l help",
-    ]
+    lines = [f"complete -c l2g -f -n __fish_use_subcommand -l {option}" for option in ("help", "version")]
     help_of = {command.name: command.help for command in COMMANDS}
     for word in _first_words():
         lines.append(f"complete -c l2g -f -n __fish_use_subcommand -a {word} -d {_quoted(help_of.get(word, ''))}")

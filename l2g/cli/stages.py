@@ -56,7 +56,7 @@ class Stages(Progress):
         self._finish()
         self._current, self._began, self._done = name, time.perf_counter(), 0
         if self._bar is not None:
-            self._bar.set_description(self._title())
+            self._bar.set_description_str(self._title())
 
     def step(self) -> None:
         self._done += 1

@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--class-names",
         type=names,
         metavar="FILE",
-        help="names of a .pth's classes, one a line (default: COCO's for 80 classes)",
+        help="names of a .pth's classes, one a line (default: COCO's for 80 classes, else numbers)",
     )
     parser.add_argument("--max-age", type=int, default=30, help="frames a hidden track keeps its id")
     parser.add_argument("--fps", type=float, default=30.0, help="frame rate of a folder of pictures")
