@@ -1,4 +1,4 @@
-"""Every command that a message or a docstring of the package advises exists, with its options, in an installed wheel."""
+"""Every command that a message or a docstring of the package advises exists, with its options."""
 
 import ast
 import re
@@ -13,7 +13,7 @@ from l2g.cli.entry import parser_of
 PACKAGE = Path(l2g.__file__).parent
 FIRST_WORDS = {name.split()[0] for name in BY_NAME} | {"--help", "--version", "COMMAND"}
 # "l2g WORD", then words up to the end of the line or sentence, or a quote.
-ADVICE = re.compile(r"(?<![\w./'-])l2g (--?[\w-]+|[a-z][\w-]*)((?: [^\n`;]*)?)")
+ADVICE = re.compile(r"(?<![\w./'-])(?<!-c )l2g (--?[\w-]+|[a-z][\w-]*)((?: [^\n`;]*)?)")
 STREET = re.compile(r"(?<![\w/.])(?:python )?(?:export|runtime|calibration)/\w+\.py")
 
 
