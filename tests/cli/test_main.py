@@ -146,6 +146,7 @@ def test_defaults_are_those_of_the_library():
     from l2g.export.exporter import ExportOptions
     from l2g.export.precision.search import Budget
     from l2g.metrics.vpq import WINDOWS
+    from l2g.runtime.video.overlay import OverlayStyle
 
     def default(name, option):
         command = next(command for command in COMMANDS if command.name == name)
@@ -156,6 +157,7 @@ def test_defaults_are_those_of_the_library():
     assert tuple(WINDOWS) == default("metrics vpq", "--windows")
     assert default("build", "--min-share") == default("doctor", "--min-share") == MIN_SHARE
     assert default("evaluate", "--top-k") == ScoringOptions.top_k
+    assert (default("run", "--opacity"), default("run", "--trails")) == (OverlayStyle.opacity, OverlayStyle.trails)
     budget = Budget()
     found = [default("export", name) for name in ("--ap-budget", "--min-identity", "--min-iou")]
     assert found == [budget.ap, budget.identity, budget.mask_iou]

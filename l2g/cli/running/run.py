@@ -57,7 +57,9 @@ def add_overlay_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--no-overlay", action="store_true", help="write no overlay.mp4")
     group.add_argument("--no-labels", action="store_true", help="no class, track id and score beside the objects")
     group.add_argument("--opacity", type=float, default=0.45, help="of masks, 0 (contours alone) to 1")
-    group.add_argument("--trails", type=int, default=0, metavar="N", help="draw each object's way over the last N frames")
+    group.add_argument(
+        "--trails", type=int, default=0, metavar="N", help="draw each object's way over the last N frames"
+    )
     group.add_argument("--hud", action="store_true", help="draw frame number, time and frames per second")
 
 
