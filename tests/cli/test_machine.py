@@ -117,6 +117,7 @@ class TestExtras:
             "numpy>=1",
             "absent-always",
             'absent-elsewhere; sys_platform == "nowhere"',
+            'absent-here; sys_platform != "nowhere"',
             'numpy>=999; extra == "new"',
             'absent-one<2,>=1; extra == "one"',
             'made-up[one]; extra == "both"',
@@ -143,7 +144,7 @@ class TestExtras:
         self.installed["onnxruntime-gpu"] = "1.20"
         found = {extra.name: extra.missing for extra in extras("made-up")}
         assert found == {
-            "": ("absent-always",),
+            "": ("absent-always", "absent-here"),
             "new": ("numpy>=999 (found 2.0)",),
             "one": ("absent-one<2,>=1",),
             "both": ("absent-one<2,>=1", "absent-two"),
