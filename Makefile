@@ -21,7 +21,7 @@ $(STAMP): setup.py pyproject.toml constraints.txt
 
 # The whole job once: the shipped checkpoint on the shipped clip, and its AP.
 demo: $(STAMP)
-	$(BIN)/python examples/demo.py --output outputs/demo
+	$(BIN)/l2g demo --output outputs/demo
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

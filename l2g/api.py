@@ -216,10 +216,9 @@ def quantize(
     Raises ExportError for a graph that cannot be quantised, DataError for a data set that cannot be read.
     """
     with _extra("int8"):
-        from l2g.artifacts.onnx_file import replacing
         from l2g.calibration.job import QuantizeJob, QuantizeOptions, clear, export_base
         from l2g.calibration.scoring import first_videos
-        from l2g.metrics.files import write_json
+        from l2g.files import write_json, write_text
 
     output, source = Path(output), os.fspath(checkpoint)
     choices = QuantizeOptions(**_known(QuantizeOptions, options))
@@ -239,8 +238,7 @@ def quantize(
     quantised = job.run()
     stem = output.with_suffix("")
     write_json(f"{stem}.report.json", quantised.report.to_json())
-    with replacing(Path(f"{stem}.report.md")) as temporary:
-        temporary.write_text(quantised.report.table(), encoding="utf-8")
+    write_text(f"{stem}.report.md", quantised.report.table())
     return quantised
 
 

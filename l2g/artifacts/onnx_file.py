@@ -36,7 +36,7 @@ def read_contract(model: onnx.ModelProto, path: str | os.PathLike[str]) -> Graph
     for entry in model.metadata_props:
         if entry.key == METADATA_KEY:
             return GraphContract.from_json(entry.value)
-    raise ContractError(f"{path}: an ONNX file without '{METADATA_KEY}'; expected one that export/to_onnx.py wrote")
+    raise ContractError(f"{path}: an ONNX file without '{METADATA_KEY}'; expected one that l2g export wrote")
 
 
 def read_model(path: str | os.PathLike[str]) -> onnx.ModelProto:

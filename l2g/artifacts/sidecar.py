@@ -93,7 +93,7 @@ class Sidecar:
 
     def rebuild_command(self, engine: Path) -> str:
         facts = self.engine
-        return f"python export/build_engine.py --onnx {facts.onnx} --library {facts.library} --output {engine}"
+        return f"l2g build --onnx {facts.onnx} --library {facts.library} --output {engine}"
 
 
 def sidecar_path(engine: str | os.PathLike[str]) -> Path:
@@ -182,7 +182,7 @@ def check_source(engine: str | os.PathLike[str], sidecar: Sidecar, onnx: Path) -
     """EngineError unless the engine was built from exactly this ONNX file."""
     found = sha256_of_file(onnx, EngineError)
     if found != sidecar.engine.onnx_sha256:
-        command = f"python export/build_engine.py --onnx {onnx} --library {sidecar.engine.library} --output {engine}"
+        command = f"l2g build --onnx {onnx} --library {sidecar.engine.library} --output {engine}"
         raise EngineError(
             f"{engine}: built from another ONNX file than {onnx} (built from sum {sidecar.engine.onnx_sha256[:12]}..., "
             f"that file has {found[:12]}...): the engine is older than the graph, or of another model; build it again "
@@ -236,4 +236,4 @@ def _sum_of(body: dict[str, Any]) -> str:
 
 
 def _build_command(engine: str | os.PathLike[str]) -> str:
-    return f"python export/build_engine.py --onnx MODEL.onnx --library tensorrt --output {engine}"
+    return f"l2g build --onnx MODEL.onnx --library tensorrt --output {engine}"

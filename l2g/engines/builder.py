@@ -139,8 +139,7 @@ def _parse(trt: ModuleType, network: Vendors, logger: Vendors, log: LibraryLog, 
     reason = "\n  ".join(text.strip() for text in errors[:3]) or log.tail()
     raise EngineError(
         f"{onnx_file}: the parser refuses the graph:\n  {reason}\n"
-        "export it again for this library: python export/to_onnx.py --target tensorrt ..., and see "
-        "python export/doctor.py"
+        "export it again for this library: l2g export --target tensorrt ..., and see l2g doctor"
     )
 
 

@@ -192,7 +192,7 @@ _SAME_TYPE = frozenset(
 
 
 def _contract_rules(graph: Examined, asked: Circumstances) -> Findings:
-    export = f"export the model again: python export/to_onnx.py --ckpt CKPT --target tensorrt --output {graph.path}"
+    export = f"export the model again: l2g export --ckpt CKPT --target tensorrt --output {graph.path}"
     if graph.contract is None:
         text = "the graph carries no readable contract, so no runtime could drive its engine"
         entries = f"no usable 'l2g.contract' among {len(graph.model.metadata_props)} metadata entries"
@@ -259,7 +259,7 @@ def _type_rules(graph: Examined, asked: Circumstances) -> Findings:
         node, types = mixed[0]
         text = "nodes take operands of two precisions, which a strongly typed network refuses: casts are missing"
         evidence = f"{len(mixed)} nodes, the first {node.op_type} '{node.name}' with {' and '.join(types)}"
-        mend = "make the graph again: python export/to_onnx.py --precision fp16"
+        mend = "make the graph again: l2g export --precision fp16"
         yield Finding("refuse", "mixed", text, evidence, mend)
     doubles = [weight.name for weight in graph.model.graph.initializer if weight.data_type == TensorProto.DOUBLE]
     if doubles:
@@ -274,8 +274,8 @@ def _precision_rules(graph: Examined, asked: Circumstances) -> Findings:
         return
     share, count, of, what = precision_share(graph, precision)
     mend = {
-        "fp16": "make the FP16 graph: python export/to_onnx.py --precision fp16",
-        "int8": "make the INT8 graph: python calibration/quantize.py",
+        "fp16": "make the FP16 graph: l2g export --precision fp16",
+        "int8": "make the INT8 graph: l2g quantize",
     }[precision]
     source = "asked for" if asked.precision else "what the contract says"
     if count == 0:

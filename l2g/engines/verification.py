@@ -2,7 +2,7 @@
 
 Kernels of two libraries never agree to the bit, and in FP16 or INT8 not to the third digit; what must agree is what
 a frame's results are made of: class probabilities, the pixels of the masks, the embeddings that are carried on. For
-AP over whole videos there is `runtime/parity.py`.
+AP over whole videos there is `l2g parity`.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def check_agreement(
     if beyond:
         raise DisagreementError(
             f"{engine}: does not give the numbers of its graph: {', '.join(beyond)}; it stays unverified. "
-            "Compare whole videos with python runtime/parity.py; docs/engines.md says how to find the layer"
+            "Compare whole videos with l2g parity; docs/engines.md says how to find the layer"
         )
     return EngineVerification(VERIFIED, gpu=gpu, found=found, limits=limits, streams=streams, frames=FRAMES)
 

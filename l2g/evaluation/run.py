@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -54,7 +54,7 @@ class VideoScorer:
     def __init__(self, letterbox: Letterbox, options: ScoringOptions):
         self.letterbox, self.options = letterbox, options
         self._probabilities: list[FloatArray] = []
-        self._codes: list[dict[int, dict]] = []
+        self._codes: list[dict[int, dict[str, Any]]] = []
 
     def add(self, outputs: RawOutputs) -> None:
         """The next frame's outputs, B = 1."""
@@ -85,11 +85,11 @@ class VideoScorer:
             for negative, category, slot in sorted(pairs)[: self.options.top_k]
         ]
 
-    def frames(self) -> list[tuple[dict[int, dict], FloatArray]]:
+    def frames(self) -> list[tuple[dict[int, dict[str, Any]], FloatArray]]:
         """Per frame ({slot: compressed RLE}, class probabilities float32 [N, K])."""
         return list(zip(self._codes, self._probabilities, strict=True))
 
-    def seen(self) -> list[dict[int, dict]]:
+    def seen(self) -> list[dict[int, dict[str, Any]]]:
         """Per frame {slot: compressed RLE} of the slots that count as seen."""
         return [
             {slot: code for slot, code in codes.items() if best[slot] >= self.options.identity_score}

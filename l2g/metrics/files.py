@@ -1,18 +1,16 @@
-"""JSON in and out for the metrics, and how their commands end."""
+"""JSON in and out for the metrics."""
 
 from __future__ import annotations
 
 import gc
-import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from l2g import files
-from l2g.errors import DataError, L2GError
+from l2g.errors import DataError
 
-OK, BAD_INPUT = 0, 2
 _JSON = TypeVar("_JSON")
 # A parsed JSON object that nobody has checked yet.
 Json = dict[str, Any]
@@ -57,22 +55,3 @@ def field(entry: Json, key: str, where: str) -> Any:
     if not isinstance(entry, dict):
         raise DataError(f"{where}: found {type(entry).__name__}, expected an object with the key '{key}'")
     raise DataError(f"{where}: has no '{key}'; found only {sorted(map(str, entry))}")
-
-
-def finish(evaluate: Callable[[], Report], json_path: str | None) -> int:
-    """Run `evaluate`, print its report's `table()`, its notes on stderr, write `to_json()`; return the exit code."""
-    try:
-        report = evaluate()
-        if json_path:
-            files.write_json(json_path, report.to_json(), DataError)
-    except L2GError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return BAD_INPUT
-    print_notes(report.notes)
-    print(report.table())
-    return OK
-
-
-def print_notes(notes: Iterable[str]) -> None:
-    for note in notes:
-        print(f"note: {note}", file=sys.stderr)

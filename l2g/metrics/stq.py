@@ -5,7 +5,6 @@ STQ = sqrt(AQ SQ) over the whole set: association quality of thing tubes and mea
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from l2g.metrics.files import Json, finish
+from l2g.metrics.files import Json
 from l2g.metrics.panoptic import (
     FrameOverlap,
     Segment,
@@ -22,7 +21,6 @@ from l2g.metrics.panoptic import (
     overlaps,
     read_predictions,
     read_truth,
-    submission,
 )
 
 
@@ -166,18 +164,7 @@ def _mean_iou(confusion: Confusion) -> float:
     return sum(inter[c] / (rows[c] + columns[c] - inter[c]) for c in classes) / max(len(classes), 1)
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m l2g.metrics.stq", description=__doc__.splitlines()[0])
-    parser.add_argument("--ground-truth", required=True, metavar="GT", help="annotations JSON, VIPSeg panoptic")
-    parser.add_argument("--ground-truth-maps", required=True, metavar="DIR", help="DIR/<video_id>/*.png, RGB id maps")
-    parser.add_argument("--results", required=True, metavar="DIR", help="folder with pred.json and pan_pred/")
-    parser.add_argument("--json", metavar="OUT", help="also write all numbers, in percent, to this file")
-    arguments = parser.parse_args(argv)
-    return finish(
-        lambda: evaluate_stq(arguments.ground_truth, arguments.ground_truth_maps, *submission(arguments.results)),
-        arguments.json,
-    )
+if __name__ == "__main__":  # a door: `python -m l2g.metrics.stq` is `l2g metrics stq`
+    from l2g.cli.learning.stq import main
 
-
-if __name__ == "__main__":
     raise SystemExit(main())

@@ -6,14 +6,13 @@ restored from one `pycocotools.mask.iou` call per frame and category in place of
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from l2g.errors import DataError
-from l2g.metrics.files import Json, finish, no_collection
+from l2g.metrics.files import Json, no_collection
 from l2g.metrics.tubes import Tubes, tube_ious
 from l2g.metrics.vis_files import (
     GroundTruth,
@@ -277,15 +276,7 @@ def _percent(fraction: float) -> float | None:
     return None if fraction < 0 else 100 * fraction
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m l2g.metrics.vis_ap", description=__doc__.splitlines()[0])
-    parser.add_argument("--ground-truth", required=True, metavar="GT", help="annotations JSON, YouTube-VIS or OVIS")
-    parser.add_argument("--results", required=True, metavar="RESULTS", help="results JSON, a list of predictions")
-    parser.add_argument("--ovis", action="store_true", help="the OVIS statistics, with occlusion ranges")
-    parser.add_argument("--json", metavar="OUT", help="also write the statistics, in percent, to this file")
-    arguments = parser.parse_args(argv)
-    return finish(lambda: evaluate_vis(arguments.ground_truth, arguments.results, arguments.ovis), arguments.json)
+if __name__ == "__main__":  # a door: `python -m l2g.metrics.vis_ap` is `l2g metrics vis-ap`
+    from l2g.cli.learning.vis_ap import main
 
-
-if __name__ == "__main__":
     raise SystemExit(main())

@@ -6,7 +6,6 @@ paper uses 1, 2, 4, 6. A report names both.
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from l2g.errors import DataError
-from l2g.metrics.files import Json, finish
+from l2g.metrics.files import Json
 from l2g.metrics.panoptic import (
     VOID,
     FrameOverlap,
@@ -24,7 +23,6 @@ from l2g.metrics.panoptic import (
     overlaps,
     read_predictions,
     read_truth,
-    submission,
 )
 
 WINDOWS = (1, 2, 4, 6, 8)
@@ -279,27 +277,7 @@ def _quality(tally: dict[int, _Tally], things: dict[int, bool], length: int) -> 
     )
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m l2g.metrics.vpq", description=__doc__.splitlines()[0])
-    parser.add_argument("--ground-truth", required=True, metavar="GT", help="annotations JSON, VIPSeg panoptic")
-    parser.add_argument("--ground-truth-maps", required=True, metavar="DIR", help="DIR/<video_id>/*.png, RGB id maps")
-    parser.add_argument("--results", required=True, metavar="DIR", help="folder with pred.json and pan_pred/")
-    parser.add_argument("--windows", type=_length, nargs="+", default=WINDOWS, help="window lengths (1 2 4 6 8)")
-    parser.add_argument("--json", metavar="OUT", help="also write all numbers to this file")
-    arguments = parser.parse_args(argv)
-    return finish(
-        lambda: evaluate_vpq(
-            arguments.ground_truth, arguments.ground_truth_maps, *submission(arguments.results), arguments.windows
-        ),
-        arguments.json,
-    )
+if __name__ == "__main__":  # a door: `python -m l2g.metrics.vpq` is `l2g metrics vpq`
+    from l2g.cli.learning.vpq import main
 
-
-def _length(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no window length; expected a positive number of frames")
-    return int(text)
-
-
-if __name__ == "__main__":
     raise SystemExit(main())

@@ -90,7 +90,7 @@ def test_every_refusal_has_its_own_message(engine, tmp_path):
     }
     for case, text in expected.items():
         assert [name for name, message in told.items() if text in message] == [case]
-        assert "python export/build_engine.py" in told[case] or case == "no GPU"
+        assert "l2g build" in told[case] or case == "no GPU"
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def backends(monkeypatch):
         opened.append(BlobBackend(size, association="embedding" if model == "image" else "propagate", top_k=top_k))
         return opened[-1]
 
-    monkeypatch.setattr(run_video, "open_backend", open_backend)
+    monkeypatch.setattr("l2g.runtime.backends.open.open_backend", open_backend)
     return opened
 
 
@@ -281,7 +281,7 @@ def test_a_full_disk_is_one_error_and_no_hang(tmp_path, backends, capsys, monkey
     assert "is the disk full?" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [["runtime/run_video.py"], ["-m", "l2g.cli.running.run"]])
+@pytest.mark.parametrize("command", [["runtime/run_video.py"], ["-m", "l2g", "run"]])
 def test_both_ways_to_call_it(tmp_path, command):
     """As a script the folder of the script leads sys.path: no module there may hide a library."""
     arguments = ["--model", "m.safetensors", "--input", str(tmp_path / "no.mp4"), "--output", str(tmp_path / "out")]

@@ -38,7 +38,7 @@ def backends(monkeypatch):
         opened.append(Recorder(canvas or ((96, 64) if portrait else (64, 96))))
         return opened[-1]
 
-    monkeypatch.setattr(run_video, "open_backend", open_backend)
+    monkeypatch.setattr("l2g.runtime.backends.open.open_backend", open_backend)
     return opened
 
 

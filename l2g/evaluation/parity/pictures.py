@@ -10,7 +10,7 @@ import numpy as np
 
 from l2g.evaluation.parity.frame import FrameDifference, counting_slots
 from l2g.runtime.arrays import ByteArray
-from l2g.runtime.assembler import FrameResult, TrackedInstance
+from l2g.runtime.frame_result import FrameResult, TrackedInstance
 from l2g.runtime.outputs import RawOutputs
 from l2g.runtime.picture.letterbox import Letterbox
 from l2g.runtime.video.overlay import draw_overlay

@@ -23,16 +23,20 @@ from l2g.export.graph.folding import fold
 from l2g.export.graph.sigmoid import spell_out_box_sigmoids
 from l2g.export.graph.stateless_step import StatelessStep
 from l2g.modeling.local2global import Local2Global
+from l2g.progress import SILENT, Progress
 
 # Two numbers of streams greater than one, so that nothing is traced as a broadcast, and different, so that they show.
 STREAMS = (2, 3)
 
 
-def trace(model: Local2Global, contract: GraphContract, opset: int) -> ir.Model:
+def trace(model: Local2Global, contract: GraphContract, opset: int, progress: Progress = SILENT) -> ir.Model:
     """The graph of `contract` (its inputs and outputs, B dynamic) for `model`, deformable attention not yet lowered."""
     top_k = None if contract.output_kind == "raw" else int(contract.output("scores").shape[1])
     step = StatelessStep(model, top_k).eval()
-    traces = [fold(_trace(step, contract, opset, streams)) for streams in STREAMS]
+    traces = []
+    for streams in STREAMS:
+        traces.append(fold(_trace(step, contract, opset, streams)))
+        progress.step()
     return spell_out_box_sigmoids(generalise(traces[0], traces[1], STREAMS))
 
 

@@ -5,7 +5,7 @@ a hundred FP16 operators is rounded once (ONNX Runtime 1.32; the test shows it).
 float32 one that is rounded to FP16 as soon as it is computed: products accumulate in float32, results are FP16 and
 overflow to infinity, as in a GPU's kernels. A GPU that fuses operators rounds less often.
 
-    python export/precision_emulate.py model.fp16.onnx --output emulated.onnx
+    python -m l2g.export.precision.emulate model.fp16.onnx --output emulated.onnx
 
 The result has the contract of the original and runs wherever that runs, a little slower.
 """
@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="precision_emulate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("onnx", help="an FP16 graph that export/to_onnx.py wrote")
+    parser.add_argument("onnx", help="an FP16 graph that l2g export wrote")
     parser.add_argument("--output", required=True, help="the ONNX file to write")
     options = parser.parse_args(argv)
     try:

@@ -24,6 +24,7 @@ from l2g.export.verification.decisions import expose_decisions
 from l2g.export.verification.rollouts import ROLLOUTS, Step, rollouts
 from l2g.export.verification.verify import open_session, run
 from l2g.modeling.local2global import Local2Global
+from l2g.progress import SILENT, Progress
 from l2g.provenance import FP16Verification, Verification
 
 # Rounding every tensor may cost this many times what rounding the weights alone costs. Measured: 0.8 to 1.7 (l2g_tiny,
@@ -38,7 +39,12 @@ SMALL = 16
 
 
 def verify_fp16(
-    model: Local2Global, float32: bytes, fp16: bytes, contract: GraphContract, verified: Verification
+    model: Local2Global,
+    float32: bytes,
+    fp16: bytes,
+    contract: GraphContract,
+    verified: Verification,
+    progress: Progress = SILENT,
 ) -> FP16Verification:
     """Hold the FP16 graph to the model. float32: the float32 graph, itself `verified`. Both without plugins.
 
@@ -62,6 +68,7 @@ def verify_fp16(
         _check_range(largest, names, step)
         found, *_ = _split(run(sessions[1], inputs), len(contract.outputs))
         sums.add(step, expected, found)
+        progress.step()
     return sums.judge(verified, max(largest.items(), key=lambda item: item[1], default=("none", 0.0)))
 
 

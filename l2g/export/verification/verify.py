@@ -12,10 +12,11 @@ from l2g.export.verification.comparison import TOLERANCES, Difference, largest_d
 from l2g.export.verification.decisions import compare_decisions, expose_decisions
 from l2g.export.verification.rollouts import ROLLOUTS, Step, rollouts
 from l2g.modeling.local2global import Local2Global
+from l2g.progress import SILENT, Progress
 from l2g.provenance import Verification
 
 
-def verify(model: Local2Global, graph: bytes, contract: GraphContract) -> Verification:
+def verify(model: Local2Global, graph: bytes, contract: GraphContract, progress: Progress = SILENT) -> Verification:
     """Run a serialised ONNX graph beside the model over the rollouts of `l2g.export.verification.rollouts`.
 
     Every step starts from the model's own state. Raises ExportError at the first step where an output differs by more
@@ -35,6 +36,7 @@ def verify(model: Local2Global, graph: bytes, contract: GraphContract) -> Verifi
             ties += 1
         for difference in differences:
             largest[difference.output] = max(largest[difference.output], difference.value)
+        progress.step()
     library = f"onnxruntime {onnxruntime.__version__} CPU"
     return Verification(library, ROLLOUTS, largest, {name: TOLERANCES[name] for name in largest}, ties)
 

@@ -30,7 +30,7 @@ class OnnxRuntimeBackend:
     they swap. Only results and frames cross to and from the host.
 
     Args:
-        path: an ONNX file that `export/to_onnx.py` wrote.
+        path: an ONNX file that `l2g export` wrote.
         providers: ONNX Runtime's execution providers, best first, with options where needed, such as
             [("CUDAExecutionProvider", {"device_id": 1}), "CPUExecutionProvider"]. None: CUDA where this installation
             and this machine have it, else the CPU. CUDA without options computes FP32 in full, not in TF32.
@@ -208,4 +208,4 @@ def _first_line(error: Exception) -> str:
 
 
 def _export_command(path: Path) -> str:
-    return f"python export/to_onnx.py --ckpt CKPT --output {path}"
+    return f"l2g export --ckpt CKPT --output {path}"

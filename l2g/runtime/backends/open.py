@@ -99,7 +99,7 @@ def _open_artifact(
         backend.close()
         raise L2GError(
             f"{model}: canvas {canvas[0]}x{canvas[1]} asked for, but the graph's is fixed at {fixed[0]}x{fixed[1]}; "
-            f"export another with: python export/to_onnx.py --height {canvas[0]} --width {canvas[1]}"
+            f"export another with: l2g export --height {canvas[0]} --width {canvas[1]}"
         )
     return backend
 

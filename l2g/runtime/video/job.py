@@ -14,8 +14,9 @@ import cv2
 
 from l2g.errors import L2GError, VideoError
 from l2g.runtime.arrays import ByteArray
-from l2g.runtime.assembler import FrameAssembler, FrameResult, letterbox_of
+from l2g.runtime.assembler import FrameAssembler, letterbox_of
 from l2g.runtime.backends.base import Backend
+from l2g.runtime.frame_result import FrameResult
 from l2g.runtime.identity.tracks import TrackParameters
 from l2g.runtime.outputs import FrameOutputs
 from l2g.runtime.session import VideoSession
@@ -160,7 +161,7 @@ def process_video(
     top_k: int = 50,
     overlay: bool = True,
     style: OverlayStyle = DEFAULT_STYLE,
-    on_frame: Callable[[], None] | None = None,
+    on_frame: Callable[[], object] | None = None,
 ) -> JobSummary:
     """Write `frames.jsonl`, `results.json` and, with `overlay`, `overlay.mp4` of `source` into `folder`.
 
@@ -183,7 +184,7 @@ def process_videos(
     top_k: int = 50,
     overlay: bool = True,
     style: OverlayStyle = DEFAULT_STYLE,
-    on_frame: Callable[[], None] | None = None,
+    on_frame: Callable[[], object] | None = None,
 ) -> list[JobSummary]:
     """`process_video` for several videos at once, as streams of one batch; jobs are (source, folder).
 

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from l2g.errors import L2GError
-from l2g.runtime.assembler import FrameResult, TrackedInstance
+from l2g.runtime.frame_result import FrameResult, TrackedInstance
 from l2g.runtime.video.labels import LabelPlacer, Placement
 from l2g.runtime.video.text import drawable, text_mask
 
@@ -69,7 +69,7 @@ class OverlayPainter:
 
         rate: frames per second, for the HUD, which does without where it is None.
         """
-        canvas = image.copy()
+        canvas: np.ndarray = image.copy()
         # 1080p gets lines two pixels wide; everything else in proportion.
         short_side = min(image.shape[:2])
         line = max(1, round(short_side / 540))

@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 from l2g.errors import VideoError
 from l2g.files import PendingFile, write_atomically
-from l2g.runtime.assembler import FrameResult, TrackedInstance
+from l2g.runtime.frame_result import FrameResult, TrackedInstance
 
 
 class JsonLinesSink:

@@ -42,7 +42,7 @@ def text_mask(text: str, size: int) -> np.ndarray:
     with _font_lock:
         _put_text(canvas, text, (1, baseline), size)
     columns = np.flatnonzero(canvas.any(axis=0))
-    mask = canvas[:, : columns[-1] + 1 if columns.size else 0].copy()
+    mask: np.ndarray = canvas[:, : columns[-1] + 1 if columns.size else 0].copy()
     mask.flags.writeable = False  # it is shared by everyone who asks
     return mask
 

@@ -230,7 +230,7 @@ def test_three_hundred_frames_stay_finite_and_as_lively_as_the_first():
 def _refused(path, match):
     with pytest.raises(ContractError, match=match) as caught:
         OnnxRuntimeBackend(path)
-    assert f"python export/to_onnx.py --ckpt CKPT --output {path}" in str(caught.value)
+    assert f"l2g export --ckpt CKPT --output {path}" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

@@ -66,7 +66,7 @@ class TensorRTBackend:
     the work cannot be captured, steps go on being enqueued.
 
     Args:
-        path: an engine that `export/build_engine.py` wrote, with its sidecar beside it.
+        path: an engine that `l2g build` wrote, with its sidecar beside it.
         device_index: which GPU.
         cuda_graphs: False never captures.
         platform: where library, GPU, memory and execution come from; tests imagine one.
@@ -95,7 +95,7 @@ class TensorRTBackend:
             reason = self.sidecar.engine.verification.reason or "no record"
             warnings.warn(
                 f"{self.path}: never compared with its graph ({reason}); do it once on this machine with: "
-                f"python runtime/verify_engine.py --engine {self.path} --onnx {self.sidecar.engine.onnx}",
+                f"l2g verify --engine {self.path} --onnx {self.sidecar.engine.onnx}",
                 stacklevel=2,
             )
         self._device: Device = platform.device(device_index)
