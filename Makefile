@@ -7,9 +7,10 @@ PIP_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DOCS_STAMP := $(VENV)/.docs
 PYTEST_ARGS ?=
 
-.PHONY: install demo test lint format clean
+.PHONY: install demo test lint format docs clean
 
 install: $(STAMP)
 
@@ -30,6 +31,14 @@ lint: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The site in outputs/site; needs no network once it is installed. Open outputs/site/index.html.
+docs: $(DOCS_STAMP)
+	$(BIN)/python -m mkdocs build --quiet
+
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --no-input -c constraints.txt $(PIP_ARGS) -e '.[docs]'
+	touch $@
 
 test: lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -1,0 +1,97 @@
+"""What mkdocs does not do by itself: the repository's papers as pages, and reference pages that cannot fall behind.
+
+`<!-- public names -->` becomes an mkdocstrings entry for each name of `l2g.__all__`, by room; `<!-- commands -->` the
+help of every command.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from mkdocs.structure.files import File
+
+ROOT = Path(__file__).resolve().parent.parent
+PAPERS = ("MODEL_CARD.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
+LINK = re.compile(r"\]\((?!\w+:|#)(?P<path>[^)#\s]+)(?P<anchor>#[^)\s]*)?\)")
+# Headings of the reference, and the rooms whose public names stand under each.
+CHAPTERS = {
+    "Run": ("l2g.runtime",),
+    "Models": ("l2g.checkpoint", "l2g.config", "l2g.modeling", "l2g.training"),
+    "Make": ("l2g.export", "l2g.engines", "l2g.calibration"),
+    "Judge": ("l2g.evaluation", "l2g.metrics"),
+    "Contract and errors": ("l2g.contract", "l2g.artifacts", "l2g.errors"),
+}
+PLAIN = ("__version__",)
+
+
+def on_files(files, config):
+    for name in PAPERS:
+        files.append(File.generated(config, name, abs_src_path=str(ROOT / name)))
+    return files
+
+
+def on_page_markdown(markdown, page, config, files):
+    markdown = LINK.sub(lambda link: _inside_the_site(link, page.file.src_uri), markdown)
+    if "<!-- public names -->" in markdown:
+        markdown = markdown.replace("<!-- public names -->", _public_names())
+    if "<!-- commands -->" in markdown:
+        markdown = markdown.replace("<!-- commands -->", _commands())
+    return markdown
+
+
+def _inside_the_site(link: re.Match, source: str) -> str:
+    """Links are written as the repository's folders lie; the site has docs/ and the papers in one folder."""
+    here = ROOT if source in PAPERS else ROOT / "docs"
+    target = Path(os.path.normpath(here / Path(source).parent / link["path"]))
+    if target.parent == ROOT and target.name in PAPERS:
+        target = ROOT / "docs" / target.name
+    relative = os.path.relpath(target, ROOT / "docs" / Path(source).parent)
+    return f"]({relative}{link['anchor'] or ''})"
+
+
+def public_homes() -> dict[str, str]:
+    """Where each public name of `l2g` is defined: {"Tracker": "l2g.runtime.tracker", ...}."""
+    sys.path.insert(0, str(ROOT))
+    import l2g
+
+    lazy = l2g._LAZY
+    homes = {name: lazy.get(name) or getattr(l2g, name).__module__ for name in l2g.__all__ if name not in PLAIN}
+    strange = [home for home in homes.values() if not home.startswith(sum(CHAPTERS.values(), ()))]
+    if strange:
+        raise SystemExit(f"docs/hooks.py: no chapter of the reference takes names of {strange[0]}")
+    return homes
+
+
+def _public_names() -> str:
+    homes = public_homes()
+    lines = []
+    for title, rooms in CHAPTERS.items():
+        names = [name for name, home in homes.items() if home.startswith(rooms)]
+        if names:
+            lines += [f"## {title}", ""]
+        for name in names:
+            lines += [f"::: {homes[name]}.{name}", ""]
+    return "\n".join(lines)
+
+
+def _commands() -> str:
+    """The help of `l2g` and of every command that it names."""
+    top = _help()
+    names = re.search(r"\{([a-z,]+)\}", top)
+    words = names[1].split(",") if names else re.findall(r"^ {2,4}([a-z]+) {2,}", top, re.MULTILINE)
+    parts = [f"## l2g\n\n```text\n{top}```\n"]
+    parts += [f"## l2g {word}\n\n```text\n{_help(word)}```\n" for word in words]
+    return "\n".join(parts)
+
+
+def _help(*words: str) -> str:
+    environment = {**os.environ, "COLUMNS": "100", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "l2g", *words, "--help"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"docs/hooks.py: {' '.join(command)} failed:\n{done.stderr}")
+    return done.stdout
