@@ -79,12 +79,12 @@ def _public_names() -> str:
 
 
 def _commands() -> str:
-    """The help of `l2g` and of every command that it names."""
-    top = _help()
-    names = re.search(r"\{([a-z,]+)\}", top)
-    words = names[1].split(",") if names else re.findall(r"^ {2,4}([a-z]+) {2,}", top, re.MULTILINE)
-    parts = [f"## l2g\n\n```text\n{top}```\n"]
-    parts += [f"## l2g {word}\n\n```text\n{_help(word)}```\n" for word in words]
+    """The help of `l2g` and of every command in its table."""
+    sys.path.insert(0, str(ROOT))
+    from l2g.cli.commands import COMMANDS
+
+    parts = [f"## l2g\n\n```text\n{_help()}```\n"]
+    parts += [f"## l2g {command.name}\n\n```text\n{_help(*command.name.split())}```\n" for command in COMMANDS]
     return "\n".join(parts)
 
 
