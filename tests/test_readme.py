@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-BLOCK = re.compile(r"<!-- (?P<kind>tested|file):?(?P<extra>[^>]*) -->\n```(?P<language>\w+)\n(?P<code>.*?)```", re.DOTALL)
+BLOCK = re.compile(
+    r"<!-- (?P<kind>tested|file):?(?P<extra>[^>]*) -->\n```(?P<language>\w+)\n(?P<code>.*?)```", re.DOTALL
+)
 PAPERS = [ROOT / name for name in ("README.md", "MODEL_CARD.md", "CONTRIBUTING.md")]
 DOCS = sorted(ROOT.glob("docs/**/*.md"))
 PAGES = {path: [m.groupdict() for m in BLOCK.finditer(path.read_text())] for path in DOCS}

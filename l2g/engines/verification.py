@@ -95,7 +95,7 @@ def judge(found: Agreement, precision: str, engine: Path, gpu: str | None, strea
     if beyond:
         raise DisagreementError(
             f"{engine}: does not give the numbers of its graph: {', '.join(beyond)}; it stays unverified. "
-            "Compare whole videos with python runtime/parity.py; docs/engines.md says how to find the layer"
+            "Compare whole videos with python runtime/parity.py; docs/guides/debug.md says how to find the layer"
         )
     frames = {"streams": streams, "frames": FRAMES}
     return {"status": "verified", "gpu": gpu, "found": asdict(found), "limits": asdict(limits), **frames}

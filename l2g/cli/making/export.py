@@ -41,7 +41,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--lowering",
         choices=("gather", "gridsample", "plugin"),
         default="gather",
-        help="how deformable attention is spelled (default gather; docs/export.md says why)",
+        help="how deformable attention is spelled (default gather; docs/guides/export.md says why)",
     )
     parser.add_argument(
         "--target",

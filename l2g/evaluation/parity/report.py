@@ -195,7 +195,8 @@ class ParityReport:
         if 0 < beyond <= RARE * len(errors):
             return (
                 f"{beyond} of {len(errors)} later frames differ from the same state and all others agree: a decision "
-                "on equal numbers fell otherwise there (two tokens' scores, the edge of a mask), see docs/state.md",
+                "on equal numbers fell otherwise there (two tokens' scores, the edge of a mask), "
+                "see docs/concepts/parity.md",
             )
         if later > limit:
             return (
