@@ -32,9 +32,10 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The site in outputs/site; needs no network once it is installed. Open outputs/site/index.html.
+# The site in outputs/site; needs no network once it is installed. Open outputs/site/index.html, or with a search:
+# .venv/bin/python -m http.server -d outputs/site. (--quiet would count no warning, and so be strict about none.)
 docs: $(DOCS_STAMP)
-	$(BIN)/python -m mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 $(DOCS_STAMP): $(STAMP)
 	$(BIN)/python -m pip install --no-input -c constraints.txt $(PIP_ARGS) -e '.[docs]'
