@@ -57,7 +57,7 @@ def public_homes() -> dict[str, str]:
     sys.path.insert(0, str(ROOT))
     import l2g
 
-    names = [name for name in l2g.__all__ if name not in PLAIN]
+    names = sorted(set(l2g.__all__) - set(PLAIN), key=[*l2g._LAZY, *l2g.__all__].index)
     return {name: l2g._LAZY.get(name) or getattr(l2g, name).__module__ for name in names}
 
 
@@ -82,7 +82,7 @@ def _commands() -> str:
 
 
 def _help(*words: str) -> str:
-    environment = {**os.environ, "COLUMNS": "100", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "COLUMNS": "80", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "l2g", *words, "--help"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode:
