@@ -59,7 +59,7 @@ def test_page(path, tmp_path):
 
 
 def test_the_pages_that_have_tested_blocks():
-    assert {"index.md", "run.md", "data.md", "train.md", "debug.md", "python.md"} <= {path.name for path in PAGES}
+    assert {"index.md", "data.md", "train.md", "debug.md", "python.md"} <= {path.name for path in PAGES}
 
 
 def run_block(block, tmp_path):
