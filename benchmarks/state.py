@@ -1,4 +1,4 @@
-"""What the usual mistakes with the state cost, measured: the table of docs/state.md.
+"""What the usual mistakes with the state cost, measured: the table of docs/concepts/state.md.
 
     python benchmarks/state.py --model l2g_tiny --dataset synthetic:val --videos 16
     python benchmarks/state.py --only nudged --dataset synthetic:long     # how sensitive the model itself is

@@ -78,7 +78,7 @@ def check_agreement(
     if beyond:
         raise DisagreementError(
             f"{engine}: does not give the numbers of its graph: {', '.join(beyond)}; it stays unverified. "
-            "Compare whole videos with l2g parity; docs/engines.md says how to find the layer"
+            "Compare whole videos with l2g parity; docs/guides/debug.md says how to find the layer"
         )
     return EngineVerification(VERIFIED, gpu=gpu, found=found, limits=limits, streams=streams, frames=FRAMES)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from l2g.data.youtube_vis import ground_truth
 from l2g.errors import DataError
 from l2g.evaluation.lanes import Lane, check_classes, frames_of, rounds, step
 from l2g.metrics.identities import IdentityReport, identity_switches
-from l2g.metrics.rle import compress
+from l2g.metrics.rle import Rle, compress
 from l2g.metrics.vis_ap import VisReport, evaluate_vis
 from l2g.runtime.arrays import FloatArray, IntArray
 from l2g.runtime.backends.base import Backend
@@ -54,7 +54,7 @@ class VideoScorer:
     def __init__(self, letterbox: Letterbox, options: ScoringOptions):
         self.letterbox, self.options = letterbox, options
         self._probabilities: list[FloatArray] = []
-        self._codes: list[dict[int, dict[str, Any]]] = []
+        self._codes: list[dict[int, Rle]] = []
 
     def add(self, outputs: RawOutputs) -> None:
         """The next frame's outputs, B = 1."""
@@ -65,7 +65,7 @@ class VideoScorer:
         for slot in kept[best[kept] >= self.options.min_frame_score]:
             mask = self.letterbox.mask_to_source(outputs.mask_logits[0, slot])
             if mask.patch.size:
-                codes[int(slot)] = mask.rle()
+                codes[int(slot)] = cast(Rle, mask.rle())
         self._probabilities.append(probabilities)
         self._codes.append(codes)
 
@@ -85,11 +85,11 @@ class VideoScorer:
             for negative, category, slot in sorted(pairs)[: self.options.top_k]
         ]
 
-    def frames(self) -> list[tuple[dict[int, dict[str, Any]], FloatArray]]:
+    def frames(self) -> list[tuple[dict[int, Rle], FloatArray]]:
         """Per frame ({slot: compressed RLE}, class probabilities float32 [N, K])."""
         return list(zip(self._codes, self._probabilities, strict=True))
 
-    def seen(self) -> list[dict[int, dict[str, Any]]]:
+    def seen(self) -> list[dict[int, Rle]]:
         """Per frame {slot: compressed RLE} of the slots that count as seen."""
         return [
             {slot: code for slot, code in codes.items() if best[slot] >= self.options.identity_score}

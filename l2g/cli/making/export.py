@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--lowering",
         choices=("gather", "gridsample", "plugin"),
         default="gather",
-        help="how deformable attention is spelled; docs/export.md says why",
+        help="how deformable attention is spelled; docs/guides/export.md says why",
     )
     parser.add_argument(
         "--target",

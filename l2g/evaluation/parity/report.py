@@ -36,9 +36,9 @@ class Limits:
 
 # A reduced precision is another model, and the question is what it costs: AP within the budgets of `l2g export
 # --precision auto` and `l2g quantize`, 95 % of the identities as the former wants. On `synthetic:long` the FP16 file of
-# `l2g_tiny` kept 99.6 % and the INT8 one 97.4 (MODEL_CARD.md); of the mistakes in docs/state.md, those that change
-# identities within 36 frames kept 91 at most. Mask logits have no honest limit: FP16 moves those of `l2g_tiny` by 1.5
-# while AP and identities stay, and how far another model's move follows from the size of its activations.
+# `l2g_tiny` kept 99.6 % and the INT8 one 97.4 (MODEL_CARD.md); of the mistakes in docs/concepts/state.md, those that
+# change identities within 36 frames kept 91 at most. Mask logits have no honest limit: FP16 moves those of `l2g_tiny`
+# by 1.5 while AP and identities stay, and how far another model's move follows from the size of its activations.
 _COSTS = "what it may cost; mask logits follow the size of a model's activations and are shown, not judged"
 _LIMITS = {
     limits.precision: limits
@@ -191,7 +191,8 @@ class ParityReport:
         if 0 < beyond <= RARE * len(errors):
             return (
                 f"{beyond} of {len(errors)} later frames differ from the same state and all others agree: a decision "
-                "on equal numbers fell otherwise there (two tokens' scores, the edge of a mask), see docs/state.md",
+                "on equal numbers fell otherwise there (two tokens' scores, the edge of a mask), "
+                "see docs/concepts/parity.md",
             )
         if later > limit:
             return (

@@ -1,4 +1,4 @@
-"""How a frame gets onto the network canvas, and how masks and boxes get back; docs/letterbox.md says why."""
+"""How a frame gets onto the network canvas, and how masks and boxes get back; docs/concepts/letterbox.md says why."""
 
 from __future__ import annotations
 
