@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # COCO results: a "bbox" beside the "segmentation" changes the score of the masks.
 # One would expect: with iouType "segm" the box is not looked at; areas come from the masks.
-# What happens: loadRes() asks for "bbox" first and takes its width x height as the area, also for mask results. A thin
-#   false mask in a large box then counts as a large object.
-# It matters: writers add boxes out of courtesy. AP of small, medium and large objects moves; AP does not, so no one looks.
+# What happens: loadRes() asks for "bbox" first and takes its width x height as the area, also for mask results. A
+#   thin false mask in a large box then counts as a large object.
+# It matters: writers add boxes out of courtesy. AP of small, medium and large objects moves; AP does not, so no one
+#   looks.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -34,9 +35,7 @@ def evaluate(with_boxes):
         "info": {},
         "images": [{"id": 1, "width": 400, "height": 400}],
         "categories": [{"id": 1, "name": "thing"}],
-        "annotations": [
-            {"id": 1, "image_id": 1, "category_id": 1, "iscrowd": 0, "area": 40000, "segmentation": thing}
-        ],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "iscrowd": 0, "area": 40000, "segmentation": thing}],
     }
     results = [
         {"image_id": 1, "category_id": 1, "score": score, "segmentation": dict(rle)}

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # COCOeval: an object whose annotation id is 0 cannot be found.
 # One would expect: ids are names; numbering annotations from 0 changes no score.
-# What happens: a match is stored as the id of its annotation, and 0 means "no match": the perfect prediction counts as a
-#   false positive. The YouTube-VIS evaluator inherits it. Image and category ids may be 0.
+# What happens: a match is stored as the id of its annotation, and 0 means "no match": the perfect prediction counts
+#   as a false positive. The YouTube-VIS evaluator inherits it. Image and category ids may be 0.
 # It matters: a converter that uses enumerate() takes one true positive away, on a small set several points of AP.
 set -euo pipefail
 work=$(mktemp -d)

@@ -1,15 +1,18 @@
 #!/usr/bin/env bash
 # onnxconverter-common: float16 conversion changes constants that float16 holds exactly.
-# One would expect: values up to 65504 are kept, only larger ones are cut; and ONNX Runtime's copy of the converter does the same.
-# What happens: everything beyond 10000 becomes 10000, and everything below 1e-7 becomes 1e-7 (float16 goes down to 6e-8), with one warning for
-#   the first of each tensor. onnxruntime.transformers.float16 keeps both.
-# It matters: flat indices, token counts and pixel coordinates beyond 10000 kept as floats, and scales, all point elsewhere.
+# One would expect: values up to 65504 are kept, only larger ones are cut; and ONNX Runtime's copy of the converter
+#   does the same.
+# What happens: everything beyond 10000 becomes 10000, and everything below 1e-7 becomes 1e-7 (float16 goes down to
+#   6e-8), with one warning for the first of each tensor. onnxruntime.transformers.float16 keeps both.
+# It matters: flat indices, token counts and pixel coordinates beyond 10000 kept as floats, and scales, all point
+#   elsewhere.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 python3 -m venv venv
-venv/bin/pip install --quiet --disable-pip-version-check numpy==2.4.6 onnx==1.23.2 onnxconverter-common==1.16.0 onnxruntime==1.32.0
+venv/bin/pip install --quiet --disable-pip-version-check numpy==2.4.6 onnx==1.23.2 onnxconverter-common==1.16.0 \
+  onnxruntime==1.32.0
 venv/bin/python - <<'PY'
 import warnings
 from importlib.metadata import version

@@ -1,15 +1,18 @@
 #!/usr/bin/env bash
 # JPEG 4:2:0: PyAV's pixels are tens of levels away from OpenCV's and Pillow's.
 # One would expect: decoders of one JPEG agree to a level or two; the format defines the decoding.
-# What happens: OpenCV and Pillow agree bit for bit (libjpeg interpolates the halved colour planes), FFmpeg's scaler brings them to full size
-#   otherwise: edges between colours differ by more than 20 levels. With 4:4:4 they agree to 3.
-# It matters: a model trained on cv2.imread() and run on an MJPEG camera through PyAV sees other edges; no colour matrix mends it.
+# What happens: OpenCV and Pillow agree bit for bit (libjpeg interpolates the halved colour planes), FFmpeg's scaler
+#   brings them to full size otherwise: edges between colours differ by more than 20 levels. With 4:4:4 they agree to
+#   3.
+# It matters: a model trained on cv2.imread() and run on an MJPEG camera through PyAV sees other edges; no colour
+#   matrix mends it.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 python3 -m venv venv
-venv/bin/pip install --quiet --disable-pip-version-check numpy==2.4.6 av==18.1.0 opencv-python-headless==5.0.0.93 pillow==13.0.0
+venv/bin/pip install --quiet --disable-pip-version-check numpy==2.4.6 av==18.1.0 opencv-python-headless==5.0.0.93 \
+  pillow==13.0.0
 venv/bin/python - <<'PY'
 from importlib.metadata import version
 

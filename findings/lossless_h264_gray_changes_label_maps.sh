@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # PyAV: a label map in lossless H.264, pixel format gray, is read back with other labels.
 # One would expect: qp=0 is lossless and gray needs no colour matrix, so every label returns.
-# What happens: the luma plane is exact, but the stream is decoded as yuv420p of unknown range, and to_ndarray("gray") stretches 16..235
-#   to 0..255: labels up to 16 all become 0, those from 235 on 255. FFV1 returns all; H.264 too when color_range=pc is said on writing.
-# It matters: masks and class ids of a whole video stored in one small file, the first sixteen classes being background.
+# What happens: the luma plane is exact, but the stream is decoded as yuv420p of unknown range, and to_ndarray("gray")
+#   stretches 16..235 to 0..255: labels up to 16 all become 0, those from 235 on 255. FFV1 returns all; H.264 too when
+#   color_range=pc is said on writing.
+# It matters: masks and class ids of a whole video stored in one small file, the first sixteen classes being
+#   background.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -38,7 +40,8 @@ for name, codec, options, kept in (
     ("H.264, qp=0, color_range=pc", "libx264", {"qp": "0", "color_range": "pc"}, True),
 ):
     kind, got, plane = round_trip(codec, **options)
-    print(f"{name}: decoded as {kind}, labels changed {(got[0] != labels[0]).sum()}, labels 1, 8, 16, 100 -> {got[0, [1, 8, 16, 100]]}")
+    changed, some = (got[0] != labels[0]).sum(), got[0, [1, 8, 16, 100]]
+    print(f"{name}: decoded as {kind}, labels changed {changed}, labels 1, 8, 16, 100 -> {some}")
     assert np.array_equal(plane, labels)
     assert np.array_equal(got, labels) == kept
     if not kept:

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # MP4 cut without re-encoding: both libraries promise frames that never come.
-# One would expect: an MP4 knows its number of samples exactly, so stream.frames (PyAV) and CAP_PROP_FRAME_COUNT are what is decoded.
-# What happens: the cut is an edit list. The samples before it are stored and counted, decoded and thrown away: 30 promised, 20 given.
-# It matters: "frames missing, the file is damaged" is a false alarm, arrays of this length keep an empty end, and frame n of an annotation
-#   made on the samples is frame n - 10 of the video.
+# One would expect: an MP4 knows its number of samples exactly, so stream.frames (PyAV) and CAP_PROP_FRAME_COUNT are
+#   what is decoded.
+# What happens: the cut is an edit list. The samples before it are stored and counted, decoded and thrown away: 30
+#   promised, 20 given.
+# It matters: "frames missing, the file is damaged" is a false alarm, arrays of this length keep an empty end, and
+#   frame n of an annotation made on the samples is frame n - 10 of the video.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
 # NaN: Relu, Clip and Max heal it in OpenVINO and keep it in ONNX Runtime.
 # One would expect: NaN passes through all of them, as in NumPy and PyTorch, whatever runs the graph.
-# What happens on the CPU: ONNX Runtime keeps it; OpenVINO (float32 asked for) turns it into the bound. Max(x, 0) heals, Max(0, x) does not.
+# What happens on the CPU: ONNX Runtime keeps it; OpenVINO (float32 asked for) turns it into the bound. Max(x, 0)
+#   heals, Max(0, x) does not.
 # It matters: "the output is finite" is no proof of a healthy state: a poisoned stream looks well on one runtime.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 python3 -m venv venv
-venv/bin/pip install --quiet --disable-pip-version-check numpy==2.4.6 onnx==1.23.2 onnxruntime==1.32.0 openvino==2026.4.1
+venv/bin/pip install --quiet --disable-pip-version-check numpy==2.4.6 onnx==1.23.2 onnxruntime==1.32.0 \
+  openvino==2026.4.1
 venv/bin/python - <<'PY'
 import numpy as np
 import onnx

@@ -1,15 +1,18 @@
 #!/usr/bin/env bash
 # Resize: "nearest" of ONNX and OpenVINO is a third one, beside the two of OpenCV.
-# One would expect: nearest means the corner rule (OpenCV INTER_NEAREST, PyTorch) or the centre rule (INTER_NEAREST_EXACT, Pillow).
-# What happens: the default of ONNX's Resize, and RESIZE_NEAREST of OpenVINO's preprocessing, takes the pixel centre and
-#   rounds ties down: at a factor of 2 it is the corner rule, at 64 -> 30 the centre rule, at 64 -> 48 neither.
-# It matters: a label map checked at half size agrees to the pixel, and is off along every edge at the size that is shipped.
+# One would expect: nearest means the corner rule (OpenCV INTER_NEAREST, PyTorch) or the centre rule
+#   (INTER_NEAREST_EXACT, Pillow).
+# What happens: the default of ONNX's Resize, and RESIZE_NEAREST of OpenVINO's preprocessing, takes the pixel centre
+#   and rounds ties down: at a factor of 2 it is the corner rule, at 64 -> 30 the centre rule, at 64 -> 48 neither.
+# It matters: a label map checked at half size agrees to the pixel, and is off along every edge at the size that is
+#   shipped.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 python3 -m venv venv
-venv/bin/pip install --quiet --disable-pip-version-check numpy==2.4.6 onnx==1.23.2 onnxruntime==1.32.0 openvino==2026.4.1 opencv-python-headless==5.0.0.93 pillow==13.0.0
+venv/bin/pip install --quiet --disable-pip-version-check numpy==2.4.6 onnx==1.23.2 onnxruntime==1.32.0 \
+  openvino==2026.4.1 opencv-python-headless==5.0.0.93 pillow==13.0.0
 venv/bin/python - <<'PY'
 import cv2
 import numpy as np
@@ -61,8 +64,8 @@ for width, corner_agrees, centre_agrees in ((32, True, False), (30, False, True)
     corner = cv2.resize(row, (width, 4), interpolation=cv2.INTER_NEAREST)[0]
     centre = cv2.resize(row, (width, 4), interpolation=cv2.INTER_NEAREST_EXACT)[0]
     pillow = np.asarray(Image.fromarray(row).resize((width, 4), Image.Resampling.NEAREST))[0]
-    shares = [f"{name} {np.mean(ours == other):.0%}" for name, other in
-              (("OpenVINO", vino), ("INTER_NEAREST", corner), ("INTER_NEAREST_EXACT", centre), ("Pillow", pillow))]  # fmt: skip
+    others = {"OpenVINO": vino, "INTER_NEAREST": corner, "INTER_NEAREST_EXACT": centre, "Pillow": pillow}
+    shares = [f"{name} {np.mean(ours == other):.0%}" for name, other in others.items()]
     print(f"64 -> {width}: columns that ONNX Runtime shares with", ", ".join(shares))
     assert np.array_equal(ours, vino)
     assert np.array_equal(ours, corner) == corner_agrees

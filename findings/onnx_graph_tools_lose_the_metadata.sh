@@ -3,13 +3,15 @@
 # One would expect: a round trip that changes nothing keeps class names and other metadata, whichever tool.
 # What happens: onnx-graphsurgeon's import and export (so also what is built on it, as Polygraphy's surgeon) and
 #   onnx.utils.extract_model return a model without any; onnxslim, onnx-ir and onnx.version_converter keep them.
-# It matters: class names, preprocessing and state pairs travel there (Ultralytics, mmdeploy and others do so); the graph still runs.
+# It matters: class names, preprocessing and state pairs travel there (Ultralytics, mmdeploy and others do so); the
+#   graph still runs.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 python3 -m venv venv
-venv/bin/pip install --quiet --disable-pip-version-check numpy==2.4.6 onnx==1.23.2 onnx-graphsurgeon==0.6.1 onnxslim==0.1.98 onnx-ir==1.1.0
+venv/bin/pip install --quiet --disable-pip-version-check numpy==2.4.6 onnx==1.23.2 onnx-graphsurgeon==0.6.1 \
+  onnxslim==0.1.98 onnx-ir==1.1.0
 venv/bin/python - <<'PY'
 from importlib.metadata import version
 

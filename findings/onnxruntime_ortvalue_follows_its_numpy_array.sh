@@ -2,7 +2,8 @@
 # ONNX Runtime: OrtValue.ortvalue_from_numpy on the CPU is the array, not a copy of it.
 # One would expect: the value is set at that moment, as its counterpart for a GPU does it by copying.
 # What happens: writing into the array afterwards changes what the next run reads.
-# It matters: one frame buffer filled again by the decoder changes every value made from it; queued frames all turn into the last.
+# It matters: one frame buffer filled again by the decoder changes every value made from it; queued frames all turn
+#   into the last.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # OpenCV 5: read() of interlaced video says True and does not give the frame.
 # One would expect: frames with both fields woven together (combed where things move), as PyAV gives them; or False.
-# What happens: the conversion to BGR fails with a line on stderr ("Cannot convert interlaced to progressive frames"); the count of frames is
-#   right and every one is "read", but what is in the array is not the picture. Progressive video of the same codec is right.
-# It matters: broadcast, DVD and older surveillance footage is interlaced: a pipeline runs over it to the end and finds nothing.
+# What happens: the conversion to BGR fails with a line on stderr ("Cannot convert interlaced to progressive frames");
+#   the count of frames is right and every one is "read", but what is in the array is not the picture. Progressive
+#   video of the same codec is right.
+# It matters: broadcast, DVD and older surveillance footage is interlaced: a pipeline runs over it to the end and
+#   finds nothing.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

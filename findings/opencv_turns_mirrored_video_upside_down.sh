@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # OpenCV: a video marked as mirrored left to right is turned by half a turn, upside down.
 # One would expect: the display matrix is either applied (a mirror) or left alone, with CAP_PROP_ORIENTATION_AUTO on.
-# What happens: only its first numbers are read as an angle: a left-right mirror counts as 180 degrees and is applied as that; a top-bottom mirror
-#   counts as 0 and is passed over. PyAV's frame.rotation has the same fault, but leaves the pixels alone.
-# It matters: front cameras mark their video so. The picture is plausible, gravity is not; boxes drawn elsewhere do not fit.
+# What happens: only its first numbers are read as an angle: a left-right mirror counts as 180 degrees and is applied
+#   as that; a top-bottom mirror counts as 0 and is passed over. PyAV's frame.rotation has the same fault, but leaves
+#   the pixels alone.
+# It matters: front cameras mark their video so. The picture is plausible, gravity is not; boxes drawn elsewhere do
+#   not fit.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # OpenCV: VideoWriter takes frames of an odd size and writes a smaller video.
 # One would expect: the size is kept, at least by MJPG and the lossless FFV1, or isOpened() is False.
-# What happens: it opens, write() says True, and the last row and column are gone, for every codec, the lossless one too.
-# It matters: an overlay or a mask video of an odd-sized source no longer fits its frames; joined masks fail far from here.
+# What happens: it opens, write() says True, and the last row and column are gone, for every codec, the lossless one
+#   too.
+# It matters: an overlay or a mask video of an odd-sized source no longer fits its frames; joined masks fail far from
+#   here.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # OpenVINO: a model made stateful with a free batch axis answers nothing, without an error.
 # One would expect: the state starts as zeros of the first input's batch, or infer() raises.
-# What happens: the state starts with a batch of 0. A batch of 1 broadcasts against it, so every output has 0 rows, for ever, and
-#   reset_state() changes nothing; a batch of 3 is an error. With the batch fixed before, all is right.
+# What happens: the state starts with a batch of 0. A batch of 1 broadcasts against it, so every output has 0 rows,
+#   for ever, and reset_state() changes nothing; a batch of 3 is an error. With the batch fixed before, all is right.
 # It matters: "no objects found" is a valid answer of a video model: nobody sees that the stream never started.
 set -euo pipefail
 work=$(mktemp -d)

@@ -2,13 +2,15 @@
 # OpenVINO: sums and differences of uint8 stop at 0 and 255, where ONNX Runtime, NumPy and PyTorch wrap.
 # One would expect: integer arithmetic of a graph is exact and equal everywhere, whatever floats do.
 # What happens: on the CPU Sub and Add of uint8 saturate. ONNX leaves overflow open, so neither is called wrong.
-# It matters: frame differences, change masks and label offsets inside a graph differ per runtime, and only where values overflow.
+# It matters: frame differences, change masks and label offsets inside a graph differ per runtime, and only where
+#   values overflow.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 python3 -m venv venv
-venv/bin/pip install --quiet --disable-pip-version-check numpy==2.4.6 onnx==1.23.2 onnxruntime==1.32.0 openvino==2026.4.1
+venv/bin/pip install --quiet --disable-pip-version-check numpy==2.4.6 onnx==1.23.2 onnxruntime==1.32.0 \
+  openvino==2026.4.1
 venv/bin/python - <<'PY'
 import numpy as np
 import onnx

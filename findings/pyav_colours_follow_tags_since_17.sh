@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # PyAV: the same call gives other colours from version 17 on.
 # One would expect: to_ndarray("rgb24") follows the colour tags of the file, in every version; or in none.
-# What happens: up to 16.1 the tags are passed over and everything is read as BT.601 of limited range; from 17 on matrix and range of
-#   the file are followed. Red of a BT.709 file, the usual HD video, moves by more than 10 levels; untagged video does not move.
-# It matters: data decoded for training with one version and for use with another differ in colour, with no line of code changed.
+# What happens: up to 16.1 the tags are passed over and everything is read as BT.601; from 17 on matrix and range of the
+#   file are followed. Red of a BT.709 file, the usual HD video, moves by more than 10 levels; untagged video does not.
+# It matters: data decoded for training with one version and for use with another differ in colour, with no line of code
+#   changed.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

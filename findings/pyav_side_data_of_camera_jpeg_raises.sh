@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # PyAV: asking a frame for its side data fails on a JPEG with EXIF.
 # One would expect: iterating gives the entries, and side_data.get("DISPLAYMATRIX") gives that one or None.
-# What happens: FFmpeg 8 attaches EXIF as a type that this PyAV has no name for; both ways raise ValueError, also for who
-#   only wants the rotation. frame.rotation works. Without EXIF all is well.
-# It matters: every photo of a phone or a camera has EXIF, and code that reads the rotation this way is fine on all test pictures.
+# What happens: FFmpeg 8 attaches EXIF as a type that this PyAV has no name for; both ways raise ValueError, also for
+#   who only wants the rotation. frame.rotation works. Without EXIF all is well.
+# It matters: every photo of a phone or a camera has EXIF, and code that reads the rotation this way is fine on all
+#   test pictures.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -10,8 +10,9 @@ cd "$work"
 python3 -m venv venv
 venv/bin/pip install --quiet --disable-pip-version-check numpy==2.4.6 pycocotools==2.0.11
 venv/bin/python - <<'PY'
-import numpy as np
 from importlib.metadata import version
+
+import numpy as np
 from pycocotools import mask
 
 print("pycocotools", version("pycocotools"))

@@ -2,8 +2,8 @@
 # pycocotools: joining masks of two sizes is neither an error nor a mask.
 # One would expect: merge() raises when the sizes of the masks differ.
 # What happens: it answers a mask of 0 x 0 pixels and area 0, and iou() answers -1, both without a word.
-# It matters: the YouTube-VIS evaluator builds its tube IoU from merge(): a frame scored at another size than
-#   the truth's adds nothing to the intersection and nothing to the union, so it is left out instead of failed.
+# It matters: the YouTube-VIS evaluator builds its tube IoU from merge(): a frame scored at another size than the
+#   truth's adds nothing to the intersection and nothing to the union, so it is left out instead of failed.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -1,15 +1,18 @@
 #!/usr/bin/env bash
 # ReduceMax: with one NaN in the row the answer is neither NaN nor the largest number.
 # One would expect: NaN, as NumPy and PyTorch answer; or else the largest of the other numbers.
-# What happens on the CPU: ONNX Runtime answers NaN only where NaN comes first; OpenVINO forgets all before the NaN, so the maximum of
-#   (9, NaN, 1) is 1. Which one it is depends on the order, and for longer rows on the processor's vectors.
-# It matters: "any pixel above 0" of a mask, the best class of a query and top-k by it: one bad value gives a plausible wrong one.
+# What happens on the CPU: ONNX Runtime answers NaN only where NaN comes first; OpenVINO forgets all before the NaN,
+#   so the maximum of (9, NaN, 1) is 1. Which one it is depends on the order, and for longer rows on the processor's
+#   vectors.
+# It matters: "any pixel above 0" of a mask, the best class of a query and top-k by it: one bad value gives a
+#   plausible wrong one.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 python3 -m venv venv
-venv/bin/pip install --quiet --disable-pip-version-check numpy==2.4.6 onnx==1.23.2 onnxruntime==1.32.0 openvino==2026.4.1
+venv/bin/pip install --quiet --disable-pip-version-check numpy==2.4.6 onnx==1.23.2 onnxruntime==1.32.0 \
+  openvino==2026.4.1
 venv/bin/python - <<'PY'
 import numpy as np
 import onnx

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # safetensors: the same tensors with the same metadata do not give the same file.
 # One would expect: saving twice gives equal bytes; tensors are sorted, so the format looks canonical.
-# What happens: metadata with several keys is written in a new random order by each call, in one process too. The tensors' bytes
-#   and one-key metadata are stable.
-# It matters: a SHA-256 of the file as the identity of a checkpoint (caches, sidecars, signatures) changes for nothing.
+# What happens: metadata with several keys is written in a new random order by each call, in one process too. The
+#   tensors' bytes and one-key metadata are stable.
+# It matters: a SHA-256 of the file as the identity of a checkpoint (caches, sidecars, signatures) changes for
+#   nothing.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -20,7 +21,7 @@ import safetensors.numpy
 
 print("safetensors", safetensors.__version__)
 tensors = {"w": np.arange(4, dtype=np.float32)}
-notes = {name: "x" for name in ("classes", "config", "license", "model", "step", "trained_on")}
+notes = dict.fromkeys(("classes", "config", "license", "model", "step", "trained_on"), "x")
 
 
 def digests(metadata):

@@ -2,7 +2,8 @@
 # safetensors.numpy: an array in Fortran order or a strided view is stored with its values in other places.
 # One would expect: the array comes back equal, or an error as for torch ("non contiguous tensor").
 # What happens: the memory is written as it lies under the array's shape. No error on saving, none on loading.
-# It matters: weights transposed on the way (a converter from TensorFlow, `w.T`) and states kept as views load as other numbers.
+# It matters: weights transposed on the way (a converter from TensorFlow, `w.T`) and states kept as views load as
+#   other numbers.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -16,7 +17,11 @@ import safetensors.numpy
 
 print("safetensors", safetensors.__version__, "numpy", np.__version__)
 weight = np.arange(6, dtype=np.float32).reshape(2, 3)
-for name, array in (("transposed", weight.T), ("Fortran order", np.asfortranarray(weight)), ("every second column", weight[:, ::2])):
+for name, array in (
+    ("transposed", weight.T),
+    ("Fortran order", np.asfortranarray(weight)),
+    ("every second column", weight[:, ::2]),
+):
     back = safetensors.numpy.load(safetensors.numpy.save({"w": array}))["w"]
     print(f"{name}: saved {array.tolist()}, loaded {back.tolist()}")
     assert back.shape == array.shape

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # scipy.ndimage.zoom: enlarging a mask three times does not repeat its pixels three times.
 # One would expect: zoom(mask, 3, order=0) equals numpy's repeat, as nearest resizing does in PyTorch and OpenCV.
-# What happens: the first and last samples are pinned to the corners (the align_corners idea), so blocks are 2, 3 or 4 pixels wide. Only
-#   grid_mode=True with mode="nearest" repeats.
+# What happens: the first and last samples are pinned to the corners (the align_corners idea), so blocks are 2, 3 or 4
+#   pixels wide. Only grid_mode=True with mode="nearest" repeats.
 # It matters: low-resolution masks grown with it are shifted, most at the borders: IoU is lost that no model lost.
 set -euo pipefail
 work=$(mktemp -d)

@@ -1,14 +1,17 @@
 #!/usr/bin/env bash
 # supervision: DetectionDataset.as_coco() writes objects in two parts, or with a hole, as crowds.
 # One would expect: one annotation with two polygons, iscrowd 0, as COCO itself has them.
-# What happens: such masks are written as RLE with iscrowd 1. COCOeval leaves crowds out, so an exact detection of one counts nothing.
-# It matters: an object that is occluded in its middle, the hard case of video segmentation, drops out of the truth; AP rises.
+# What happens: such masks are written as RLE with iscrowd 1. COCOeval leaves crowds out, so an exact detection of one
+#   counts nothing.
+# It matters: an object that is occluded in its middle, the hard case of video segmentation, drops out of the truth;
+#   AP rises.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 python3 -m venv venv
-venv/bin/pip install --quiet --disable-pip-version-check numpy==2.4.6 supervision==0.31.2 opencv-python-headless==5.0.0.93 pycocotools==2.0.11
+venv/bin/pip install --quiet --disable-pip-version-check numpy==2.4.6 supervision==0.31.2 \
+  opencv-python-headless==5.0.0.93 pycocotools==2.0.11
 venv/bin/python - <<'PY'
 import contextlib
 import io

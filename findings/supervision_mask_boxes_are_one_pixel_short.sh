@@ -1,15 +1,18 @@
 #!/usr/bin/env bash
 # supervision: the box of a mask leaves out the mask's last row and column.
 # One would expect: x2 - x1 is the mask's width, as in COCO's boxes.
-# What happens: mask_to_xyxy() gives the last pixel's index as the end, while every box function takes it as an edge. A mask one pixel
-#   wide has a box of no area, whose IoU with itself is 0; a perfect set of results scores less than 1.
-# It matters: thin and far objects (poles, ropes, horizon) vanish in box NMS, tracking and box AP, and small ones lose IoU.
+# What happens: mask_to_xyxy() gives the last pixel's index as the end, while every box function takes it as an edge.
+#   A mask one pixel wide has a box of no area, whose IoU with itself is 0; a perfect set of results scores less than
+#   1.
+# It matters: thin and far objects (poles, ropes, horizon) vanish in box NMS, tracking and box AP, and small ones lose
+#   IoU.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 python3 -m venv venv
-venv/bin/pip install --quiet --disable-pip-version-check numpy==2.4.6 supervision==0.31.2 opencv-python-headless==5.0.0.93 pycocotools==2.0.11
+venv/bin/pip install --quiet --disable-pip-version-check numpy==2.4.6 supervision==0.31.2 \
+  opencv-python-headless==5.0.0.93 pycocotools==2.0.11
 venv/bin/python - <<'PY'
 from importlib.metadata import version
 

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # torch.nn.MultiheadAttention: need_weights decides whether a fully masked query is zeros or NaN.
 # One would expect: need_weights=True returns the weights besides, and the same output.
-# What happens: without weights a query that may look at nothing gives the output projection's bias; with weights (the default) NaN. With a bool
-#   mask, self-attention, eval() and no_grad() it is NaN without weights as well, in the fast path that training never takes.
+# What happens: without weights a query that may look at nothing gives the output projection's bias; with weights (the
+#   default) NaN. With a bool mask, self-attention, eval() and no_grad() it is NaN without weights as well, in the
+#   fast path that training never takes.
 # It matters: one NaN query that is carried over poisons a stream; asking for weights to debug it moves the fault.
 set -euo pipefail
 work=$(mktemp -d)

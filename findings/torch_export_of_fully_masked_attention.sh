@@ -1,15 +1,18 @@
 #!/usr/bin/env bash
 # torch.onnx.export: a query that may look at nothing gives zeros in PyTorch, and a mean or NaN in the graph.
 # One would expect: NaN on both sides (the softmax of nothing), or the same on both sides.
-# What happens: scaled_dot_product_attention answers 0. Exported, a float mask of -inf gives NaN with both exporters; a bool mask gives 0 with
-#   the legacy exporter and the mean of all values, also the forbidden ones, with the dynamo exporter.
-# It matters: masked attention of Mask2Former-like decoders meets empty masks in every video; dummy masks of a parity test do not.
+# What happens: scaled_dot_product_attention answers 0. Exported, a float mask of -inf gives NaN with both exporters;
+#   a bool mask gives 0 with the legacy exporter and the mean of all values, also the forbidden ones, with the dynamo
+#   exporter.
+# It matters: masked attention of Mask2Former-like decoders meets empty masks in every video; dummy masks of a parity
+#   test do not.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 python3 -m venv venv
-venv/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 numpy==2.4.6 onnx==1.23.2 onnxruntime==1.32.0 onnxscript==0.7.2
+venv/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 numpy==2.4.6 onnx==1.23.2 onnxruntime==1.32.0 \
+  onnxscript==0.7.2
 venv/bin/python - <<'PY'
 import io
 import logging
@@ -32,7 +35,9 @@ class Attention(torch.nn.Module):
 
 def in_graph(args, dynamo):
     if dynamo:
-        torch.onnx.export(Attention(), args, "m.onnx", dynamo=True, opset_version=18, verbose=False, external_data=False)
+        torch.onnx.export(
+            Attention(), args, "m.onnx", dynamo=True, opset_version=18, verbose=False, external_data=False
+        )
         model = "m.onnx"
     else:
         file = io.BytesIO()

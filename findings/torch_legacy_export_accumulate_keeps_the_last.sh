@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # torch.onnx.export(dynamo=False): adding into repeated places keeps only the last addition.
 # One would expect: index_put(accumulate=True) sums in the graph as in eager, as scatter_add does.
-# What happens: the graph scatters into zeros and adds once, so of several values for one place the last one stays. Opsets 16 to 18,
-#   although ScatterND has had reduction="add" since 16. index_add does the same, with a warning; index_put has none.
+# What happens: the graph scatters into zeros and adds once, so of several values for one place the last one stays.
+#   Opsets 16 to 18, although ScatterND has had reduction="add" since 16. index_add does the same, with a warning;
+#   index_put has none.
 # It matters: histograms, votes and splats of points into a mask or a grid, where places repeat by nature.
 set -euo pipefail
 work=$(mktemp -d)

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # torch.onnx.export(dynamo=False): `//` and `>>` of negative numbers come out as other numbers.
 # One would expect: -3 // 2 is -2 in the graph as in eager; if not, the exporter refuses.
-# What happens: the graph holds a plain division, which cuts towards zero: -1. `//`, torch.floor_divide and `>>` are concerned,
-#   integers and floats; torch.div(..., rounding_mode="floor") is right. No warning names it.
-# It matters: offsets from a centre, relative positions, tile indices left of zero. A parity test on positive values passes.
+# What happens: the graph holds a plain division, which cuts towards zero: -1. `//`, torch.floor_divide and `>>` are
+#   concerned, integers and floats; torch.div(..., rounding_mode="floor") is right. No warning names it.
+# It matters: offsets from a centre, relative positions, tile indices left of zero. A parity test on positive values
+#   passes.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -14,7 +15,6 @@ venv/bin/python - <<'PY'
 import io
 import warnings
 
-import numpy as np
 import onnxruntime
 import torch
 

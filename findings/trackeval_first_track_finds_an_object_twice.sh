@@ -1,15 +1,19 @@
 #!/usr/bin/env bash
 # TrackEval, TrackMAP on YouTube-VIS: the first track of the results file may share its object with another.
-# One would expect: an object is matched once; the second track on it is a false positive, as in the official evaluator.
-# What happens: a match is stored as the id of the track, tracks count from 0, and 0 means "free": what track 0 found can be found again. One
-#   object and two equal tracks give recall 2 and a precision without a false positive. Moving the pair to the end of the file mends it.
-# It matters: duplicates, the usual fault of query models, are forgiven once a file, and the order of the results changes the score.
+# One would expect: an object is matched once; the second track on it is a false positive, as in the official
+#   evaluator.
+# What happens: a match is stored as the id of the track, tracks count from 0, and 0 means "free": what track 0 found
+#   can be found again. One object and two equal tracks give recall 2 and a precision without a false positive. Moving
+#   the pair to the end of the file mends it.
+# It matters: duplicates, the usual fault of query models, are forgiven once a file, and the order of the results
+#   changes the score.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 python3 -m venv venv
-venv/bin/pip install --quiet --disable-pip-version-check numpy==2.4.6 scipy==1.17.1 pycocotools==2.0.11 trackeval==1.3.0
+venv/bin/pip install --quiet --disable-pip-version-check numpy==2.4.6 scipy==1.17.1 pycocotools==2.0.11 \
+  trackeval==1.3.0
 venv/bin/python - <<'PY'
 import contextlib
 import io
@@ -47,7 +51,8 @@ def score(places):
         ],
     }  # fmt: skip
     results = [
-        {"video_id": 1, "category_id": 1, "score": 0.9 - 0.1 * i, "segmentations": [box(x)[1]]} for i, x in enumerate(places)
+        {"video_id": 1, "category_id": 1, "score": 0.9 - 0.1 * i, "segmentations": [box(x)[1]]}
+        for i, x in enumerate(places)
     ]
     with open("truth/youtube_vis_val/truth.json", "w") as file:
         json.dump(truth, file)
@@ -68,9 +73,9 @@ def score(places):
 
 
 alone, first, later = score([0]), score([0, 0]), score([240, 0, 0])
-print("one right track: recall %.3f AP %.3f" % alone)
-print("twice the right track, at the head of the file: recall %.3f AP %.3f" % first)
-print("a wrong track before the two: recall %.3f AP %.3f" % later)
+print("one right track: recall {:.3f} AP {:.3f}".format(*alone))
+print("twice the right track, at the head of the file: recall {:.3f} AP {:.3f}".format(*first))
+print("a wrong track before the two: recall {:.3f} AP {:.3f}".format(*later))
 assert round(alone[0], 3) == 1.0
 assert round(first[0], 3) == 2.0, "an object is found once now"
 assert round(later[0], 3) == 1.0
