@@ -3,7 +3,7 @@
 # One would expect: times of decoded frames rise by 1/25 s, as they do for the same stream in Matroska or MP4.
 # What happens: AVI stores no presentation times, so FFmpeg hands on the order of decoding. In PyAV frame.time goes
 #   forth and back; OpenCV's CAP_PROP_POS_MSEC rises, begins at 80 ms, and says 0 for the last frames.
-# It matters: cameras and recorders write such files; sorting by time shuffles the video, "time went back" checks
+# It matters: recorders and converters write such files; sorting by time shuffles the video, "time went back" checks
 #   reset the tracker.
 set -euo pipefail
 work=$(mktemp -d)

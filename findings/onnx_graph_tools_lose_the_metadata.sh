@@ -3,8 +3,8 @@
 # One would expect: a round trip that changes nothing keeps class names and other metadata, whichever tool.
 # What happens: onnx-graphsurgeon's import and export (so also what is built on it, as Polygraphy's surgeon) and
 #   onnx.utils.extract_model return a model without any; onnxslim, onnx-ir and onnx.version_converter keep them.
-# It matters: class names, preprocessing and state pairs travel there (Ultralytics, mmdeploy and others do so); the
-#   graph still runs.
+# It matters: class names, preprocessing and state pairs travel there (Ultralytics writes them so); the graph still
+#   runs.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

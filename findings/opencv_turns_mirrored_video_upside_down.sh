@@ -4,8 +4,8 @@
 # What happens: only its first numbers are read as an angle: a left-right mirror counts as 180 degrees and is applied
 #   as that; a top-bottom mirror counts as 0 and is passed over. PyAV's frame.rotation has the same fault, but leaves
 #   the pixels alone.
-# It matters: front cameras mark their video so. The picture is plausible, gravity is not; boxes drawn elsewhere do
-#   not fit.
+# It matters: a camera that mirrors (a front camera) may mark its video so. The picture is plausible, gravity is not;
+#   boxes drawn elsewhere do not fit.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

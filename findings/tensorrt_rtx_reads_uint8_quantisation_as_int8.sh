@@ -4,7 +4,7 @@
 # What happens: QuantizeLinear without a zero point gives uint8 by the ONNX standard, as ONNX Runtime computes it. The
 #   parser makes INT8 of it, 127 steps, says nothing, and the engine is built. (With an explicit uint8 zero point of 0
 #   it does warn.)
-# It matters: activations after Relu are quantised just so; all above half of the range are cut off, which costs
+# It matters: activations after Relu are often quantised so; all above half of the range are cut off, which costs
 #   accuracy, not a message.
 set -euo pipefail
 work=$(mktemp -d)
