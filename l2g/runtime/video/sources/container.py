@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
 
 import av
 import av.error
-from av.container import InputContainer
+import numpy as np
 from av.format import Flags
 from av.video.reformatter import ColorTrc, VideoReformatter
 
@@ -58,7 +58,7 @@ class VideoFile(VideoSource):
         self.files = (file,) if file else ()
         self._pipe = None if isinstance(address, str) else address
         try:
-            self._container: InputContainer = av.open(address, metadata_errors="replace")
+            self._container = av.open(address, "r", metadata_errors="replace")
         except (av.error.FFmpegError, OSError, ValueError) as error:
             self._close_pipe()
             raise VideoError(f"{name}: cannot be opened as a video ({reason(error)}); is the file complete?") from None
@@ -83,7 +83,7 @@ class VideoFile(VideoSource):
         self.frame_rate = float(1 / self._interval)
         # AVI knows a frame rate only; with B-frames the timestamps made from it come in decoding order.
         self._timeless = self._container.format.name == "avi"
-        self._clock_may_jump = bool(self._container.format.flags & Flags.ts_discont.value)
+        self._clock_may_jump = bool(self._container.format.flags & Flags.ts_discont.value)  # type: ignore[operator]
         # A frame's own `reformat` sets up its tables anew for every frame: 1 ms at 720p.
         self._reformatter = VideoReformatter()
         self._packets = self._bad_packets = self._corrupt_frames = self._count = 0
@@ -150,7 +150,7 @@ class VideoFile(VideoSource):
             yield None if self._timeless else _stamp(frame), frame
             frame = next(self._frames, None)
 
-    def _decoded_frames(self) -> Iterator[av.VideoFrame]:
+    def _decoded_frames(self) -> Generator[av.VideoFrame, None, None]:
         try:
             for packet in self._container.demux(self._stream):
                 self._packets += packet.size > 0
@@ -163,14 +163,14 @@ class VideoFile(VideoSource):
                     continue
                 for frame in frames:
                     self._corrupt_frames += bool(frame.is_corrupt)
-                    yield frame  # type: ignore[misc]
+                    yield frame
         except av.error.FFmpegError as error:
             self._demux_error = reason(error)
 
     def _picture(self, frame: av.VideoFrame) -> Image:
         # One thread: the others have the model to work for.
         rgb = self._reformatter.reformat(frame, frame.width, frame.height, "rgb24", threads=1)
-        image = self._orientation.upright(rgb.to_ndarray())
+        image = self._orientation.upright(np.asarray(rgb.to_ndarray(), dtype=np.uint8))
         if image.shape[:2] != (self.height, self.width):
             image, other_shape = fit(image, self.height, self.width)
             said = (

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -34,7 +35,8 @@ class Orientation:
 
 def orientation_of(frame: av.VideoFrame) -> Orientation:
     """From the frame's display matrix, where it has one (containers' rotation, EXIF of photographs)."""
-    matrix = next((data for data in frame.side_data if data.type == SideDataType.DISPLAYMATRIX), None)
+    side_data = cast(Mapping[SideDataType, Any], frame.side_data)
+    matrix = side_data.get(SideDataType.DISPLAYMATRIX)
     if matrix is None:
         return Orientation()
     # 3 x 3, row major, 16.16 fixed point: (x', y') = (a x + c y, b x + d y).

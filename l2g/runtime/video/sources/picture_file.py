@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -32,7 +33,7 @@ def read_regular(path: Path) -> bytes | None:
         return None
 
 
-def decode_picture(data: bytes, page: int = 0) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16] | None:
+def decode_picture(data: bytes, page: int = 0) -> npt.NDArray[Any] | None:
     """[H, W, 3] RGB with its 8 or 16 bits, None for what is cut short, broken or not made of whole numbers."""
     coded = np.frombuffer(data, dtype=np.uint8)
     try:
@@ -127,12 +128,12 @@ def decode_animation(name: str, data: bytes, first: int, count: int) -> list[npt
     """Pictures `first` to `first + count` of an animated WebP, uint8 [H, W, 3] RGB."""
     if not hasattr(cv2, "imdecodeanimation"):
         raise VideoError(f"{name}: an animated WebP needs OpenCV 4.12; pip install -U opencv-python-headless")
-    animation = cv2.Animation()
     try:
-        result = cv2.imdecodeanimation(np.frombuffer(data, dtype=np.uint8), first, count)
+        done, animation = cv2.imdecodeanimation(np.frombuffer(data, dtype=np.uint8), start=first, count=count)
     except cv2.error:
         return []
-    animation = result[1] if result[0] else animation
+    if not done:
+        return []
     return [
         np.asarray(cv2.cvtColor(np.ascontiguousarray(frame[..., :3]), cv2.COLOR_BGR2RGB)) for frame in animation.frames
     ]

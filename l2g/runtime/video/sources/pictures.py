@@ -109,14 +109,14 @@ class PictureSequence(VideoSource):
         data = self._held[1]
         image = decode_picture(data, number) if data else None
         if image is None or image.dtype == np.uint8:
-            return image  # type: ignore[return-value]
-        bits = used_bits(image)  # type: ignore[arg-type]
+            return image
+        bits = used_bits(image)
         if bits > self._bits:
             # What is brighter than all before it tells more of the camera; a sequence does not go back.
             self._bits = bits
             if bits < 16:
                 self.notices.append(f"{self.name}: 16-bit pictures that use {bits} bits; brightened to match")
-        return to_8_bits(image, self._bits)  # type: ignore[arg-type]
+        return to_8_bits(image, self._bits)
 
 
 class AnimatedWebP(VideoSource):
