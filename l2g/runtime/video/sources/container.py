@@ -191,7 +191,7 @@ class VideoFile(VideoSource):
         duration = self._stated_duration()
         if duration is None:
             return None
-        if not self._stream.duration and duration > self._origin:
+        if "DURATION" in self._stream.metadata and duration > self._origin:
             duration -= self._origin  # the tag is the time of the end
         total = self._stream.frames or max(1, round(duration * self.frame_rate))
         if self._clock_may_jump and 0 < self._container.size < total * _TS_PACKET_BYTES:
@@ -229,6 +229,8 @@ class VideoFile(VideoSource):
 
         It may count from 0 or from the first frame, and to the start or the end of the last one.
         """
+        if self._clock_may_jump and self.files:
+            return False  # they announce nothing: FFmpeg takes the duration from the time stamps that it finds
         verdict = is_cut(self.files[0]) if self.files else None
         if verdict is True:
             return True

@@ -83,15 +83,14 @@ def _track(stream: VideoStream, number: int, packets: int | None) -> Track:
 
 def stated_seconds(stream: VideoStream) -> float | None:
     """How long the container says that this track lasts; Matroska may mean the time of its end."""
-    if stream.duration and stream.time_base:
-        return float(stream.duration * stream.time_base)
-    # Matroska keeps it in a tag per stream; the container's own duration may be that of a longer sound track.
+    # Matroska keeps it in a tag per stream; the container's own duration, which FFmpeg gives to streams that have none,
+    # may be that of a longer sound track.
     parts = stream.metadata.get("DURATION", "").split(":")
     try:
         hours, minutes, seconds = (Fraction(part) for part in parts)
+        return float(3600 * hours + 60 * minutes + seconds) or None
     except (ValueError, ZeroDivisionError):
-        return None
-    return float(3600 * hours + 60 * minutes + seconds) or None
+        return float(stream.duration * stream.time_base) if stream.duration and stream.time_base else None
 
 
 def _count_packets(path: str, tracks: int) -> list[int] | None:
