@@ -52,8 +52,10 @@ class FrameAssembler:
         return FrameResult(index, time, tuple(tracks), height, width, self.class_names)
 
 
-def letterbox_of(contract: GraphContract, source_height: int, source_width: int) -> Letterbox:
+def letterbox_of(
+    contract: GraphContract, source_height: int, source_width: int, pixel_aspect: float = 1.0
+) -> Letterbox:
     """The letterbox of a source onto the contract's canvas; ContractError when the contract asks for another resize."""
     if contract.resize != "letterbox":
         raise ContractError(f"resize mode '{contract.resize}' found in the contract, 'letterbox' expected")
-    return Letterbox(source_height, source_width, contract.height, contract.width)
+    return Letterbox(source_height, source_width, contract.height, contract.width, pixel_aspect)

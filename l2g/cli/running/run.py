@@ -1,7 +1,8 @@
 """Run a model over a video: masks and tracks into a folder.
 
-Writes `overlay.mp4` (H.264), `results.json` (YouTube-VIS results format) and `frames.jsonl` (a line a frame). Several
-inputs run at once, as streams of one batch, each into a folder of its own name inside the output folder.
+Writes `overlay.mp4` (H.264; of a single picture `overlay.png`), `results.json` (YouTube-VIS results format) and
+`frames.jsonl` (a line a frame). Several inputs run at once, as streams of one batch, each into a folder of its own name
+inside the output folder.
 Exit code: 0 done, 1 the source is damaged (what could be decoded is done), 2 bad input, 130 interrupted (what was
 done is kept).
 """
@@ -29,9 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--input",
         required=True,
         nargs="+",
-        help="video files, URLs that FFmpeg reads, or folders of pictures; several run at once",
+        help="video files, named pipes, URLs that FFmpeg reads, pictures or folders of pictures; several run at once, "
+        "and several picture files (*.jpg) are one video",
     )
     parser.add_argument("--output", required=True, help="the folder for the results, made when it is missing")
+    parser.add_argument(
+        "--track", type=int, metavar="N", help="video track of files that hold several, from 0 (default: the film)"
+    )
     parser.add_argument("--score-threshold", type=float, default=0.5, help="lowest score shown, 0..1")
     parser.add_argument("--top-k", type=int, default=50, help="most instances looked at in a frame")
     parser.add_argument("--stride", type=int, default=1, help="use every n-th frame")
@@ -48,14 +53,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="names of a .pth's classes, one a line (default: COCO's for 80 classes, else numbers)",
     )
     parser.add_argument("--max-age", type=int, default=30, help="frames a hidden track keeps its id")
-    parser.add_argument("--fps", type=float, default=30.0, help="frame rate of a folder of pictures")
+    parser.add_argument("--fps", type=float, default=30.0, help="frame rate of pictures")
     add_overlay_options(parser)
     add_quiet(parser)
 
 
 def add_overlay_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("overlay")
-    group.add_argument("--no-overlay", action="store_true", help="write no overlay.mp4")
+    group.add_argument("--no-overlay", action="store_true", help="write no overlay.mp4 or overlay.png")
     group.add_argument("--no-labels", action="store_true", help="no class, track id and score beside the objects")
     group.add_argument("--opacity", type=float, default=0.45, help="of masks, 0 (contours alone) to 1")
     group.add_argument(
@@ -65,9 +70,13 @@ def add_overlay_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from l2g.runtime.video.source import group_inputs, input_name
+
     summaries = process(options)
-    for name, summary in zip(options.input, summaries, strict=True):
-        print_summary(summary, name if len(summaries) > 1 else "")
+    for source, summary in zip(group_inputs(options.input), summaries, strict=True):
+        print_summary(summary, input_name(source) if len(summaries) > 1 else "")
+        for notice in summary.notices:
+            note(f"note: {notice}")
         if summary.damage and not summary.interrupted:
             note(f"warning: {summary.damage}; the results hold what could be decoded")
     if any(summary.interrupted for summary in summaries):
@@ -82,20 +91,21 @@ def process(options: argparse.Namespace) -> list[JobSummary]:
     from l2g.runtime.identity.tracks import TrackParameters
     from l2g.runtime.video.job import process_videos
     from l2g.runtime.video.overlay import OverlayStyle
-    from l2g.runtime.video.source import Selection, open_source
+    from l2g.runtime.video.source import Selection, group_inputs, input_name, open_source
 
     parameters = TrackParameters(birth_score=options.score_threshold, max_age=options.max_age)
     style = OverlayStyle(not options.no_labels, options.opacity, options.trails, options.hud)
     selection = Selection(options.start, options.end, options.stride)
     with ExitStack() as stack:
         # The sources first: a wrong path should not cost the time it takes to load a model.
-        sources = [stack.enter_context(open_source(path, selection, options.fps)) for path in options.input]
+        inputs = group_inputs(options.input)
+        sources = [stack.enter_context(open_source(path, selection, options.fps, options.track)) for path in inputs]
         # Raw outputs: masks at full precision. The best slots are chosen on the host.
         backend = open_backend(
             options.model,
             top_k=None,
             canvas=options.size,
-            portrait=all(source.height > source.width for source in sources),
+            portrait=all(source.is_portrait for source in sources),
             num_queries=options.num_queries,
             class_names=options.class_names,
         )
@@ -104,7 +114,7 @@ def process(options: argparse.Namespace) -> list[JobSummary]:
         count = stack.enter_context(_frame_bar(_total(expected), options.quiet))
         return process_videos(
             backend,
-            list(zip(sources, output_folders(options.input, options.output), strict=True)),
+            list(zip(sources, output_folders([input_name(path) for path in inputs], options.output), strict=True)),
             parameters=parameters,
             top_k=options.top_k,
             overlay=not options.no_overlay,

@@ -18,12 +18,16 @@ MASK_STRIDE = 4
 
 @dataclass(frozen=True)
 class Letterbox:
-    """Keeps the aspect ratio, anchors the picture at the top left, pads the right and the bottom. Sizes in pixels."""
+    """Keeps the aspect ratio, anchors the picture at the top left, pads the right and the bottom. Sizes in pixels.
+
+    pixel_aspect: width of a source pixel divided by its height; canvas pixels are square.
+    """
 
     source_height: int
     source_width: int
     canvas_height: int
     canvas_width: int
+    pixel_aspect: float = 1.0
 
     def __post_init__(self) -> None:
         sizes = (self.source_height, self.source_width, self.canvas_height, self.canvas_width)
@@ -39,8 +43,8 @@ class Letterbox:
 
     @property
     def scale(self) -> float:
-        """Canvas pixels per source pixel, before rounding to whole pixels."""
-        return min(self.canvas_height / self.source_height, self.canvas_width / self.source_width)
+        """Canvas pixels per height of a source pixel, before rounding to whole pixels."""
+        return min(self.canvas_height / self.source_height, self.canvas_width / (self.source_width * self.pixel_aspect))
 
     @property
     def content_height(self) -> int:
@@ -50,7 +54,7 @@ class Letterbox:
     @property
     def content_width(self) -> int:
         """Columns of the canvas that hold picture."""
-        return min(self.canvas_width, max(1, round(self.source_width * self.scale)))
+        return min(self.canvas_width, max(1, round(self.source_width * self.pixel_aspect * self.scale)))
 
     def to_canvas(self, frame: ByteArray, pad_value: tuple[int, int, int] = PAD_VALUE) -> ByteArray:
         """uint8 [source_height, source_width, 3] -> uint8 [canvas_height, canvas_width, 3], padded with `pad_value`."""
@@ -67,7 +71,7 @@ class Letterbox:
             content[...] = frame
         else:
             # Averages when it shrinks, as the antialiased bilinear resize of the public training code does.
-            shrinks = self.scale < 1
+            shrinks = self.scale < 1 and self.scale * self.pixel_aspect < 1
             content[...] = cv2.resize(frame, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
         return canvas
 

@@ -21,6 +21,7 @@ from l2g.runtime.identity.tracks import TrackParameters
 from l2g.runtime.outputs import FrameOutputs
 from l2g.runtime.session import VideoSession
 from l2g.runtime.video.overlay import DEFAULT_STYLE, OverlayPainter, OverlayStyle
+from l2g.runtime.video.picture_writer import PictureWriter
 from l2g.runtime.video.pipeline import ReadAhead, run_pipeline
 from l2g.runtime.video.results import JsonLinesSink, TubeResultsSink
 from l2g.runtime.video.source import VideoFrame, VideoSource
@@ -35,6 +36,7 @@ class JobSummary:
     """What a run did. seconds: wall time from the first frame asked for to the last file closed.
 
     damage: None, or what could not be read of the source. interrupted: Ctrl-C ended it; the files hold what was done.
+    notices: what else a user should know of the source.
     """
 
     frames: int
@@ -43,6 +45,7 @@ class JobSummary:
     files: tuple[Path, ...]
     damage: str | None
     interrupted: bool
+    notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,11 +71,12 @@ class _Results:
         names = backend.contract.class_names
         self.lines = files.enter_context(JsonLinesSink(folder / "frames.jsonl", names))
         self.tubes = files.enter_context(TubeResultsSink(folder / "results.json"))
-        self.video = None
+        self.video: VideoWriter | PictureWriter | None = None
         if style:
             self._painter = OverlayPainter(names, style)
-            rate = source.frame_rate / source.selection.stride
-            self.video = files.enter_context(VideoWriter(folder / "overlay.mp4", source.height, source.width, rate))
+            writer = _overlay_writer(source, folder)
+            files.enter_context(writer)
+            self.video = writer
         self.frames = 0
         self._first_time = 0.0
         # When the last frames were finished, for the rate that the overlay shows.
@@ -99,6 +103,36 @@ class _Results:
         return (len(self._finished) - 1) / seconds if seconds else None
 
 
+def _overlay_name(source: VideoSource) -> str:
+    return "overlay.png" if source.is_picture else "overlay.mp4"
+
+
+def _overlay_writer(source: VideoSource, folder: Path) -> VideoWriter | PictureWriter:
+    path = folder / _overlay_name(source)
+    if source.is_picture:
+        return PictureWriter(path)
+    rate = source.frame_rate / source.selection.stride
+    return VideoWriter(path, source.height, source.width, rate, source.pixel_aspect)
+
+
+def _refuse_own_inputs(jobs: Sequence[tuple[VideoSource, str | Path]], overlay: bool) -> None:
+    """VideoError where a run would write over a file that it reads, in whatever way that is named."""
+    outputs = [
+        Path(folder) / name
+        for source, folder in jobs
+        for name in ("frames.jsonl", "results.json", *([_overlay_name(source)] if overlay else []))
+    ]
+    there = {(entry.st_dev, entry.st_ino): path for path in outputs if path.exists() for entry in [path.stat()]}
+    for source, _ in jobs if there else ():
+        for file in source.files:
+            entry = file.stat() if file.exists() else None
+            if entry and (entry.st_dev, entry.st_ino) in there:
+                raise VideoError(
+                    f"{source.name}: is the file that this run would write as "
+                    f"{there[entry.st_dev, entry.st_ino]}; give another output folder"
+                )
+
+
 class _Lane:
     """One video on its way through the stages: its frames, its place on the canvas, its files."""
 
@@ -118,7 +152,7 @@ class _Lane:
         self.source = source
         self.failure: L2GError | None = None
         self._pad_value = backend.contract.pad_value
-        self._letterbox = letterbox_of(backend.contract, source.height, source.width)
+        self._letterbox = letterbox_of(backend.contract, source.height, source.width, source.pixel_aspect)
         self._assembler = FrameAssembler(self._letterbox, backend.contract, parameters, top_k)
         self._files = ExitStack()
         with self._files:
@@ -149,6 +183,7 @@ class _Lane:
             files=tuple(path for path in self.results.paths if path.exists()),
             damage=str(self.failure) if self.failure else self.source.damage,
             interrupted=interrupted,
+            notices=tuple(self.source.notices),
         )
 
 
@@ -163,12 +198,14 @@ def process_video(
     style: OverlayStyle = DEFAULT_STYLE,
     on_frame: Callable[[], object] | None = None,
 ) -> JobSummary:
-    """Write `frames.jsonl`, `results.json` and, with `overlay`, `overlay.mp4` of `source` into `folder`.
+    """Write `frames.jsonl`, `results.json` and, with `overlay`, `overlay.mp4` of `source` into `folder`; of a single
+    picture `overlay.png`.
 
     style: what the overlay shows.
     Decoding, inference and writing overlap; memory does not grow with the video. `on_frame` is called after each frame.
     Whatever ends the run, the files hold every frame that was finished. Neither `backend` nor `source` is closed.
-    Raises VideoError when the folder cannot be written or the source gives no frame.
+    Raises VideoError when the folder cannot be written, a file that is read would be written over, or the source gives
+    no frame.
     """
     jobs = [(source, folder)]
     return process_videos(
@@ -192,6 +229,7 @@ def process_videos(
     slowest source sets the pace of all. A source that fails ends alone, with the reason as its summary's `damage`; its
     error is raised when it is the only one, or when all fail.
     """
+    _refuse_own_inputs(jobs, overlay)
     session = VideoSession(backend)
     started = time.perf_counter()
     interrupted = False

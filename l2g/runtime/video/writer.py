@@ -25,10 +25,10 @@ class VideoWriter:
 
     The file appears under its name when it is closed, also after an exception: what was written is kept. H.264 with
     4:2:0 chroma needs even sides, so odd ones repeat their last row or column. `frame_rate` is the mean rate, a hint
-    for the encoder and the length of the last frame.
+    for the encoder and the length of the last frame. `pixel_aspect`: width of a pixel divided by its height.
     """
 
-    def __init__(self, path: str | Path, height: int, width: int, frame_rate: float):
+    def __init__(self, path: str | Path, height: int, width: int, frame_rate: float, pixel_aspect: float = 1.0):
         self.path = Path(path)
         self.frames = 0
         self._closed = False
@@ -44,6 +44,8 @@ class VideoWriter:
             raise self._pending.refusal(error) from None
         try:
             self._stream = self._add_stream(height + height % 2, width + width % 2, frame_rate)
+            # H.264 holds ratios of 16 bits.
+            self._stream.codec_context.sample_aspect_ratio = Fraction(pixel_aspect).limit_denominator(1000)
         except BaseException:
             self._container.close()
             self._pending.discard()
