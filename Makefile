@@ -7,9 +7,10 @@ PIP_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DOCS_STAMP := $(VENV)/.docs
 PYTEST_ARGS ?=
 
-.PHONY: install demo test lint format clean
+.PHONY: install demo test lint format docs clean
 
 install: $(STAMP)
 
@@ -21,18 +22,28 @@ $(STAMP): setup.py pyproject.toml constraints.txt
 
 # The whole job once: the shipped checkpoint on the shipped clip, and its AP.
 demo: $(STAMP)
-	$(BIN)/python examples/demo.py --output outputs/demo
+	$(BIN)/l2g demo --output outputs/demo
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p l2g
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The site in outputs/site; needs no network once it is installed. Open outputs/site/index.html, or with a search:
+# .venv/bin/python -m http.server -d outputs/site. (--quiet would count no warning, and so be strict about none.)
+docs: $(DOCS_STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --no-input -c constraints.txt $(PIP_ARGS) -e '.[docs]'
+	touch $@
+
 test: lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache outputs
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache outputs

@@ -24,8 +24,9 @@ from l2g.errors import L2GError
 from l2g.evaluation.run import ScoringOptions, VideoScorer, run_dataset
 from l2g.metrics.identities import SAME_OBJECT
 from l2g.metrics.rle import compress
-from l2g.runtime.backends.base import Backend, RawOutputs
+from l2g.runtime.backends.base import Backend
 from l2g.runtime.backends.open import open_backend
+from l2g.runtime.outputs import RawOutputs
 
 
 class Forgetful:

@@ -20,7 +20,7 @@ from l2g import build_model
 from l2g.data.synthetic.dataset import write_synthetic
 from l2g.data.youtube_vis import load_youtube_vis
 from l2g.evaluation.run import evaluate_backend
-from l2g.modeling.backbone import set_batch_norm
+from l2g.modeling.backbones.resnet import set_batch_norm
 from l2g.runtime.backends.eager import EagerBackend
 from l2g.training.config import LossConfig
 from l2g.training.loss.criterion import Criterion

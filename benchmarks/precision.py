@@ -25,10 +25,11 @@ from l2g.artifacts.onnx_file import read_contract, read_model
 from l2g.data.registry import load_dataset
 from l2g.errors import L2GError
 from l2g.evaluation.precision import Measured, measure
-from l2g.export.precision.emulate import emulate_file, is_half
-from l2g.metrics.files import write_json
-from l2g.runtime.backends.base import Backend, HostState, RawOutputs
+from l2g.export.precision.emulate import emulate_file, is_fp16
+from l2g.files import write_json
+from l2g.runtime.backends.base import Backend
 from l2g.runtime.backends.open import open_backend
+from l2g.runtime.outputs import RawOutputs
 
 # The most AP (percent points) that a precision may lose.
 BUDGETS = {"fp16": 0.2, "int8": 0.5}
@@ -45,8 +46,7 @@ class RoundedState:
     def step(self, frames: np.ndarray, reset: np.ndarray) -> RawOutputs:
         state = self.backend.read_state()
         if state is not None and len(state.valid) == len(frames):
-            queries, boxes = (array.astype(np.float16).astype(np.float32) for array in (state.queries, state.boxes))
-            self.backend.write_state(HostState(queries, boxes, state.valid))
+            self.backend.write_state(state.changed(lambda tensor: tensor.astype(np.float16).astype(np.float32)))
         return self.backend.step(frames, reset)
 
 
@@ -104,9 +104,9 @@ def _files(options: argparse.Namespace, folder: Path) -> dict[str, tuple[str, st
     found = {}
     for number, path in enumerate(options.candidates):
         model = read_model(path)
-        precision = read_contract(model, path).build.get("precision", "fp16")
+        precision = read_contract(model, path).build.precision or "fp16"
         precision, name = precision if precision in BUDGETS else "fp16", Path(path).name
-        half = is_half(model)
+        half = is_fp16(model)
         if not half or not options.no_direct:
             found[name] = str(path), precision
         if half:

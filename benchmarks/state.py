@@ -1,4 +1,4 @@
-"""What the usual mistakes with the state cost, measured: the table of docs/state.md.
+"""What the usual mistakes with the state cost, measured: the table of docs/concepts/state.md.
 
     python benchmarks/state.py --model l2g_tiny --dataset synthetic:val --videos 16
     python benchmarks/state.py --only nudged --dataset synthetic:long     # how sensitive the model itself is
@@ -18,8 +18,9 @@ from l2g.data.registry import load_dataset
 from l2g.errors import L2GError
 from l2g.evaluation.parity.report import ParityReport
 from l2g.evaluation.parity.run import ParityOptions, run_parity
-from l2g.runtime.backends.base import Backend, HostState, RawOutputs
+from l2g.runtime.backends.base import Backend, HostState
 from l2g.runtime.backends.open import open_backend
+from l2g.runtime.outputs import RawOutputs
 
 
 class Right:
@@ -51,8 +52,7 @@ class OtherStream(Right):
     def step(self, frames, reset):
         state = self.backend.read_state()
         if state is not None:
-            rolled = (np.roll(array, 1, axis=0) for array in (state.queries, state.boxes, state.valid))
-            self.backend.write_state(HostState(*rolled))
+            self.backend.write_state(state.rows(np.roll(np.arange(len(state)), 1)))
         return self.backend.step(frames, reset)
 
 
@@ -70,12 +70,10 @@ class ForgottenReset(Right):
             self.backend.write_state(state)
             return
         row = int(np.flatnonzero(last.valid)[0])
-        fresh = ~state.valid[:, None, None]
-        queries, boxes = (
-            np.where(fresh, old[row], new).astype(np.float32)
-            for old, new in ((last.queries, state.queries), (last.boxes, state.boxes))
-        )
-        self.backend.write_state(HostState(queries, boxes, np.ones_like(state.valid)))
+        tensors = {name: tensor.copy() for name, tensor in state.tensors.items()}
+        for name, tensor in tensors.items():
+            tensor[~state.valid] = last.tensors[name][row]
+        self.backend.write_state(HostState(tensors, np.ones_like(state.valid)))
 
 
 class HalfPrecision(Right):
@@ -86,8 +84,7 @@ class HalfPrecision(Right):
     def step(self, frames, reset):
         state = self.backend.read_state()
         if state is not None:
-            queries, boxes = (array.astype(np.float16).astype(np.float32) for array in (state.queries, state.boxes))
-            self.backend.write_state(HostState(queries, boxes, state.valid))
+            self.backend.write_state(state.changed(lambda tensor: tensor.astype(np.float16).astype(np.float32)))
         return self.backend.step(frames, reset)
 
 
@@ -126,12 +123,11 @@ class Nudged(Right):
     def step(self, frames, reset):
         state = self.backend.read_state()
         if state is not None:
-            queries, boxes = (
-                array + np.float32(1e-6) * self._random.standard_normal(array.shape, np.float32)
-                for array in (state.queries, state.boxes)
-            )
-            self.backend.write_state(HostState(queries, boxes, state.valid))
+            self.backend.write_state(state.changed(self._nudge))
         return self.backend.step(frames, reset)
+
+    def _nudge(self, tensor: np.ndarray) -> np.ndarray:
+        return tensor + np.float32(1e-6) * self._random.standard_normal(tensor.shape, np.float32)
 
 
 ROWS = {

@@ -20,7 +20,7 @@ from l2g import load_checkpoint
 from l2g.data.registry import load_dataset
 from l2g.errors import L2GError
 from l2g.evaluation.run import evaluate_backend
-from l2g.metrics.files import write_json
+from l2g.files import write_json
 from l2g.runtime.backends.eager import EagerBackend
 from l2g.training.config import PhaseConfig, TrainConfig, load_config
 from l2g.training.trainer import Trainer

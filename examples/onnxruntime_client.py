@@ -3,7 +3,7 @@
     python examples/onnxruntime_client.py MODEL.onnx FRAMES.npy OUTPUTS.npz [RESET ...]
 
 FRAMES.npy: uint8 [T, B, height, width, 3], T frames of B streams, RGB, on the canvas that the contract names.
-RESET: frame numbers at which every stream starts anew, a cut for example. docs/state.md explains the loop.
+RESET: frame numbers at which every stream starts anew, a cut for example. docs/concepts/state.md explains the loop.
 """
 
 import json

@@ -9,7 +9,6 @@ import json
 import math
 import os
 import re
-import tempfile
 from pathlib import Path
 
 import torch
@@ -17,8 +16,9 @@ from torch import Tensor
 
 from l2g.config import BackboneConfig, DecoderConfig, EncoderConfig, ModelConfig, SwinConfig
 from l2g.errors import CheckpointError, ConfigError
+from l2g.files import write_atomically
+from l2g.modeling.backbones.swin import relative_position_index
 from l2g.modeling.local2global import Local2Global
-from l2g.modeling.swin import relative_position_index
 
 CONFIG_KEY = "l2g.config"
 # Checkpoints that are installed with the package.
@@ -66,6 +66,9 @@ PUBLIC_ALIASES = (
 )
 
 
+# Of every model of this package and of no public checkpoint: what tells `torch.save(model.state_dict())`.
+OWN_TENSORS = ("encoder.level_embed", "heads.class_embed.weight", "heads.norm.weight")
+
 # Where a checkpoint file may keep its tensors, best first: detectron2's, Lightning's and EMA trainers' keys.
 CONTAINERS = ("model", "state_dict", "model_state_dict", "model_ema", "ema_state", "ema", "ema_model", "module", "net")
 # What trainers put before every name: data parallelism, torch.compile, Lightning, EMA.
@@ -96,17 +99,18 @@ def load_checkpoint(
     Raises:
         CheckpointError: missing, truncated or foreign file; missing, unexpected or mis-shaped tensors.
     """
-    path = _find(path)
+    path = find_checkpoint(path)
     tensors, config = _read_safetensors(path) if _is_safetensors(path) else (_read_pickle(path), None)
     public = config is None
     if public:
+        _check_not_bare(path, tensors)
         tensors = _rename(path, tensors)
     given = {"num_queries": num_queries, "num_heads": num_heads, "box_init": box_init}
     overrides |= {name: value for name, value in given.items() if value is not None}
     if class_names is not None:
         overrides["class_names"] = tuple(class_names)
     try:
-        config = _infer(path, tensors, overrides) if public else config.replace(**overrides)
+        config = _infer(path, tensors, overrides) if config is None else config.replace(**overrides)
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from None
     _check_depth(path, config, tensors)
@@ -129,6 +133,22 @@ def shipped_checkpoints() -> list[str]:
     return sorted(file.stem for file in WEIGHTS.glob("*.safetensors"))
 
 
+def find_checkpoint(path: str | os.PathLike) -> Path:
+    """The file that `path` means: a shipped checkpoint where it is a bare name, else itself.
+
+    Raises CheckpointError where there is none.
+    """
+    name = os.fspath(path)
+    path = Path(path)
+    if not os.path.dirname(name) and name in shipped_checkpoints():
+        return WEIGHTS / f"{name}.safetensors"
+    if path.is_file():
+        return path
+    found = "a directory" if path.is_dir() else "no such file"
+    shipped = f", or a shipped model's name ({', '.join(shipped_checkpoints())})" if shipped_checkpoints() else ""
+    raise CheckpointError(f"{path}: {found}; expected the path of a .safetensors or .pth checkpoint{shipped}")
+
+
 def save_checkpoint(model: Local2Global, path: str | os.PathLike) -> None:
     """Write a native checkpoint: safetensors with the config in its header, replaced atomically."""
     from safetensors.torch import save_file
@@ -139,33 +159,8 @@ def save_checkpoint(model: Local2Global, path: str | os.PathLike) -> None:
         for name, tensor in model.state_dict().items()
         if not name.endswith("num_batches_tracked")
     }
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=path.name, suffix=".part", dir=path.parent)
-    except OSError as error:
-        raise CheckpointError(
-            f"{path}: cannot be written ({error.strerror}); check its folder and your permissions"
-        ) from None
-    os.close(handle)
-    try:
+    with write_atomically(path, CheckpointError) as temporary:
         save_file(tensors, temporary, metadata={CONFIG_KEY: json.dumps(model.config.to_dict())})
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def _find(path: str | os.PathLike) -> Path:
-    """The file that `path` means: a shipped checkpoint where it is a bare name, else itself."""
-    name = os.fspath(path)
-    path = Path(path)
-    if not os.path.dirname(name) and name in shipped_checkpoints():
-        return WEIGHTS / f"{name}.safetensors"
-    if path.is_file():
-        return path
-    found = "a directory" if path.is_dir() else "no such file"
-    shipped = f", or a shipped model's name ({', '.join(shipped_checkpoints())})" if shipped_checkpoints() else ""
-    raise CheckpointError(f"{path}: {found}; expected the path of a .safetensors or .pth checkpoint{shipped}")
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -206,7 +201,8 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path}: not a whole PyTorch checkpoint of plain tensors "
             f"({reason[0] if reason else type(error).__name__}); copy or download it again. A file that pickles other "
-            "objects is not loaded, since that would run its code: save its tensors alone with "
+            "objects is not loaded, since that would run its code: save an l2g model with "
+            "l2g.save_checkpoint(model, 'model.safetensors'), another's tensors alone with "
             "torch.save({'model': model.state_dict()}, ...)"
         ) from None
     found = type(data).__name__
@@ -231,6 +227,18 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         f"{path}: {found} found, expected a state dict, or a dict with one under '{CONTAINERS[0]}'; "
         "save it with torch.save({'model': model.state_dict()}, ...)"
     )
+
+
+def _check_not_bare(path: Path, tensors: dict[str, Tensor]) -> None:
+    """CheckpointError for this package's own tensors without the config that says how to use them."""
+    names = {name.removeprefix("module.") for name in tensors}
+    if all(name in names for name in OWN_TENSORS):
+        raise CheckpointError(
+            f"{path}: a bare state dict of an l2g model found, which does not tell its ModelConfig; expected a native "
+            "checkpoint: save the model with l2g.save_checkpoint(model, 'model.safetensors'). If this file is all you "
+            "have: model = l2g.build_model(CONFIG), with the preset or the ModelConfig that it was trained with, then "
+            "model.load_state_dict(torch.load(FILE)) and l2g.save_checkpoint(model, 'model.safetensors')"
+        )
 
 
 def _rename(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -307,7 +315,7 @@ def _infer(path: Path, tensors: dict[str, Tensor], overrides: dict) -> ModelConf
         bottleneck = "backbone.res2.0.conv3.weight" in tensors
         return BackboneConfig(
             block="bottleneck" if bottleneck else "basic",
-            blocks=tuple(count(f"backbone.res{stage}.") for stage in range(2, 6)),
+            blocks=(count("backbone.res2."), count("backbone.res3."), count("backbone.res4."), count("backbone.res5.")),
             stem_channels=size("backbone.stem.conv1.weight"),
             width=size("backbone.res2.0.conv1.weight"),
             out_channels=size(f"backbone.res2.0.conv{3 if bottleneck else 2}.weight"),
@@ -315,10 +323,12 @@ def _infer(path: Path, tensors: dict[str, Tensor], overrides: dict) -> ModelConf
 
     def swin() -> SwinConfig:
         embed_dim, table = size("backbone.patch_embed.proj.weight"), "attn.relative_position_bias_table"
+        depths = [count(f"backbone.layers.{stage}.blocks.") for stage in range(4)]
+        heads = [size(f"backbone.layers.{stage}.blocks.0.{table}", 1) for stage in range(4)]
         return SwinConfig(
             embed_dim=embed_dim,
-            depths=tuple(count(f"backbone.layers.{stage}.blocks.") for stage in range(4)),
-            heads=tuple(size(f"backbone.layers.{stage}.blocks.0.{table}", 1) for stage in range(4)),
+            depths=(depths[0], depths[1], depths[2], depths[3]),
+            heads=(heads[0], heads[1], heads[2], heads[3]),
             window=(math.isqrt(size(f"backbone.layers.0.blocks.0.{table}")) + 1) // 2,
             mlp_ratio=size("backbone.layers.0.blocks.0.mlp.fc1.weight") // embed_dim,
         )
@@ -332,26 +342,26 @@ def _infer(path: Path, tensors: dict[str, Tensor], overrides: dict) -> ModelConf
             f"{path}: '{_public('encoder.input_proj.0.0.weight')}' takes {finest} channels, the backbone gives "
             f"{', '.join(map(str, backbone.channels))}; is the file of one model?"
         )
-    inferred = {
-        "backbone": backbone,
-        "encoder": EncoderConfig(
+    inferred = ModelConfig(
+        backbone=backbone,
+        encoder=EncoderConfig(
             layers=count("encoder.layers."),
             ffn_dim=size("encoder.layers.0.linear1.weight"),
             mask_dim=size("encoder.mask_features.weight"),
             levels=size("encoder.level_embed"),
             finest=2 + backbone.channels.index(finest),
         ),
-        "aligner": None,
-        "decoder": DecoderConfig(layers=count("decoder.layers."), ffn_dim=size("decoder.layers.0.linear1.weight")),
-        "num_queries": 300,
-        "num_classes": num_classes,
-        "hidden_dim": size("heads.class_embed.weight", 1),
-        "num_heads": 8,
-        "box_init": "bitmask" if is_swin else "mask2box",
-        "association": "embedding",
-        "class_names": COCO_CLASSES if num_classes == len(COCO_CLASSES) else (),
-    }
-    return ModelConfig(**inferred).replace(**overrides)
+        aligner=None,
+        decoder=DecoderConfig(layers=count("decoder.layers."), ffn_dim=size("decoder.layers.0.linear1.weight")),
+        num_queries=300,
+        num_classes=num_classes,
+        hidden_dim=size("heads.class_embed.weight", 1),
+        num_heads=8,
+        box_init="bitmask" if is_swin else "mask2box",
+        association="embedding",
+        class_names=COCO_CLASSES if num_classes == len(COCO_CLASSES) else (),
+    )
+    return inferred.replace(**overrides)
 
 
 def _check_depth(path: Path, config: ModelConfig, tensors: dict[str, Tensor]) -> None:

@@ -8,8 +8,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from l2g.errors import ContractError
+from l2g.provenance import BuildFacts
+
+if TYPE_CHECKING:
+    import numpy as np
 
 SCHEMA_VERSION = 1
 METADATA_KEY = "l2g.contract"
@@ -29,7 +34,11 @@ class TensorSpec:
     dtype: str
     shape: tuple[int | str, ...]
 
-    def check(self, array) -> None:
+    def sized(self, streams: int) -> tuple[int, ...]:
+        """The shape for so many streams."""
+        return tuple(streams if isinstance(dim, str) else dim for dim in self.shape)
+
+    def check(self, array: np.ndarray) -> None:
         """Raise ContractError unless `array` (anything with `dtype` and `shape`) fits this spec."""
         fits = len(array.shape) == len(self.shape) and all(
             isinstance(want, str) or want == have for want, have in zip(self.shape, array.shape, strict=True)
@@ -71,7 +80,7 @@ class GraphContract:
         association: "propagate" (slots are identities) or "embedding" (an image model: slots are linked between frames
             by the runtime, and every frame is a first frame).
         model: the ModelConfig as a plain dict.
-        build: how the artifact was made: precision, lowering, opset, sha256 sums, tool versions, engine facts.
+        build: how the artifact was made: precision, lowering, opset, sums, versions, verification.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -87,8 +96,8 @@ class GraphContract:
     pad_value: tuple[int, int, int] = PAD_VALUE
     mean: tuple[float, float, float] = PIXEL_MEAN
     std: tuple[float, float, float] = PIXEL_STD
-    model: dict = field(default_factory=dict)
-    build: dict = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+    build: BuildFacts = field(default_factory=BuildFacts)
     schema_version: int = SCHEMA_VERSION
 
     def input(self, name: str) -> TensorSpec:
@@ -98,7 +107,11 @@ class GraphContract:
         return _named(self.outputs, name, "output")
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1)
+        return json.dumps(self.to_dict(), indent=1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain dicts and lists, in the order of the fields."""
+        return {**asdict(self), "build": self.build.to_json()}
 
     @classmethod
     def from_json(cls, text: str) -> GraphContract:
@@ -106,7 +119,7 @@ class GraphContract:
         try:
             data = json.loads(text)
             found = data.get("schema_version")
-        except (ValueError, AttributeError) as error:
+        except (ValueError, AttributeError, RecursionError) as error:
             raise ContractError(f"the contract is not a JSON object: {error}; export the model again") from None
         if found != SCHEMA_VERSION:
             raise ContractError(
@@ -119,8 +132,9 @@ class GraphContract:
             data["states"] = tuple(StateSpec(**spec) for spec in data["states"])
             for key in ("class_names", "pad_value", "mean", "std"):
                 data[key] = tuple(data[key])
+            data["build"] = BuildFacts.from_json(data.get("build", {}))
             return cls(**data)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ContractError(f"the contract is incomplete or damaged ({error}); export the model again") from None
 
 
@@ -133,12 +147,13 @@ def make_contract(
     class_names: tuple[str, ...],
     association: str,
     top_k: int | None = None,
-    model: dict | None = None,
-    build: dict | None = None,
+    model: dict[str, Any] | None = None,
+    build: BuildFacts | None = None,
 ) -> GraphContract:
     """The contract of a Local2Global graph; `top_k` instances are chosen in the graph, None means raw outputs."""
     b, n, h, w = "B", num_queries, height // 4, width // 4
     state = (TensorSpec("queries", "float32", (b, n, hidden_dim)), TensorSpec("boxes", "float32", (b, n, 4)))
+    result: tuple[TensorSpec, ...]
     if top_k is None:
         result = (
             TensorSpec("logits", "float32", (b, n, len(class_names))),
@@ -166,11 +181,11 @@ def make_contract(
         association=association,
         output_kind="raw" if top_k is None else "detections",
         model=model or {},
-        build=build or {},
+        build=build or BuildFacts(),
     )
 
 
-def _tensor(spec: dict) -> TensorSpec:
+def _tensor(spec: dict[str, Any]) -> TensorSpec:
     return TensorSpec(spec["name"], spec["dtype"], tuple(spec["shape"]))
 
 

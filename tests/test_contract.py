@@ -9,6 +9,7 @@ import pytest
 from l2g import contract
 from l2g.contract import GraphContract, StateSpec, TensorSpec, make_contract
 from l2g.errors import ContractError
+from l2g.provenance import BuildFacts
 
 ARGUMENTS = {
     "height": 96,
@@ -52,7 +53,7 @@ def test_detections_replace_what_the_host_need_not_copy():
 
 @pytest.mark.parametrize("top_k", [None, 5])
 def test_json_and_back(top_k):
-    made = make_contract(**ARGUMENTS, top_k=top_k, model={"num_queries": 20}, build={"precision": "fp16"})
+    made = make_contract(**ARGUMENTS, top_k=top_k, model={"num_queries": 20}, build=BuildFacts(precision="fp16"))
     again = GraphContract.from_json(made.to_json())
     assert again == made
     assert json.loads(made.to_json())["schema_version"] == contract.SCHEMA_VERSION

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_torch_free import BLOCK
+from tests.no_torch import BLOCK
 
 pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")

@@ -1,6 +1,6 @@
 """How clip.mp4 and annotation.json were made: 90 frames of the synthetic split "demo", whose seed no other split has.
 
-python examples/demo/make_clip.py --output examples/demo
+python examples/demo/make_clip.py --output l2g/demo
 """
 
 from __future__ import annotations

@@ -4,42 +4,42 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
 
 from l2g.contract import METADATA_KEY, GraphContract
 from l2g.errors import ContractError, ExportError
+from l2g.provenance import BuildFacts
 
 
-def graph_facts(graph: bytes) -> dict:
-    """What a contract says of the graph before it: its length and its sum.
+def with_sum(build: BuildFacts, graph: bytes) -> BuildFacts:
+    """`build` with what a contract says of the graph before it: its length and its sum.
 
     A file cannot hold its own sum. The contract is the last thing in it, so the first `graph_bytes` bytes are the graph
     alone, and `graph_sha256` is the sum of these.
     """
-    return {"graph_bytes": len(graph), "graph_sha256": hashlib.sha256(graph).hexdigest()}
+    return replace(build, graph_bytes=len(graph), graph_sha256=hashlib.sha256(graph).hexdigest())
 
 
 def with_contract(graph: bytes, contract: GraphContract) -> bytes:
     """The whole file: in protobuf's encoding, appending a message adds to its repeated fields."""
     tail = onnx.ModelProto()
     tail.metadata_props.add(key=METADATA_KEY, value=contract.to_json())
-    return graph + tail.SerializeToString()
+    ending: bytes = tail.SerializeToString()
+    return graph + ending
 
 
-def read_contract(model: onnx.ModelProto, path: str | os.PathLike) -> GraphContract:
+def read_contract(model: onnx.ModelProto, path: str | os.PathLike[str]) -> GraphContract:
     """The contract in an ONNX file; ContractError where there is none."""
     for entry in model.metadata_props:
         if entry.key == METADATA_KEY:
             return GraphContract.from_json(entry.value)
-    raise ContractError(f"{path}: an ONNX file without '{METADATA_KEY}'; expected one that export/to_onnx.py wrote")
+    raise ContractError(f"{path}: an ONNX file without '{METADATA_KEY}'; expected one that l2g export wrote")
 
 
-def read_model(path: str | os.PathLike) -> onnx.ModelProto:
+def read_model(path: str | os.PathLike[str]) -> onnx.ModelProto:
     """Parse an ONNX file; ExportError where it is missing or damaged."""
     path = Path(path)
     if not path.is_file():
@@ -53,33 +53,8 @@ def read_model(path: str | os.PathLike) -> onnx.ModelProto:
     return model
 
 
-def intact(path: str | os.PathLike, contract: GraphContract) -> bool:
+def intact(path: str | os.PathLike[str], contract: GraphContract) -> bool:
     """Whether the graph in the file is, byte for byte, the one that was exported."""
     with Path(path).open("rb") as file:
-        graph = file.read(contract.build.get("graph_bytes", 0))
-    return graph_facts(graph)["graph_sha256"] == contract.build.get("graph_sha256")
-
-
-def sha256(path: str | os.PathLike) -> str:
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-@contextmanager
-def replacing(output: Path) -> Iterator[Path]:
-    """A temporary file beside `output` that takes its name when the block ends well, and goes when it does not."""
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{output.name}.", suffix=".part", dir=output.parent)
-    except OSError as error:
-        raise ExportError(f"{output}: cannot be written ({error.strerror}); give a folder that exists") from None
-    os.close(handle)
-    try:
-        yield Path(temporary)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, output)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+        graph = file.read(contract.build.graph_bytes or 0)
+    return hashlib.sha256(graph).hexdigest() == contract.build.graph_sha256

@@ -9,18 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+from l2g.artifacts.records import UNVERIFIED, VERIFIED, Audit, EngineOptions, EngineVerification
 from l2g.contract import GraphContract
 from l2g.errors import ContractError, EngineError
+from l2g.files import sha256_of_file, write_text
+from l2g.records import Record
 
 KIND = "l2g.engine"
 SCHEMA_VERSION = 1
-ENGINE_SUFFIX = ".engine"
-UNVERIFIED = "unverified"
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,14 @@ class Gpu:
 
 
 @dataclass(frozen=True)
-class EngineFacts:
+class EngineFacts(Record):
     """What an engine is and where it came from.
 
     library: "tensorrt" or "tensorrt-rtx". engine_sha256, engine_bytes: of the file. onnx: the name of the file that it
     was built from, onnx_sha256 its sum. gpu: the name of the GPU that it is bound to; None for an engine that runs on
     every GPU of one of `compute_capabilities` ("8.6", ...). options: of the build. audit: what the engine's layers
-    really compute in (`l2g.engines.audit`). verification: {"status": "verified" | "unverified", ...}.
+    really compute in (`l2g.engines.audit`). verification: whether it gave its graph's numbers. versions: of what built
+    it, by name.
     """
 
     library: str
@@ -55,15 +57,15 @@ class EngineFacts:
     onnx_sha256: str
     gpu: str | None
     compute_capabilities: tuple[str, ...]
-    options: dict = field(default_factory=dict)
-    audit: dict = field(default_factory=dict)
-    verification: dict = field(default_factory=lambda: {"status": UNVERIFIED, "reason": "no record"})
-    versions: dict = field(default_factory=dict)
+    options: EngineOptions | None = None
+    audit: Audit | None = None
+    verification: EngineVerification = field(default_factory=lambda: EngineVerification(UNVERIFIED, "no record"))
+    versions: dict[str, str] = field(default_factory=dict)
     build_seconds: float = 0.0
 
     @property
     def verified(self) -> bool:
-        return self.verification.get("status") == "verified"
+        return self.verification.status == VERIFIED
 
     def made_for(self, gpu: Gpu) -> bool:
         """Whether the engine's kernels run on a GPU of that compute capability; which of them they were tuned on is
@@ -84,22 +86,22 @@ class Sidecar:
         body = {
             "kind": KIND,
             "schema_version": SCHEMA_VERSION,
-            "contract": json.loads(self.contract.to_json()),
-            "engine": asdict(self.engine),
+            "contract": self.contract.to_dict(),
+            "engine": self.engine.to_json(),
         }
         return json.dumps({**body, "sha256": _sum_of(body)}, indent=1) + "\n"
 
     def rebuild_command(self, engine: Path) -> str:
         facts = self.engine
-        return f"python export/build_engine.py --onnx {facts.onnx} --library {facts.library} --output {engine}"
+        return f"l2g build --onnx {facts.onnx} --library {facts.library} --output {engine}"
 
 
-def sidecar_path(engine: str | os.PathLike) -> Path:
+def sidecar_path(engine: str | os.PathLike[str]) -> Path:
     """MODEL.engine -> MODEL.engine.json."""
     return Path(f"{os.fspath(engine)}.json")
 
 
-def read_sidecar(engine: str | os.PathLike) -> Sidecar:
+def read_sidecar(engine: str | os.PathLike[str]) -> Sidecar:
     """The sidecar of an engine file; EngineError where it is missing, damaged, of another version or was edited."""
     path, build = sidecar_path(engine), f"build the engine again with: {_build_command(engine)}"
     try:
@@ -125,31 +127,29 @@ def read_sidecar(engine: str | os.PathLike) -> Sidecar:
                 f"carries), so nothing it says of the engine can be relied on; {build}"
             )
         contract = GraphContract.from_json(json.dumps(data["contract"]))
-        facts = data["engine"]
-        facts["compute_capabilities"] = tuple(facts["compute_capabilities"])
-        return Sidecar(contract, EngineFacts(**facts))
+        return Sidecar(contract, EngineFacts.from_json(data["engine"], "engine"))
     except ContractError as error:
         raise EngineError(f"{path}: {error}; {build}") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise EngineError(f"{path}: not a whole sidecar ({type(error).__name__}: {error}); {build}") from None
 
 
-def write_sidecar(engine: str | os.PathLike, sidecar: Sidecar) -> Path:
+def write_sidecar(engine: str | os.PathLike[str], sidecar: Sidecar) -> Path:
     """Write MODEL.engine.json in one step: a reader sees the old one or the new one. EngineError where it cannot."""
     path = sidecar_path(engine)
-    write_whole(path, sidecar.to_json().encode())
+    write_text(path, sidecar.to_json(), EngineError)
     return path
 
 
-def record_verification(engine: str | os.PathLike, record: dict) -> Sidecar:
-    """Put `record` (with its "status") into an engine's sidecar; returns the new one."""
+def record_verification(engine: str | os.PathLike[str], record: EngineVerification) -> Sidecar:
+    """Put `record` into an engine's sidecar; returns the new one."""
     old = read_sidecar(engine)
     new = replace(old, engine=replace(old.engine, verification=record))
     write_sidecar(engine, new)
     return new
 
 
-def check_file(engine: str | os.PathLike, sidecar: Sidecar) -> bytes:
+def check_file(engine: str | os.PathLike[str], sidecar: Sidecar) -> bytes:
     """Read an engine and check it against its sidecar and against the ONNX file beside it, if that is there.
 
     Raises EngineError, with the way to mend it, for an engine that is missing, truncated, not the one that the sidecar
@@ -178,11 +178,11 @@ def check_file(engine: str | os.PathLike, sidecar: Sidecar) -> bytes:
     return content
 
 
-def check_source(engine: str | os.PathLike, sidecar: Sidecar, onnx: Path) -> None:
+def check_source(engine: str | os.PathLike[str], sidecar: Sidecar, onnx: Path) -> None:
     """EngineError unless the engine was built from exactly this ONNX file."""
-    found = sum_of_file(onnx)
+    found = sha256_of_file(onnx, EngineError)
     if found != sidecar.engine.onnx_sha256:
-        command = f"python export/build_engine.py --onnx {onnx} --library {sidecar.engine.library} --output {engine}"
+        command = f"l2g build --onnx {onnx} --library {sidecar.engine.library} --output {engine}"
         raise EngineError(
             f"{engine}: built from another ONNX file than {onnx} (built from sum {sidecar.engine.onnx_sha256[:12]}..., "
             f"that file has {found[:12]}...): the engine is older than the graph, or of another model; build it again "
@@ -190,7 +190,9 @@ def check_source(engine: str | os.PathLike, sidecar: Sidecar, onnx: Path) -> Non
         )
 
 
-def check_machine(engine: str | os.PathLike, sidecar: Sidecar, library: str, version: str, gpu: Gpu | None) -> None:
+def check_machine(
+    engine: str | os.PathLike[str], sidecar: Sidecar, library: str, version: str, gpu: Gpu | None
+) -> None:
     """EngineError unless this library, of this version, runs the engine on this GPU."""
     facts, mend = sidecar.engine, f"build it on this machine with: {sidecar.rebuild_command(Path(engine))}"
     if library != facts.library:
@@ -218,33 +220,6 @@ def check_machine(engine: str | os.PathLike, sidecar: Sidecar, library: str, ver
         )
 
 
-def sum_of_file(path: str | os.PathLike) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write under a temporary name beside `path`, then replace; EngineError where the folder takes no file."""
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    except OSError as error:
-        raise EngineError(f"{path}: cannot be written ({error.strerror}); give a folder that exists") from None
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        os.unlink(temporary)
-        raise EngineError(f"{path}: cannot be written ({error.strerror}); is the disk full?") from None
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
 def runs_on(gpu: Gpu, targets: Iterable[str]) -> bool:
     """Whether TensorRT-RTX's code for any of these compute capabilities ("8.6", ...) runs on that GPU."""
     return any(_runs(gpu.compute_capability, target) for target in targets)
@@ -256,9 +231,9 @@ def _runs(capability: tuple[int, int], target: str) -> bool:
     return (capability[0] == major and capability[1] >= minor) or (major >= 12 and capability >= (major, minor))
 
 
-def _sum_of(body: dict) -> str:
+def _sum_of(body: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _build_command(engine: str | os.PathLike) -> str:
-    return f"python export/build_engine.py --onnx MODEL.onnx --library tensorrt --output {engine}"
+def _build_command(engine: str | os.PathLike[str]) -> str:
+    return f"l2g build --onnx MODEL.onnx --library tensorrt --output {engine}"

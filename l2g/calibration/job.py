@@ -14,21 +14,23 @@ import numpy as np
 import onnx
 
 import l2g
-from l2g.artifacts.onnx_file import graph_facts, read_contract, read_model, replacing, sha256, with_contract
+from l2g.artifacts.onnx_file import read_contract, read_model, with_contract, with_sum
 from l2g.calibration.ledger import Ledger, name_of
 from l2g.calibration.observation import Observed, observe
 from l2g.calibration.placement import LAYOUTS, find_places, quantise
 from l2g.calibration.ranges import AUTO, METHODS, PERCENTILE
 from l2g.calibration.recording import STATES, Recording, RecordingOptions, record
 from l2g.calibration.report import MethodError, Report
-from l2g.calibration.scoring import Verdict, average_precision, first_videos, interleaved_speed, judge
-from l2g.calibration.search import Search, ranked, search
+from l2g.calibration.scoring import Verdict, average_precision, compare_on, first_videos, interleaved_speed
 from l2g.calibration.sensitivity import output_error, references
+from l2g.calibration.unit_search import UnitSearch, ranked, search_units
 from l2g.calibration.units import take_inventory
 from l2g.contract import GraphContract
 from l2g.data.dataset import VideoDataset
 from l2g.errors import ExportError
 from l2g.export.verification.verify import open_session
+from l2g.files import sha256_of_file, write_atomically, write_bytes
+from l2g.provenance import BuildFacts, Verification
 from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend
 
 BEST = "best"
@@ -36,7 +38,7 @@ SCALES = ("fp32", "fp16")
 # Two graphs of one recipe differ by nothing; this leaves room for other fusions around the same integers.
 SAME_STATE = 1e-3
 # Q and DQ take FP16 scales from here on.
-HALF_OPSET = 19
+FP16_SCALES_OPSET = 19
 
 
 @dataclass(frozen=True)
@@ -132,10 +134,10 @@ class QuantizeJob:
         speed = interleaved_speed({"fp32": self.base, "int8": self._candidate}, next(iter(recording)))
         accepted = self._within(judged[-1][1])
         report = Report(
-            model=self.contract.build.get("checkpoint") or self.base.name,
+            model=self.contract.build.checkpoint or self.base.name,
             dataset=self.dataset.name,
             calibration=self.calibration.name,
-            options=self._shown_options(),
+            options=self.options,
             samples=len(recording),
             shares=recording.shares(),
             methods=methods,
@@ -167,7 +169,7 @@ class QuantizeJob:
         for free in ("max_trials", "ap_budget", "streams"):
             options.pop(free)
         return {
-            "graph": sha256(self.base),
+            "graph": sha256_of_file(self.base, ExportError),
             "data set": f"{self.dataset.name}, {len(self.dataset.videos)} videos",
             "calibration data": self.calibration.name,
             **options,
@@ -221,9 +223,9 @@ class QuantizeJob:
             self._references = references(self.model.SerializeToString(), self.contract, picked)
         return self._references
 
-    def _search(self, observed: Observed, method: str, sensitivity: dict[str, float]) -> Search:
+    def _search(self, observed: Observed, method: str, sensitivity: dict[str, float]) -> UnitSearch:
         if not self.options.max_trials:
-            return Search(self.inventory.default, (), ())
+            return UnitSearch(self.inventory.default, (), ())
         videos, streams = first_videos(self.dataset, self.options.search_videos), self.options.streams
 
         def loss(units: frozenset[str]) -> float:
@@ -237,10 +239,10 @@ class QuantizeJob:
             return whole - self.ledger.measured(f"ap:{method}:{name_of(units)}", measure)
 
         budget = float("inf") if self.options.ap_budget is None else self.options.ap_budget
-        return search(self.inventory, sensitivity, loss, budget, self.options.max_trials)
+        return search_units(self.inventory, sensitivity, loss, budget, self.options.max_trials)
 
     def _judge(
-        self, observed: Observed, method: str, found: Search, sensitivity: dict[str, float]
+        self, observed: Observed, method: str, found: UnitSearch, sensitivity: dict[str, float]
     ) -> tuple[tuple[str, ...], tuple[tuple[int, tuple[Verdict, ...]], ...]]:
         """The verdict over whole data sets; while one is beyond the budget the most sensitive units are given up.
 
@@ -271,15 +273,15 @@ class QuantizeJob:
         name = f"verdict:{dataset.name}:{len(dataset.videos)}:{method}:{name_of(units)}"
         values = self.ledger.values
         if f"{name}:frames" not in values:
-            verdict = judge(self.base, self._candidate, dataset, self.options.streams, self.progress)
-            drift = {f"drift{i}": value for i, value in enumerate(verdict.drift)}
-            numbers = {"ap_reference": verdict.ap_reference, "ap": verdict.ap, "identity": verdict.identity, **drift}
+            verdict = compare_on(self.base, self._candidate, dataset, self.options.streams, self.progress)
+            numbers = {f"drift{i}": value for i, value in enumerate(verdict.drift)}
+            numbers |= {"ap_reference": verdict.ap_reference, "ap": verdict.ap, "identity": verdict.identity}
             for key, value in (numbers | {"frames": verdict.frames}).items():
                 if value is not None:
-                    self.ledger.measured(f"{name}:{key}", lambda value=value: value)
+                    self.ledger.record(f"{name}:{key}", value)
         drift = tuple(values.get(f"{name}:drift{i}") for i in range(4))
-        one, other, identity = (values.get(f"{name}:{key}") for key in ("ap_reference", "ap", "identity"))
-        return Verdict(dataset.name, int(values[f"{name}:frames"]), one, other, identity, drift)
+        one, other = values[f"{name}:ap_reference"], values[f"{name}:ap"]
+        return Verdict(dataset.name, int(values[f"{name}:frames"]), one, other, values.get(f"{name}:identity"), drift)
 
     def _quantised(self, model: onnx.ModelProto, observed: Observed, method: str, nodes) -> onnx.ModelProto:
         half = self.options.scales == "fp16"
@@ -292,17 +294,17 @@ class QuantizeJob:
         del graph.metadata_props[:]
         data = graph.SerializeToString(deterministic=True)
         if self.options.scales == "fp16":
-            from l2g.export.exporter import halved
+            from l2g.export.exporter import fp16_graph
 
-            data = halved(data)
+            data = fp16_graph(data)
         onnx.checker.check_model(onnx.load_from_string(data), full_check=True)
         return data
 
     def _write_candidate(self, observed: Observed, method: str, units) -> None:
         """The graph as it will be, with the contract, in the working folder."""
         data = self._serialised(self.model, observed, method, units)
-        with replacing(self._candidate) as temporary:
-            temporary.write_bytes(with_contract(data, dataclasses.replace(self.contract, build=graph_facts(data))))
+        contract = dataclasses.replace(self.contract, build=with_sum(BuildFacts(), data))
+        write_bytes(self._candidate, with_contract(data, contract), ExportError)
 
     def _final(self, observed: Observed, method: str, units, recording: Recording) -> tuple[bytes, GraphContract]:
         """The judged graph, or the one with other outputs made by the same recipe; and the contract it starts from.
@@ -310,7 +312,7 @@ class QuantizeJob:
         Raises ExportError where that one does not carry the judged graph's state through the recorded frames.
         """
         if self.deployed is None:
-            length = read_contract(read_model(self._candidate), self._candidate).build["graph_bytes"]
+            length = read_contract(read_model(self._candidate), self._candidate).build.graph_bytes
             return self._candidate.read_bytes()[:length], self.contract
         model = read_model(self.deployed)
         graph = self._serialised(model, observed, method, units)
@@ -330,18 +332,19 @@ class QuantizeJob:
         graph, contract = final
         versions = {"l2g": l2g.__version__}
         versions |= {name: importlib.metadata.version(name) for name in ("onnx", "onnxruntime")}
-        build = {
-            **contract.build,
-            "precision": "int8",
-            "versions": {**contract.build.get("versions", {}), **versions},
-            "int8": report.facts(),
-            "float32_sha256": sha256(self.base),
-            "float32_verification": contract.build.get("verification"),
-            "verification": report.verification(),
-            **graph_facts(graph),
-        }
+        was = contract.build
+        build = dataclasses.replace(
+            was,
+            precision="int8",
+            versions={**was.versions, **versions},
+            int8=report.facts(),
+            float32_sha256=sha256_of_file(self.base, ExportError),
+            float32_verification=was.verification if isinstance(was.verification, Verification) else None,
+            verification=report.verification(),
+        )
+        build = with_sum(build, graph)
         contract = dataclasses.replace(contract, build=build)
-        with replacing(self.output) as temporary:
+        with write_atomically(self.output, ExportError) as temporary:
             temporary.write_bytes(with_contract(graph, contract))
             if read_contract(read_model(temporary), self.output).to_json() != contract.to_json():
                 raise ExportError(f"{self.output}: the contract does not come back as written; is the disk full?")
@@ -352,9 +355,6 @@ class QuantizeJob:
             name = observed.method_of(tensor, method)
             counts[name] = counts.get(name, 0) + 1
         return dict(sorted(counts.items()))
-
-    def _shown_options(self) -> dict:
-        return dataclasses.asdict(self.options)
 
 
 def export_base(
@@ -376,9 +376,9 @@ def export_base(
     path = work / ("fp32.onnx" if top_k is None else f"fp32_detections_{top_k}.onnx")
     if path.is_file():
         build = read_contract(read_model(path), path).build
-        if source.is_file() and build.get("checkpoint_sha256") != sha256(source):
+        if source.is_file() and build.checkpoint_sha256 != sha256_of_file(source, ExportError):
             raise ExportError(
-                f"'{work}' holds a run of another checkpoint ({build.get('checkpoint')}); give another --work folder, "
+                f"'{work}' holds a run of another checkpoint ({build.checkpoint}); give another --work folder, "
                 "or delete that one"
             )
         return path
@@ -389,7 +389,7 @@ def export_base(
         width=width,
         top_k=top_k,
         target=options.layout,
-        opset=HALF_OPSET if options.scales == "fp16" else 17,
+        opset=FP16_SCALES_OPSET if options.scales == "fp16" else 17,
     )
     export(model, path, choices, source)
     return path
@@ -402,13 +402,14 @@ def clear(work: Path) -> None:
 
 
 def _check_base(path: Path, model: onnx.ModelProto, contract: GraphContract, options: QuantizeOptions) -> None:
-    precision = contract.build.get("precision", "fp32")
+    precision = contract.build.precision or "fp32"
     if precision != "fp32":
         raise ExportError(f"{path}: a graph in {precision} found, FP32 expected; quantise the FP32 export")
     if contract.output_kind != "raw":
         raise ExportError(f"{path}: chosen detections found, but AP needs all; export with --outputs raw")
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    if options.scales == "fp16" and opset < HALF_OPSET:
+    if options.scales == "fp16" and opset < FP16_SCALES_OPSET:
         raise ExportError(
-            f"{path}: opset {opset} found, {HALF_OPSET} expected for FP16 scales; export with --opset {HALF_OPSET}"
+            f"{path}: opset {opset} found, {FP16_SCALES_OPSET} expected for FP16 scales; "
+            f"export with --opset {FP16_SCALES_OPSET}"
         )

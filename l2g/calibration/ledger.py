@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from l2g.errors import ExportError
+from l2g.errors import DataError, ExportError
+from l2g.files import read_json, write_json
 
 
 class Ledger:
@@ -29,15 +29,19 @@ class Ledger:
     def measured(self, name: str, measure: Callable[[], float]) -> float:
         """The number of this name; `measure` is called where there is none yet."""
         if name not in self.values:
-            self.values[name] = float(measure())
-            self._write()
+            self.record(name, measure())
         return self.values[name]
+
+    def record(self, name: str, value: float) -> None:
+        """Keep a number that was measured together with others."""
+        self.values[name] = float(value)
+        self._write()
 
     def _read(self) -> None:
         try:
-            data = json.loads(self.path.read_text(encoding="utf-8"))
+            data = read_json(self.path, dict)
             facts, values = data["facts"], data["values"]
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except (DataError, KeyError) as error:
             raise ExportError(
                 f"{self.path}: damaged ({error!r}); delete '{self.path.parent}' and start again"
             ) from None
@@ -51,9 +55,7 @@ class Ledger:
         self.values = values
 
     def _write(self) -> None:
-        partial = self.path.with_name(f".{self.path.name}.part")
-        partial.write_text(json.dumps({"facts": self.facts, "values": self.values}, indent=1), encoding="utf-8")
-        os.replace(partial, self.path)
+        write_json(self.path, {"facts": self.facts, "values": self.values}, ExportError)
 
 
 def name_of(units: Iterable[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from l2g.calibration.ranges import AUTO, Histogram, Interval, best_method, inter
 from l2g.calibration.recording import Recording, Sample, read_samples, with_state
 from l2g.errors import ExportError
 from l2g.export.verification.verify import open_session
+from l2g.files import write_atomically
 
 
 class Observed:
@@ -98,8 +98,6 @@ def _load(cache: Path, names: list[str]) -> tuple[dict[str, Histogram], int]:
 
 
 def _save(cache: Path, names: list[str], histograms: dict[str, Histogram], done: int) -> None:
-    partial = cache.with_name(f".{cache.name}.part")
-    with partial.open("wb") as stream:
-        counts = np.stack([histograms[name].to_array() for name in names])
+    counts = np.stack([histograms[name].to_array() for name in names])
+    with write_atomically(cache, ExportError) as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, names=np.array(names), counts=counts, done=done)
-    os.replace(partial, cache)

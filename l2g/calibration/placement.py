@@ -138,10 +138,11 @@ class _Writer:
             node.input[0] = self._pair(tensor, node.name)
             scale = self.scales[tensor]
         bias = self.constants.get(node.input[2]) if len(node.input) > 2 else None
-        integer_bias = self.layout.outputs and node.op_type == "Conv" and bias is not None
-        floor = np.abs(numpy_helper.to_array(bias)) / 2.0**30 / scale if integer_bias else 0.0
+        if not self.layout.outputs or node.op_type != "Conv":
+            bias = None  # it stays as it is
+        floor = 0.0 if bias is None else np.abs(numpy_helper.to_array(bias)) / 2.0**30 / scale
         weight_scale, node.input[1] = self._weight(node, floor)
-        if integer_bias:
+        if bias is not None:
             node.input[2] = self._bias(node.input[2], (scale * weight_scale).astype(np.float32))
 
     def finish(self) -> None:
@@ -166,8 +167,8 @@ class _Writer:
         """Q and DQ behind `tensor`, once, with names that begin with `near`; the name of what comes out."""
         if tensor in self.pairs:
             return self.pairs[tensor]
-        scale, zero = scale_and_zero(self.ranges(tensor), self.layout.symmetric)
-        scale = self._rounded(np.array(scale))
+        exact, zero = scale_and_zero(self.ranges(tensor), self.layout.symmetric)
+        scale = self._rounded(np.array(exact))
         names = [self._constant(f"{tensor}_scale", scale)]
         names.append(self._constant(f"{tensor}_zero", np.array(zero, np.int8 if self.layout.symmetric else np.uint8)))
         twin, bits = f"{tensor}_dequantised", f"{tensor}_quantised"

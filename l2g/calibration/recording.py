@@ -7,19 +7,20 @@ first frames after a reset in the middle of a video.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from l2g.contract import GraphContract
 from l2g.data.dataset import Video, VideoDataset
 from l2g.errors import DataError
-from l2g.runtime.assembler import letterbox_of
+from l2g.evaluation.lanes import Lane, rounds, step
+from l2g.files import write_atomically
 from l2g.runtime.backends.base import Backend, HostState
+from l2g.runtime.session import VideoSession
 
 KINDS = ("first", "reset", "occluded", "later")
 # What the state of a recorded frame is replaced by, to measure what recording it was worth.
@@ -89,11 +90,25 @@ def record(
     # `synthetic:train` has no end; its first videos are as good as any.
     available = min(len(dataset.videos), 10_000)
     count = min(options.videos, available)
-    for place in tqdm(range(count), desc="rollouts", disable=not progress):
-        file = folder / f"video_{place:04d}.npz"
-        if not file.is_file():
-            video = dataset.videos[place * available // count]
-            write_samples(file, _run(backend, video, place, options))
+    files = {place: folder / f"video_{place:04d}.npz" for place in range(count)}
+    lanes = [
+        _Lane(place, dataset.videos[place * available // count], backend.contract, options)
+        for place, file in files.items()
+        if not file.is_file()
+    ]
+    total = sum(lane.length for lane in lanes)
+    # Not closed: the backend is the caller's.
+    session = VideoSession(backend)
+    for round_ in rounds(lanes, [session], frames=total, streams=1, progress=progress, what="rollouts"):
+        (lane,) = round_
+        if lane.time == lane.reset:
+            session.reset(lane.place)
+        if lane.time in lane.kinds:
+            lane.keep(session.states()[lane.place])
+        step(session, round_)
+        if lane.last:
+            write_samples(files[lane.place], lane.samples)
+            lane.samples = []
     return Recording(folder)
 
 
@@ -170,43 +185,30 @@ def read_samples(file: Path) -> list[Sample]:
 def write_samples(file: Path, samples: list[Sample]) -> None:
     """All samples of one video; the file appears whole or not at all."""
     arrays = {name: np.concatenate([sample.inputs[name] for sample in samples]) for name in samples[0].inputs}
-    partial = file.with_name(f".{file.name}.part")
-    try:
-        with partial.open("wb") as stream:
-            np.savez_compressed(
-                stream,
-                **arrays,
-                kind=np.array([KINDS.index(sample.kind) for sample in samples], np.int8),
-                time=np.array([sample.time for sample in samples]),
-                video=samples[0].video,
-            )
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)
+    with write_atomically(file, DataError) as temporary, temporary.open("wb") as stream:
+        facts = {
+            "kind": np.array([KINDS.index(sample.kind) for sample in samples], np.int8),
+            "time": np.array([sample.time for sample in samples]),
+            "video": np.array(samples[0].video),
+        }
+        np.savez_compressed(stream, allow_pickle=True, **arrays, **facts)
 
 
-def _run(backend: Backend, video: Video, place: int, options: RecordingOptions) -> list[Sample]:
-    contract = backend.contract
-    length = min(video.length, options.span)
-    reset = length // 2 if place % 2 and length >= 4 else None
-    kinds = plan(length, hidden_frames(video), options.frames, reset)
-    letterbox = letterbox_of(contract, video.height, video.width)
-    _, slots, width = contract.input("prior_queries").shape
-    nothing = HostState(np.zeros((1, slots, width), np.float32), np.zeros((1, slots, 4), np.float32), np.zeros(1, bool))
-    samples = []
-    for time in range(max(kinds) + 1):
-        frames = letterbox.to_canvas(video.frame(time))[None]
-        fresh = time in (0, reset)
-        state = nothing if fresh else backend.read_state()
-        if time in kinds:
-            valid = np.array([[not fresh]], np.float32)
-            arrays = (frames, state.queries, state.boxes, valid)
-            names = ("frames", "prior_queries", "prior_boxes", contract.valid_input)
-            samples.append(Sample(dict(zip(names, arrays, strict=True)), kinds[time], place, time))
-        if fresh:
-            backend.write_state(nothing)
-        backend.step(frames, np.array([fresh]))
-    return samples
+class _Lane(Lane):
+    """One video on its way. kinds: of the frames to keep. reset: the frame before which its state is forgotten."""
+
+    def __init__(self, place: int, video: Video, contract: GraphContract, options: RecordingOptions):
+        span = min(video.length, options.span)
+        self.reset = span // 2 if place % 2 and span >= 4 else None
+        self.kinds = plan(span, hidden_frames(video), options.frames, self.reset)
+        self.samples: list[Sample] = []
+        super().__init__(place, video, contract, length=max(self.kinds) + 1)
+
+    def keep(self, state: HostState) -> None:
+        """A sample of the frame that the lane is at, and the state before it."""
+        valid = state.valid[:, None].astype(np.float32)
+        inputs = {"frames": self.canvas[None], **state.tensors, self.contract.valid_input: valid}
+        self.samples.append(Sample(inputs, self.kinds[self.time], self.place, self.time))
 
 
 def _objects(video: Video) -> Iterator[tuple[np.ndarray, list | None]]:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 from l2g.calibration.scoring import Verdict
-from l2g.calibration.search import Search
+from l2g.calibration.unit_search import UnitSearch
 from l2g.calibration.units import Unit
+from l2g.provenance import CalibrationData, DatasetLoss, INT8Verification, Quantisation, Ranges
+
+if TYPE_CHECKING:
+    from l2g.calibration.job import QuantizeOptions
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,7 @@ class Report:
     model: str
     dataset: str
     calibration: str
-    options: dict
+    options: QuantizeOptions
     samples: int
     shares: dict[str, float]
     methods: tuple[MethodError, ...]
@@ -36,7 +41,7 @@ class Report:
     sensitivity: dict[str, float]
     units: tuple[Unit, ...]
     total_flops: int
-    search: Search
+    search: UnitSearch
     chosen: tuple[str, ...]
     share: float
     default_share: float
@@ -53,34 +58,32 @@ class Report:
         """The largest on any data set."""
         return max(verdict.loss for verdict in self.verdicts)
 
-    def facts(self) -> dict:
+    def facts(self) -> Quantisation:
         """What goes into the contract: how the integers came about."""
-        return {
-            "layout": self.options["layout"],
-            "scales": self.options["scales"],
-            "units": list(self.chosen),
-            "flops_percent": round(self.share, 2),
-            "ranges": {"method": self.method, "tensors": self.tensors_by_method},
-            "calibration": {
-                "dataset": self.calibration,
-                "frames": self.samples,
-                "state": self.options["state"],
-                "percent": {kind: round(share, 1) for kind, share in self.shares.items()},
-            },
-        }
+        return Quantisation(
+            layout=self.options.layout,
+            scales=self.options.scales,
+            units=self.chosen,
+            flops_percent=round(self.share, 2),
+            ranges=Ranges(self.method, self.tensors_by_method),
+            calibration=CalibrationData(
+                dataset=self.calibration,
+                frames=self.samples,
+                state=self.options.state,
+                percent={kind: round(share, 1) for kind, share in self.shares.items()},
+            ),
+        )
 
-    def verification(self) -> dict:
+    def verification(self) -> INT8Verification:
         """What goes into the contract: what the graph was held to."""
-        return {
-            "library": "onnxruntime CPU",
-            "ap_budget": self.options["ap_budget"],
-            "loss": self.loss,
-            "datasets": [_plain(verdict) for verdict in self.verdicts],
-        }
+        losses = tuple(_loss(verdict) for verdict in self.verdicts)
+        return INT8Verification("onnxruntime CPU", self.options.ap_budget, self.loss, losses)
 
-    def to_json(self) -> dict:
+    def to_json(self) -> dict[str, Any]:
         data = asdict(self)
-        data["judged"] = [{"units": count, "datasets": [_plain(v) for v in found]} for count, found in self.judged]
+        data["judged"] = [
+            {"units": count, "datasets": [_loss(v).to_json() for v in found]} for count, found in self.judged
+        ]
         return {**data, "loss": self.loss}
 
     def table(self) -> str:
@@ -88,7 +91,7 @@ class Report:
         lines = [
             f"# INT8 of {self.model}: {'accepted' if self.accepted else 'REFUSED'}",
             "",
-            f"Budget: {_budget(self.options['ap_budget'])} AP. Whole data sets, the state fed back:",
+            f"Budget: {_budget(self.options.ap_budget)} AP. Whole data sets, the state fed back:",
             "",
             "| | frames | AP FP32 | AP INT8 | lost | same objects, % | mask IoU with FP32 by quarter of the videos |",
             "|---|---|---|---|---|---|---|",
@@ -98,9 +101,9 @@ class Report:
             f"(the default set: {self.default_share:.1f} %).",
             f"One frame on this CPU: {1000 * self.speed['fp32']:.1f} ms FP32, {1000 * self.speed['int8']:.1f} ms INT8, "
             f"{self.speed['fp32'] / self.speed['int8']:.2f} times as fast (median, taking turns).",
-            f"Layout {self.options['layout']}, scales {self.options['scales']}.",
+            f"Layout {self.options.layout}, scales {self.options.scales}.",
             "",
-            f"Calibrated on {self.samples} frames of {self.calibration}, state: {self.options['state']}; "
+            f"Calibrated on {self.samples} frames of {self.calibration}, state: {self.options.state}; "
             + ", ".join(f"{kind} {share:.0f} %" for kind, share in self.shares.items())
             + ".",
             f"Ranges: {self.method} ({', '.join(f'{k} {n}' for k, n in self.tensors_by_method.items())} tensors).",
@@ -145,8 +148,8 @@ def _row(verdict: Verdict) -> str:
     return "| " + " | ".join(map(str, [*cells, _number(verdict.identity, ".1f"), drift])) + " |"
 
 
-def _plain(verdict: Verdict) -> dict:
-    return {**asdict(verdict), "loss": verdict.loss}
+def _loss(verdict: Verdict) -> DatasetLoss:
+    return DatasetLoss(**asdict(verdict), loss=verdict.loss)
 
 
 def _budget(value: float | None) -> str:

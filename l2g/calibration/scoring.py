@@ -55,7 +55,7 @@ def average_precision(path: Path, dataset: VideoDataset, streams: int, progress:
     return 100 * value
 
 
-def judge(reference: Path, candidate: Path, dataset: VideoDataset, streams: int, progress: bool = True) -> Verdict:
+def compare_on(reference: Path, candidate: Path, dataset: VideoDataset, streams: int, progress: bool = True) -> Verdict:
     """Both over the whole data set, each feeding back its own state."""
     with ExitStack() as stack:
         backends = [
@@ -63,11 +63,14 @@ def judge(reference: Path, candidate: Path, dataset: VideoDataset, streams: int,
         ]
         options = ParityOptions(streams=streams, pictures=0)
         names = (str(reference), str(candidate))
-        report = run_parity(*backends, dataset, options=options, names=names, progress=progress)
+        one, other, forced = backends
+        report = run_parity(one, other, forced, dataset, options=options, names=names, progress=progress)
     return _verdict(report, dataset)
 
 
-def interleaved_speed(paths: dict[str, Path], sample: Sample, rounds: int = SPEED_ROUNDS, threads: int | None = None):
+def interleaved_speed(
+    paths: dict[str, Path], sample: Sample, rounds: int = SPEED_ROUNDS, threads: int | None = None
+) -> dict[str, float]:
     """Median seconds of one frame of each graph, by name; they take turns, so that what disturbs disturbs all."""
     backends = {name: OnnxRuntimeBackend(path, threads=threads) for name, path in paths.items()}
     seconds: dict[str, list[float]] = {name: [] for name in paths}
@@ -82,7 +85,7 @@ def interleaved_speed(paths: dict[str, Path], sample: Sample, rounds: int = SPEE
 
 
 def _verdict(report: ParityReport, dataset: VideoDataset) -> Verdict:
-    reference, candidate = report.ap_reference["AP"], report.ap_candidate["AP"]
+    reference, candidate = ((ap or {}).get("AP") for ap in (report.ap_reference, report.ap_candidate))
     if reference is None or candidate is None:
         raise DataError(f"data set '{dataset.name}' holds no annotation that counts, so there is no AP; use another")
     identity = next((check.value for check in report.checks if check.name.startswith("identity")), None)

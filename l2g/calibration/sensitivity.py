@@ -9,11 +9,10 @@ import numpy as np
 
 from l2g.calibration.recording import Sample
 from l2g.contract import GraphContract
-from l2g.evaluation.parity.frame import slot_order
 from l2g.export.verification.verify import open_session
-from l2g.runtime.backends.base import RawOutputs
-from l2g.runtime.identity.handover import permute_slots
-from l2g.runtime.picture.postprocess import sigmoid
+from l2g.runtime.identity.slots import slot_order
+from l2g.runtime.outputs import RawOutputs
+from l2g.runtime.picture.logits import sigmoid
 
 # Masks are compared for so many of a frame's best slots; the others are nothing that anybody sees.
 BEST_SLOTS = 20
@@ -54,7 +53,7 @@ def output_error(graph: bytes, contract: GraphContract, wanted: list[Reference])
         outputs = _run(session, contract, reference.sample)
         if not reference.sample.inputs[contract.valid_input].any():
             twin = RawOutputs(reference.queries, outputs.boxes, outputs.logits, outputs.mask_logits)
-            outputs = permute_slots(outputs, slot_order(twin, outputs))
+            outputs = outputs.permuted(slot_order(twin, outputs))
         pairs = (
             (reference.queries, outputs.queries),
             (reference.probabilities, sigmoid(outputs.logits[0])),

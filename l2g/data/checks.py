@@ -1,37 +1,22 @@
-"""Checks of an annotation file in the YouTube-VIS format, before anything is made of it.
-
-    python -m l2g.data.validation SOURCE [--split train]
-
-lists what is wrong with a data set, by name, and returns 1 if anything is broken (rather than merely odd).
-"""
+"""Checks of an annotation file in the YouTube-VIS format, before it is used; `l2g data check` lists them."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
+from l2g import files
 from l2g.data.dataset import Problem, check_segmentation
-from l2g.errors import DataError, L2GError
+from l2g.errors import DataError
 
 _SHOWN = 8  # problems named in an error message
 
 
-def read_json(path: Path) -> dict:
+def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; DataError when it is missing, not JSON or not an object."""
-    try:
-        with open(path, encoding="utf-8") as stream:
-            data = json.load(stream)
-    except OSError as error:
-        raise DataError(f"annotation file '{path}' cannot be read ({error.strerror}); is it complete?") from None
-    except ValueError as error:
-        raise DataError(f"annotation file '{path}' is not JSON ({error}); download it again") from None
-    if not isinstance(data, dict):
-        raise DataError(f"annotation file '{path}' holds a {type(data).__name__}, expected an object")
-    return data
+    return files.read_json(path, dict, f"annotation file '{path}'")
 
 
 def listed(data: dict, key: str, path: Path) -> list[dict]:
@@ -72,7 +57,9 @@ def check_video(video: dict, exists: Callable[[str], bool]) -> list[Problem]:
     return []
 
 
-def check_annotation(annotation: dict, videos: dict[int, dict], categories: set[int]) -> list[Problem]:
+def check_annotation(
+    annotation: dict[str, Any], videos: Mapping[Any, dict[str, Any]], categories: set[int]
+) -> list[Problem]:
     """What is wrong with an entry of `annotations`, down to every run-length code."""
     where = f"annotation {annotation.get('id')}"
     video = videos.get(annotation.get("video_id"))
@@ -130,26 +117,3 @@ def raise_if_fatal(problems: Iterable[Problem], name: str) -> None:
             f"data set '{name}' has {len(fatal)} broken entries:{shown}{more}\n"
             "mend them, or leave them out with skip_broken (--skip-broken)"
         )
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("python -m l2g.data.validation", description="List what is wrong with a data set.")
-    parser.add_argument("source", help="directory, or a name such as ovis:DIR or synthetic:val")
-    parser.add_argument("--split", default="train", help="split of a data set that has several (default: %(default)s)")
-    options = parser.parse_args(argv)
-    from l2g.data.registry import load_dataset  # here: the registry needs the readers, and they need this module
-
-    try:
-        dataset = load_dataset(options.source, split=options.split, skip_broken=True)
-    except L2GError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    for problem in dataset.problems:
-        print(problem)
-    counts = f"{len(dataset)} videos, {len(dataset.categories)} categories, {len(dataset.problems)} problems"
-    print(f"{dataset.name}: {counts}")
-    return 1 if any(problem.fatal for problem in dataset.problems) else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

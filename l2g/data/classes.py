@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from l2g.data.dataset import VideoDataset
+from l2g.data.dataset import AnnotatedVideo, Video, VideoDataset
 from l2g.errors import DataError
 
 # Data set's class -> COCO's, by which a public image model is scored on what both know. A mouse of YouTube-VIS is an
@@ -137,11 +137,14 @@ def _mapped(dataset: VideoDataset, class_names: Sequence[str], mapping: Mapping[
 def _only(dataset: VideoDataset, labels: Sequence[int]) -> VideoDataset:
     """The data set with some of its classes; objects of the others are left out."""
     place = {label: index for index, label in enumerate(labels)}
-    videos = [
-        video.with_objects(replace(o, label=place[o.label]) for o in video.objects if o.label in place)
-        for video in dataset.videos
-    ]
+    videos = [_fewer(video, place) for video in dataset.videos]
     return replace(dataset, categories=tuple(dataset.categories[label] for label in labels), videos=videos)
+
+
+def _fewer(video: Video, place: Mapping[int, int]) -> Video:
+    if not isinstance(video, AnnotatedVideo):
+        raise DataError(f"video '{video.name}' lists no objects, so its classes cannot be mapped; use another data set")
+    return video.with_objects(replace(o, label=place[o.label]) for o in video.objects if o.label in place)
 
 
 def _numbered(names: Sequence[str], whose: str) -> dict[str, int]:

@@ -30,8 +30,10 @@ def sample_clip(
     if length < 1 or not 1 <= stride[0] <= stride[1]:
         raise DataError(f"clip of {length} frames with stride {stride} asked for; length and strides start at 1")
     for _ in range(_ATTEMPTS):
-        video = dataset.videos[int(rng.integers(len(dataset.videos)))] if len(dataset.videos) else None
-        annotated = video.annotated_frames() if video is not None else ()
+        if not len(dataset.videos):
+            break
+        video = dataset.videos[int(rng.integers(len(dataset.videos)))]
+        annotated = video.annotated_frames()
         if not len(annotated):
             continue
         reference = int(rng.choice(annotated))

@@ -7,9 +7,10 @@ train2017.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -99,7 +100,7 @@ class PseudoVideo(Video):
 
     def _matrices(self, times: Sequence[int], rng: np.random.Generator | None) -> np.ndarray:
         moments = np.asarray(times, np.float64) / max(self.length - 1, 1)
-        return self._trajectory.sample(rng or np.random.default_rng(self.id), moments, self.height, self.width)
+        return self._trajectory.sample(rng or np.random.default_rng(int(self.id)), moments, self.height, self.width)
 
     def _warped(self, picture: np.ndarray, matrix: np.ndarray) -> np.ndarray:
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
@@ -177,10 +178,13 @@ def _sound_pictures(pictures: list[dict], exists, problems: list[Problem]) -> di
 
 
 def _marks(
-    annotations: list[dict], sound: dict[int, dict], categories: set[int], problems: list[Problem]
+    annotations: list[dict[str, Any]],
+    sound: Mapping[Any, dict[str, Any]],
+    categories: set[int],
+    problems: list[Problem],
 ) -> dict[int, list[tuple[int, object]]]:
     """Per picture (category id, segmentation) of what is no crowd."""
-    marks = {key: [] for key in sound}
+    marks: dict[int, list[tuple[int, object]]] = {key: [] for key in sound}
     for annotation in annotations:
         record = sound.get(annotation.get("image_id"))
         if record is None or annotation.get("iscrowd"):

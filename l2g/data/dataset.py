@@ -71,9 +71,9 @@ def make_clip(frames: np.ndarray, labels: np.ndarray, masks: np.ndarray, **kept)
 
     kept: content (default: the whole frame), times (default: 0..T-1), video.
     """
-    columns, rows = masks.any(2), masks.any(3)  # [I, T, W], [I, T, H]
-    present = columns.any(2)
-    keep = np.flatnonzero(present.any(1))
+    columns, rows = np.any(masks, axis=2), np.any(masks, axis=3)  # [I, T, W], [I, T, H]
+    present = np.any(columns, axis=2)
+    keep = np.flatnonzero(np.any(present, axis=1))
     if len(keep) < len(labels):
         labels, masks, columns, rows, present = labels[keep], masks[keep], columns[keep], rows[keep], present[keep]
     count, height, width = frames.shape[:3]

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from l2g.data.checks import raise_if_fatal
-from l2g.data.dataset import Problem, VideoDataset
+from l2g.data.dataset import Problem, Video, VideoDataset
 from l2g.data.youtube_vis import FileVideo, load_youtube_vis
 
 GRADES = ("no_occlusion", "slight_occlusion", "severe_occlusion")
@@ -22,8 +22,9 @@ def load_ovis(
     """
     dataset = load_youtube_vis(directory, split, skip_broken=skip_broken, drop_empty=drop_empty, **places)
     problems: list[Problem] = []
-    videos = []
+    videos: list[Video] = []
     for video in dataset.videos:
+        assert isinstance(video, FileVideo)  # `load_youtube_vis` gives no others
         found = {o.id: problem for o in video.objects if (problem := _graded_wrongly(video, o.record))}
         problems += found.values()
         if found:

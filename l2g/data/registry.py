@@ -48,11 +48,10 @@ def load_dataset(
             return synthetic_dataset(rest, seed=seed, videos=videos)
         split_facts(rest)
         return load_youtube_vis(cached_synthetic(rest, seed=seed, videos=videos), name=text, drop_empty=drop_empty)
-    options = {"skip_broken": skip_broken, "drop_empty": drop_empty, "name": text}
     if colon and kind in _READERS:
-        return _READERS[kind](rest, split, **options)
+        return _READERS[kind](rest, split, skip_broken=skip_broken, drop_empty=drop_empty, name=text)
     if Path(text).is_dir():
-        return load_youtube_vis(text, split, **options)
+        return load_youtube_vis(text, split, skip_broken=skip_broken, drop_empty=drop_empty, name=text)
     raise DataError(
         f"no data set '{text}'; give a directory in the YouTube-VIS layout, FORMAT:DIR with FORMAT one of "
         f"{', '.join(_READERS)}, or synthetic:val, synthetic:occluded, synthetic:long, synthetic:train"

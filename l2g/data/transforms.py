@@ -46,8 +46,9 @@ class Augment:
         frames, masks = clip.frames, clip.masks
         if rng.random() < self.crop:
             window = self._window(rng, *frames.shape[1:3])
-            if masks[(..., *window)].any() or not masks.any():
-                frames, masks = frames[(slice(None), *window)], masks[(..., *window)]
+            rows, columns = window
+            if masks[..., rows, columns].any() or not masks.any():
+                frames, masks = frames[:, rows, columns], masks[..., rows, columns]
         if rng.random() < self.flip:
             frames, masks = frames[:, :, ::-1], masks[..., ::-1]
         edge = int(rng.choice(self.shortest_edge)) if self.shortest_edge else None
@@ -95,7 +96,8 @@ def fitted(size: tuple[int, int], canvas: tuple[int, int], shortest_edge: int | 
     scale = min(canvas[0] / size[0], canvas[1] / size[1])
     if shortest_edge is not None:
         scale = min(scale, shortest_edge / min(size))
-    return tuple(min(max(round(side * scale), 1), limit) for side, limit in zip(size, canvas, strict=True))
+    height, width = (min(max(round(side * scale), 1), limit) for side, limit in zip(size, canvas, strict=True))
+    return height, width
 
 
 def resized(frames: np.ndarray, masks: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,7 @@
 
 import sys
 
-from l2g.data.checks import main
+from l2g.cli.learning.data_check import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -11,17 +11,17 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import onnx
 
+from l2g.artifacts.records import Audit
 from l2g.errors import EngineError
 from l2g.export.graph.flops import contractions, shapes_for_one_stream
 
-# At least so much of the matrix and convolution arithmetic has to be in the precision asked for.
-MIN_SHARE = 0.95
-# And so many of its convolutions and products may be of unknown shapes.
+# So many of a graph's convolutions and products may be of unknown shapes.
 MOST_UNCOUNTED = 0.02
 PRECISIONS = ("fp32", "fp16", "int8")
 # Layers that hold what surrounds a product (bias, activation, rounding) and name its node as well, never the product.
@@ -69,43 +69,6 @@ class Layer:
         return max(found, key=("int8", "fp16", "fp32").index, default=None)
 
 
-@dataclass(frozen=True)
-class Audit:
-    """The layers of an engine against the graph that it was built from.
-
-    asked: the precision that was asked for. share: of the FLOPs of convolutions and matrix products that have to be in
-    it (of a quantised graph: those that the graph quantises; else all), how many are. flops: by precision, for one
-    stream; "unknown" are products that no layer names. layers: computing layers by precision. nodes: convolutions and
-    products by precision. wider: the largest nodes that should be in `asked` and are not, with their precision.
-    fused_attention: layers that hold both products of an attention. activation_bytes: memory that the library reserves
-    while it runs, for the most streams of the profile; None where it did not say. source: "inspector" or "build log".
-    """
-
-    asked: str
-    share: float
-    flops: dict[str, int]
-    layers: dict[str, int]
-    nodes: dict[str, int]
-    wider: tuple[tuple[str, str], ...]
-    fused_attention: int
-    activation_bytes: int | None
-    weight_bytes: int | None
-    source: str
-
-    def to_dict(self) -> dict:
-        return asdict(self)
-
-    def check(self, min_share: float = MIN_SHARE) -> None:
-        """EngineError where less than `min_share` of the arithmetic is in the precision asked for."""
-        if self.share < min_share:
-            first = ", ".join(f"{name} in {precision}" for name, precision in self.wider[:3])
-            raise EngineError(
-                f"the built engine computes {100 * self.share:.1f} % of its matrix and convolution FLOPs in "
-                f"{self.asked}, {100 * min_share:.0f} % asked for; among the rest are {first}. Nothing was written; "
-                "export the graph again with the precision inside, or accept less with --min-share"
-            )
-
-
 def audit(model: onnx.ModelProto, layers: Iterable[Layer], asked: str, log: str = "", source: str = "log") -> Audit:
     """Judge an engine's layers. model: the ONNX graph that it was built from. log: the library's, for its memory."""
     layers = tuple(layers)
@@ -136,7 +99,7 @@ def audit(model: onnx.ModelProto, layers: Iterable[Layer], asked: str, log: str 
         asked=asked,
         share=kept / total if total else 0.0,
         flops=flops,
-        layers=dict(Counter(layer.precision for layer in computing)),
+        layers=dict(Counter(layer.precision or "unknown" for layer in computing)),
         nodes=dict(Counter(computed.values())),
         wider=tuple((c.name, computed[c.name]) for c in wider[:10]),
         fused_attention=sum(_is_attention(layer, operators) for layer in layers),
@@ -177,10 +140,11 @@ def layers_from_inspector(text: str) -> tuple[Layer, ...]:
 
 def _layer_from_line(line: str) -> Layer:
     head, _, metadata = line.partition(", Metadata: ")
+    name, _, kind = head.removeprefix("Name: ").partition(", LayerType: ")
     groups = {key: _section(head, key) for key in ("Inputs", "Constants", "Outputs")}
     return Layer(
-        name=re.match(r"Name: (.*?), LayerType: ", line)[1],
-        kind=re.search(r", LayerType: ([^,]*)", line)[1],
+        name=name,
+        kind=kind.partition(",")[0],
         inputs=groups["Inputs"],
         weights=groups["Constants"],
         outputs=groups["Outputs"],
@@ -194,7 +158,7 @@ def _section(line: str, key: str) -> tuple[Tensor, ...]:
     return tuple(Tensor(_precision(dtype), _elements(dims.split(","))) for dims, dtype in entries)
 
 
-def _layer_from_json(entry: dict) -> Layer:
+def _layer_from_json(entry: dict[str, Any]) -> Layer:
     weights = [_tensor(tensor) for tensor in entry.get("Constants", ())]
     if isinstance(kernel := entry.get("Weights"), dict):  # a convolution that is not part of a fused graph
         weights.append(Tensor(_precision(kernel.get("Type", "")), int(kernel.get("Count", 0))))
@@ -208,7 +172,7 @@ def _layer_from_json(entry: dict) -> Layer:
     )
 
 
-def _tensor(entry: dict) -> Tensor:
+def _tensor(entry: dict[str, Any]) -> Tensor:
     keys = ("DataType", "Datatype", "Format/Datatype", "Format")
     described = next((str(entry[key]) for key in keys if entry.get(key)), "")
     return Tensor(_precision(described), _elements(entry.get("Dimensions", ())))
@@ -218,16 +182,17 @@ def _precision(described: str) -> str | None:
     return next((name for name, pattern in _TYPES if re.search(pattern, described, re.IGNORECASE)), None)
 
 
-def _elements(dims: Iterable) -> int:
+def _elements(dims: Iterable[object]) -> int:
     # A free dimension is one stream's.
-    return prod(max(int(dim), 1) for dim in dims if str(dim).strip().lstrip("-").isdigit())
+    return prod(max(int(str(dim)), 1) for dim in dims if str(dim).strip().lstrip("-").isdigit())
 
 
 def _precision_of(node: str, layers: tuple[Layer, ...]) -> str:
     """The widest precision of the layers that compute this node."""
-    naming = [layer for layer in layers if node in layer.nodes and layer.precision]
-    computing = [layer for layer in naming if layer.computes] or naming
-    return max((layer.precision for layer in computing), key=PRECISIONS[::-1].index, default="unknown")
+    naming = [layer for layer in layers if node in layer.nodes]
+    computing = [layer.precision for layer in naming if layer.computes and layer.precision]
+    found = computing or [layer.precision for layer in naming if layer.precision]
+    return max(found, key=PRECISIONS[::-1].index, default="unknown")
 
 
 def _at_most(precision: str, asked: str) -> bool:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import l2g
 from l2g.artifacts.onnx_file import read_contract, read_model
+from l2g.artifacts.records import MIN_SHARE, UNVERIFIED, Audit, EngineVerification
 from l2g.artifacts.sidecar import (
-    UNVERIFIED,
     EngineFacts,
     Gpu,
     Sidecar,
@@ -21,12 +21,10 @@ from l2g.artifacts.sidecar import (
     record_verification,
     runs_on,
     sidecar_path,
-    sum_of_file,
     write_sidecar,
-    write_whole,
 )
 from l2g.engines import cache as engine_cache
-from l2g.engines.audit import MIN_SHARE, Audit, audit, layers_from_inspector, layers_from_log
+from l2g.engines.audit import audit, layers_from_inspector, layers_from_log
 from l2g.engines.builder import (
     CURRENT,
     RTX_CAPABILITIES,
@@ -37,10 +35,11 @@ from l2g.engines.builder import (
 )
 from l2g.engines.doctor import Circumstances, Finding, available_memory, examine, refuse
 from l2g.errors import EngineError
+from l2g.files import sha256_of_file, write_bytes
 from l2g.runtime.backends.tensorrt.device import find_gpu
 from l2g.runtime.backends.tensorrt.library import Library, LibraryLog, load_library
 
-Verify = Callable[[Path, Path], dict]
+Verify = Callable[[Path, Path], EngineVerification]
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,8 @@ class EngineBuild:
 
 
 def build_engine(
-    onnx_file: str | os.PathLike,
-    output: str | os.PathLike,
+    onnx_file: str | os.PathLike[str],
+    output: str | os.PathLike[str],
     options: BuildOptions,
     *,
     precision: str | None = None,
@@ -93,12 +92,12 @@ def build_engine(
             "or for another GPU with --compute-capability"
         )
     contract = read_contract(read_model(onnx_file), onnx_file)
-    precision = precision or contract.build.get("precision", "fp32")
-    source = sum_of_file(onnx_file)
+    precision = precision or contract.build.precision or "fp32"
+    source = sha256_of_file(onnx_file, EngineError)
     # An engine of the portable kind is the same wherever it is built.
     bound = gpu if not library.rtx or CURRENT in options.compute_capabilities else None
     name = f"{bound.name} {bound.capability}" if bound else None
-    key = engine_cache.cache_key(source, library.name, library.version, name, options.key(contract))
+    key = engine_cache.cache_key(source, library.name, library.version, name, options.for_engine(contract))
     found = engine_cache.find(cache, key) if cache else None
     if found is not None:
         content, sidecar = found
@@ -116,10 +115,10 @@ def build_engine(
             engine_cache.store(cache, key, content, sidecar)
     reason = _why_not_verified(sidecar, gpu, verify)
     if not sidecar.engine.verified:
-        unverified = {"status": UNVERIFIED, "reason": reason or "not yet"}
+        unverified = EngineVerification(UNVERIFIED, reason or "not yet")
         sidecar = dataclasses.replace(sidecar, engine=dataclasses.replace(sidecar.engine, verification=unverified))
     _write(output, content, sidecar)
-    if reason is None and not sidecar.engine.verified:
+    if verify is not None and reason is None and not sidecar.engine.verified:
         sidecar = _verify(onnx_file, output, verify)
         if cache:
             engine_cache.store(cache, key, content, sidecar)
@@ -168,8 +167,9 @@ def _audit(onnx_file: Path, library: Library, built: Built, precision: str, gpu:
 
 
 def _check_audit(sidecar: Sidecar, precision: str, min_share: float) -> None:
-    recorded = sidecar.engine.audit
-    found = Audit(**{**recorded, "wider": tuple(map(tuple, recorded["wider"]))})
+    found = sidecar.engine.audit
+    if found is None:
+        raise EngineError("the cached engine of this graph was never audited; build with --no-cache")
     if found.asked != precision:
         raise EngineError(
             f"{precision} asked for, the cached engine of this graph was audited for {found.asked}; "
@@ -198,7 +198,7 @@ def _facts(
         gpu=bound.name if bound else None,
         compute_capabilities=(bound.capability,) if bound else named or RTX_CAPABILITIES,
         options=built.options,
-        audit=verdict.to_dict(),
+        audit=verdict,
         versions={"l2g": l2g.__version__, "python": platform.python_version(), "platform": platform.machine()},
         build_seconds=round(built.seconds, 2),
     )
@@ -206,7 +206,7 @@ def _facts(
 
 def _write(output: Path, content: bytes, sidecar: Sidecar) -> None:
     """Engine, then sidecar. Whoever looks in between finds an engine that its old sidecar does not vouch for."""
-    write_whole(output, content)
+    write_bytes(output, content, EngineError)
     write_sidecar(output, sidecar)
     check_file(output, sidecar)
 
@@ -217,7 +217,7 @@ def _why_not_verified(sidecar: Sidecar, gpu: Gpu | None, verify: Verify | None) 
         return "built on a machine without a GPU"
     if not sidecar.engine.made_for(gpu):
         return f"built for other GPUs than the {gpu.name} ({gpu.capability}) that it was built beside"
-    if sidecar.contract.build.get("lowering") == "plugin":
+    if sidecar.contract.build.lowering == "plugin":
         return "nothing but TensorRT runs the plugins of its graph"
     return "not asked for" if verify is None else None
 

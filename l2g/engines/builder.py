@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn, TypeVar
 
 from tqdm import tqdm
 
+from l2g.artifacts.records import EngineOptions
 from l2g.contract import GraphContract
 from l2g.errors import EngineError
+from l2g.files import write_bytes
 from l2g.runtime.backends.tensorrt.library import Library, LibraryLog
 
 # What TensorRT-RTX builds for when it is not told: the vendor's documentation, "CPU-only AOT", for 1.7.
 RTX_CAPABILITIES = ("8.0", "8.6", "8.9", "12.0")
 CURRENT = "current"
+# An object of the inference library, which carries no types.
+Vendors = Any
+_Built = TypeVar("_Built")
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,7 @@ class BuildOptions:
     optimization_level: int | None = None
     tf32: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.max_streams is not None and self.max_streams < 1:
             raise EngineError(f"max-streams {self.max_streams} found, at least 1 expected")
         if self.workspace is not None and self.workspace < 1 << 20:
@@ -57,21 +65,21 @@ class BuildOptions:
 
     def streams(self, contract: GraphContract) -> tuple[int, int, int]:
         """(fewest, tuned for, most) streams of the profile; EngineError where they do not fit each other."""
-        most = self.max_streams or int(contract.build.get("max_streams", 1))
+        most = self.max_streams or contract.build.max_streams or 1
         tuned = self.opt_streams or 1
         if not 1 <= tuned <= most:
             raise EngineError(f"opt-streams {tuned} found, 1 to {most} (max-streams) expected")
         return 1, tuned, most
 
-    def key(self, contract: GraphContract) -> dict:
+    def for_engine(self, contract: GraphContract) -> EngineOptions:
         """What of these makes another engine: for the sidecar and for the cache."""
-        return {
-            "streams": list(self.streams(contract)),
-            "workspace": self.workspace,
-            "compute_capabilities": list(self.compute_capabilities),
-            "optimization_level": self.optimization_level,
-            "tf32": self.tf32,
-        }
+        return EngineOptions(
+            streams=self.streams(contract),
+            workspace=self.workspace,
+            compute_capabilities=self.compute_capabilities,
+            optimization_level=self.optimization_level,
+            tf32=self.tf32,
+        )
 
 
 @dataclass
@@ -81,7 +89,7 @@ class Built:
     engine: bytes
     log: LibraryLog
     seconds: float
-    options: dict = field(default_factory=dict)
+    options: EngineOptions
 
 
 def build_serialized(
@@ -100,7 +108,7 @@ def build_serialized(
     builder = trt.Builder(logger)
     network = builder.create_network(_network_flags(trt))
     _parse(trt, network, logger, log, onnx_file)
-    config = _configure(trt, builder, network, contract, library, options, log)
+    config = _configure(builder, network, contract, library, options, log)
     monitor = _Monitor(progress)
     config.progress_monitor = monitor.watcher(trt)
     cache = _load_timing_cache(config, options)
@@ -109,12 +117,12 @@ def build_serialized(
         raise EngineError(
             f"{onnx_file}: {library.name} {library.version} built no engine; its log ends with\n  {log.tail()}"
         )
-    if cache is not None:
-        _save_timing_cache(config, options)
-    return Built(bytes(engine), log, time.perf_counter() - started, options.key(contract))
+    if cache is not None and options.timing_cache is not None:
+        write_bytes(options.timing_cache, bytes(config.get_timing_cache().serialize()), EngineError)
+    return Built(bytes(engine), log, time.perf_counter() - started, options.for_engine(contract))
 
 
-def _network_flags(trt) -> int:
+def _network_flags(trt: ModuleType) -> int:
     """Strongly typed: what the graph says is what is built. 10.x has to be told, 11 knows nothing else."""
     flags = getattr(trt, "NetworkDefinitionCreationFlag", None)
     if flags is not None and hasattr(flags, "STRONGLY_TYPED"):
@@ -122,7 +130,7 @@ def _network_flags(trt) -> int:
     return 0
 
 
-def _parse(trt, network, logger, log: LibraryLog, onnx_file: Path) -> None:
+def _parse(trt: ModuleType, network: Vendors, logger: Vendors, log: LibraryLog, onnx_file: Path) -> None:
     parser = trt.OnnxParser(network, logger)
     if parser.parse(onnx_file.read_bytes(), str(onnx_file)):
         return
@@ -131,20 +139,25 @@ def _parse(trt, network, logger, log: LibraryLog, onnx_file: Path) -> None:
     reason = "\n  ".join(text.strip() for text in errors[:3]) or log.tail()
     raise EngineError(
         f"{onnx_file}: the parser refuses the graph:\n  {reason}\n"
-        "export it again for this library: python export/to_onnx.py --target tensorrt ..., and see "
-        "python export/doctor.py"
+        "export it again for this library: l2g export --target tensorrt ..., and see l2g doctor"
     )
 
 
-def _told(error) -> str:
+def _told(error: Vendors) -> str:
     """A parser's error with the node that it is about, which its own text often leaves out."""
     node = f"{error.node_operator()} '{error.node_name()}': " if error.node_operator() else ""
-    return node + error.desc().strip()
+    return node + str(error.desc()).strip()
 
 
 def _configure(
-    trt, builder, network, contract: GraphContract, library: Library, options: BuildOptions, log: LibraryLog
-):
+    builder: Vendors,
+    network: Vendors,
+    contract: GraphContract,
+    library: Library,
+    options: BuildOptions,
+    log: LibraryLog,
+) -> Vendors:
+    trt = library.trt
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the audit reads the layers
     if not options.tf32:
@@ -189,7 +202,7 @@ def _capability_text(name: str) -> str:
     return f"{digits[:-1]}.{digits[-1]}"
 
 
-def _load_timing_cache(config, options: BuildOptions):
+def _load_timing_cache(config: Vendors, options: BuildOptions) -> Vendors | None:
     """The timing cache in use; None where none was asked for."""
     if options.timing_cache is None:
         return None
@@ -206,15 +219,9 @@ def _load_timing_cache(config, options: BuildOptions):
     return cache
 
 
-def _save_timing_cache(config, options: BuildOptions) -> None:
-    from l2g.artifacts.sidecar import write_whole
-
-    write_whole(options.timing_cache, bytes(config.get_timing_cache().serialize()))
-
-
-def _run_interruptibly(build, monitor: _Monitor):
+def _run_interruptibly(build: Callable[[], _Built], monitor: _Monitor) -> _Built:
     """Run `build` in a thread of its own, so that Ctrl-C reaches Python while it works; then let it stop by itself."""
-    results: list = []
+    results: list[_Built] = []
     failures: list[BaseException] = []
 
     def work() -> None:
@@ -245,22 +252,24 @@ class _Monitor:
         self.cancelled = False
         self._progress = progress
         self._lock = threading.Lock()
-        self._bars: dict[str, tqdm] = {}
+        self._bars: dict[str, tqdm[NoReturn]] = {}
 
-    def watcher(self, trt):
+    def watcher(self, trt: ModuleType) -> Vendors:
         monitor = self
 
-        class Watcher(trt.IProgressMonitor):
-            def __init__(self):
-                trt.IProgressMonitor.__init__(self)
+        base: Any = trt.IProgressMonitor
 
-            def phase_start(self, phase_name, parent_phase, num_steps):
+        class Watcher(base):  # type: ignore[misc]  # the library's class, known when it is there
+            def __init__(self) -> None:
+                base.__init__(self)
+
+            def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
                 monitor.start(phase_name, parent_phase, num_steps)
 
-            def step_complete(self, phase_name, step):
+            def step_complete(self, phase_name: str, step: int) -> bool:
                 return monitor.step(phase_name, step)
 
-            def phase_finish(self, phase_name):
+            def phase_finish(self, phase_name: str) -> None:
                 monitor.finish(phase_name)
 
         # It has to outlive the builder, which keeps no reference to it.

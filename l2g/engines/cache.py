@@ -7,9 +7,10 @@ import hashlib
 import json
 from pathlib import Path
 
-from l2g.artifacts.sidecar import Sidecar, check_file, read_sidecar, sidecar_path, write_sidecar, write_whole
-from l2g.data.synthetic.dataset import cache_root
+from l2g.artifacts.records import EngineOptions
+from l2g.artifacts.sidecar import Sidecar, check_file, read_sidecar, sidecar_path, write_sidecar
 from l2g.errors import EngineError
+from l2g.files import cache_root, write_bytes
 
 ENGINE_NAME = "model.engine"
 
@@ -19,9 +20,9 @@ def engines_root() -> Path:
     return cache_root() / "engines"
 
 
-def cache_key(onnx_sha256: str, library: str, version: str, gpu: str | None, options: dict) -> str:
+def cache_key(onnx_sha256: str, library: str, version: str, gpu: str | None, options: EngineOptions) -> str:
     """What an engine depends on, as one sum: graph, library, version, GPU (None: none is involved), options."""
-    parts = {"onnx": onnx_sha256, "library": library, "version": version, "gpu": gpu, "options": options}
+    parts = {"onnx": onnx_sha256, "library": library, "version": version, "gpu": gpu, "options": options.to_json()}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -44,5 +45,5 @@ def store(root: Path, key: str, content: bytes, sidecar: Sidecar) -> None:
     engine = root / key / ENGINE_NAME
     with contextlib.suppress(OSError, EngineError):
         engine.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(engine, content)
+        write_bytes(engine, content, EngineError)
         write_sidecar(engine, sidecar)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,9 +13,10 @@ import onnx
 from onnx import TensorProto
 
 from l2g.artifacts.onnx_file import intact, read_contract, read_model
+from l2g.artifacts.records import MIN_SHARE
 from l2g.artifacts.sidecar import Gpu
 from l2g.contract import GraphContract
-from l2g.engines.audit import MIN_SHARE, quantised
+from l2g.engines.audit import quantised
 from l2g.errors import ContractError, EngineError
 from l2g.export.graph.flops import contractions, shapes_for_one_stream
 from l2g.runtime.backends.tensorrt.library import LIBRARIES, version_tuple
@@ -25,7 +27,7 @@ OPSETS = {10: (9, 20), 11: (9, 25)}
 # TensorRT#4813 was reported with 10.14 and later ones up to 11.1, and not closed by a later release.
 GRIDSAMPLE_WRONG_SINCE = (10, 14)
 PLUGINS = re.compile(r"_TRT$|Plugin")
-_FLOATS = {
+_FLOATS: dict[int, str] = {
     TensorProto.FLOAT: "fp32",
     TensorProto.FLOAT16: "fp16",
     TensorProto.BFLOAT16: "bf16",
@@ -58,11 +60,14 @@ class Finding:
     evidence: str
     mend: str
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, str]:
         return asdict(self)
 
     def __str__(self) -> str:
         return f"{self.severity}: {self.text}\n    found: {self.evidence}\n    mend:  {self.mend}"
+
+
+Findings = Iterator[Finding]
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,7 @@ class Examined:
         return [node for node in self.model.graph.node if node.op_type in operators]
 
 
-def examine(path: str | os.PathLike, circumstances: Circumstances) -> tuple[Finding, ...]:
+def examine(path: str | os.PathLike[str], circumstances: Circumstances) -> tuple[Finding, ...]:
     """Judge an ONNX file, the gravest findings first. EngineError: an unknown library; ExportError: a bad file."""
     if circumstances.library not in LIBRARIES:
         raise EngineError(f"library '{circumstances.library}' found, one of {', '.join(LIBRARIES)} expected")
@@ -107,7 +112,7 @@ def examine(path: str | os.PathLike, circumstances: Circumstances) -> tuple[Find
     return tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)))
 
 
-def refuse(path: str | os.PathLike, findings: tuple[Finding, ...]) -> None:
+def refuse(path: str | os.PathLike[str], findings: tuple[Finding, ...]) -> None:
     """EngineError that names every refusing finding; nothing where there is none."""
     found = [finding for finding in findings if finding.severity == "refuse"]
     if found:
@@ -120,9 +125,11 @@ def available_memory() -> int | None:
     """Bytes that a program may still take on this host (Linux), None where that cannot be told."""
     try:
         text = Path("/proc/meminfo").read_text(encoding="ascii")
-        free = int(re.search(r"MemAvailable:\s+(\d+) kB", text)[1]) << 10
-    except (OSError, TypeError):
+    except OSError:
         return None
+    if (line := re.search(r"MemAvailable:\s+(\d+) kB", text)) is None:
+        return None
+    free = int(line[1]) << 10
     for limit, used in (
         ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
         ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
@@ -184,27 +191,27 @@ _SAME_TYPE = frozenset(
 )
 
 
-def _contract_rules(graph: Examined, asked: Circumstances):
-    export = f"export the model again: python export/to_onnx.py --ckpt CKPT --target tensorrt --output {graph.path}"
+def _contract_rules(graph: Examined, asked: Circumstances) -> Findings:
+    export = f"export the model again: l2g export --ckpt CKPT --target tensorrt --output {graph.path}"
     if graph.contract is None:
         text = "the graph carries no readable contract, so no runtime could drive its engine"
         entries = f"no usable 'l2g.contract' among {len(graph.model.metadata_props)} metadata entries"
         yield Finding("refuse", "contract", text, entries, export)
         return
     build = graph.contract.build
-    if "graph_sha256" not in build:
+    if build.graph_sha256 is None:
         text = "the contract has no sum of the graph, so nothing shows that it is the one that was exported"
         yield Finding("warn", "sum", text, "no 'graph_sha256' in the contract's build", export)
     elif not intact(graph.path, graph.contract):
         text = "the graph was changed after it was exported, so its verification no longer holds"
-        found = f"the first {build.get('graph_bytes')} bytes have not the sum {str(build['graph_sha256'])[:12]}..."
+        found = f"the first {build.graph_bytes} bytes have not the sum {build.graph_sha256[:12]}..."
         yield Finding("refuse", "sum", text, found, export)
-    if build.get("target") == "onnxruntime" and build.get("lowering") == "gather":
+    if build.target == "onnxruntime" and build.lowering == "gather":
         text = "the gather is laid out for ONNX Runtime; a GPU holds all its samples in memory for that"
         yield Finding("warn", "target", text, "contract: target onnxruntime", export)
 
 
-def _opset_rules(graph: Examined, asked: Circumstances):
+def _opset_rules(graph: Examined, asked: Circumstances) -> Findings:
     major = 11 if asked.library == "tensorrt-rtx" else (asked.release[0] if asked.release else 10)
     fewest, most = OPSETS.get(major, OPSETS[max(OPSETS)])
     if not fewest <= graph.opset <= most:
@@ -217,7 +224,7 @@ def _opset_rules(graph: Examined, asked: Circumstances):
         yield Finding("refuse", "groupnorm", text, _names(norms), "export it with --opset 17 to 20")
 
 
-def _gridsample_rules(graph: Examined, asked: Circumstances):
+def _gridsample_rules(graph: Examined, asked: Circumstances) -> Findings:
     grids = graph.nodes("GridSample")
     if not grids:
         return
@@ -235,7 +242,7 @@ def _gridsample_rules(graph: Examined, asked: Circumstances):
     yield Finding(severity, "gridsample", text, found, mend)
 
 
-def _type_rules(graph: Examined, asked: Circumstances):
+def _type_rules(graph: Examined, asked: Circumstances) -> Findings:
     for value in graph.model.graph.input:
         users = [node for node in graph.model.graph.node if value.name in node.input and node.op_type != "Cast"]
         if value.type.tensor_type.elem_type == TensorProto.UINT8 and users:
@@ -249,10 +256,10 @@ def _type_rules(graph: Examined, asked: Circumstances):
         if len(found) > 1:
             mixed.append((node, sorted(found)))
     if mixed:
-        node, found = mixed[0]
+        node, types = mixed[0]
         text = "nodes take operands of two precisions, which a strongly typed network refuses: casts are missing"
-        evidence = f"{len(mixed)} nodes, the first {node.op_type} '{node.name}' with {' and '.join(found)}"
-        mend = "make the graph again: python export/to_onnx.py --precision fp16"
+        evidence = f"{len(mixed)} nodes, the first {node.op_type} '{node.name}' with {' and '.join(types)}"
+        mend = "make the graph again: l2g export --precision fp16"
         yield Finding("refuse", "mixed", text, evidence, mend)
     doubles = [weight.name for weight in graph.model.graph.initializer if weight.data_type == TensorProto.DOUBLE]
     if doubles:
@@ -260,15 +267,15 @@ def _type_rules(graph: Examined, asked: Circumstances):
         yield Finding("refuse", "double", text, f"{len(doubles)}, the first {doubles[0]}", "export the model again")
 
 
-def _precision_rules(graph: Examined, asked: Circumstances):
-    says = graph.contract.build.get("precision") if graph.contract else None
+def _precision_rules(graph: Examined, asked: Circumstances) -> Findings:
+    says = graph.contract.build.precision if graph.contract else None
     precision = asked.precision or says or "fp32"
     if precision not in ("fp16", "int8"):
         return
     share, count, of, what = precision_share(graph, precision)
     mend = {
-        "fp16": "make the FP16 graph: python export/to_onnx.py --precision fp16",
-        "int8": "make the INT8 graph: python calibration/quantize.py",
+        "fp16": "make the FP16 graph: l2g export --precision fp16",
+        "int8": "make the INT8 graph: l2g quantize",
     }[precision]
     source = "asked for" if asked.precision else "what the contract says"
     if count == 0:
@@ -284,7 +291,7 @@ def _precision_rules(graph: Examined, asked: Circumstances):
         yield Finding("warn", "precision", text, f"{count} of {of} {what}", "leave --precision away")
 
 
-def _scale_rules(graph: Examined, asked: Circumstances):
+def _scale_rules(graph: Examined, asked: Circumstances) -> Findings:
     """Both sides of a quantised product have scales of one type, or the builder fails with a message of its inside."""
     scales: dict[str, str | None] = {}
     for node in graph.model.graph.node:
@@ -319,7 +326,7 @@ def precision_share(graph: Examined, precision: str) -> tuple[float, int, int, s
     return share, sum(c.name in inside for c in found), len(found), what
 
 
-def _plugin_rules(graph: Examined, asked: Circumstances):
+def _plugin_rules(graph: Examined, asked: Circumstances) -> Findings:
     nodes = [node for node in graph.model.graph.node if PLUGINS.search(node.op_type)]
     if not nodes:
         return
@@ -334,7 +341,7 @@ def _plugin_rules(graph: Examined, asked: Circumstances):
         mend = "install TensorRT with its plugins, or export it with --lowering gather"
         yield Finding("refuse", "plugin", text, f"{kinds}; {len(asked.plugins)} plugins are registered", mend)
         return
-    version = graph.contract.build.get("plugin_version") if graph.contract else None
+    version = graph.contract.build.plugin_version if graph.contract else None
     expected = None if not asked.release else ("1" if asked.release[0] <= 10 else "2")
     if version and expected and version != expected:
         text = f"{_named(asked)} wants version {expected} of the plugin"
@@ -343,7 +350,7 @@ def _plugin_rules(graph: Examined, asked: Circumstances):
         )
 
 
-def _memory_rules(graph: Examined, asked: Circumstances):
+def _memory_rules(graph: Examined, asked: Circumstances) -> Findings:
     size = graph.path.stat().st_size
     needed = _BASE_MEMORY + _MEMORY_PER_BYTE * size
     if asked.memory is not None and asked.memory < needed:
@@ -357,14 +364,14 @@ def _memory_rules(graph: Examined, asked: Circumstances):
         yield Finding("refuse", "memory", "too little free memory on the GPU to build", found, mend)
 
 
-def _place_rules(graph: Examined, asked: Circumstances):
+def _place_rules(graph: Examined, asked: Circumstances) -> Findings:
     if asked.version is None:
         text = f"{asked.library} is not installed here: rules that depend on its version were not tried"
         yield Finding(
             "note", "library", text, "no version", "give --library-version, or run this where it is installed"
         )
         return
-    if asked.library == "tensorrt" and asked.release < (10, 12):
+    if asked.library == "tensorrt" and asked.release is not None and asked.release < (10, 12):
         text = "strong typing is called fully available from TensorRT 10.12 on; earlier ones are untested here"
         yield Finding("warn", "library", text, asked.version, "upgrade TensorRT, or compare AP after the build")
 

@@ -6,14 +6,18 @@ import os
 import shlex
 from pathlib import Path
 
-from l2g.contract import GraphContract
+from l2g.contract import GraphContract, TensorSpec
 from l2g.engines.builder import CURRENT, BuildOptions
 
 TOOLS = {"10": "trtexec of TensorRT 10.x", "11": "trtexec of TensorRT 11.x", "rtx": "tensorrt_rtx of TensorRT-RTX"}
 
 
 def trtexec_command(
-    tool: str, onnx_file: str | os.PathLike, engine: str | os.PathLike, contract: GraphContract, options: BuildOptions
+    tool: str,
+    onnx_file: str | os.PathLike[str],
+    engine: str | os.PathLike[str],
+    contract: GraphContract,
+    options: BuildOptions,
 ) -> str:
     """One shell command. tool: "10", "11" or "rtx".
 
@@ -49,12 +53,12 @@ def trtexec_command(
 
 
 def trtexec_commands(
-    onnx_file: str | os.PathLike, engine: str | os.PathLike, contract: GraphContract, options: BuildOptions
+    onnx_file: str | os.PathLike[str], engine: str | os.PathLike[str], contract: GraphContract, options: BuildOptions
 ) -> str:
     """The commands for the library of `options`, each under a comment that names its tool."""
     tools = ("rtx",) if options.library == "tensorrt-rtx" else ("10", "11")
     return "\n\n".join(f"# {TOOLS[t]}\n{trtexec_command(t, onnx_file, engine, contract, options)}" for t in tools)
 
 
-def _shape(spec, streams: int) -> str:
+def _shape(spec: TensorSpec, streams: int) -> str:
     return f"{spec.name}:" + "x".join(str(streams if isinstance(dim, str) else dim) for dim in spec.shape)

@@ -2,49 +2,29 @@
 
 Kernels of two libraries never agree to the bit, and in FP16 or INT8 not to the third digit; what must agree is what
 a frame's results are made of: class probabilities, the pixels of the masks, the embeddings that are carried on. For
-AP over whole videos there is `runtime/parity.py`.
+AP over whole videos there is `l2g parity`.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
+from l2g.artifacts.records import VERIFIED, Agreement, EngineVerification
 from l2g.artifacts.sidecar import check_source, read_sidecar
 from l2g.contract import GraphContract
 from l2g.data.synthetic.video import synthetic_video
 from l2g.errors import EngineError
-from l2g.runtime.backends.base import Backend, Detections, HostState, RawOutputs
-from l2g.runtime.identity.handover import match_queries
-from l2g.runtime.picture.postprocess import sigmoid
+from l2g.runtime.backends.base import Backend
+from l2g.runtime.identity.slots import match_queries
+from l2g.runtime.outputs import FrameOutputs
 
 STREAMS, FRAMES, RESET_AT = 2, 4, 2
 
 
 class DisagreementError(EngineError):
     """An engine does not give its graph's numbers."""
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How far two backends are apart, the worst of all frames and streams.
-
-    score: mean absolute difference of the slots' best class probabilities. mask_pixels: share of mask pixels that are
-    inside for one and outside for the other, over the slots that both chose. queries: length of the difference of the
-    embeddings, relative to their own. slots: share of the chosen slots that only one of them chose.
-    """
-
-    score: float
-    mask_pixels: float
-    queries: float
-    slots: float = 0.0
-
-    def worst(self, other: Agreement) -> Agreement:
-        return Agreement(
-            *(max(one, two) for one, two in zip(asdict(self).values(), asdict(other).values(), strict=True))
-        )
 
 
 # The limits for an engine against its own graph. FP32: ten times what ONNX Runtime and PyTorch differ by; FP16 and
@@ -56,7 +36,7 @@ LIMITS = {
 }
 
 
-def verify_engine(onnx_file: Path, engine: Path) -> dict:
+def verify_engine(onnx_file: Path, engine: Path) -> EngineVerification:
     """Open both files, compare them, and return the record for the sidecar. EngineError where they do not agree.
 
     The engine runs on this machine's GPU, the graph on ONNX Runtime's CPU provider.
@@ -75,33 +55,35 @@ def verify_engine(onnx_file: Path, engine: Path) -> dict:
             candidate = TensorRTBackend(engine)
         try:
             streams = min(STREAMS, candidate.max_streams)
-            found = compare(reference, candidate, streams)
+            found = measure_agreement(reference, candidate, streams)
             gpu = candidate.gpu.name if candidate.gpu else None
         finally:
             candidate.close()
     finally:
         reference.close()
-    return judge(found, sidecar.engine.audit.get("asked", "fp32"), engine, gpu, streams)
+    audit = sidecar.engine.audit
+    return check_agreement(found, audit.asked if audit else "fp32", engine, gpu, streams)
 
 
-def judge(found: Agreement, precision: str, engine: Path, gpu: str | None, streams: int = STREAMS) -> dict:
+def check_agreement(
+    found: Agreement, precision: str, engine: Path, gpu: str | None, streams: int = STREAMS
+) -> EngineVerification:
     """The sidecar's record of a comparison that holds; EngineError for one that does not."""
     limits = LIMITS[precision]
     beyond = [
         f"{name} {value:.3g} (limit {getattr(limits, name):g})"
-        for name, value in asdict(found).items()
+        for name, value in found.to_json().items()
         if not value <= getattr(limits, name)
     ]
     if beyond:
         raise DisagreementError(
             f"{engine}: does not give the numbers of its graph: {', '.join(beyond)}; it stays unverified. "
-            "Compare whole videos with python runtime/parity.py; docs/engines.md says how to find the layer"
+            "Compare whole videos with l2g parity; docs/guides/debug.md says how to find the layer"
         )
-    frames = {"streams": streams, "frames": FRAMES}
-    return {"status": "verified", "gpu": gpu, "found": asdict(found), "limits": asdict(limits), **frames}
+    return EngineVerification(VERIFIED, gpu=gpu, found=found, limits=limits, streams=streams, frames=FRAMES)
 
 
-def compare(reference: Backend, candidate: Backend, streams: int = STREAMS) -> Agreement:
+def measure_agreement(reference: Backend, candidate: Backend, streams: int = STREAMS) -> Agreement:
     """Both over the same frames of so many streams, of which the first starts again on the way; the candidate is given
     the reference's state before every frame."""
     contract = reference.contract
@@ -109,11 +91,12 @@ def compare(reference: Backend, candidate: Backend, streams: int = STREAMS) -> A
     worst = Agreement(0.0, 0.0, 0.0, 0.0)
     for time in range(FRAMES):
         if (state := reference.read_state()) is not None:
-            candidate.write_state(HostState(state.queries, state.boxes, state.valid))
+            candidate.write_state(state)
         reset = np.array([time in (0, RESET_AT if stream == 0 else 0) for stream in range(streams)])
         one, other = (backend.step(frames[:, time], reset) for backend in (reference, candidate))
         for stream in range(streams):
-            worst = worst.worst(_agreement(one, other, stream, bool(reset[stream])))
+            pair = one.stream(stream), other.stream(stream)
+            worst = worst.worst(_agreement(*pair, len(contract.class_names), bool(reset[stream])))
     return worst
 
 
@@ -123,27 +106,20 @@ def _frames(contract: GraphContract, streams: int) -> np.ndarray:
     return np.array([synthetic_video("val", index, frames=FRAMES, size=size).frames for index in range(streams)])
 
 
-def _agreement(one: RawOutputs | Detections, other: RawOutputs | Detections, stream: int, first: bool) -> Agreement:
+def _agreement(one: FrameOutputs, other: FrameOutputs, classes: int, first: bool) -> Agreement:
+    """Of one stream's outputs, B = 1."""
+    queries, found = one.queries[0], other.queries[0]
     # A first frame's slots are the best tokens in the order of their scores, in which near-ties change places.
-    slots = match_queries(one.queries[stream], other.queries[stream]) if first else np.arange(one.queries.shape[1])
-    queries, matched = one.queries[stream], other.queries[stream][slots]
+    order = match_queries(queries, found) if first else np.arange(len(queries))
     scale = float(np.linalg.norm(queries)) or 1.0
-    distance = float(np.linalg.norm(queries - matched)) / scale
-    if isinstance(one, RawOutputs):
-        scores = [sigmoid(o.logits[stream]).max(axis=1) for o in (one, other)]
-        masks = [o.mask_logits[stream] > 0 for o in (one, other)]
-        missing, theirs = 0.0, slots
-        mine = np.arange(len(slots))
-    else:
-        scores, masks = [o.scores[stream] for o in (one, other)], [o.masks[stream] > 127 for o in (one, other)]
-        place = {int(slot): row for row, slot in enumerate(other.slots[stream])}
-        pairs = [
-            (row, place[int(slots[slot])]) for row, slot in enumerate(one.slots[stream]) if int(slots[slot]) in place
-        ]
-        missing = 1 - len(pairs) / len(one.slots[stream])
-        mine, theirs = (np.array(rows, int) for rows in zip(*pairs, strict=True)) if pairs else (np.zeros(0, int),) * 2
-    score = np.abs(scores[0][mine] - scores[1][theirs])
-    pixels = masks[0][mine] != masks[1][theirs]
+    distance = float(np.linalg.norm(queries - found[order])) / scale
+    (slots, expected), (others, probabilities) = (outputs.slot_probabilities(classes) for outputs in (one, other))
+    row_of = {int(slot): row for row, slot in enumerate(others)}
+    pairs = [(row, row_of[int(order[slot])]) for row, slot in enumerate(slots) if int(order[slot]) in row_of]
+    missing = 1 - len(pairs) / len(slots)
+    mine, theirs = np.array(pairs, int).reshape(-1, 2).T
+    score = np.abs(expected[mine].max(axis=1) - probabilities[theirs].max(axis=1))
+    pixels = one.binary_masks(mine) != other.binary_masks(theirs)
     numbers = (score.mean(), pixels.mean()) if len(mine) else (1.0, 1.0)
     # NaN compares as beyond every limit.
     return Agreement(

@@ -6,23 +6,19 @@ All run in one pass, each from its own state. Needs no torch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 
 import numpy as np
-from tqdm import tqdm
 
+from l2g.contract import GraphContract
 from l2g.data.dataset import Video, VideoDataset
 from l2g.data.youtube_vis import ground_truth
-from l2g.errors import ContractError, DataError
-from l2g.evaluation.parity.frame import FrameDifference, NewcomerNames, compare_frame, is_finite, slot_order
-from l2g.evaluation.run import ScoringOptions, VideoScorer
-from l2g.metrics.identities import IdentityReport, identity_switches
-from l2g.metrics.rle import compress
-from l2g.metrics.vis_ap import evaluate_vis
-from l2g.runtime.assembler import letterbox_of
-from l2g.runtime.backends.base import Backend, RawOutputs
-from l2g.runtime.identity.handover import Handover, permute_slots
-from l2g.runtime.picture.letterbox import Letterbox
+from l2g.errors import ContractError
+from l2g.evaluation.lanes import Lane, check_classes, frames_of, rounds, step
+from l2g.evaluation.parity.frame import FrameDifference, NewcomerNames, compare_frame
+from l2g.evaluation.run import Rollout, Scoreboard, scorable
+from l2g.runtime.backends.base import Backend
+from l2g.runtime.outputs import RawOutputs
 from l2g.runtime.session import VideoSession
 
 QUARTERS = 4
@@ -63,107 +59,63 @@ def measure(
     DataError where the data set has other classes.
     """
     _check(reference, candidates, dataset)
+    backends = [reference, *candidates.values()]
     # Each run forgets what an earlier one left: a session's first step resets its streams.
-    runs = [_Run(reference, confidence), *(_Run(backend, confidence) for backend in candidates.values())]
-    waiting = iter(enumerate(dataset.videos))
-    running: dict[int, _Clip] = {}
-    with tqdm(total=sum(v.length for v in dataset.videos), desc="frames", disable=None if progress else True) as bar:
-        while True:
-            while len(running) < streams and (item := next(waiting, None)) is not None:
-                index, video = item
-                running[index] = _Clip(video, letterbox_of(reference.contract, video.height, video.width))
-                for run in runs:
-                    run.join(index, running[index])
-            if not running:
-                break
-            canvases = {index: clip.canvas() for index, clip in running.items()}
-            expected = runs[0].step(canvases, None)
-            for run in runs[1:]:
-                run.step(canvases, expected)
-            bar.update(len(canvases))
-            for index, clip in list(running.items()):
-                clip.frame += 1
-                if clip.frame == clip.video.length:
-                    for run in runs:
-                        run.leave(index, clip, dataset)
-                    del running[index]
+    sessions = [VideoSession(backend) for backend in backends]
+    tallies = [_Tally(dataset) for _ in backends]
+    lanes = (
+        _Lane(place, video, reference.contract, len(backends), confidence) for place, video in enumerate(dataset.videos)
+    )
+    for round_ in rounds(lanes, sessions, frames=frames_of(dataset), streams=streams, progress=progress):
+        outputs = [step(session, round_) for session in sessions]
+        for lane in round_:
+            lane.take([found[lane.place] for found in outputs], tallies)
     truth = ground_truth(dataset)
-    first, *rest = [run.result(truth) for run in runs]
+    first, *rest = [tally.measured(truth) for tally in tallies]
     return first, dict(zip(candidates, rest, strict=True))
 
 
-@dataclass
-class _Clip:
-    """One video on its way."""
+class _Lane(Lane):
+    """One video on its way through all models; rollouts: each model's own, the reference's first."""
 
-    video: Video
-    letterbox: Letterbox
-    frame: int = 0
+    def __init__(self, place: int, video: Video, contract: GraphContract, models: int, confidence: float):
+        super().__init__(place, video, contract)
+        self.confidence = confidence
+        self.rollouts = [Rollout(self.letterbox, contract) for _ in range(models)]
+        self.names = [NewcomerNames(confidence) for _ in range(models)]
+        self.differences: list[list[FrameDifference]] = [[] for _ in range(models)]
 
-    def canvas(self) -> np.ndarray:
-        return self.letterbox.to_canvas(self.video.frame(self.frame))
+    def take(self, outputs: list[RawOutputs], tallies: list[_Tally]) -> None:
+        """What the models give for the frame that the lane is at."""
+        expected = self.rollouts[0].link(outputs[0])
+        for model, (found, rollout, tally) in enumerate(zip(outputs, self.rollouts, tallies, strict=True)):
+            tally.finite &= found.finite()
+            linked = rollout.link(found, outputs[0]) if model else expected
+            rollout.scorer.add(scorable(linked))
+            if model:
+                named = self.names[model].rename(expected, linked)
+                self.differences[model].append(compare_frame(expected, named, self.confidence, self.time == 0))
+            if self.last:
+                tally.board.add(self.place, rollout.scorer)
+                for time, difference in enumerate(self.differences[model]):
+                    tally.quarters[time * QUARTERS // self.length].append(difference)
 
 
-@dataclass
-class _Run:
-    """One model on its way through the data set."""
+class _Tally:
+    """What one model has shown so far. quarters: of the videos, how its frames differ from the reference's."""
 
-    backend: Backend
-    confidence: float
-    scorers: dict[int, VideoScorer] = field(default_factory=dict)
-    handovers: dict[int, Handover] = field(default_factory=dict)
-    names: dict[int, NewcomerNames] = field(default_factory=dict)
-    orders: dict[int, np.ndarray] = field(default_factory=dict)
-    results: dict[int, list[dict]] = field(default_factory=dict)
-    differences: dict[int, list[FrameDifference]] = field(default_factory=dict)
-    quarters: list[list[FrameDifference]] = field(default_factory=lambda: [[] for _ in range(QUARTERS)])
-    identities: IdentityReport = field(default_factory=IdentityReport)
-    finite: bool = True
+    def __init__(self, dataset: VideoDataset):
+        self.board = Scoreboard(dataset)
+        self.quarters: list[list[FrameDifference]] = [[] for _ in range(QUARTERS)]
+        self.finite = True
 
-    def __post_init__(self):
-        self.session = VideoSession(self.backend)
-
-    def join(self, index: int, clip: _Clip) -> None:
-        self.session.join(index)
-        self.scorers[index] = VideoScorer(clip.letterbox, ScoringOptions())
-        contract = self.backend.contract
-        self.handovers[index] = Handover(contract)
-        self.names[index] = NewcomerNames(contract.input("prior_queries").shape[1], self.confidence)
-        self.differences[index] = []
-
-    def step(self, canvases: dict[int, np.ndarray], expected: dict[int, RawOutputs] | None) -> dict[int, RawOutputs]:
-        """expected: what this gave for the reference, None for the reference itself. Slots come back as identities."""
-        linked = {}
-        for index, found in self.session.step(canvases).items():
-            finite = is_finite(found)
-            self.finite &= finite
-            first = index not in self.orders
-            if first:
-                self.orders[index] = slot_order(found if expected is None else expected[index], found)
-            linked[index] = found = self.handovers[index].link(permute_slots(found, self.orders[index]))
-            self.scorers[index].add(found if finite else _nothing_seen(found))
-            if expected is not None:
-                named = self.names[index].rename(expected[index], found)
-                self.differences[index].append(compare_frame(expected[index], named, self.confidence, first))
-        return linked
-
-    def leave(self, index: int, clip: _Clip, dataset: VideoDataset) -> None:
-        video, scorer = clip.video, self.scorers.pop(index)
-        del self.handovers[index], self.names[index]
-        self.results[index] = scorer.results(video.id, [category.id for category in dataset.categories])
-        tubes = [compress(o.segmentations, video.height, video.width) for o in video.objects if not o.iscrowd]
-        self.identities += identity_switches(tubes, scorer.seen())
-        for number, difference in enumerate(self.differences.pop(index)):
-            self.quarters[number * QUARTERS // video.length].append(difference)
-        self.session.leave(index)
-
-    def result(self, truth: dict) -> Measured:
-        entries = [entry for index in sorted(self.results) for entry in self.results[index]]
-        ap = evaluate_vis(truth, entries, allow_empty=True).stats["AP"]
+    def measured(self, truth: dict) -> Measured:
+        evaluation = self.board.evaluation(truth)
+        ap = evaluation.report.stats["AP"]
         drift = [quarter for quarter in self.quarters if quarter]
         return Measured(
             ap=None if ap < 0 else 100 * ap,
-            switches=self.identities.switches_per_100_frames,
+            switches=evaluation.identities.switches_per_100_frames,
             mask_iou=tuple(_mean([d.mask_iou for d in quarter]) for quarter in drift),
             identity=tuple(_agreement(quarter) for quarter in drift),
             finite=self.finite,
@@ -177,19 +129,7 @@ def _check(reference: Backend, candidates: Mapping[str, Backend], dataset: Video
             raise ContractError(f"{name}: other inputs or outputs than the reference; export both from one checkpoint")
     if contract.output_kind != "raw":
         raise ContractError("AP needs raw outputs, found chosen detections; export with --outputs raw")
-    if len(contract.class_names) != len(dataset.categories):
-        raise DataError(
-            f"the model has {len(contract.class_names)} classes, data set '{dataset.name}' has "
-            f"{len(dataset.categories)}; measure on the data set that the model was trained for"
-        )
-    if not len(dataset.videos):
-        raise DataError(f"data set '{dataset.name}' holds no video; choose another split")
-
-
-def _nothing_seen(outputs: RawOutputs) -> RawOutputs:
-    """NaN, which no evaluator ranks, as an empty frame."""
-    arrays = {name: np.nan_to_num(array, nan=-80.0, posinf=80.0, neginf=-80.0) for name, array in vars(outputs).items()}
-    return RawOutputs(**arrays)
+    check_classes(contract, dataset, "; measure on the data set that the model was trained for")
 
 
 def _mean(values: list[float]) -> float | None:

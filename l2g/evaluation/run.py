@@ -7,22 +7,25 @@ best (slot, class) pairs are the results. Training, evaluation and parity all co
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
-from tqdm import tqdm
 
-from l2g.data.dataset import Video, VideoDataset
+from l2g.contract import GraphContract
+from l2g.data.dataset import AnnotatedVideo, Video, VideoDataset
 from l2g.data.youtube_vis import ground_truth
 from l2g.errors import DataError
+from l2g.evaluation.lanes import Lane, check_classes, frames_of, rounds, step
 from l2g.metrics.identities import IdentityReport, identity_switches
-from l2g.metrics.rle import compress
+from l2g.metrics.rle import Rle, compress
 from l2g.metrics.vis_ap import VisReport, evaluate_vis
-from l2g.runtime.assembler import letterbox_of
-from l2g.runtime.backends.base import Backend, RawOutputs
+from l2g.runtime.arrays import FloatArray, IntArray
+from l2g.runtime.backends.base import Backend
 from l2g.runtime.identity.handover import Handover
+from l2g.runtime.identity.slots import slot_order
+from l2g.runtime.outputs import RawOutputs
 from l2g.runtime.picture.letterbox import Letterbox
-from l2g.runtime.picture.postprocess import sigmoid
 from l2g.runtime.session import VideoSession
 
 
@@ -50,23 +53,23 @@ class VideoScorer:
 
     def __init__(self, letterbox: Letterbox, options: ScoringOptions):
         self.letterbox, self.options = letterbox, options
-        self._probabilities: list[np.ndarray] = []
-        self._codes: list[dict[int, dict]] = []
+        self._probabilities: list[FloatArray] = []
+        self._codes: list[dict[int, Rle]] = []
 
     def add(self, outputs: RawOutputs) -> None:
         """The next frame's outputs, B = 1."""
-        probabilities = sigmoid(outputs.logits[0])
+        probabilities = outputs.probabilities()[0]
         best = probabilities.max(axis=1)
         kept = np.argsort(-best, kind="stable")[: self.options.slots_per_frame]
         codes = {}
         for slot in kept[best[kept] >= self.options.min_frame_score]:
             mask = self.letterbox.mask_to_source(outputs.mask_logits[0, slot])
             if mask.patch.size:
-                codes[int(slot)] = mask.rle()
+                codes[int(slot)] = cast(Rle, mask.rle())
         self._probabilities.append(probabilities)
         self._codes.append(codes)
 
-    def results(self, video_id: int, category_ids: Sequence[int]) -> list[dict]:
+    def results(self, video_id: int | str, category_ids: Sequence[int]) -> list[dict]:
         """YouTube-VIS result entries, best first; equal scores in the order of category, then slot."""
         scores = np.mean(self._probabilities, axis=0)
         pairs = [
@@ -82,11 +85,11 @@ class VideoScorer:
             for negative, category, slot in sorted(pairs)[: self.options.top_k]
         ]
 
-    def frames(self) -> list[tuple[dict[int, dict], np.ndarray]]:
+    def frames(self) -> list[tuple[dict[int, Rle], FloatArray]]:
         """Per frame ({slot: compressed RLE}, class probabilities float32 [N, K])."""
         return list(zip(self._codes, self._probabilities, strict=True))
 
-    def seen(self) -> list[dict[int, dict]]:
+    def seen(self) -> list[dict[int, Rle]]:
         """Per frame {slot: compressed RLE} of the slots that count as seen."""
         return [
             {slot: code for slot, code in codes.items() if best[slot] >= self.options.identity_score}
@@ -112,6 +115,53 @@ class Evaluation:
         return {**self.report.to_json(), "identities": identities}
 
 
+class Rollout:
+    """One model's own run over one video: its outputs as identities, in the order of a reference's slots, and what they
+    score."""
+
+    def __init__(self, letterbox: Letterbox, contract: GraphContract, options: ScoringOptions | None = None):
+        self.scorer = VideoScorer(letterbox, options or ScoringOptions())
+        self._handover = Handover(contract)
+        self._order: IntArray | None = None
+
+    def link(self, outputs: RawOutputs, reference: RawOutputs | None = None) -> RawOutputs:
+        """The next frame's outputs, B = 1, with identities in place of slots.
+
+        reference: the reference's outputs of the same frame; those of the first frame bring the slots in their order,
+        which stays.
+        """
+        if self._order is None and reference is not None:
+            self._order = slot_order(reference, outputs)
+        return self._handover.link(outputs if self._order is None else outputs.permuted(self._order))
+
+
+class Scoreboard:
+    """What one model found in the videos of a data set: results and identities, in the order of the videos."""
+
+    def __init__(self, dataset: VideoDataset):
+        self._dataset = dataset
+        self._results: dict[int, list[dict]] = {}
+        self._identities = IdentityReport()
+
+    def add(self, place: int, scorer: VideoScorer) -> None:
+        """A video that is done."""
+        video = cast(AnnotatedVideo, self._dataset.videos[place])  # else there is no ground truth
+        self._results[place] = scorer.results(video.id, [category.id for category in self._dataset.categories])
+        tubes = [compress(list(o.segmentations), video.height, video.width) for o in video.objects if not o.iscrowd]
+        self._identities += identity_switches(tubes, scorer.seen())
+
+    def evaluation(self, truth: dict) -> Evaluation:
+        """truth: `ground_truth` of the data set."""
+        results = [entry for place in sorted(self._results) for entry in self._results[place]]
+        return Evaluation(evaluate_vis(truth, results, allow_empty=True), self._identities, results)
+
+
+class _Lane(Lane):
+    def __init__(self, place: int, video: Video, contract: GraphContract, options: ScoringOptions):
+        super().__init__(place, video, contract)
+        self.rollout = Rollout(self.letterbox, contract, options)
+
+
 def run_dataset(
     backend: Backend,
     dataset: VideoDataset,
@@ -128,79 +178,37 @@ def run_dataset(
     """
     options = options or ScoringOptions()
     contract = backend.contract
-    if len(contract.class_names) != len(dataset.categories):
-        raise DataError(
-            f"the model has {len(contract.class_names)} classes, "
-            f"data set '{dataset.name}' has {len(dataset.categories)}; "
-            "evaluate on the data set that the model was trained for"
-        )
+    check_classes(contract, dataset, "; evaluate on the data set that the model was trained for")
     if contract.output_kind != "raw":
         raise DataError(
             "the model's outputs are chosen detections, but AP needs all of them; export with --outputs raw"
         )
-    waiting = iter(enumerate(dataset.videos))
-    running: dict[int, _Run] = {}
+    lanes = (_Lane(place, video, contract, options) for place, video in enumerate(dataset.videos))
     # Not closed: the backend is the caller's.
     session = VideoSession(backend)
-    with tqdm(total=sum(v.length for v in dataset.videos), desc="frames", disable=not progress, mininterval=2) as bar:
-        while True:
-            _start(waiting, running, streams, session, options)
-            if not running:
-                return
-            outputs = session.step({index: run.next_canvas() for index, run in running.items()})
-            bar.update(len(running))
-            for index, out in outputs.items():
-                run = running[index]
-                run.scorer.add(run.handover.link(out) if options.handover else out)
-                if run.done:
-                    session.leave(index)
-                    del running[index]
-                    yield index, run.scorer
+    for round_ in rounds(lanes, [session], frames=frames_of(dataset), streams=streams, progress=progress):
+        outputs = step(session, round_)
+        for lane in round_:
+            found = outputs[lane.place]
+            lane.rollout.scorer.add(lane.rollout.link(found) if options.handover else found)
+            if lane.last:
+                yield lane.place, lane.rollout.scorer
 
 
 def evaluate_backend(backend: Backend, dataset: VideoDataset, **how) -> Evaluation:
     """`run_dataset`, what the official evaluator says of its results, and whether identities held."""
     truth = ground_truth(dataset)
-    category_ids = [category.id for category in dataset.categories]
-    found: dict[int, list[dict]] = {}
-    identities = IdentityReport()
-    for index, scorer in run_dataset(backend, dataset, **how):
-        video = dataset.videos[index]
-        found[index] = scorer.results(video.id, category_ids)
-        tubes = [compress(o.segmentations, video.height, video.width) for o in video.objects if not o.iscrowd]
-        identities += identity_switches(tubes, scorer.seen())
-    results = [entry for index in sorted(found) for entry in found[index]]
-    return Evaluation(evaluate_vis(truth, results, allow_empty=True), identities, results)
+    board = Scoreboard(dataset)
+    for place, scorer in run_dataset(backend, dataset, **how):
+        board.add(place, scorer)
+    return board.evaluation(truth)
 
 
-class _Run:
-    """One video on its way through a session."""
-
-    def __init__(self, video: Video, scorer: VideoScorer, handover: Handover):
-        self.video, self.scorer, self.handover, self._next = video, scorer, handover, 0
-
-    @property
-    def done(self) -> bool:
-        return self._next >= self.video.length
-
-    def next_canvas(self) -> np.ndarray:
-        frame = self.video.frame(self._next)
-        self._next += 1
-        return self.scorer.letterbox.to_canvas(frame)
-
-
-def _start(
-    waiting: Iterator[tuple[int, Video]],
-    running: dict[int, _Run],
-    streams: int,
-    session: VideoSession,
-    options: ScoringOptions,
-) -> None:
-    while len(running) < streams:
-        index, video = next(waiting, (None, None))
-        if video is None:
-            return
-        contract = session.backend.contract
-        scorer = VideoScorer(letterbox_of(contract, video.height, video.width), options)
-        running[index] = _Run(video, scorer, Handover(contract))
-        session.join(index)
+def scorable(outputs: RawOutputs) -> RawOutputs:
+    """Outputs with NaN, which no evaluator ranks, see nothing there."""
+    if outputs.finite():
+        return outputs
+    logits, masks = (
+        np.nan_to_num(array, nan=-80.0, posinf=80.0, neginf=-80.0) for array in (outputs.logits, outputs.mask_logits)
+    )
+    return replace(outputs, logits=logits, mask_logits=masks)

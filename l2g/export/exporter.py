@@ -14,24 +14,32 @@ import onnx_ir as ir
 import torch
 
 import l2g
-from l2g.artifacts.onnx_file import graph_facts, read_contract, read_model, replacing, sha256, with_contract
+from l2g.artifacts.onnx_file import read_contract, read_model, with_contract, with_sum
 from l2g.contract import GraphContract, make_contract
 from l2g.errors import ExportError
 from l2g.export.deformable.gather import MAX_ROWS
 from l2g.export.deformable.lowering import LOWERINGS, PLUGIN_VERSIONS, TARGETS, lower, unplug
 from l2g.export.deformable.plugin import check_plugins
 from l2g.export.graph.feedforward import part_sums_from_norms, split_feed_forward
-from l2g.export.graph.tracing import trace
-from l2g.export.precision.convert import to_half
-from l2g.export.precision.verify import HalfVerification, verify_half
-from l2g.export.verification.verify import Verification, verify
+from l2g.export.graph.tracing import STREAMS, trace
+from l2g.export.precision.convert import to_fp16
+from l2g.export.precision.verify import verify_fp16
+from l2g.export.verification.rollouts import ROLLOUTS
+from l2g.export.verification.verify import verify
+from l2g.files import sha256_of_file, write_atomically
 from l2g.modeling.local2global import Local2Global
+from l2g.progress import SILENT, Progress
+from l2g.provenance import BuildFacts, FP16Verification, Verification
 
 # LayerNormalization is one operator from 17 on; PyTorch's TorchScript exporter knows nothing after 20.
 OPSETS = range(17, 21)
 PRECISIONS = ("fp32", "fp16")
 # Row numbers of all streams together are int32.
 MAX_STREAMS = (1 << 31) // MAX_ROWS - 1
+# The stages of an export, as a `Progress` is told of them.
+TRACING, LOWERING, CHECKING, VERIFYING = "trace and fold", "lower", "check the ONNX", "verify beside PyTorch"
+CHOOSING, CONVERTING, VERIFYING_FP16 = "search for what stays float32", "convert to FP16", "verify the FP16 graph"
+WRITING = "write and read back"
 
 
 @dataclass(frozen=True)
@@ -95,37 +103,46 @@ class Exported:
 
     path: Path
     contract: GraphContract
-    verification: Verification | HalfVerification
+    verification: Verification | FP16Verification
 
 
 def export(
     model: Local2Global,
-    output: str | os.PathLike,
+    output: str | os.PathLike[str],
     options: ExportOptions | None = None,
-    checkpoint: str | os.PathLike | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     choose: Callable[[bytes, GraphContract], tuple[str, ...]] | None = None,
+    progress: Progress = SILENT,
 ) -> Exported:
     """Write the ONNX file of `model` (in evaluation mode, on the CPU, float32) to `output`.
 
     The file gets its name only after ONNX Runtime has given the model's numbers with it (`verification.verify`).
     `checkpoint` is named in the contract, with its sum. `choose` gets the verified float32 graph of an FP16 export
     (with the gather in the place of plugins) and its contract; it says which blocks stay float32 besides the options'.
+    `progress` is told of the stages.
     Raises ExportError, with nothing written, for options that do not fit the model and for a graph that is not the
     model.
     """
     options, output = options or ExportOptions(), Path(output)
     contract = contract_of(model, options)
-    with replacing(output) as temporary:
-        single, verification = _verified(model, contract, options)
-        graph = single
+    progress.plan(_stages(options, choose is not None))
+    with write_atomically(output, ExportError) as temporary:
+        float32, passed = _verified(model, contract, options, progress)
+        graph = float32
+        verification: Verification | FP16Verification = passed
         if options.precision == "fp16":
-            chosen = choose(runnable(single, options), contract) if choose else ()
+            if choose:
+                progress.stage(CHOOSING)
+            chosen = choose(runnable(float32, options), contract) if choose else ()
             options = dataclasses.replace(options, fp32_blocks=tuple(dict.fromkeys((*options.fp32_blocks, *chosen))))
-            graph = halved(single, options.fp32_blocks)
+            progress.stage(CONVERTING)
+            graph = fp16_graph(float32, options.fp32_blocks)
             _check(graph)
-            runnables = runnable(single, options), runnable(graph, options)
-            verification = verify_half(model, *runnables, contract, verification)
-        build = {**build_facts(options, checkpoint), **graph_facts(graph), "verification": verification.to_dict()}
+            progress.stage(VERIFYING_FP16)
+            runnables = runnable(float32, options), runnable(graph, options)
+            verification = verify_fp16(model, *runnables, contract, passed, progress)
+        progress.stage(WRITING)
+        build = with_sum(dataclasses.replace(build_facts(options, checkpoint), verification=verification), graph)
         contract = dataclasses.replace(contract, build=build)
         temporary.write_bytes(with_contract(graph, contract))
         if read_contract(read_model(temporary), output).to_json() != contract.to_json():
@@ -133,17 +150,31 @@ def export(
     return Exported(output, contract, verification)
 
 
-def _verified(model: Local2Global, contract: GraphContract, options: ExportOptions) -> tuple[bytes, Verification]:
+def _stages(options: ExportOptions, choosing: bool) -> dict[str, int]:
+    """The stages of an export and their steps, in order."""
+    compared = sum(frames for _, frames in ROLLOUTS)
+    stages = {TRACING: len(STREAMS), LOWERING: 1, CHECKING: 1, VERIFYING: compared}
+    if options.precision == "fp16":
+        stages |= {CHOOSING: 1} if choosing else {}
+        stages |= {CONVERTING: 1, VERIFYING_FP16: compared}
+    return {**stages, WRITING: 1}
+
+
+def _verified(
+    model: Local2Global, contract: GraphContract, options: ExportOptions, progress: Progress
+) -> tuple[bytes, Verification]:
     """The float32 graph, held to the model; that of an FP16 graph too, which is made from it."""
-    single = build_graph(model, contract, dataclasses.replace(options, precision="fp32", fp32_blocks=()))
-    _check(single)
-    return single, verify(model, runnable(single, options), contract)
+    float32 = build_graph(model, contract, dataclasses.replace(options, precision="fp32", fp32_blocks=()), progress)
+    progress.stage(CHECKING)
+    _check(float32)
+    progress.stage(VERIFYING)
+    return float32, verify(model, runnable(float32, options), contract, progress)
 
 
-def halved(graph: bytes, fp32_blocks: tuple[str, ...] = ()) -> bytes:
+def fp16_graph(graph: bytes, fp32_blocks: tuple[str, ...] = ()) -> bytes:
     """A serialised float32 graph in FP16, but for the islands and `fp32_blocks`."""
     model = ir.from_proto(onnx.load_from_string(graph))
-    to_half(model, fp32_blocks)
+    to_fp16(model, fp32_blocks)
     return ir.to_proto(model).SerializeToString(deterministic=True)
 
 
@@ -162,12 +193,16 @@ def contract_of(model: Local2Global, options: ExportOptions) -> GraphContract:
     )
 
 
-def build_graph(model: Local2Global, contract: GraphContract, options: ExportOptions) -> bytes:
+def build_graph(
+    model: Local2Global, contract: GraphContract, options: ExportOptions, progress: Progress = SILENT
+) -> bytes:
     """The serialised graph, neither verified nor with a contract inside."""
     if options.precision == "fp16":
-        single = dataclasses.replace(options, precision="fp32", fp32_blocks=())
-        return halved(build_graph(model, contract, single), options.fp32_blocks)
-    graph = trace(model, contract, options.opset)
+        float32 = dataclasses.replace(options, precision="fp32", fp32_blocks=())
+        return fp16_graph(build_graph(model, contract, float32, progress), options.fp32_blocks)
+    progress.stage(TRACING)
+    graph = trace(model, contract, options.opset, progress)
+    progress.stage(LOWERING)
     lower(graph, options.lowering, options.target, options.plugin_version)
     if options.target == "onnxruntime":
         split_feed_forward(graph)
@@ -203,26 +238,26 @@ def runnable(graph: bytes, options: ExportOptions) -> bytes:
     return ir.to_proto(unplug(ir.from_proto(onnx.load_from_string(graph)))).SerializeToString()
 
 
-def build_facts(options: ExportOptions, checkpoint: str | os.PathLike | None) -> dict:
+def build_facts(options: ExportOptions, checkpoint: str | os.PathLike[str] | None) -> BuildFacts:
     """The contract's `build`: how the file was made."""
     packages = ["onnx", "onnx-ir", "onnxruntime", *(["onnxslim"] if options.simplify else [])]
-    return {
-        "precision": options.precision,
-        "fp32_blocks": list(options.fp32_blocks),
-        "lowering": options.lowering,
-        "target": options.target,
-        "opset": options.opset,
-        "max_streams": options.max_streams,
-        "plugin_version": options.plugin_version if options.lowering == "plugin" else None,
-        "simplified": options.simplify,
-        "checkpoint": Path(checkpoint).name if checkpoint else None,
-        "checkpoint_sha256": sha256(checkpoint) if checkpoint else None,
-        "versions": {
+    return BuildFacts(
+        precision=options.precision,
+        fp32_blocks=options.fp32_blocks,
+        lowering=options.lowering,
+        target=options.target,
+        opset=options.opset,
+        max_streams=options.max_streams,
+        plugin_version=options.plugin_version if options.lowering == "plugin" else None,
+        simplified=options.simplify,
+        checkpoint=Path(checkpoint).name if checkpoint else None,
+        checkpoint_sha256=sha256_of_file(checkpoint, ExportError) if checkpoint else None,
+        versions={
             "l2g": l2g.__version__,
             "torch": torch.__version__,
             **{name: importlib.metadata.version(name) for name in packages},
         },
-    }
+    )
 
 
 def _check(graph: bytes) -> None:

@@ -14,6 +14,7 @@ from l2g.artifacts.onnx_file import intact, read_contract, read_model
 from l2g.contract import GraphContract, TensorSpec
 from l2g.errors import ContractError
 from l2g.export.graph.flops import Shapes, count_flops, shapes_for_one_stream
+from l2g.provenance import INT8Verification
 
 # What makes a graph's sizes depend on its data: an engine cannot plan memory for that.
 DATA_DEPENDENT = ("NonZero", "Unique", "Compress", "NonMaxSuppression", "If", "Loop", "Scan", "SequenceAt")
@@ -54,10 +55,10 @@ class GraphReport:
         return all(finding.level != "error" for finding in self.findings)
 
     def to_dict(self) -> dict:
-        return asdict(self)
+        return {**asdict(self), "contract": None if self.contract is None else self.contract.to_dict()}
 
 
-def inspect_graph(path: str | os.PathLike) -> GraphReport:
+def inspect_graph(path: str | os.PathLike[str]) -> GraphReport:
     """Read and judge an ONNX file; ExportError where it is missing or damaged."""
     model = read_model(path)
     findings: list[Finding] = []
@@ -110,16 +111,25 @@ def _contract_lines(contract: GraphContract | None) -> list[str]:
     if contract is None:
         return ["contract    none"]
     build = contract.build
-    facts = [f"{key} {build[key]}" for key in ("precision", "lowering", "target", "max_streams") if build.get(key)]
+    named = {
+        "precision": build.precision,
+        "lowering": build.lowering,
+        "target": build.target,
+        "max_streams": build.max_streams,
+    }
+    facts = [f"{name} {value}" for name, value in named.items() if value]
     lines = [
         f"contract    schema {contract.schema_version}, canvas {contract.height}x{contract.width}, "
         f"{contract.output_kind}, {len(contract.class_names)} classes, association {contract.association}",
         f"  state       {', '.join(f'{pair.output} -> {pair.input}' for pair in contract.states)}",
         f"  build       {', '.join(facts)}",
     ]
-    if verification := build.get("verification"):
-        found = ", ".join(f"{name} {value:.2g}" for name, value in verification["differences"].items())
-        lines.append(f"  verified    {verification['library']}: {found}")
+    if isinstance(build.verification, INT8Verification):
+        found = ", ".join(f"{one.loss:+.2f} AP on {one.dataset}" for one in build.verification.datasets)
+        lines.append(f"  verified    {build.verification.library}: lost {found}")
+    elif build.verification is not None:
+        found = ", ".join(f"{name} {value:.2g}" for name, value in build.verification.differences.items())
+        lines.append(f"  verified    {build.verification.library}: {found}")
     return lines
 
 
@@ -140,14 +150,14 @@ def _check_contract(contract: GraphContract, inputs, outputs, path, findings: li
                 findings.append(Finding("error", text))
         for extra in sorted({spec.name for spec in found} - {spec.name for spec in wanted}):
             findings.append(Finding("error", f"{kind} '{extra}' is not in the contract"))
-    if "graph_sha256" in contract.build and not intact(path, contract):
+    if contract.build.graph_sha256 is not None and not intact(path, contract):
         text = "the graph was changed after its export, so its verification no longer holds"
         findings.append(Finding("warning", text))
 
 
 def _judge_operators(model: onnx.ModelProto, opset: int, contract: GraphContract | None) -> list[Finding]:
     counts = Counter(node.op_type for node in model.graph.node)
-    target = contract.build.get("target") if contract else None
+    target = contract.build.target if contract else None
     findings = []
     if counts["Shape"] > 1:
         text = f"{counts['Shape']} Shape nodes: sizes are computed at run time that the canvas fixes"

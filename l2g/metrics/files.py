@@ -1,39 +1,41 @@
-"""JSON in and out for the metrics, and how their commands end."""
+"""JSON in and out for the metrics."""
 
 from __future__ import annotations
 
 import gc
-import json
-import os
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
-from l2g.errors import DataError, L2GError
+from l2g import files
+from l2g.errors import DataError
 
-OK, BAD_INPUT = 0, 2
+_JSON = TypeVar("_JSON")
+# A parsed JSON object that nobody has checked yet.
+Json = dict[str, Any]
 
 
-def read_json(source: str | Path | dict | list, what: str, kind: type):
+class Report(Protocol):
+    """What a metric ends with: numbers for programs, a table for people, and remarks."""
+
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+
+    def to_json(self) -> Json: ...
+
+    def table(self) -> str: ...
+
+
+def read_json(source: str | Path | Json | list[Any], what: str, kind: type[_JSON]) -> _JSON:
     """`source` itself if it is already parsed, else the JSON file it names; DataError unless it holds a `kind`."""
     if isinstance(source, (str, Path)):
-        what = f"{what} {source}"
-        try:
-            source = json.loads(Path(source).read_bytes())
-        except OSError as error:
-            raise DataError(f"{what}: cannot be read ({error.strerror}); give the path of a JSON file") from None
-        except ValueError as error:
-            raise DataError(f"{what}: is not JSON ({error}); write or download the file again") from None
-    if not isinstance(source, kind):
-        names = {dict: "an object", list: "a list"}
-        found = names.get(type(source), type(source).__name__)
-        raise DataError(f"{what}: found {found} at the top, expected {names[kind]}")
-    return source
+        return files.read_json(source, kind, f"{what} {source}")
+    return files.expect_json(source, kind, what)
 
 
 @contextmanager
-def no_collection():
+def no_collection() -> Iterator[None]:
     """No cyclic garbage collection inside: millions of parsed objects are no garbage, and to visit them takes long."""
     enabled = gc.isenabled()
     gc.disable()
@@ -44,7 +46,7 @@ def no_collection():
             gc.enable()
 
 
-def field(entry: dict, key: str, where: str):
+def field(entry: Json, key: str, where: str) -> Any:
     """`entry[key]`; DataError that names `where` if there is none or `entry` is no object."""
     try:
         return entry[key]
@@ -53,33 +55,3 @@ def field(entry: dict, key: str, where: str):
     if not isinstance(entry, dict):
         raise DataError(f"{where}: found {type(entry).__name__}, expected an object with the key '{key}'")
     raise DataError(f"{where}: has no '{key}'; found only {sorted(map(str, entry))}")
-
-
-def write_json(path: str | Path, data: dict) -> None:
-    """Write `data` under a temporary name, then put it in place, so that no reader meets half a file."""
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror}); choose another --json path") from None
-
-
-def finish(evaluate: Callable[[], object], json_path: str | None) -> int:
-    """Run `evaluate`, print its report's `table()`, its notes on stderr, write `to_json()`; return the exit code."""
-    try:
-        report = evaluate()
-        if json_path:
-            write_json(json_path, report.to_json())
-    except L2GError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return BAD_INPUT
-    print_notes(report.notes)
-    print(report.table())
-    return OK
-
-
-def print_notes(notes: Iterable[str]) -> None:
-    for note in notes:
-        print(f"note: {note}", file=sys.stderr)

@@ -12,6 +12,8 @@ import numpy as np
 from pycocotools import mask as coco
 from scipy.optimize import linear_sum_assignment
 
+from l2g.metrics.rle import Rle
+
 # A prediction stands for an object in a frame from this mask IoU on (CLEAR MOT's usual bound).
 SAME_OBJECT = 0.5
 
@@ -45,7 +47,7 @@ class IdentityReport:
 
 
 def identity_switches(
-    objects: Sequence[Sequence[dict | None]], predictions: Sequence[Mapping[int, dict]]
+    objects: Sequence[Sequence[Rle | None]], predictions: Sequence[Mapping[int, Rle]]
 ) -> IdentityReport:
     """Follow each annotated object of one video through the predictions.
 
@@ -57,14 +59,14 @@ def identity_switches(
     report = IdentityReport()
     for t, found in enumerate(predictions):
         visible = [index for index, tube in enumerate(objects) if tube[t]]
-        pairs = _pair(visible, [objects[index][t] for index in visible], found, last)
+        pairs = _pair(visible, [rle for index in visible if (rle := objects[index][t])], found, last)
         switches = sum(index in last and last[index] != identity for index, identity in pairs.items())
         last.update(pairs)
         report += IdentityReport(len(visible), len(pairs), switches)
     return report
 
 
-def _pair(visible: list[int], truths: list[dict], found: Mapping[int, dict], last: dict[int, int]) -> dict[int, int]:
+def _pair(visible: list[int], truths: list[Rle], found: Mapping[int, Rle], last: dict[int, int]) -> dict[int, int]:
     """object -> identity in one frame."""
     if not visible or not found:
         return {}

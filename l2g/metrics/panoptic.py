@@ -10,12 +10,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
 from l2g.errors import DataError
-from l2g.metrics.files import field, read_json
+from l2g.metrics.files import Json, field, read_json
 
 VOID = 0
 
@@ -68,7 +69,7 @@ class FrameOverlap:
     where: str
 
 
-def read_truth(source: str | Path | dict, maps: str | Path | Mapping[str, np.ndarray]) -> PanopticSet:
+def read_truth(source: str | Path | Json, maps: str | Path | Mapping[str, np.ndarray]) -> PanopticSet:
     """Annotations: {categories: [{id, isthing}], annotations: [{video_id, annotations: [{segments_info}, ...]}]}."""
     data = read_json(source, "ground truth", dict)
     things = {}
@@ -79,7 +80,7 @@ def read_truth(source: str | Path | dict, maps: str | Path | Mapping[str, np.nda
 
 
 def read_predictions(
-    source: str | Path | dict, maps: str | Path | Mapping[str, np.ndarray], things: dict
+    source: str | Path | Json, maps: str | Path | Mapping[str, np.ndarray], things: dict[int, bool]
 ) -> PanopticSet:
     """Results, of the same form but for the categories, which are the ground truth's `things`."""
     return _read_set(read_json(source, "results", dict), maps, "results", things)
@@ -116,13 +117,15 @@ def notes_on_videos(truth: PanopticSet, predictions: PanopticSet) -> tuple[str, 
     )
 
 
-def _read_set(data: dict, maps, what: str, things: dict[int, bool]) -> PanopticSet:
+def _read_set(
+    data: Json, maps: str | Path | Mapping[str, np.ndarray], what: str, things: dict[int, bool]
+) -> PanopticSet:
     names = _file_names(data)
     videos: dict[str, tuple[Frame, ...]] = {}
     for index, entry in enumerate(_list(data, "annotations", what)):
-        video_id = field(entry, "video_id", f"{what} annotation {index}")
+        video_id: str = field(entry, "video_id", f"{what} annotation {index}")
         where = f"{what}, video '{video_id}'"
-        if not isinstance(video_id, (str, int)):
+        if not isinstance(video_id, (str, int)):  # an integer is as good a key
             raise DataError(f"{what} annotation {index}: 'video_id' is {video_id!r}, expected a string or an integer")
         if video_id in videos:
             raise DataError(f"{where}: is there twice; keep one of the two")
@@ -142,16 +145,16 @@ def _read_set(data: dict, maps, what: str, things: dict[int, bool]) -> PanopticS
     return PanopticSet(things, videos, Path(maps) if isinstance(maps, (str, Path)) else maps)
 
 
-def _file_names(data: dict) -> dict[tuple[str, int], str]:
+def _file_names(data: Json) -> dict[tuple[str, int], str | None]:
     """(video id, frame) -> file name, from `videos`, for annotations that name no file."""
-    names = {}
+    names: dict[tuple[str, int], str | None] = {}
     for video in data.get("videos") or []:
         for i, image in enumerate(video.get("images") or [] if isinstance(video, dict) else []):
             names[video.get("video_id"), i] = image.get("file_name") if isinstance(image, dict) else None
     return names
 
 
-def _segments(frame: dict, where: str, things: dict[int, bool]) -> tuple[Segment, ...]:
+def _segments(frame: Json, where: str, things: dict[int, bool]) -> tuple[Segment, ...]:
     segments = []
     for entry in _list(frame, "segments_info", where):
         id_, category_id = _int(entry, "id", f"{where}, a segment"), _int(entry, "category_id", f"{where}, a segment")
@@ -165,14 +168,14 @@ def _segments(frame: dict, where: str, things: dict[int, bool]) -> tuple[Segment
     return tuple(segments)
 
 
-def _list(entry: dict, key: str, where: str) -> list:
+def _list(entry: Json, key: str, where: str) -> list[Any]:
     value = field(entry, key, where)
     if not isinstance(value, list):
         raise DataError(f"{where}: '{key}' is {type(value).__name__}, expected a list")
     return value
 
 
-def _int(entry: dict, key: str, where: str) -> int:
+def _int(entry: Json, key: str, where: str) -> int:
     value = field(entry, key, where)
     if not isinstance(value, Integral):
         raise DataError(f"{where}: '{key}' is {value!r}, expected an integer")

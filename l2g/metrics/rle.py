@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from numbers import Integral
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
+import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
 from l2g.errors import DataError
@@ -32,6 +34,16 @@ class BadMaskError(DataError):
         self.index, self.reason = index, reason
 
 
+FloatArray = npt.NDArray[np.float64]
+
+
+class Rle(TypedDict):
+    """A compressed run-length code as COCO writes it. size: [height, width]."""
+
+    size: Sequence[int]
+    counts: str | bytes
+
+
 @dataclass(frozen=True, eq=False)
 class MaskMeasures:
     """Of N masks, int64 [N]: `areas` in pixels and `sizes` as height << 32 | width."""
@@ -40,7 +52,7 @@ class MaskMeasures:
     sizes: np.ndarray
 
 
-def measure(masks: list[dict]) -> MaskMeasures:
+def measure(masks: list[Rle]) -> MaskMeasures:
     """Areas and sizes of compressed RLEs `{"size": [h, w], "counts": str or bytes}`, all proven sound.
 
     pycocotools reads past the end of a cut string and never returns from comparing masks whose runs do not sum to
@@ -52,9 +64,9 @@ def measure(masks: list[dict]) -> MaskMeasures:
     return MaskMeasures(*(np.concatenate(parts) for parts in zip(*chunks, strict=True)))
 
 
-def _measure_chunk(masks: list[dict], first: int) -> tuple[np.ndarray, np.ndarray]:
+def _measure_chunk(masks: list[Rle], first: int) -> tuple[np.ndarray, np.ndarray]:
     try:
-        counts = [mask["counts"] for mask in masks]
+        counts: list[Any] = [mask["counts"] for mask in masks]  # all str or all bytes
         sides = np.array(list(chain.from_iterable([mask["size"] for mask in masks])))
         text = "".join(counts).encode("ascii") if isinstance(counts[0], str) else b"".join(counts)
         lengths = np.fromiter(map(len, counts), np.int64, len(counts))
@@ -153,13 +165,13 @@ def _scale(written: np.ndarray, codes: np.ndarray, places: np.ndarray) -> None:
         places = places[codes[places] >= _MORE] + 1
 
 
-def _measure_one_by_one(masks: list[dict], first: int) -> tuple[np.ndarray, np.ndarray]:
+def _measure_one_by_one(masks: list[Rle], first: int) -> tuple[np.ndarray, np.ndarray]:
     """The slow way: find the damaged mask, or get through a mixture of str and bytes."""
     for index, mask in enumerate(masks):
         reason = _complaint(mask)
         if reason:
             raise BadMaskError(first + index, reason)
-    plain = [{"size": [int(side) for side in m["size"]], "counts": _as_bytes(m["counts"])} for m in masks]
+    plain: list[Rle] = [{"size": [int(side) for side in m["size"]], "counts": _as_bytes(m["counts"])} for m in masks]
     return _measure_chunk(plain, first)
 
 
@@ -167,7 +179,7 @@ def _as_bytes(counts: str | bytes) -> bytes:
     return counts.encode("ascii") if isinstance(counts, str) else counts
 
 
-def _complaint(mask) -> str | None:
+def _complaint(mask: object) -> str | None:
     """What is wrong with the form of one compressed RLE; None if nothing is."""
     if not isinstance(mask, dict) or "counts" not in mask or "size" not in mask:
         return f"found {str(mask)[:60]}, expected null or a compressed RLE {{'size': [h, w], 'counts': '...'}}"
@@ -194,14 +206,14 @@ def _complaint(mask) -> str | None:
     return None
 
 
-def _is_size(size) -> bool:
+def _is_size(size: Any) -> bool:
     try:
-        return len(size) == 2 and all(isinstance(side, Integral) and 0 < side <= _LONGEST_SIDE for side in size)
+        return len(size) == 2 and all(isinstance(side, Integral) and 0 < int(side) <= _LONGEST_SIDE for side in size)
     except TypeError:
         return False
 
 
-def compress(frames: list, height: int | None, width: int | None) -> list:
+def compress(frames: list[Any], height: int | None, width: int | None) -> list[Rle | None]:
     """Ground truth masks of one object, per frame uncompressed RLE, compressed RLE or polygons, as compressed RLE.
 
     `height` and `width` are those of the video; only polygons need them. Absent frames become None. Compressed RLE
@@ -218,7 +230,7 @@ def compress(frames: list, height: int | None, width: int | None) -> list:
     return compressed
 
 
-def _from_runs(masks: list[dict], frames: list[int]) -> list[dict]:
+def _from_runs(masks: list[Rle], frames: list[int]) -> list[Rle]:
     """Compress uncompressed RLEs; all are checked at once, and again one by one to name the frame of a bad one."""
     try:
         sides = np.array([mask["size"] for mask in masks], np.int64)
@@ -262,7 +274,7 @@ def encode(runs: np.ndarray, lengths: np.ndarray) -> list[bytes]:
     return [whole[start:end] for start, end in zip([0, *cuts], cuts, strict=False)]
 
 
-def _from_polygons(polygons: list, frame: int, height: int | None, width: int | None) -> dict:
+def _from_polygons(polygons: list[Any], frame: int, height: int | None, width: int | None) -> Rle:
     if not _is_size((height, width)):
         raise BadMaskError(frame, "is a polygon but its video has no 'height' and 'width'; add them to the video")
     try:
@@ -272,12 +284,13 @@ def _from_polygons(polygons: list, frame: int, height: int | None, width: int | 
         sound = False
     if not sound:
         raise BadMaskError(frame, "holds a polygon that is not a list of at least three x, y pairs; fix or drop it")
-    return coco_mask.merge(coco_mask.frPyObjects([p.tolist() for p in points], height, width))
+    merged: Rle = coco_mask.merge(coco_mask.frPyObjects([p.tolist() for p in points], height, width))
+    return merged
 
 
 def intersections(
-    predictions: list[dict], truths: list[dict], prediction_areas: np.ndarray, truth_areas: np.ndarray
-) -> np.ndarray:
+    predictions: list[Rle], truths: list[Rle], prediction_areas: np.ndarray, truth_areas: np.ndarray
+) -> FloatArray:
     """Exact pixel counts |p & t|, float64 [P, T], of masks that are sound and all of one size.
 
     pycocotools gives IoU = I / U as float64 from integers; with S = I + U known, I = S IoU / (1 + IoU) up to a
@@ -285,4 +298,5 @@ def intersections(
     """
     iou = coco_mask.iou(predictions, truths, [0] * len(truths))
     total = prediction_areas[:, None] + truth_areas[None, :]
-    return np.rint(iou * total / (1.0 + iou))
+    pixels: FloatArray = np.rint(iou * total / (1.0 + iou))
+    return pixels

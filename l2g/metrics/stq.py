@@ -5,7 +5,6 @@ STQ = sqrt(AQ SQ) over the whole set: association quality of thing tubes and mea
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from l2g.metrics.files import finish
+from l2g.metrics.files import Json
 from l2g.metrics.panoptic import (
     FrameOverlap,
     Segment,
@@ -22,7 +21,6 @@ from l2g.metrics.panoptic import (
     overlaps,
     read_predictions,
     read_truth,
-    submission,
 )
 
 
@@ -37,6 +35,11 @@ class SequenceQuality:
     tubes: int
 
 
+# (category, place of its id); (annotated category, predicted category or None) -> pixels.
+Tube = tuple[int, int]
+Confusion = Counter[tuple[int, int | None]]
+
+
 @dataclass(frozen=True)
 class StqReport:
     """What `evaluate_stq` found. `total` is over the whole set, not a mean of the videos'."""
@@ -45,7 +48,7 @@ class StqReport:
     per_video: dict[str, SequenceQuality]
     notes: tuple[str, ...]
 
-    def to_json(self) -> dict:
+    def to_json(self) -> Json:
         """STQ, AQ, SQ in percent, and the same per video."""
         videos = {str(id_): {**_percent(quality), "frames": quality.frames} for id_, quality in self.per_video.items()}
         return {**_percent(self.total), "per_video": videos, "notes": list(self.notes)}
@@ -59,9 +62,9 @@ def _percent(quality: SequenceQuality) -> dict[str, float]:
 
 
 def evaluate_stq(
-    ground_truth: str | Path | dict,
+    ground_truth: str | Path | Json,
     ground_truth_maps: str | Path | Mapping[str, np.ndarray],
-    results: str | Path | dict,
+    results: str | Path | Json,
     result_maps: str | Path | Mapping[str, np.ndarray],
 ) -> StqReport:
     """STQ of `results`; arguments as of `evaluate_vpq`.
@@ -75,7 +78,7 @@ def evaluate_stq(
     truth = read_truth(ground_truth, ground_truth_maps)
     predictions = read_predictions(results, result_maps, truth.things)
     notes = list(notes_on_videos(truth, predictions))
-    confusion: Counter = Counter()
+    confusion: Confusion = Counter()
     per_video, association, tubes, frames_in_all = {}, 0.0, 0, 0
     for video_id, frames in overlaps(truth, predictions):
         counts = _count_video(frames, truth.things)
@@ -103,10 +106,10 @@ class _Counts:
     crowd: the id that is taken for a crowd, None if there is none.
     """
 
-    confusion: Counter = field(default_factory=Counter)
-    truth_sizes: Counter = field(default_factory=Counter)
-    predicted_sizes: Counter = field(default_factory=Counter)
-    overlap: Counter = field(default_factory=Counter)
+    confusion: Confusion = field(default_factory=Counter)
+    truth_sizes: Counter[Tube] = field(default_factory=Counter)
+    predicted_sizes: Counter[Tube] = field(default_factory=Counter)
+    overlap: Counter[tuple[Tube, Tube]] = field(default_factory=Counter)
     crowd: int | None = None
 
 
@@ -118,19 +121,19 @@ def _count_video(frames: list[FrameOverlap], things: dict[int, bool]) -> _Counts
         truths, predictions = _tubes(frame.truths, truth_places), _tubes(frame.predictions, predicted_places)
         for (truth_id, predicted_id), pixels in frame.pixels.items():
             truth, predicted = truths.get(truth_id), predictions.get(predicted_id)
-            truth_thing = truth is not None and things[truth[0]]
-            predicted_thing = predicted is not None and things[predicted[0]]
             if truth is not None:
                 counts.confusion[truth[0], predicted[0] if predicted else None] += pixels
-            if truth_thing and truth[1] == 0:
+            thing = truth if truth is not None and things[truth[0]] else None
+            predicted_thing = predicted if predicted is not None and things[predicted[0]] else None
+            if thing is not None and thing[1] == 0:
                 counts.crowd = truth_id
                 continue
-            if truth_thing:
-                counts.truth_sizes[truth] += pixels
-            if predicted_thing:
-                counts.predicted_sizes[predicted] += pixels
-            if truth_thing and predicted_thing:
-                counts.overlap[truth, predicted] += pixels
+            if thing is not None:
+                counts.truth_sizes[thing] += pixels
+            if predicted_thing is not None:
+                counts.predicted_sizes[predicted_thing] += pixels
+            if thing is not None and predicted_thing is not None:
+                counts.overlap[thing, predicted_thing] += pixels
     return counts
 
 
@@ -147,9 +150,11 @@ def _association(counts: _Counts) -> float:
     return sum(value / counts.truth_sizes[truth] for truth, value in inner.items())
 
 
-def _mean_iou(confusion: Counter) -> float:
+def _mean_iou(confusion: Confusion) -> float:
     """Mean IoU over the classes that occur on annotated pixels; predicted void is one of them, with IoU 0."""
-    inter, rows, columns = Counter(), Counter(), Counter()
+    inter: Counter[int | None] = Counter()
+    rows: Counter[int | None] = Counter()
+    columns: Counter[int | None] = Counter()
     for (truth, predicted), pixels in confusion.items():
         rows[truth] += pixels
         columns[predicted] += pixels
@@ -159,18 +164,7 @@ def _mean_iou(confusion: Counter) -> float:
     return sum(inter[c] / (rows[c] + columns[c] - inter[c]) for c in classes) / max(len(classes), 1)
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m l2g.metrics.stq", description=__doc__.splitlines()[0])
-    parser.add_argument("--ground-truth", required=True, metavar="GT", help="annotations JSON, VIPSeg panoptic")
-    parser.add_argument("--ground-truth-maps", required=True, metavar="DIR", help="DIR/<video_id>/*.png, RGB id maps")
-    parser.add_argument("--results", required=True, metavar="DIR", help="folder with pred.json and pan_pred/")
-    parser.add_argument("--json", metavar="OUT", help="also write all numbers, in percent, to this file")
-    arguments = parser.parse_args(argv)
-    return finish(
-        lambda: evaluate_stq(arguments.ground_truth, arguments.ground_truth_maps, *submission(arguments.results)),
-        arguments.json,
-    )
+if __name__ == "__main__":  # a door: `python -m l2g.metrics.stq` is `l2g metrics stq`
+    from l2g.cli.learning.stq import main
 
-
-if __name__ == "__main__":
     raise SystemExit(main())

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from l2g.metrics.rle import intersections, measure
+from l2g.metrics.rle import FloatArray, Rle, intersections, measure
 
 # Frames between two looks at which pairs can still reach the IoU that is needed.
 _CHECK_EVERY = 2
@@ -23,13 +24,13 @@ class Tubes:
         lengths: int64 [N], frames that each list has.
     """
 
-    masks: list[list]
+    masks: list[Sequence[Rle | None]]
     areas: np.ndarray
     sizes: np.ndarray
     lengths: np.ndarray
 
     @classmethod
-    def measured(cls, masks: list[list]) -> Tubes:
+    def measured(cls, masks: list[Sequence[Rle | None]]) -> Tubes:
         """Measure and check all masks; BadMaskError.index counts through the present masks of all lists."""
         lengths = np.array([len(frames) for frames in masks], np.int64)
         present = np.zeros((len(masks), int(lengths.max(initial=0))), bool)
@@ -43,9 +44,10 @@ class Tubes:
     def select(self, rows: np.ndarray) -> Tubes:
         return Tubes([self.masks[i] for i in rows], self.areas[rows], self.sizes[rows], self.lengths[rows])
 
-    def average_areas(self) -> np.ndarray:
+    def average_areas(self) -> FloatArray:
         """Mean area over the frames where it is not 0, float64 [N]; 0 for a tube that is empty throughout."""
-        return self.areas.sum(axis=1) / np.maximum((self.areas > 0).sum(axis=1), 1)
+        average: FloatArray = self.areas.sum(axis=1) / np.maximum((self.areas > 0).sum(axis=1), 1)
+        return average
 
 
 def tube_ious(predictions: Tubes, truths: Tubes, needed: float = 0.0) -> tuple[np.ndarray, int]:
@@ -87,8 +89,8 @@ def _intersections(
         for size in sizes:
             for p, g in _blocks(wanted if len(sizes) == 1 else wanted & (truths.sizes[:, t] == size)):
                 inter[p[:, None], g] += intersections(
-                    [predictions.masks[i][t] for i in p.tolist()],
-                    [truths.masks[i][t] for i in g.tolist()],
+                    [mask for i in p.tolist() if (mask := predictions.masks[i][t])],
+                    [mask for i in g.tolist() if (mask := truths.masks[i][t])],
                     predictions.areas[p, t],
                     truths.areas[g, t],
                 )
@@ -110,8 +112,9 @@ def _blocks(wanted: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(np.flatnonzero(wanted[:, truth]), np.array([truth])) for truth in g]
 
 
-def _area_until(areas: np.ndarray, frames: np.ndarray) -> np.ndarray:
+def _area_until(areas: np.ndarray, frames: np.ndarray) -> FloatArray:
     """Area of tube n over its first `frames[m, n]` frames, float64 [M, N]."""
     total = np.zeros((areas.shape[0], areas.shape[1] + 1), np.int64)
     np.cumsum(areas, axis=1, out=total[:, 1:])
-    return total[np.arange(len(areas))[None, :], frames].astype(np.float64)
+    chosen: FloatArray = total[np.arange(len(areas))[None, :], frames].astype(np.float64)
+    return chosen

@@ -6,14 +6,13 @@ restored from one `pycocotools.mask.iou` call per frame and category in place of
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from l2g.errors import DataError
-from l2g.metrics.files import finish, no_collection
+from l2g.metrics.files import Json, no_collection
 from l2g.metrics.tubes import Tubes, tube_ious
 from l2g.metrics.vis_files import (
     GroundTruth,
@@ -37,12 +36,22 @@ from l2g.metrics.vis_matching import (
 )
 
 # Statistic -> (IoU threshold or None for the mean over all, range, detections per video and category).
-_AP = {"AP": (None, "all", 100), "AP50": (0.5, "all", 100), "AP75": (0.75, "all", 100)}
-_AP_SIZES = {"APs": (None, "small", 100), "APm": (None, "medium", 100), "APl": (None, "large", 100)}
-_AR = {f"AR{limit}": (None, "all", limit) for limit in MAX_DETECTIONS}
-_AR_SIZES = {"ARs": (None, "small", 100), "ARm": (None, "medium", 100), "ARl": (None, "large", 100)}
-_AP_OCCLUSIONS = {f"AP_{r.name}": (None, r.name, 100) for r in OCCLUSION_RANGES}
-_AR_OCCLUSIONS = {f"AR_{r.name}": (None, r.name, 100) for r in OCCLUSION_RANGES}
+# By name: (IoU threshold or None for all, name of a range, detections a video).
+_Stats = dict[str, tuple[float | None, str, int]]
+_AP: _Stats = {"AP": (None, "all", 100), "AP50": (0.5, "all", 100), "AP75": (0.75, "all", 100)}
+_AP_SIZES: _Stats = {
+    "APs": (None, "small", 100),
+    "APm": (None, "medium", 100),
+    "APl": (None, "large", 100),
+}
+_AR: _Stats = {f"AR{limit}": (None, "all", limit) for limit in MAX_DETECTIONS}
+_AR_SIZES: _Stats = {
+    "ARs": (None, "small", 100),
+    "ARm": (None, "medium", 100),
+    "ARl": (None, "large", 100),
+}
+_AP_OCCLUSIONS: _Stats = {f"AP_{r.name}": (None, r.name, 100) for r in OCCLUSION_RANGES}
+_AR_OCCLUSIONS: _Stats = {f"AR_{r.name}": (None, r.name, 100) for r in OCCLUSION_RANGES}
 # Both in the order of the official evaluators.
 YOUTUBE_VIS_STATS = _AP | _AP_SIZES | _AR | _AR_SIZES
 OVIS_STATS = _AP | _AP_SIZES | _AP_OCCLUSIONS | _AR | _AR_SIZES | _AR_OCCLUSIONS
@@ -75,7 +84,7 @@ class VisReport:
     ious: dict[tuple[int, int], np.ndarray]
     notes: tuple[str, ...]
 
-    def to_json(self) -> dict:
+    def to_json(self) -> Json:
         """Statistics in percent by name (AP, AP50, ..., null where undefined), then per category and per IoU."""
         categories = [
             {"id": id_, "name": self.category_names[id_], **{key: _percent(value) for key, value in stats.items()}}
@@ -97,8 +106,8 @@ class VisReport:
 
 
 def evaluate_vis(
-    ground_truth: str | Path | dict,
-    results: str | Path | list,
+    ground_truth: str | Path | Json,
+    results: str | Path | list[Json],
     ovis: bool = False,
     allow_empty: bool = False,
     all_ious: bool = False,
@@ -195,7 +204,7 @@ class _Evaluation:
                         "segmentation or null for every frame"
                     )
 
-    def report(self, definitions: dict[str, tuple]) -> VisReport:
+    def report(self, definitions: _Stats) -> VisReport:
         curves = [accumulate(matchings, len(self.ranges)) for matchings in self.matchings.values()]
         precision = np.stack([precision for precision, _ in curves], axis=2)
         recall = np.stack([recall for _, recall in curves], axis=1)
@@ -244,7 +253,13 @@ class _Evaluation:
         return tuple(notes)
 
 
-def _stat(name: str, definition: tuple, precision: np.ndarray, recall: np.ndarray, ranges: tuple[str, ...]) -> float:
+def _stat(
+    name: str,
+    definition: tuple[float | None, str, int],
+    precision: np.ndarray,
+    recall: np.ndarray,
+    ranges: tuple[str, ...],
+) -> float:
     threshold, range_name, limit = definition
     values = precision if name.startswith("AP") else recall
     values = values[..., ranges.index(range_name), MAX_DETECTIONS.index(limit)]
@@ -261,15 +276,7 @@ def _percent(fraction: float) -> float | None:
     return None if fraction < 0 else 100 * fraction
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m l2g.metrics.vis_ap", description=__doc__.splitlines()[0])
-    parser.add_argument("--ground-truth", required=True, metavar="GT", help="annotations JSON, YouTube-VIS or OVIS")
-    parser.add_argument("--results", required=True, metavar="RESULTS", help="results JSON, a list of predictions")
-    parser.add_argument("--ovis", action="store_true", help="the OVIS statistics, with occlusion ranges")
-    parser.add_argument("--json", metavar="OUT", help="also write the statistics, in percent, to this file")
-    arguments = parser.parse_args(argv)
-    return finish(lambda: evaluate_vis(arguments.ground_truth, arguments.results, arguments.ovis), arguments.json)
+if __name__ == "__main__":  # a door: `python -m l2g.metrics.vis_ap` is `l2g metrics vis-ap`
+    from l2g.cli.learning.vis_ap import main
 
-
-if __name__ == "__main__":
     raise SystemExit(main())

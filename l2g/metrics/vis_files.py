@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
 from l2g.errors import DataError
-from l2g.metrics.files import field, read_json
-from l2g.metrics.rle import BadMaskError, compress
+from l2g.metrics.files import Json, field, read_json
+from l2g.metrics.rle import BadMaskError, Rle, compress
 from l2g.metrics.tubes import Tubes
 
 OCCLUSION = {"no_occlusion": 0.0, "slight_occlusion": 0.25, "severe_occlusion": 0.75}
@@ -28,7 +30,7 @@ class TruthTube:
     crowd: bool
     average_area: float
     occlusion: float | None
-    masks: tuple
+    masks: tuple[Rle | None, ...]
     index: int
 
 
@@ -40,7 +42,7 @@ class Prediction:
     video_id: int
     category_id: int
     score: float
-    masks: list
+    masks: Sequence[Rle | None]
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class GroundTruth:
     tubes: dict[tuple[int, int], tuple[TruthTube, ...]]
 
 
-def read_ground_truth(source: str | Path | dict, ovis: bool) -> GroundTruth:
+def read_ground_truth(source: str | Path | Json, ovis: bool) -> GroundTruth:
     """Read annotations in YouTube-VIS format (`ovis`: with `occlusion`); DataError names the broken entry."""
     data = read_json(source, "ground truth", dict)
     videos = _by_id(_list(data, "videos"), "video")
@@ -83,15 +85,15 @@ def read_ground_truth(source: str | Path | dict, ovis: bool) -> GroundTruth:
     )
 
 
-def _list(data: dict, key: str) -> list:
+def _list(data: Json, key: str) -> list[Json]:
     entries = field(data, key, "ground truth")
     if not isinstance(entries, list):
         raise DataError(f"ground truth: '{key}' is {type(entries).__name__}, expected a list")
     return entries
 
 
-def _by_id(entries: list, what: str) -> dict[int, dict]:
-    by_id = {}
+def _by_id(entries: list[Json], what: str) -> dict[int, Json]:
+    by_id: dict[int, Json] = {}
     for index, entry in enumerate(entries):
         where = f"ground truth {what} {index}"
         id_ = _int(entry, "id", where)
@@ -101,7 +103,9 @@ def _by_id(entries: list, what: str) -> dict[int, dict]:
     return by_id
 
 
-def _read_annotation(annotation: dict, index: int, videos: dict, categories: dict, ovis: bool) -> TruthTube:
+def _read_annotation(
+    annotation: Json, index: int, videos: dict[int, Json], categories: dict[int, Json], ovis: bool
+) -> TruthTube:
     where = f"ground truth annotation {index}"
     id_ = _int(annotation, "id", where)
     where = f"{where} (id {id_})"
@@ -123,23 +127,24 @@ def _read_annotation(annotation: dict, index: int, videos: dict, categories: dic
     return TruthTube(id_, video_id, category_id, bool(crowd), average_area, occlusion, tuple(masks), index)
 
 
-def _frames(annotation: dict, key: str, where: str) -> list:
+def _frames(annotation: Json, key: str, where: str) -> list[Any]:
     frames = field(annotation, key, where)
     if not isinstance(frames, list):
         raise DataError(f"{where}: '{key}' is {type(frames).__name__}, expected a list with one entry per frame")
     return frames
 
 
-def _average_area(areas: list, where: str) -> float:
+def _average_area(areas: list[Any], where: str) -> float:
     """Mean over the frames that have an area: null and 0 do not count (as officially)."""
     for frame, area in enumerate(areas):
-        if area is not None and (not isinstance(area, Real) or not 0 <= area < math.inf):
+        number = isinstance(area, Real)
+        if area is not None and (not number or not 0 <= area < math.inf):
             raise DataError(f"{where}, frame {frame}: area is {area!r}, expected a number or null")
     present = [area for area in areas if area]
     return float(np.mean(present)) if present else 0.0
 
 
-def _occlusion(levels: list, where: str) -> float:
+def _occlusion(levels: list[Any], where: str) -> float:
     """Mean of the upper half of the tube's occlusion levels, 0..0.75 (OVIS: https://arxiv.org/abs/2102.01558)."""
     for frame, level in enumerate(levels):
         if level is not None and level not in OCCLUSION:
@@ -153,12 +158,12 @@ def _occlusion(levels: list, where: str) -> float:
     return sum(upper) / len(upper)
 
 
-def read_results(source: str | Path | list, truth: GroundTruth, allow_empty: bool) -> dict[int, list[Prediction]]:
+def read_results(source: str | Path | list[Json], truth: GroundTruth, allow_empty: bool) -> dict[int, list[Prediction]]:
     """Predictions by video id, in file order; DataError names the entry by its index in the file."""
     entries = read_json(source, "results", list)
     if not entries and not allow_empty:
         raise DataError("results: the list is empty; expected at least one prediction (the official evaluator fails)")
-    by_video = defaultdict(list)
+    by_video: dict[int, list[Prediction]] = defaultdict(list)
     known = set(truth.video_ids)
     for index, entry in enumerate(entries):
         where = f"results entry {index}"
@@ -177,11 +182,14 @@ def read_results(source: str | Path | list, truth: GroundTruth, allow_empty: boo
     return by_video
 
 
-def _int(entry: dict, key: str, where: str) -> int:
+def _int(entry: Json, key: str, where: str) -> int:
     value = field(entry, key, where)
     if type(value) is not int and (not isinstance(value, Integral) or isinstance(value, bool)):
         raise DataError(f"{where}: '{key}' is {value!r}, expected an integer")
     return int(value)
+
+
+_Owner = TypeVar("_Owner", TruthTube, Prediction)
 
 
 def measure_predictions(predictions: list[Prediction]) -> Tubes:
@@ -194,7 +202,7 @@ def measure_truth(tubes: tuple[TruthTube, ...]) -> Tubes:
     return _measured(tubes, lambda t: f"ground truth annotation {t.index} (id {t.id}), video {t.video_id}")
 
 
-def _measured(owners, name) -> Tubes:
+def _measured(owners: Sequence[_Owner], name: Callable[[_Owner], str]) -> Tubes:
     try:
         return Tubes.measured([owner.masks for owner in owners])
     except BadMaskError as error:

@@ -142,7 +142,7 @@ def accumulate(matchings: Sequence[Matching], ranges: int) -> tuple[np.ndarray, 
     precision, recall = -np.ones((shape[0], len(RECALL_THRESHOLDS), *shape[1:])), -np.ones(shape)
     if not matchings:
         return precision, recall
-    positives = sum(matching.positives for matching in matchings)
+    positives = np.sum([matching.positives for matching in matchings], axis=0)
     for m, limit in enumerate(MAX_DETECTIONS):
         scores = np.concatenate([matching.scores[:limit] for matching in matchings])
         order = np.argsort(-scores, kind="stable")

@@ -6,7 +6,6 @@ paper uses 1, 2, 4, 6. A report names both.
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from l2g.errors import DataError
-from l2g.metrics.files import finish
+from l2g.metrics.files import Json
 from l2g.metrics.panoptic import (
     VOID,
     FrameOverlap,
@@ -24,7 +23,6 @@ from l2g.metrics.panoptic import (
     overlaps,
     read_predictions,
     read_truth,
-    submission,
 )
 
 WINDOWS = (1, 2, 4, 6, 8)
@@ -87,14 +85,16 @@ class VpqReport:
 
     def means(self) -> dict[str, float]:
         """The same by name, such as VPQ_1_2_4_6, for the two usual sets of windows, or else for those evaluated."""
-        sets = [named for named in NAMED_WINDOWS if set(named) <= set(self.windows)] or [tuple(self.windows)]
+        sets: list[tuple[int, ...]] = [named for named in NAMED_WINDOWS if set(named) <= set(self.windows)] or [
+            tuple(self.windows)
+        ]
         return {
             f"{name}_{'_'.join(map(str, lengths))}": value
             for lengths in sets
             for name, value in self.mean(lengths).items()
         }
 
-    def to_json(self) -> dict:
+    def to_json(self) -> Json:
         windows = {}
         for length, window in self.windows.items():
             categories = {
@@ -112,7 +112,9 @@ class VpqReport:
 
     def table(self) -> str:
         lines = [f"{'window':<14}{'VPQ':>8}{'thing':>8}{'stuff':>8}"]
-        rows = {str(length): (w.vpq, w.vpq_thing, w.vpq_stuff) for length, w in self.windows.items()}
+        rows: dict[str, tuple[float, ...]] = {
+            str(length): (w.vpq, w.vpq_thing, w.vpq_stuff) for length, w in self.windows.items()
+        }
         means = self.means()
         for name in means:
             if name.startswith("VPQ_") and name[4].isdigit():
@@ -124,9 +126,9 @@ class VpqReport:
 
 
 def evaluate_vpq(
-    ground_truth: str | Path | dict,
+    ground_truth: str | Path | Json,
     ground_truth_maps: str | Path | Mapping[str, np.ndarray],
-    results: str | Path | dict,
+    results: str | Path | Json,
     result_maps: str | Path | Mapping[str, np.ndarray],
     windows: Sequence[int] = WINDOWS,
 ) -> VpqReport:
@@ -166,11 +168,12 @@ def _check_truth(truth: PanopticSet) -> None:
 
 def _notes_on_areas(frames: list[FrameOverlap]) -> list[str]:
     for frame in frames:
-        drawn, listed = Counter(), Counter()
+        drawn: Counter[int] = Counter()
+        listed: Counter[int] = Counter()
         for (truth_id, _), pixels in frame.pixels.items():
             drawn[truth_id] += pixels
         for segment in frame.truths:
-            listed[segment.id] += segment.area
+            listed[segment.id] += segment.area or 0
         for id_, area in listed.items():
             if area != drawn[id_]:
                 return [
@@ -183,7 +186,7 @@ def _notes_on_areas(frames: list[FrameOverlap]) -> list[str]:
 class _Tally:
     """Counts of one category while windows are being added."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.iou, self.tp, self.fp, self.fn = 0.0, 0, 0, 0
 
 
@@ -197,11 +200,11 @@ class _Tube:
 def _count_window(frames: Sequence[FrameOverlap], tally: dict[int, _Tally]) -> None:
     truths: dict[int, _Tube] = {}
     predictions: dict[int, _Tube] = {}
-    pixels: Counter = Counter()
+    pixels: Counter[tuple[int, int]] = Counter()
     for frame in frames:
         for segment in frame.truths:
-            tube = truths.setdefault(segment.id, _Tube(segment.category_id, segment.crowd))
-            tube.area += segment.area  # as in the file, not as in the map
+            tube = truths.setdefault(segment.id, _Tube(segment.category_id, bool(segment.crowd)))
+            tube.area += segment.area or 0  # as in the file, not as in the map
         for segment in frame.predictions:
             predictions.setdefault(segment.id, _Tube(segment.category_id, False))
         for (truth_id, predicted_id), count in frame.pixels.items():
@@ -224,7 +227,13 @@ def _count_window(frames: Sequence[FrameOverlap], tally: dict[int, _Tally]) -> N
             tally[tube.category_id].fp += 1
 
 
-def _match(truths: dict, predictions: dict, pixels: Counter, tally: dict[int, _Tally], where: str) -> None:
+def _match(
+    truths: dict[int, _Tube],
+    predictions: dict[int, _Tube],
+    pixels: Counter[tuple[int, int]],
+    tally: dict[int, _Tally],
+    where: str,
+) -> None:
     """Pairs of equal category whose IoU, void apart, is above one half are true positives."""
     for (truth_id, predicted_id), inter in sorted(pixels.items()):
         truth, predicted = truths.get(truth_id), predictions.get(predicted_id)
@@ -268,27 +277,7 @@ def _quality(tally: dict[int, _Tally], things: dict[int, bool], length: int) -> 
     )
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m l2g.metrics.vpq", description=__doc__.splitlines()[0])
-    parser.add_argument("--ground-truth", required=True, metavar="GT", help="annotations JSON, VIPSeg panoptic")
-    parser.add_argument("--ground-truth-maps", required=True, metavar="DIR", help="DIR/<video_id>/*.png, RGB id maps")
-    parser.add_argument("--results", required=True, metavar="DIR", help="folder with pred.json and pan_pred/")
-    parser.add_argument("--windows", type=_length, nargs="+", default=WINDOWS, help="window lengths (1 2 4 6 8)")
-    parser.add_argument("--json", metavar="OUT", help="also write all numbers to this file")
-    arguments = parser.parse_args(argv)
-    return finish(
-        lambda: evaluate_vpq(
-            arguments.ground_truth, arguments.ground_truth_maps, *submission(arguments.results), arguments.windows
-        ),
-        arguments.json,
-    )
+if __name__ == "__main__":  # a door: `python -m l2g.metrics.vpq` is `l2g metrics vpq`
+    from l2g.cli.learning.vpq import main
 
-
-def _length(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no window length; expected a positive number of frames")
-    return int(text)
-
-
-if __name__ == "__main__":
     raise SystemExit(main())

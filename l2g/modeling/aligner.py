@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from l2g.config import ModelConfig
+from l2g.errors import ConfigError
 from l2g.modeling.layers import FeedForward, attend
 
 
@@ -37,6 +38,8 @@ class Aligner(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         aligner = config.aligner
+        if aligner is None:
+            raise ConfigError("aligner is None; give its fields")
         self.layers = nn.ModuleList(
             AlignerLayer(config.hidden_dim, config.num_heads, aligner.ffn_dim) for _ in range(aligner.layers)
         )
@@ -50,6 +53,7 @@ class Aligner(nn.Module):
         if self.local_position is not None:
             keys = local + self.local_position.weight
         elif self.dynamic:
+            assert local_position is not None
             keys = local + local_position
         for layer in self.layers:
             queries = layer(queries, position, keys, local)

@@ -47,7 +47,7 @@ class Decoder(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        dim = config.hidden_dim
+        self.dim = dim = config.hidden_dim
         self.layers = nn.ModuleList(
             DecoderLayer(dim, config.num_heads, config.decoder.ffn_dim, config.encoder.levels)
             for _ in range(config.decoder.layers)
@@ -56,8 +56,7 @@ class Decoder(nn.Module):
 
     def position(self, boxes: Tensor) -> Tensor:
         """The positional embedding of boxes, float32 [B, N, 4] in 0..1 -> [B, N, C] (Eq. 2 of the paper)."""
-        dim = self.ref_point_head.layers[0].in_features // 2
-        return self.ref_point_head(box_embedding(boxes, dim))
+        return self.ref_point_head(box_embedding(boxes, self.dim))
 
     def forward(
         self, queries: Tensor, boxes: Tensor, memory: Memory, heads: Heads, mask: Tensor | None = None

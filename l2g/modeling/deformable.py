@@ -61,12 +61,13 @@ def gather_rows(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tenso
     out = value.new_empty(b, q, value.shape[2] * value.shape[3])
     for start in range(0, q, CHUNK):
         part = slice(start, start + CHUNK)
-        total = None
+        total: Tensor | None = None
         for indices, factors in _corners(locations[:, part].flatten(2, 4), weights[:, part].flatten(2), grid):
             bags = F.embedding_bag(
                 indices.view(-1, levels * p), rows, mode="sum", per_sample_weights=factors.view(-1, levels * p)
             )
             total = bags if total is None else total.add_(bags)
+        assert total is not None  # a sample has four corners
         out[:, part] = total.view(b, -1, out.shape[2])
     return out
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from l2g.config import ModelConfig
 from l2g.modeling.deformable import DeformableAttention, Shapes
-from l2g.modeling.layers import FeedForward
+from l2g.modeling.layers import FeedForward, zero_bias
 from l2g.modeling.position import grid_embedding
 
 
@@ -72,7 +72,7 @@ class PixelEncoder(nn.Module):
             projections.append(nn.Conv2d(channels, dim, 3, stride=2, padding=1))
         for projection in projections:
             nn.init.xavier_uniform_(projection.weight)
-            nn.init.zeros_(projection.bias)
+            zero_bias(projection)
         self.input_proj = nn.ModuleList(nn.Sequential(projection, nn.GroupNorm(32, dim)) for projection in projections)
         self.level_embed = nn.Parameter(torch.randn(len(projections), dim))
         self.layers = nn.ModuleList(
@@ -83,7 +83,7 @@ class PixelEncoder(nn.Module):
         self.output = NormedConv(dim, dim, 3)
         self.mask_features = nn.Conv2d(dim, config.encoder.mask_dim, 1)
         nn.init.kaiming_uniform_(self.mask_features.weight, a=1)
-        nn.init.zeros_(self.mask_features.bias)
+        zero_bias(self.mask_features)
 
     def forward(self, features: tuple[Tensor, Tensor, Tensor, Tensor]) -> Memory:
         res2, inputs = features[0], features[self.first :]

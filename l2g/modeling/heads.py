@@ -26,8 +26,8 @@ class Heads(nn.Module):
         self.bbox_embed = MLP(dim, dim, 4, 3)
         self.mask_embed = MLP(dim, dim, config.encoder.mask_dim, 3)
         nn.init.constant_(self.class_embed.bias, -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY))
-        nn.init.zeros_(self.bbox_embed.layers[-1].weight)
-        nn.init.zeros_(self.bbox_embed.layers[-1].bias)
+        for parameter in self.bbox_embed.layers[-1].parameters():
+            nn.init.zeros_(parameter)
 
     def logits(self, queries: Tensor) -> Tensor:
         """[B, N, C] -> class logits [B, N, K]."""

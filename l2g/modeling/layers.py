@@ -35,6 +35,12 @@ class FeedForward(nn.Module):
         return norm(x + self.linear2(F.relu(self.linear1(x), inplace=True)))
 
 
+def zero_bias(layer: nn.Conv2d) -> None:
+    """Start a convolution that has a bias with a bias of zero."""
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+
+
 def attend(
     attention: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
 ) -> Tensor:

@@ -11,7 +11,7 @@ from l2g.config import ModelConfig, get_config
 from l2g.contract import PIXEL_MEAN, PIXEL_STD
 from l2g.errors import ContractError
 from l2g.modeling.aligner import Aligner
-from l2g.modeling.backbone import build_backbone
+from l2g.modeling.backbones.build import build_backbone
 from l2g.modeling.boxes import EPSILON, mask_to_box
 from l2g.modeling.decoder import Decoder
 from l2g.modeling.encoder import Memory, PixelEncoder
@@ -79,6 +79,10 @@ class Decoded:
 class Local2Global(nn.Module):
     """The model of `ModelConfig`. Frames are uint8 [B, H, W, 3] RGB, H and W multiples of 32."""
 
+    slot_marks: Tensor | None
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
@@ -100,7 +104,11 @@ class Local2Global(nn.Module):
         return self.step(frames, state)
 
     def step(self, frames: Tensor, state: FrameState | None = None) -> tuple[FrameOutput, FrameState]:
-        """Segment one frame of B streams and return the state for their next. No `state`: every stream is fresh."""
+        """Segment one frame of B streams and return the state for their next. No `state`: every stream is fresh.
+
+        frames: uint8 [B, H, W, 3] RGB, H and W multiples of 32. state: what the last `step` of these streams returned;
+        a row is left out of account where its `valid` is 0. Raises ContractError for other frames.
+        """
         decoded = self.decode(self.encode(frames), state)
         return decoded.output, decoded.state
 

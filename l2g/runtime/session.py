@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
 from l2g.errors import ContractError, L2GError
-from l2g.runtime.backends.base import Backend, Detections, HostState, RawOutputs
-from l2g.runtime.identity.handover import SlotLinker
+from l2g.runtime.arrays import ByteArray
+from l2g.runtime.backends.base import Backend, HostState
+from l2g.runtime.identity.slots import SlotLinker
+from l2g.runtime.outputs import FrameOutputs
 
 ASSOCIATIONS = ("propagate", "embedding")
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass
 class _Stream:
-    """What a session knows of one stream: its state while another set of rows is on the device, and how to begin."""
+    """What a session knows of one stream: its state (B = 1) while another set of rows is on the device, and how to
+    begin."""
 
     fresh: bool = True
-    queries: np.ndarray | None = None
-    boxes: np.ndarray | None = None
+    state: HostState | None = None
     linker: SlotLinker = field(default_factory=SlotLinker)
 
 
@@ -66,7 +71,7 @@ class VideoSession:
     def reset(self, stream: Hashable) -> None:
         """Forget a stream's history: its next frame is a first frame. Other streams are untouched."""
         entry = self._stream(stream)
-        entry.fresh, entry.queries, entry.boxes = True, None, None
+        entry.fresh, entry.state = True, None
         entry.linker.reset()
 
     def leave(self, stream: Hashable) -> None:
@@ -75,7 +80,7 @@ class VideoSession:
         del self._streams[stream]
         self._rows = [None if row == stream else row for row in self._rows]
 
-    def step(self, frames: Mapping[Hashable, np.ndarray]) -> dict[Hashable, RawOutputs | Detections]:
+    def step(self, frames: Mapping[Key, ByteArray]) -> dict[Key, FrameOutputs]:
         """Advance the streams of `frames` by one frame each.
 
         frames: uint8 [H, W, 3] RGB on the network canvas, by stream. Returns each stream's outputs, with B = 1.
@@ -87,7 +92,8 @@ class VideoSession:
             self._stream(stream)
             self._check_frame(stream, frame)
         # Streams keep the order in which they joined, whatever the order of the mapping: fewer re-arrangements.
-        rows = [stream for stream in self._streams if stream in frames]
+        places = {stream: place for place, stream in enumerate(self._streams)}
+        rows = sorted(frames, key=lambda stream: places[stream])
         if rows != self._rows:
             self._arrange(rows)
         reset = np.array([self._links or self._streams[stream].fresh for stream in rows])
@@ -96,9 +102,23 @@ class VideoSession:
         for index, stream in enumerate(rows):
             entry = self._streams[stream]
             entry.fresh = False
-            row = stream_outputs(outputs, index)
+            row = outputs.stream(index)
             results[stream] = entry.linker.link(row) if self._links else row
         return results
+
+    def states(self) -> dict[Hashable, HostState]:
+        """What each stream's next frame starts from, B = 1 each; read off the device."""
+        held = self.backend.read_state()
+        found = {}
+        for stream, entry in self._streams.items():
+            if entry.state is not None:
+                found[stream] = entry.state
+            elif held is None or entry.fresh or self._links:
+                found[stream] = HostState.empty(self.backend.contract, 1)
+            else:
+                row = self._rows.index(stream)
+                found[stream] = held.rows(slice(row, row + 1))
+        return found
 
     def close(self) -> None:
         """Close the backend; the session is not used again."""
@@ -107,7 +127,7 @@ class VideoSession:
     def __enter__(self) -> VideoSession:
         return self
 
-    def __exit__(self, *exc) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def _stream(self, stream: Hashable) -> _Stream:
@@ -115,7 +135,7 @@ class VideoSession:
             raise L2GError(f"stream {stream!r} has not joined; joined are {list(self._streams)}: call join() first")
         return self._streams[stream]
 
-    def _check_frame(self, stream: Hashable, frame: np.ndarray) -> None:
+    def _check_frame(self, stream: Hashable, frame: ByteArray) -> None:
         expected = (self.backend.contract.height, self.backend.contract.width, 3)
         if frame.shape != expected or frame.dtype != np.uint8:
             raise L2GError(
@@ -123,32 +143,21 @@ class VideoSession:
                 "put frames on the network canvas with Letterbox.to_canvas"
             )
 
-    def _arrange(self, rows: list[Hashable]) -> None:
+    def _arrange(self, rows: Sequence[Hashable]) -> None:
         """Give the backend the state of `rows`, keeping a copy of what is taken off the device."""
-        state = self.backend.read_state()
-        if state is not None and not self._links:
-            for index, stream in enumerate(self._rows):
-                if stream is not None and not self._streams[stream].fresh:
-                    entry = self._streams[stream]
-                    entry.queries, entry.boxes = state.queries[index], state.boxes[index]
-        if state is not None:
+        held = self.backend.read_state()
+        if held is not None:
+            if not self._links:
+                for index, stream in enumerate(self._rows):
+                    if stream is not None and not self._streams[stream].fresh:
+                        self._streams[stream].state = held.rows(slice(index, index + 1))
             self.backend.write_state(self._gather(rows))
-        self._rows = rows
+        self._rows = list(rows)
 
-    def _gather(self, rows: list[Hashable]) -> HostState:
-        spec = self.backend.contract.input("prior_queries").shape
-        queries = np.zeros((len(rows), *spec[1:]), dtype=np.float32)
-        boxes = np.zeros((len(rows), spec[1], 4), dtype=np.float32)
-        valid = np.zeros(len(rows), dtype=bool)
-        for index, stream in enumerate(rows):
+    def _gather(self, rows: Sequence[Hashable]) -> HostState:
+        states = []
+        for stream in rows:
             entry = self._streams[stream]
-            if entry.queries is not None and not entry.fresh:
-                queries[index], boxes[index], valid[index] = entry.queries, entry.boxes, True
-                entry.queries = entry.boxes = None  # the device holds the truth from here on
-        return HostState(queries, boxes, valid)
-
-
-def stream_outputs(outputs: RawOutputs | Detections, index: int) -> RawOutputs | Detections:
-    """One stream's row of a batch's outputs, with B = 1; views, not copies."""
-    row = slice(index, index + 1)
-    return type(outputs)(**{name: value[row] for name, value in vars(outputs).items()})
+            states.append(HostState.empty(self.backend.contract, 1) if entry.state is None else entry.state)
+            entry.state = None  # the device holds the truth from here on
+        return HostState.stacked(states)

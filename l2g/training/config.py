@@ -100,7 +100,7 @@ class PhaseConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """Every so many iterations (0: never), over how many videos of which data set (as runtime/evaluate.py names it)."""
+    """Every so many iterations (0: never), over how many videos of which data set (as `l2g evaluate` names it)."""
 
     every: int = 0
     dataset: str = "synthetic:val"

@@ -7,6 +7,7 @@ import torch
 from l2g.checkpoint import load_checkpoint
 from l2g.config import get_config
 from l2g.errors import CheckpointError, ConfigError
+from l2g.modeling.aligner import AlignerLayer
 from l2g.modeling.local2global import Local2Global
 from l2g.training.config import TrainConfig
 
@@ -48,7 +49,8 @@ def build_start(config: TrainConfig, class_names: tuple[str, ...]) -> tuple[Loca
 
 def quiet_aligner(model: Local2Global) -> None:
     """Start every residual branch of the aligner at zero, so that it begins as a normalised copy of the priors."""
-    for layer in model.aligner.layers:
+    for layer in model.aligner.layers if model.aligner is not None else ():
+        assert isinstance(layer, AlignerLayer)
         for projection in (layer.self_attn.out_proj, layer.cross_attn.out_proj, layer.linear2):
-            torch.nn.init.zeros_(projection.weight)
-            torch.nn.init.zeros_(projection.bias)
+            for parameter in projection.parameters():
+                torch.nn.init.zeros_(parameter)

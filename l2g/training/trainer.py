@@ -7,11 +7,13 @@ killed and resumed computes the same losses as one that was not.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as distributed
@@ -23,7 +25,8 @@ from tqdm import tqdm
 
 from l2g.checkpoint import save_checkpoint
 from l2g.errors import CheckpointError, L2GError
-from l2g.modeling.backbone import set_batch_norm
+from l2g.files import write_atomically
+from l2g.modeling.backbones.resnet import set_batch_norm
 from l2g.modeling.local2global import Local2Global
 from l2g.training.config import PhaseConfig, TrainConfig
 from l2g.training.dataset import open_dataset
@@ -165,7 +168,7 @@ class Trainer:
         dtype = AUTOCAST.get(config.precision)
         with torch.autocast(device.type, dtype) if dtype else contextlib.nullcontext():
             terms: dict[str, Tensor] = runner(batch)
-            loss = sum(terms.values())
+            loss = functools.reduce(torch.add, terms.values())
         optimiser.zero_grad(set_to_none=True)
         scaler.scale(loss).backward()
         scaler.unscale_(optimiser)
@@ -256,9 +259,8 @@ class Trainer:
         return self.model.state_dict()
 
     def _write(self, data: dict) -> None:
-        temporary = self.output / f"{RESUME_FILE}.part"
-        torch.save(data, temporary)
-        os.replace(temporary, self.output / RESUME_FILE)
+        with write_atomically(self.output / RESUME_FILE, CheckpointError) as temporary:
+            torch.save(data, temporary)
 
     def _read_resume(self) -> dict | None:
         path = self.output / RESUME_FILE
@@ -320,12 +322,15 @@ def _key(*parts: int) -> int:
 @contextlib.contextmanager
 def _on_signal(request: Callable[[], None]):
     """Ctrl-C and SIGTERM ask for an orderly stop after the current iteration; a second one stops at once."""
-    previous = {}
+    previous: dict[int, Any] = {}
 
     def handler(number, frame):
         request()
-        for name, action in previous.items():
-            signal.signal(name, action)
+        restore()
+
+    def restore() -> None:
+        for number, action in previous.items():
+            signal.signal(number, action)
 
     try:
         for name in (signal.SIGINT, signal.SIGTERM):
@@ -335,5 +340,4 @@ def _on_signal(request: Callable[[], None]):
     try:
         yield
     finally:
-        for name, action in previous.items():
-            signal.signal(name, action)
+        restore()

@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("torch")  # the small graph is exported from a model
 pytest.importorskip("onnxruntime")
 
+from l2g.artifacts.records import EngineVerification
 from l2g.artifacts.sidecar import (
     Gpu,
     check_file,
@@ -46,7 +47,7 @@ def refusal(engine, **platform):
 def test_what_is_written_is_read(engine):
     sidecar = read_sidecar(engine)
     assert sidecar.engine.verified
-    assert sidecar.contract.build["graph_sha256"]
+    assert sidecar.contract.build.graph_sha256
     write_sidecar(engine, sidecar)
     assert read_sidecar(engine) == sidecar
     open_engine(engine)
@@ -89,7 +90,7 @@ def test_every_refusal_has_its_own_message(engine, tmp_path):
     }
     for case, text in expected.items():
         assert [name for name, message in told.items() if text in message] == [case]
-        assert "python export/build_engine.py" in told[case] or case == "no GPU"
+        assert "l2g build" in told[case] or case == "no GPU"
 
 
 @pytest.mark.parametrize(
@@ -156,12 +157,10 @@ def test_another_schema_is_named(engine):
 
 
 def test_a_verification_is_recorded_and_kept(tmp_path):
-    engine = fake_engine(
-        tmp_path / "m.engine", small_graph(), verification={"status": "unverified", "reason": "no GPU"}
-    )
+    engine = fake_engine(tmp_path / "m.engine", small_graph(), verification=EngineVerification("unverified", "no GPU"))
     assert not read_sidecar(engine).engine.verified
-    record_verification(engine, {"status": "verified", "gpu": "a GPU"})
-    assert read_sidecar(engine).engine.verification == {"status": "verified", "gpu": "a GPU"}
+    record_verification(engine, EngineVerification("verified", gpu="a GPU"))
+    assert read_sidecar(engine).engine.verification == EngineVerification("verified", gpu="a GPU")
     assert list(tmp_path.glob("*.part")) == []
 
 

@@ -72,16 +72,16 @@ def test_a_checkpoint_becomes_a_graph_that_runs_and_says_what_it_is(command, wor
     assert command(output, *work, ckpt=small_checkpoint()) == 0
     contract = read_contract(read_model(output), output)
     build = contract.build
-    assert build["precision"] == "int8"
+    assert build.precision == "int8"
     assert intact(output, contract)
     inventory = by_stage(onnx.load(small_graph()))
-    assert set(build["int8"]["units"]) == set(inventory.names)
-    assert build["int8"]["flops_percent"] == pytest.approx(inventory.share(inventory.names), abs=0.01)
+    assert set(build.int8.units) == set(inventory.names)
+    assert build.int8.flops_percent == pytest.approx(inventory.share(inventory.names), abs=0.01)
     assert quantised_nodes(output) == inventory.nodes(inventory.names)
-    assert build["int8"]["calibration"]["frames"] == 6
-    assert sum(build["int8"]["calibration"]["percent"].values()) == pytest.approx(100, abs=0.2)
-    assert [entry["frames"] for entry in build["verification"]["datasets"]] == [8]
-    assert build["checkpoint"] == small_checkpoint().name
+    assert build.int8.calibration.frames == 6
+    assert sum(build.int8.calibration.percent.values()) == pytest.approx(100, abs=0.2)
+    assert [entry.frames for entry in build.verification.datasets] == [8]
+    assert build.checkpoint == small_checkpoint().name
     # The same interface as any other graph.
     backend = open_backend(output, top_k=None)
     from l2g.data.registry import load_dataset
@@ -109,7 +109,7 @@ def test_detections_are_those_of_the_judged_graph(command, work, tmp_path):
     assert command(chosen, *work, "--outputs", "detections", "--top-k", "4", ckpt=small_checkpoint()) == 0
     contract = read_contract(read_model(chosen), chosen)
     assert contract.output_kind == "detections"
-    assert contract.build["precision"] == "int8"
+    assert contract.build.precision == "int8"
     assert quantised_nodes(chosen) == quantised_nodes(raw)
     arrays = inputs(exported_model(), 2)
     queries, _, logits, _ = run(session(raw), arrays)
@@ -148,7 +148,7 @@ def test_an_interrupted_run_goes_on_and_ends_alike(command, tmp_path, monkeypatc
 
 
 def test_too_much_lost_is_refused_and_an_older_file_stays(command, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(job, "judge", lambda *_: Verdict("videos", 8, 60.0, 57.0, 90.0, (1.0, 0.9, 0.9, 0.8)))
+    monkeypatch.setattr(job, "compare_on", lambda *_: Verdict("videos", 8, 60.0, 57.0, 90.0, (1.0, 0.9, 0.9, 0.8)))
     output = tmp_path / "small.onnx"
     output.write_bytes(b"older")
     assert command(output, "--max-trials", "1", "--work", str(tmp_path / "work")) == 1
@@ -160,7 +160,7 @@ def test_too_much_lost_is_refused_and_an_older_file_stays(command, tmp_path, mon
     assert len({entry["units"] for entry in report["judged"]}) > 1
     # The same folder with the budget lifted: nothing is measured again, and the file is written.
     assert command(output, "--max-trials", "1", "--work", str(tmp_path / "work"), "--ap-budget", "none") == 0
-    assert read_contract(read_model(output), output).build["verification"]["loss"] == pytest.approx(3.0)
+    assert read_contract(read_model(output), output).build.verification.loss == pytest.approx(3.0)
 
 
 def test_a_stage_that_costs_ap_is_left_out(command, tmp_path, monkeypatch):
@@ -173,8 +173,8 @@ def test_a_stage_that_costs_ap_is_left_out(command, tmp_path, monkeypatch):
     output = tmp_path / "small.onnx"
     assert command(output) == 0
     build = read_contract(read_model(output), output).build
-    assert "aligner" not in build["int8"]["units"]
-    assert {"backbone", "encoder", "decoder", "proposals"} == set(build["int8"]["units"])
+    assert "aligner" not in build.int8.units
+    assert {"backbone", "encoder", "decoder", "proposals"} == set(build.int8.units)
     assert not any("/aligner/" in name for name in quantised_nodes(output))
     report = json.loads((tmp_path / "small.report.json").read_text())
     assert report["search"]["excluded"] == ["aligner"]
@@ -189,7 +189,7 @@ def test_the_budget_holds_on_every_data_set(command, tmp_path, videos, monkeypat
         worse = dataset.name == str(other) and any("/decoder/" in name for name in quantised_nodes(candidate))
         return Verdict(dataset.name, 8, 60.0, 58.0 if worse else 60.0, 90.0, (1.0,) * 4)
 
-    monkeypatch.setattr(job, "judge", planted)
+    monkeypatch.setattr(job, "compare_on", planted)
     monkeypatch.setattr(
         job.QuantizeJob,
         "_sensitivity",
@@ -200,8 +200,8 @@ def test_the_budget_holds_on_every_data_set(command, tmp_path, videos, monkeypat
     output = tmp_path / "small.onnx"
     assert command(output, "--max-trials", "2", "--method", "max", "--also-on", str(other)) == 0
     build = read_contract(read_model(output), output).build
-    assert set(build["int8"]["units"]) == {"backbone", "encoder", "aligner", "proposals"}
-    assert [entry["loss"] for entry in build["verification"]["datasets"]] == [0, 0]
+    assert set(build.int8.units) == {"backbone", "encoder", "aligner", "proposals"}
+    assert [entry.loss for entry in build.verification.datasets] == [0, 0]
     judged = json.loads((tmp_path / "small.report.json").read_text())["judged"]
     assert [[entry["loss"] for entry in step["datasets"]] for step in judged] == [[0, 2], [0, 0]]
 
@@ -266,5 +266,5 @@ def test_bad_input_is_one_line(command, tmp_path, capsys):
     foreign = edited(small_graph(), set_contract(None), tmp_path / "foreign.onnx")
     refused("an ONNX file without 'l2g.contract'", ckpt=foreign)
     contract = read_contract(read_model(small_graph()), small_graph())
-    eight = dataclasses.replace(contract, build={**contract.build, "precision": "int8"}).to_json()
+    eight = dataclasses.replace(contract, build=dataclasses.replace(contract.build, precision="int8")).to_json()
     refused("a graph in int8 found", ckpt=edited(small_graph(), set_contract(eight), tmp_path / "eight.onnx"))

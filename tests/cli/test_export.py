@@ -57,7 +57,7 @@ def test_bad_options(arguments, text, tmp_path, capsys):
 def test_no_folder_to_write_to(tmp_path, capsys):
     path = tmp_path / "missing" / "model.onnx"
     assert main(["--ckpt", str(small_checkpoint()), "--output", str(path)]) == 2
-    assert "give a folder that exists" in capsys.readouterr().err
+    assert "make its folder first" in capsys.readouterr().err
 
 
 def test_no_module_of_the_export_hides_a_library():

@@ -33,7 +33,7 @@ def backends(monkeypatch):
         opened.append(BlobBackend(size, association="embedding" if model == "image" else "propagate", top_k=top_k))
         return opened[-1]
 
-    monkeypatch.setattr(run_video, "open_backend", open_backend)
+    monkeypatch.setattr("l2g.runtime.backends.open.open_backend", open_backend)
     return opened
 
 
@@ -115,6 +115,28 @@ def test_overlay_of_a_selection_starts_at_zero_and_keeps_pace(tmp_path, backends
     np.testing.assert_allclose(times, [0, 0.3, 0.6, 0.9, 1.2, 1.5], atol=1e-4)
 
 
+def test_overlay_options_reach_the_picture(tmp_path, backends):
+    clip = write_clip(tmp_path / "a.mp4", moving_scenes(12))
+
+    def last(*options):
+        assert _run(tmp_path, clip, *options)[0] == 0
+        drawn, _, _ = decode(tmp_path / "out" / "overlay.mp4")
+        assert len(drawn) == 12
+        return drawn[-1].astype(int)
+
+    source = decode(clip)[0][-1].astype(int)
+    plain = last("--no-labels", "--opacity", "0")
+    changed = {
+        "labels": last("--opacity", "0"),
+        "tint": last("--no-labels"),
+        "trails": last("--no-labels", "--opacity", "0", "--trails", "10"),
+        "hud": last("--no-labels", "--opacity", "0", "--hud"),
+    }
+    for name, picture in changed.items():
+        assert (np.abs(picture - plain).max(axis=2) > 60).sum() > 15, name
+    assert np.abs(plain - source).mean() < min(np.abs(picture - source).mean() for picture in changed.values())
+
+
 def test_size_sets_the_canvas(tmp_path, backends):
     _run(tmp_path, write_clip(tmp_path / "a.mp4", moving_scenes(2)), "--size", "128x160")
     assert (backends[0].contract.height, backends[0].contract.width) == (128, 160)
@@ -173,6 +195,8 @@ def test_a_file_that_breaks_in_the_middle_keeps_what_was_done_and_says_so(tmp_pa
         (["--score-threshold", "2"], "birth_score 2.0 found"),
         (["--top-k", "0"], "top-k 0 found"),
         (["--stride", "0"], "stride 0 found"),
+        (["--opacity", "1.5"], "overlay opacity 1.5 found, 0 (contours alone) to 1 expected"),
+        (["--trails", "-1"], "overlay trails of -1 frames found"),
         (["--start", "5", "--end", "2"], "0 <= start < end"),
         (["--start", "100"], "ends before 100 s"),
         (["--output", "a.mp4"], "cannot be made"),
@@ -257,7 +281,7 @@ def test_a_full_disk_is_one_error_and_no_hang(tmp_path, backends, capsys, monkey
     assert "is the disk full?" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [["runtime/run_video.py"], ["-m", "l2g.cli.running.run"]])
+@pytest.mark.parametrize("command", [["runtime/run_video.py"], ["-m", "l2g", "run"]])
 def test_both_ways_to_call_it(tmp_path, command):
     """As a script the folder of the script leads sys.path: no module there may hide a library."""
     arguments = ["--model", "m.safetensors", "--input", str(tmp_path / "no.mp4"), "--output", str(tmp_path / "out")]

@@ -13,9 +13,9 @@ from l2g.cli.running import run as run_video
 from l2g.errors import VideoError
 from l2g.runtime.video.pipeline import ReadAhead
 from l2g.runtime.video.results import JsonLinesSink
+from tests.no_torch import BLOCK
 from tests.runtime.blobs import BlobBackend, scene
 from tests.runtime.clips import cut, decode, moving_scenes, noisy, write_clip
-from tests.test_torch_free import BLOCK
 
 
 class Recorder(BlobBackend):
@@ -38,7 +38,7 @@ def backends(monkeypatch):
         opened.append(Recorder(canvas or ((96, 64) if portrait else (64, 96))))
         return opened[-1]
 
-    monkeypatch.setattr(run_video, "open_backend", open_backend)
+    monkeypatch.setattr("l2g.runtime.backends.open.open_backend", open_backend)
     return opened
 
 

@@ -15,7 +15,7 @@ from l2g.data.synthetic.dataset import write_synthetic
 from l2g.training.config import DataConfig, load_config
 from l2g.training.trainer import Trainer
 from tests.data.layouts import write_youtube_vis, youtube_vis_json
-from tests.training.conftest import SMALL
+from tests.training.small import SMALL
 
 RUN = {
     "model": "l2g_tiny",
@@ -67,7 +67,7 @@ def test_many_broken_entries_are_counted_and_what_is_merely_odd_is_not():
     problems.insert(5, Problem("category without instances", "cat", "never seen", fatal=False))
     lines = train.left_out(DataConfig(source="ovis", root="there"), problems)
     assert lines[:20] == [f"left out: missing frame: video {n}: gone" for n in range(20)]
-    assert lines[20:] == ["left out: 3 more, which this lists: python -m l2g.data.validation ovis:there --split train"]
+    assert lines[20:] == ["left out: 3 more, which this lists: l2g data check ovis:there --split train"]
     assert train.left_out(DataConfig(), problems[5:6]) == []
 
 

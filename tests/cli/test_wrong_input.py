@@ -129,6 +129,4 @@ def test_wrong_videos(given, tmp_path, capsys):
 
 def test_a_graph_that_is_asked_for_another_canvas(given, tmp_path, capsys):
     command, arguments = commands(given, tmp_path / "out")["run_video"]
-    refused(
-        command, [*arguments, "--size", "96x160"], capsys, "the graph's is fixed at", "export/to_onnx.py --height 96"
-    )
+    refused(command, [*arguments, "--size", "96x160"], capsys, "the graph's is fixed at", "l2g export --height 96")

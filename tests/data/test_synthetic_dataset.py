@@ -8,9 +8,10 @@ import sys
 import numpy as np
 import pytest
 
+from l2g.cli.learning.data_draw import main
 from l2g.data.registry import load_dataset
 from l2g.data.synthetic.dataset import synthetic_dataset, write_synthetic
-from l2g.data.synthetic.video import main, synthetic_video
+from l2g.data.synthetic.video import synthetic_video
 from l2g.data.youtube_vis import ground_truth, load_youtube_vis
 from l2g.errors import DataError
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from l2g.data.checks import main
+from l2g.cli.learning.data_check import main
 from l2g.data.ovis import load_ovis
 from l2g.data.registry import load_dataset
 from l2g.data.youtube_vis import ground_truth, load_youtube_vis
@@ -206,7 +206,7 @@ def test_a_test_set_has_no_annotations(tmp_path):
     ("text", "words"),
     [
         ("{", "not JSON"),
-        ("[]", "holds a list"),
+        ("[]", "found a list"),
         ("{}", "'videos'"),
         ('{"videos": [], "categories": [{}]}', "category ids"),
     ],

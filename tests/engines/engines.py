@@ -10,8 +10,9 @@ from pathlib import Path
 
 import onnx
 
-from l2g.artifacts.onnx_file import graph_facts, read_contract, with_contract
+from l2g.artifacts.onnx_file import read_contract, with_contract, with_sum
 from l2g.export.exporter import ExportOptions, build_facts, build_graph, contract_of
+from l2g.provenance import BuildFacts
 from tests.export.precision.half import halve, quantise
 from tests.exported import exported_model
 
@@ -29,7 +30,7 @@ def engine_graph(precision: str = "fp32", top_k: int | None = None) -> Path:
     options = ExportOptions(target="tensorrt", max_streams=2, top_k=top_k)
     contract = contract_of(exported_model(), options)
     path = Path(_folder().name) / f"{precision}-{top_k}.onnx"
-    facts = {**build_facts(options, None), "precision": precision}
+    facts = dataclasses.replace(build_facts(options, None), precision=precision)
     graph = CHANGES[precision](onnx.load_from_string(build_graph(exported_model(), contract, options)))
     path.write_bytes(_signed(graph, contract, facts))
     return path
@@ -40,10 +41,10 @@ def rewritten(path: Path, change: Callable[[onnx.ModelProto], onnx.ModelProto], 
     model = onnx.load(path)
     contract = read_contract(model, path)
     del model.metadata_props[:]
-    output.write_bytes(_signed(change(model), contract, {**contract.build, **facts}))
+    output.write_bytes(_signed(change(model), contract, dataclasses.replace(contract.build, **facts)))
     return output
 
 
-def _signed(model: onnx.ModelProto, contract, facts: dict) -> bytes:
+def _signed(model: onnx.ModelProto, contract, facts: BuildFacts) -> bytes:
     graph = model.SerializeToString()
-    return with_contract(graph, dataclasses.replace(contract, build={**facts, **graph_facts(graph)}))
+    return with_contract(graph, dataclasses.replace(contract, build=with_sum(facts, graph)))

@@ -8,7 +8,8 @@ import onnx
 import pytest
 
 pytest.importorskip("torch")
-from l2g.artifacts.onnx_file import graph_facts, with_contract
+from l2g.artifacts.onnx_file import with_contract, with_sum
+from l2g.artifacts.records import EngineOptions, EngineVerification
 from l2g.artifacts.sidecar import Gpu, check_file, read_sidecar, sidecar_path
 from l2g.calibration.placement import TENSORRT, quantise
 from l2g.calibration.ranges import Interval
@@ -21,7 +22,7 @@ from l2g.engines.audit import audit, layers_from_log
 from l2g.engines.build import build_engine
 from l2g.engines.builder import BuildOptions
 from l2g.errors import EngineError
-from l2g.export.exporter import ExportOptions, build_facts, build_graph, contract_of, halved
+from l2g.export.exporter import ExportOptions, build_facts, build_graph, contract_of, fp16_graph
 from l2g.runtime.backends.tensorrt.executor import why_invalid
 from l2g.runtime.backends.tensorrt.library import LibraryLog, installed_version, load_library
 from tests.engines.engines import engine_graph, rewritten
@@ -45,9 +46,9 @@ def graphs(tmp_path_factory):
     convolutions = [node.name for node in proto.graph.node if node.op_type == "Conv"]
     # A range for all: this is about what an engine computes in, not about what comes out.
     quantised = quantise(proto, convolutions, lambda name: Interval(-4.0, 4.0), TENSORRT)
-    made = {"fp32": single, "fp16": halved(single), "int8": quantised.SerializeToString()}
+    made = {"fp32": single, "fp16": fp16_graph(single), "int8": quantised.SerializeToString()}
     for precision, graph in made.items():
-        facts = {**build_facts(options, None), "precision": precision, **graph_facts(graph)}
+        facts = with_sum(dataclasses.replace(build_facts(options, None), precision=precision), graph)
         path = folder / f"tiny-{precision}.onnx"
         path.write_bytes(with_contract(graph, dataclasses.replace(contract, build=facts)))
         made[precision] = path
@@ -80,13 +81,13 @@ def test_the_shipped_model_in_three_precisions(graphs, engines, precision):
     assert check_file(build.path, read_sidecar(build.path)) == build.path.read_bytes()
     assert (facts.gpu, facts.compute_capabilities) == (None, ("8.0", "8.6", "8.9", "12.0"))
     assert facts.library_version == installed_version("tensorrt-rtx")
-    assert facts.verification == {"status": "unverified", "reason": "built on a machine without a GPU"}
-    assert build.sidecar.contract.build["precision"] == precision
+    assert facts.verification == EngineVerification("unverified", "built on a machine without a GPU")
+    assert build.sidecar.contract.build.precision == precision
     # What the library built, from its own log.
-    assert facts.audit["source"] == "build log"
-    assert facts.audit["asked"] == precision
-    assert facts.audit["share"] >= 0.95
-    flops = facts.audit["flops"]
+    assert facts.audit.source == "build log"
+    assert facts.audit.asked == precision
+    assert facts.audit.share >= 0.95
+    flops = facts.audit.flops
     assert flops["unknown"] == 0
     total = sum(flops.values())
     convolutions = audit_of(graphs, engines, precision).flops
@@ -95,7 +96,7 @@ def test_the_shipped_model_in_three_precisions(graphs, engines, precision):
         assert 0.5 * total < flops["int8"] < 0.8 * total  # convolutions are 63 % of it
     else:
         assert flops[precision] >= 0.95 * total
-    assert 1e6 < facts.audit["activation_bytes"] < 40e6
+    assert 1e6 < facts.audit.activation_bytes < 40e6
     assert facts.engine_bytes > 10e6
 
 
@@ -121,13 +122,13 @@ def test_a_builder_that_downgrades_writes_nothing(graphs, engines, tmp_path, mon
     _, log, _ = engines("fp32")
     lines = engine_module.LibraryLog()
     lines.lines.extend(log.splitlines())
-    built = engine_module.Built(b"an engine", lines, 1.0, RTX.key(read_contract_of(graphs["fp16"])))
+    built = engine_module.Built(b"an engine", lines, 1.0, RTX.for_engine(read_contract_of(graphs["fp16"])))
     monkeypatch.setattr(engine_module, "build_serialized", lambda *_: built)
     with pytest.raises(EngineError, match="in fp16, 95 % asked for"):
         build_engine(graphs["fp16"], tmp_path / "m.engine", RTX)
     assert list(tmp_path.iterdir()) == []
     build = build_engine(graphs["fp16"], tmp_path / "m.engine", RTX, min_share=0.0)
-    assert build.sidecar.engine.audit["share"] == 0
+    assert build.sidecar.engine.audit.share == 0
 
 
 def read_contract_of(path):
@@ -163,7 +164,7 @@ def test_where_there_is_a_gpu_an_engine_is_verified_before_it_stays(graphs, engi
     _, log, _ = engines("fp32")
     lines = engine_module.LibraryLog()
     lines.lines.extend(log.splitlines())
-    built = engine_module.Built(b"an engine", lines, 1.0, RTX.key(read_contract_of(graphs["fp32"])))
+    built = engine_module.Built(b"an engine", lines, 1.0, RTX.for_engine(read_contract_of(graphs["fp32"])))
     monkeypatch.setattr(engine_module, "build_serialized", lambda *_: built)
     monkeypatch.setattr(engine_module, "find_gpu", lambda: Gpu("RTX 4090", (8, 9)))
     output, cache, calls = tmp_path / "m.engine", tmp_path / "cache", []
@@ -174,7 +175,7 @@ def test_where_there_is_a_gpu_an_engine_is_verified_before_it_stays(graphs, engi
 
     def agree(onnx_file, engine):
         calls.append((onnx_file, engine))
-        return {"status": "verified", "gpu": "RTX 4090"}
+        return EngineVerification("verified", gpu="RTX 4090")
 
     with pytest.raises(EngineError, match="not the numbers of its graph"):
         build_engine(graphs["fp32"], output, RTX, cache=cache, verify=disagree)
@@ -182,19 +183,18 @@ def test_where_there_is_a_gpu_an_engine_is_verified_before_it_stays(graphs, engi
     assert not sidecar_path(output).exists()
     build = build_engine(graphs["fp32"], output, RTX, cache=cache, verify=agree)
     assert (build.cached, calls) == (True, [(graphs["fp32"], output)])
-    assert read_sidecar(output).engine.verification == {"status": "verified", "gpu": "RTX 4090"}
+    assert read_sidecar(output).engine.verification == EngineVerification("verified", gpu="RTX 4090")
     # The record is in the cache as well: what was verified once is not verified again.
     again = build_engine(graphs["fp32"], tmp_path / "again.engine", RTX, cache=cache, verify=disagree)
     assert again.sidecar.engine.verified
     unasked = build_engine(graphs["fp32"], tmp_path / "third.engine", RTX)
-    assert unasked.sidecar.engine.verification == {"status": "unverified", "reason": "not asked for"}
+    assert unasked.sidecar.engine.verification == EngineVerification("unverified", "not asked for")
     # One for other GPUs than the builder's stays, unverified: comparing it here would only show that it does not run.
     monkeypatch.setattr(engine_module, "find_gpu", lambda: Gpu("RTX 4090", (9, 0)))
     foreign = build_engine(graphs["fp32"], tmp_path / "fourth.engine", RTX, verify=disagree)
-    assert foreign.sidecar.engine.verification == {
-        "status": "unverified",
-        "reason": "built for other GPUs than the RTX 4090 (9.0) that it was built beside",
-    }
+    assert foreign.sidecar.engine.verification == EngineVerification(
+        "unverified", "built for other GPUs than the RTX 4090 (9.0) that it was built beside"
+    )
 
 
 def test_a_log_that_runs_for_days_keeps_only_its_end():
@@ -215,12 +215,12 @@ def test_what_makes_another_key():
     keys = [
         engine_cache.cache_key(*parts)
         for parts in (
-            ("sum", "tensorrt", "10.13", "RTX 4090", {"streams": [1, 1, 2]}),
-            ("other", "tensorrt", "10.13", "RTX 4090", {"streams": [1, 1, 2]}),
-            ("sum", "tensorrt-rtx", "10.13", "RTX 4090", {"streams": [1, 1, 2]}),
-            ("sum", "tensorrt", "10.14", "RTX 4090", {"streams": [1, 1, 2]}),
-            ("sum", "tensorrt", "10.13", None, {"streams": [1, 1, 2]}),
-            ("sum", "tensorrt", "10.13", "RTX 4090", {"streams": [1, 1, 3]}),
+            ("sum", "tensorrt", "10.13", "RTX 4090", EngineOptions((1, 1, 2))),
+            ("other", "tensorrt", "10.13", "RTX 4090", EngineOptions((1, 1, 2))),
+            ("sum", "tensorrt-rtx", "10.13", "RTX 4090", EngineOptions((1, 1, 2))),
+            ("sum", "tensorrt", "10.14", "RTX 4090", EngineOptions((1, 1, 2))),
+            ("sum", "tensorrt", "10.13", None, EngineOptions((1, 1, 2))),
+            ("sum", "tensorrt", "10.13", "RTX 4090", EngineOptions((1, 1, 3))),
         )
     ]
     assert len(set(keys)) == len(keys)

@@ -98,7 +98,7 @@ def test_every_lowering_passes_its_verification(choices, traced_once, tmp_path):
     assert done.verification.rollouts == ((1, 3), (3, 2))
     contract = read_contract(read_model(done.path), done.path)
     assert contract.to_json() == done.contract.to_json()
-    assert [contract.build[key] for key in ("lowering", "target", "simplified")] == [
+    assert [contract.build.lowering, contract.build.target, contract.build.simplified] == [
         options.lowering,
         options.target,
         options.simplify,
@@ -141,10 +141,10 @@ def test_a_model_exports_from_its_checkpoint_alone(tmp_path, traced_once):
     contract = GraphContract.from_json(text)
     assert text == done.contract.to_json()
     build = contract.build
-    assert build["checkpoint_sha256"] == hashlib.sha256(small_checkpoint().read_bytes()).hexdigest()
-    assert build["verification"]["differences"] == done.verification.differences
-    assert build["precision"] == "fp32"
-    assert build["versions"]["torch"] == torch.__version__
+    assert build.checkpoint_sha256 == hashlib.sha256(small_checkpoint().read_bytes()).hexdigest()
+    assert build.verification.differences == done.verification.differences
+    assert build.precision == "fp32"
+    assert build.versions["torch"] == torch.__version__
     assert contract.class_names == exported_model().config.class_names
     assert json.loads(text)["states"] == [
         {"input": "prior_queries", "output": "queries", "initial": "zeros"},
@@ -157,8 +157,8 @@ def test_the_sum_is_of_the_graph_without_the_contract(tmp_path):
     content = small_graph().read_bytes()
     path.write_bytes(content)
     contract = read_contract(read_model(path), path)
-    size = contract.build["graph_bytes"]
-    assert hashlib.sha256(content[:size]).hexdigest() == contract.build["graph_sha256"]
+    size = contract.build.graph_bytes
+    assert hashlib.sha256(content[:size]).hexdigest() == contract.build.graph_sha256
     assert METADATA_KEY.encode() not in content[:size]
     assert intact(path, contract)
     path.write_bytes(content[:1000] + bytes([content[1000] ^ 1]) + content[1001:])

@@ -1,6 +1,7 @@
 """The report on an ONNX file, against graphs whose numbers are known."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -10,6 +11,7 @@ from onnx import TensorProto, helper
 from l2g.cli.making.inspect import main
 from l2g.errors import ExportError
 from l2g.export.inspection import format_report, inspect_graph
+from l2g.provenance import DatasetLoss, INT8Verification
 from tests.exported import edited, exported_model, set_contract, small_graph
 
 
@@ -129,6 +131,17 @@ def test_a_file_without_a_contract(tmp_path, capsys):
     report = json.loads(capsys.readouterr().out)
     assert report["contract"] is None
     assert "no contract" in report["findings"][0]["text"]
+
+
+def test_what_each_kind_of_verification_says(tmp_path):
+    """An INT8 graph was held to AP, the others to differences of their outputs."""
+    contract = inspect_graph(small_graph()).contract
+    assert contract.build.verification.differences.keys() == {"queries", "boxes", "logits", "mask_logits"}
+    assert "verified    onnxruntime" in format_report(inspect_graph(small_graph()))
+    lost = DatasetLoss("synthetic:val", 80, 40.5, 40.25, None, (0.9,), 0.25)
+    build = replace(contract.build, precision="int8", verification=INT8Verification("somewhere", 0.5, 0.25, (lost,)))
+    path = edited(small_graph(), set_contract(replace(contract, build=build).to_json()), tmp_path / "int8.onnx")
+    assert "verified    somewhere: lost +0.25 AP on synthetic:val" in format_report(inspect_graph(path))
 
 
 def test_json(capsys):

@@ -10,8 +10,7 @@ from l2g.checkpoint import load_checkpoint
 from l2g.data.synthetic.video import synthetic_video
 from l2g.engines.build import build_engine
 from l2g.engines.builder import CURRENT, BuildOptions, known_capabilities
-from l2g.engines.verification import LIMITS, compare, verify_engine
-from l2g.evaluation.parity.frame import slot_order
+from l2g.engines.verification import LIMITS, measure_agreement, verify_engine
 from l2g.export.exporter import ExportOptions, export
 from l2g.runtime.backends.base import HostState
 from l2g.runtime.backends.eager import EagerBackend
@@ -20,11 +19,11 @@ from l2g.runtime.backends.open import open_backend
 from l2g.runtime.backends.tensorrt.backend import TensorRTBackend
 from l2g.runtime.backends.tensorrt.device import CudaDevice, find_gpu
 from l2g.runtime.backends.tensorrt.library import installed_version, load_library
-from l2g.runtime.identity.handover import permute_slots
+from l2g.runtime.identity.slots import slot_order
 from l2g.runtime.session import VideoSession
 from l2g.training.config import load_config
 from l2g.training.trainer import Trainer
-from tests.training.test_configs import small
+from tests.training.small import small
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
@@ -156,7 +155,7 @@ def engines(tmp_path_factory):
 def test_an_engine_is_verified_where_it_is_built(engines, precision):
     _, _, built = engines(precision)
     assert built.sidecar.engine.verified
-    assert built.sidecar.engine.verification["gpu"] == find_gpu().name
+    assert built.sidecar.engine.verification.gpu == find_gpu().name
 
 
 @rtx
@@ -174,7 +173,7 @@ def test_an_engine_feeds_its_own_state_back(engines):
         expected, found = (session.step(frames) for session in sessions)
         for key in frames:
             order = orders.setdefault(key, slot_order(expected[key], found[key]))
-            there = permute_slots(found[key], order)
+            there = found[key].permuted(order)
             np.testing.assert_allclose(there.logits, expected[key].logits, atol=0.05)
             assert np.mean((there.mask_logits > 0) != (expected[key].mask_logits > 0)) < 1e-3
 
@@ -186,7 +185,7 @@ def test_a_wrong_engine_is_found(engines):
 
     class Forgetful(TensorRTBackend):
         def write_state(self, state):
-            super().write_state(HostState(state.queries, state.boxes, np.zeros_like(state.valid)))
+            super().write_state(HostState(state.tensors, np.zeros_like(state.valid)))
 
-    found = compare(OnnxRuntimeBackend(graph), Forgetful(engine))
+    found = measure_agreement(OnnxRuntimeBackend(graph), Forgetful(engine))
     assert found.queries > 10 * LIMITS["fp32"].queries

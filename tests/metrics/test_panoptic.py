@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
+from l2g.cli.learning import stq, vpq
 from l2g.errors import DataError
-from l2g.metrics import stq, vpq
 from l2g.metrics.stq import evaluate_stq
 from l2g.metrics.vpq import evaluate_vpq
 from tests.metrics.fixtures import PANOPTIC_CASES, load, panoptic, quirks

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
+from l2g.cli.learning.vis_ap import main
 from l2g.errors import DataError
-from l2g.metrics.vis_ap import evaluate_vis, main
+from l2g.metrics.vis_ap import evaluate_vis
 from tests.metrics.fixtures import load, quirks
 
 TOLERANCE = 1e-9

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from l2g.config import BackboneConfig
-from l2g.modeling.backbone import FrozenBatchNorm, ResNet, set_batch_norm
+from l2g.modeling.backbones.resnet import FrozenBatchNorm, ResNet, set_batch_norm
 from tests.modeling.small import frames, small_model
 
 CONFIGS = {

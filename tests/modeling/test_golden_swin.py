@@ -9,7 +9,7 @@ import torch
 
 from l2g import load_checkpoint
 from l2g.errors import CheckpointError
-from l2g.modeling.swin import Swin
+from l2g.modeling.backbones.swin import Swin
 from tests import golden
 from tests.modeling.taps import close, normalised, run
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from l2g.config import PRESETS, BackboneConfig, ModelConfig
-from l2g.modeling.backbone import ResNet, set_batch_norm
+from l2g.modeling.backbones.resnet import ResNet, set_batch_norm
 from l2g.modeling.local2global import Local2Global
 from tests import golden
 

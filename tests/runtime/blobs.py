@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 
 from l2g.contract import make_contract
-from l2g.runtime.backends.base import HostState, RawOutputs
+from l2g.runtime.backends.base import HostState
+from l2g.runtime.outputs import RawOutputs
 from l2g.runtime.picture.postprocess import select_detections
 
 COLORS = np.array([(230, 30, 30), (30, 200, 40), (40, 60, 230)], dtype=np.float32)
@@ -44,19 +45,19 @@ class BlobBackend:
             assert all(reset), "the first step of a backend can only hold first frames"
             self.state = self._empty(streams)
         assert len(self.state.valid) == streams == len(reset)
-        valid = self.state.valid & ~np.asarray(reset)
+        valid, held = self.state.valid & ~np.asarray(reset), self.state.tensors
         seen = np.stack([_mask_logits(frame) for frame in frames])
         area = (seen > 0).mean(axis=(2, 3))
         queries = np.zeros((streams, SLOTS, WIDTH), dtype=np.float32)
         queries[:, :, :SLOTS] = np.eye(SLOTS, dtype=np.float32)
         queries[:, :, SLOTS] = area
-        queries[:, :, SLOTS + 1] = np.where(valid[:, None], 0.5 * self.state.queries[:, :, SLOTS + 1] + area, area)
+        queries[:, :, SLOTS + 1] = np.where(valid[:, None], 0.5 * held["prior_queries"][:, :, SLOTS + 1] + area, area)
         logits = np.full((streams, SLOTS, len(COLORS)), -6.0, dtype=np.float32)
         for slot in range(len(COLORS)):
             logits[:, slot, slot] = np.where(area[:, slot] > 0, 2.0 + queries[:, slot, SLOTS + 1], -4.0)
-        boxes = np.where(valid[:, None, None], self.state.boxes * 0.5 + 0.1, 0.3).astype(np.float32)
+        boxes = np.where(valid[:, None, None], held["prior_boxes"] * 0.5 + 0.1, 0.3).astype(np.float32)
         boxes = np.broadcast_to(boxes, (streams, SLOTS, 4)).copy()
-        self.state = HostState(queries, boxes, np.ones(streams, bool))
+        self.state = HostState({"prior_queries": queries, "prior_boxes": boxes}, np.ones(streams, bool))
         raw = RawOutputs(queries.copy(), boxes.copy(), logits, seen)
         if self.contract.association == "embedding":
             order = np.random.default_rng(self.steps).permutation(SLOTS)
@@ -68,22 +69,17 @@ class BlobBackend:
         if self.state is None:
             return None
         self.transfers += 1
-        return HostState(self.state.queries.copy(), self.state.boxes.copy(), self.state.valid.copy())
+        return self.state.copy()
 
     def write_state(self, state):
-        self.state = HostState(state.queries.copy(), state.boxes.copy(), state.valid.copy())
+        self.state = state.copy()
 
     def close(self):
         self.closed = True
 
-    @staticmethod
-    def _empty(streams):
+    def _empty(self, streams):
         # What an invalid row holds must never show.
-        return HostState(
-            np.full((streams, SLOTS, WIDTH), np.nan, np.float32),
-            np.full((streams, SLOTS, 4), np.nan, np.float32),
-            np.zeros(streams, bool),
-        )
+        return HostState.empty(self.contract, streams).changed(lambda tensor: np.full_like(tensor, np.nan))
 
 
 def _mask_logits(frame):

@@ -13,14 +13,25 @@ TICK = Fraction(1, 90_000)
 
 
 def write_clip(
-    path, images, times=None, codec="libx264", pix_fmt="yuv420p", options=None, container_options=None, tick=TICK
+    path,
+    images,
+    times=None,
+    codec="libx264",
+    pix_fmt="yuv420p",
+    options=None,
+    container_options=None,
+    tick=TICK,
+    rate=10,
+    pixel_aspect=None,
 ):
     """Encode uint8 [H, W, 3] images; `times` in seconds, 10 frames a second unless given."""
     times = np.arange(len(images)) / 10 if times is None else times
     with av.open(str(path), "w", options=container_options or {}) as container:
-        stream = container.add_stream(codec, rate=10, options=options or {"crf": "12", "g": "5"})
+        stream = container.add_stream(codec, rate=rate, options=options or {"crf": "12", "g": "5"})
         stream.height, stream.width, stream.pix_fmt = *images[0].shape[:2], pix_fmt
         stream.codec_context.time_base = tick
+        if pixel_aspect is not None:
+            stream.codec_context.sample_aspect_ratio = Fraction(pixel_aspect)
         for image, time in zip(images, times, strict=True):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
             frame.pts, frame.time_base = round(time / tick), tick

@@ -14,15 +14,17 @@ import numpy as np
 import onnxruntime
 
 from l2g.artifacts.onnx_file import read_contract, read_model
-from l2g.artifacts.sidecar import EngineFacts, Gpu, Sidecar, sum_of_file, write_sidecar
+from l2g.artifacts.records import Audit, EngineVerification
+from l2g.artifacts.sidecar import EngineFacts, Gpu, Sidecar, write_sidecar
 from l2g.contract import GraphContract
 from l2g.errors import EngineError
-from l2g.runtime.backends.contract_check import sized
+from l2g.files import sha256_of_file
 from l2g.runtime.backends.tensorrt.backend import Platform
 from l2g.runtime.backends.tensorrt.library import Library
 
 GPU = Gpu("Imagined RTX 4090", (8, 9), memory=24 << 30, free_memory=20 << 30)
 VERSION = "1.7.1.116"
+AUDIT = Audit("fp32", 1.0, {"fp32": 10}, {"fp32": 1}, {"fp32": 1}, (), 0, None, None, "build log")
 
 
 class FakeDevice:
@@ -153,7 +155,7 @@ class FakeExecutor:
         self._session = None
 
     def _view(self, spec, addresses, streams) -> np.ndarray:
-        shape = sized(spec, streams)
+        shape = spec.sized(streams)
         size = int(np.prod(shape)) * np.dtype(spec.dtype).itemsize
         return self.device.block(addresses[spec.name], size)[:size].view(spec.dtype).reshape(shape)
 
@@ -192,11 +194,11 @@ def fake_engine(path: Path, onnx_file: Path, **facts) -> Path:
         "engine_sha256": hashlib.sha256(content).hexdigest(),
         "engine_bytes": len(content),
         "onnx": onnx_file.name,
-        "onnx_sha256": sum_of_file(onnx_file),
+        "onnx_sha256": sha256_of_file(onnx_file),
         "gpu": None,
         "compute_capabilities": ("8.0", "8.6", "8.9", "12.0"),
-        "audit": {"asked": "fp32"},
-        "verification": {"status": "verified"},
+        "audit": AUDIT,
+        "verification": EngineVerification("verified"),
     }
     write_sidecar(path, Sidecar(contract, EngineFacts(**{**known, **facts})))
     return path

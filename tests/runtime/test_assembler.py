@@ -5,9 +5,9 @@ import pytest
 
 from l2g.errors import ContractError, L2GError
 from l2g.runtime.assembler import FrameAssembler, letterbox_of
-from l2g.runtime.backends.base import Detections
 from l2g.runtime.identity.tracks import TrackParameters
-from l2g.runtime.session import VideoSession, stream_outputs
+from l2g.runtime.outputs import Detections
+from l2g.runtime.session import VideoSession
 from tests.runtime.blobs import BlobBackend, scene
 
 HEIGHT, WIDTH = 90, 160
@@ -29,7 +29,7 @@ def _assemble(frames, top_k=None, parameters=None):
 @pytest.mark.parametrize("top_k", [None, 4])
 def test_masks_and_boxes_are_those_of_the_objects(top_k):
     (result,) = _assemble([scene(HEIGHT, WIDTH, [(1, BOX), (2, (120, 50, 160, 90))])], top_k)
-    by_label = {instance.label: instance for instance in result.instances}
+    by_label = {instance.label: instance for instance in result.tracks}
     assert set(by_label) == {1, 2}
     truth = np.zeros((HEIGHT, WIDTH), bool)
     truth[BOX[1] : BOX[3], BOX[0] : BOX[2]] = True
@@ -44,7 +44,7 @@ def test_masks_and_boxes_are_those_of_the_objects(top_k):
 def test_raw_outputs_and_detections_give_the_same_masks():
     frames = [scene(HEIGHT, WIDTH, [(0, (10 + 3 * i, 10, 60 + 3 * i, 70))]) for i in range(5)]
     for raw, chosen in zip(_assemble(frames), _assemble(frames, top_k=3), strict=True):
-        (a,), (b,) = raw.instances, chosen.instances
+        (a,), (b,) = raw.tracks, chosen.tracks
         assert (a.track_id, a.label, a.slot) == (b.track_id, b.label, b.slot)
         assert a.score == pytest.approx(b.score, abs=1e-6)
         one, other = a.mask.full(), b.mask.full()
@@ -55,7 +55,7 @@ def test_raw_outputs_and_detections_give_the_same_masks():
 def test_a_slot_that_is_used_again_gets_a_new_id():
     seen, unseen = scene(HEIGHT, WIDTH, [(0, BOX)]), scene(HEIGHT, WIDTH, [])
     results = _assemble([seen, unseen, seen, unseen, unseen, unseen, seen], parameters=TrackParameters(max_age=2))
-    ids = [[instance.track_id for instance in result.instances] for result in results]
+    ids = [[instance.track_id for instance in result.tracks] for result in results]
     assert ids == [[1], [], [1], [], [], [], [2]]
 
 
@@ -65,7 +65,7 @@ def test_top_k_limits_what_is_looked_at():
     letterbox = letterbox_of(backend.contract, HEIGHT, WIDTH)
     outputs = backend.step(letterbox.to_canvas(frame)[None], np.array([True]))
     result = FrameAssembler(letterbox, backend.contract, top_k=1).assemble(outputs, 0, 0.0)
-    assert [instance.label for instance in result.instances] == [0]
+    assert [instance.label for instance in result.tracks] == [0]
 
 
 def test_scores_that_are_not_numbers_are_an_error_that_names_the_frame():
@@ -83,13 +83,13 @@ def test_a_slot_whose_mask_lies_in_the_padding_is_not_reported():
     letterbox = letterbox_of(backend.contract, HEIGHT, WIDTH)
     canvas = scene(128, 160, [(0, (0, 110, 160, 128)), (1, (10, 10, 60, 60))])
     result = FrameAssembler(letterbox, backend.contract).assemble(backend.step(canvas[None], np.array([True])), 0, 0.0)
-    assert [instance.label for instance in result.instances] == [1]
+    assert [instance.label for instance in result.tracks] == [1]
 
 
 def test_one_stream_of_a_batch():
     backend = BlobBackend()
     outputs = backend.step(np.stack([scene(64, 96, [(i, (0, 0, 50, 50))]) for i in range(3)]), np.ones(3, bool))
-    row = stream_outputs(outputs, 2)
+    row = outputs.stream(2)
     assert row.logits.shape[0] == 1
     np.testing.assert_array_equal(row.logits[0], outputs.logits[2])
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from l2g.errors import ContractError, L2GError
-from l2g.runtime.backends.base import RawOutputs
+from l2g.runtime.outputs import RawOutputs
 from l2g.runtime.session import VideoSession
 from tests.runtime.blobs import BlobBackend, scene
 

@@ -6,16 +6,7 @@ import torch
 from l2g import build_model
 from l2g.data.synthetic.dataset import synthetic_dataset
 from l2g.training.loss.targets import collate
-
-SMALL = {
-    "backbone": {"blocks": (1, 1, 1, 1), "stem_channels": 8, "width": 4, "out_channels": 16},
-    "encoder": {"layers": 1, "ffn_dim": 32, "mask_dim": 32},
-    "decoder": {"layers": 2, "ffn_dim": 32},
-    "aligner": {"layers": 1, "ffn_dim": 32},
-    "hidden_dim": 32,
-    "num_queries": 10,
-    "num_heads": 4,
-}
+from tests.training.small import SMALL
 
 
 @pytest.fixture(autouse=True)

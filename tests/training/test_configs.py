@@ -11,15 +11,7 @@ from l2g import load_checkpoint
 from l2g.data.synthetic.dataset import write_synthetic
 from l2g.training.config import load_config
 from l2g.training.trainer import Trainer
-from tests.training.conftest import SMALL
-
-CANVAS = [64, 96]
-
-
-def small(**changes):
-    """Command-line changes that shrink a config to something a test can run."""
-    overrides = json.dumps({**SMALL, "num_classes": 8, **changes})
-    return ["model=l2g_tiny", f"overrides={overrides}", "init=null", f"data.augment.canvas={CANVAS}", "data.workers=0"]
+from tests.training.small import SMALL, small
 
 
 def once(config, changes, folder):

@@ -17,7 +17,7 @@ from l2g.training.config import SHIPPED, PhaseConfig, load_config
 from l2g.training.optimiser import build_optimiser, rate_factor
 from l2g.training.start import build_start
 from l2g.training.trainer import Trainer, TrainingError
-from tests.training.conftest import SMALL
+from tests.training.small import SMALL
 
 CLASSES = tuple(f"class {i}" for i in range(8))
 RUN = {
@@ -80,7 +80,7 @@ def test_a_killed_process_goes_on(config_file, tmp_path):
     command = [
         sys.executable,
         "-m",
-        "l2g.cli.learning.train",
+        "l2g.training.train",
         "--config",
         str(config_file),
         "--output",
@@ -249,7 +249,7 @@ def test_a_process_without_a_gpu_of_its_own_is_refused(config_file, tmp_path, mo
 def test_two_processes_train_together(config_file, tmp_path):
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "--standalone",
-        "-m", "l2g.cli.learning.train", "--config", str(config_file), "--output", str(tmp_path / "run"),
+        "-m", "l2g.training.train", "--config", str(config_file), "--output", str(tmp_path / "run"),
     ]  # fmt: skip
     finished = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert finished.returncode == 0, finished.stderr[-2000:]

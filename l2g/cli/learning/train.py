@@ -1,33 +1,41 @@
-"""Train a model: `python -m l2g.training.train --config synthetic_tiny --output runs/tiny [key=value ...]`.
+"""Train a model.
+
+    l2g train --config synthetic_tiny --output runs/tiny [key=value ...]
 
 Several processes: `torchrun --nproc-per-node 2 -m l2g.training.train ...`. Interrupt it at any moment; the same command
-goes on where it stopped.
+goes on where it stopped. Exit code: 0 trained, 1 stopped in good order, 2 bad input.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from l2g.errors import L2GError
+from l2g.cli.entry import main_of
+
+if TYPE_CHECKING:
+    from l2g.data.dataset import Problem
+    from l2g.modeling.local2global import Local2Global
+    from l2g.training.config import DataConfig, EvaluationConfig
 
 _SHOWN = 20  # broken entries named one by one
 
 
-def left_out(config, problems) -> list[str]:
+def left_out(config: DataConfig, problems: Iterable[Problem]) -> list[str]:
     """What `skip_broken` left out of the run's data set, a line each; empty where nothing was."""
     broken = [problem for problem in problems if problem.fatal]
     lines = [f"left out: {problem}" for problem in broken[:_SHOWN]]
     if len(broken) > _SHOWN:
-        command = f"python -m l2g.data.validation {config.source}:{config.root} --split {config.split}"
+        command = f"l2g data check {config.source}:{config.root} --split {config.split}"
         lines.append(f"left out: {len(broken) - _SHOWN} more, which this lists: {command}")
     return lines
 
 
-def scores(model, config) -> dict[str, float]:
+def scores(model: Local2Global, config: EvaluationConfig) -> dict[str, float]:
     """Video AP of the model as it is now, on the data set of the config, in percent."""
     from l2g.data.registry import load_dataset
     from l2g.evaluation.run import evaluate_backend
@@ -39,36 +47,35 @@ def scores(model, config) -> dict[str, float]:
     return {name: round(100 * report.stats[name], 2) for name in ("AP", "AP50", "AR10")}
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, help="a YAML file, or the name of a shipped config")
     parser.add_argument(
         "--output", type=Path, required=True, help="folder for weights, resume file and TensorBoard events"
     )
-    parser.add_argument("changes", nargs="*", metavar="key=value", help="changes to the config, as in phases.0.lr=1e-3")
-    arguments = parser.parse_args(argv)
-    try:
-        from l2g.training.config import load_config
-        from l2g.training.trainer import Trainer
+    parser.add_argument(
+        "changes",
+        nargs="*",
+        metavar="key=value",
+        help="changes to the config, as in phases.0.lr=1e-3 (default: none)",
+    )
 
-        config = load_config(arguments.config, arguments.changes)
-        trainer = Trainer(config, arguments.output, partial(scores, config=config.evaluation))
-        if trainer.chief:
-            for line in left_out(config.data, trainer.dataset.problems):
-                print(line, flush=True)
-        if trainer.fresh and trainer.chief:
-            print(f"{len(trainer.fresh)} tensors start fresh, the first: {', '.join(trainer.fresh[:3])}")
-        result = trainer.run()
-    except L2GError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+
+def run(options: argparse.Namespace) -> int:
+    from l2g.training.config import load_config
+    from l2g.training.trainer import Trainer
+
+    config = load_config(options.config, options.changes)
+    trainer = Trainer(config, options.output, partial(scores, config=config.evaluation))
     if trainer.chief:
-        where = (
-            f"wrote {result}" if result else f"stopped; the same command goes on from {trainer.output / 'resume.pt'}"
-        )
-        print(where)
+        for line in left_out(config.data, trainer.dataset.problems):
+            print(line, flush=True)
+    if trainer.fresh and trainer.chief:
+        print(f"{len(trainer.fresh)} tensors start fresh, the first: {', '.join(trainer.fresh[:3])}")
+    result = trainer.run()
+    if trainer.chief:
+        resume = trainer.output / "resume.pt"
+        print(f"wrote {result}" if result else f"stopped; the same command goes on from {resume}")
     return 0 if result else 1
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+main = main_of("train")

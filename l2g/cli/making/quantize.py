@@ -1,6 +1,6 @@
 """Turn a checkpoint into an INT8 ONNX file, calibrated on rollouts and held to an AP budget.
 
-    python calibration/quantize.py --ckpt l2g_tiny --dataset synthetic:val --output l2g_tiny.int8.onnx
+    l2g quantize --ckpt l2g_tiny --dataset synthetic:val --output l2g_tiny.int8.onnx
 
 Interrupted, the same command goes on where it was. Beside the file a report says what was measured (.report.md, .json).
 Exit code: 0 written, 1 more AP is lost than the budget allows (nothing but the report is written), 2 bad input.
@@ -9,112 +9,111 @@ Exit code: 0 written, 1 more AP is lost than the budget allows (nothing but the 
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from l2g.errors import ExportError, L2GError
+from l2g.cli.arguments import (
+    DATASET,
+    add_canvas,
+    add_checkpoint,
+    add_outputs,
+    add_quiet,
+    add_split,
+    add_streams,
+    note,
+)
+from l2g.cli.entry import main_of
+from l2g.cli.table import Row, table
+from l2g.errors import ExportError
 
 if TYPE_CHECKING:
     from l2g.calibration.job import Quantised
+    from l2g.calibration.report import Report
 
 
-def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="quantize", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--ckpt", required=True, help="a checkpoint, a shipped model's name, or an FP32 .onnx of this package"
-    )
-    parser.add_argument(
-        "--dataset", required=True, help="AP is measured here: a directory, FORMAT:DIR, or synthetic:{val,...}"
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_checkpoint(parser, also=", or an FP32 .onnx of this package")
+    parser.add_argument("--dataset", required=True, metavar="DATASET", help=f"AP is measured here: {DATASET}")
+    add_split(parser)
     parser.add_argument("--output", required=True, type=Path, help="the ONNX file to write")
     parser.add_argument("--calibrate-on", metavar="DATASET", help="rollouts are recorded here (default: --dataset)")
     parser.add_argument(
         "--also-on", nargs="+", default=[], metavar="DATASET", help="the budget is to hold on these too, at the end"
     )
-    parser.add_argument("--split", default="valid", help="split of a directory (default valid)")
-    parser.add_argument("--ap-budget", default="0.5", help="AP points that may be lost, or 'none' (default 0.5)")
+    parser.add_argument("--ap-budget", default="0.5", help="AP points that may be lost, or 'none'")
     parser.add_argument(
         "--layout",
         choices=("onnxruntime", "tensorrt"),
         default="onnxruntime",
-        help="which library is to be quick with it (default onnxruntime, on a CPU)",
+        help="which library is to be quick with it; onnxruntime: on a CPU",
     )
     parser.add_argument(
         "--scales", choices=("fp32", "fp16"), default="fp32", help="fp16: FP16 around the integers, for TensorRT"
     )
-    parser.add_argument("--height", type=int, help="canvas height of the export (default: the model's)")
-    parser.add_argument("--width", type=int, help="canvas width of the export (default: the model's)")
-    parser.add_argument(
-        "--outputs", choices=("raw", "detections"), default="raw", help="of the file (needs a checkpoint; default raw)"
-    )
-    parser.add_argument("--top-k", type=int, default=50, help="instances chosen for detections (default 50)")
+    add_canvas(parser)
+    add_outputs(parser, text="; needs a checkpoint")
     calibration = parser.add_argument_group("calibration")
-    calibration.add_argument("--videos", type=int, default=8, help="videos that rollouts are recorded of (default 8)")
-    calibration.add_argument("--frames", type=int, default=12, help="frames kept of each (default 12)")
-    calibration.add_argument("--span", type=int, default=72, help="frames run of each at most (default 72)")
+    calibration.add_argument("--videos", type=int, default=8, help="videos that rollouts are recorded of")
+    calibration.add_argument("--frames", type=int, default=12, help="frames kept of each")
+    calibration.add_argument("--span", type=int, default=72, help="frames run of each at most")
     calibration.add_argument(
         "--method",
         choices=("best", "auto", "max", "percentile", "entropy"),
         default="best",
-        help="of ranges; auto: per tensor, best: whichever changes the outputs least (default best)",
+        help="of ranges; auto: per tensor, best: whichever changes the outputs least",
     )
-    calibration.add_argument("--percentile", type=float, default=99.99, help="of the magnitudes (default 99.99)")
+    calibration.add_argument("--percentile", type=float, default=99.99, help="of the magnitudes")
     calibration.add_argument(
         "--state", choices=("rollout", "zeros", "random"), default="rollout", help="zeros, random: to be compared with"
     )
     effort = parser.add_argument_group("search")
-    effort.add_argument("--search-videos", type=int, default=32, help="videos that sets are tried on (default 32)")
-    effort.add_argument("--max-trials", type=int, default=10, help="sets tried; 0: the default set (default 10)")
-    effort.add_argument("--probe-frames", type=int, default=8, help="recorded frames per sensitivity (default 8)")
+    effort.add_argument("--search-videos", type=int, default=32, help="videos that sets are tried on")
+    effort.add_argument("--max-trials", type=int, default=10, help="sets tried; 0: the default set")
+    effort.add_argument("--probe-frames", type=int, default=8, help="recorded frames per sensitivity")
     effort.add_argument("--verdict-videos", type=int, metavar="N", help="judge on the first N videos (default: all)")
-    effort.add_argument("--streams", type=int, default=4, help="videos that share a step (default 4)")
+    add_streams(effort)
     parser.add_argument("--work", type=Path, help="folder to resume from (default: OUTPUT.work)")
     parser.add_argument("--fresh", action="store_true", help="forget what the folder holds and start again")
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
-    return parser.parse_args(argv)
+    add_quiet(parser)
 
 
-def main(argv: list[str] | None = None) -> int:
-    arguments = parse_arguments(argv)
-    try:
-        quantised = run(arguments)
-    except L2GError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
-    print(quantised.report.table())
+def run(options: argparse.Namespace) -> int:
+    quantised = quantise(options)
+    report = quantised.report
+    print(report.table())
+    print(table(rows(report)))
     if quantised.path is None:
-        print(
-            f"refused: {quantised.report.loss:.2f} AP lost, {arguments.ap_budget} allowed; {arguments.output} "
+        note(
+            f"refused: {report.loss:.2f} AP lost, {options.ap_budget} allowed; {options.output} "
             "is not written. Record more frames (--videos, --frames), try more sets (--max-trials), or raise "
-            "--ap-budget",
-            file=sys.stderr,
+            "--ap-budget"
         )
         return 1
     print(f"{quantised.path}: {quantised.path.stat().st_size / 1e6:.1f} MB")
     return 0
 
 
-def run(arguments: argparse.Namespace) -> Quantised:
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
+def rows(report: Report) -> list[Row]:
+    """What the verdict rests on."""
+    budget = report.options.ap_budget
+    lost = [Row(f"AP lost on {verdict.dataset}", "percent points", verdict.loss, budget) for verdict in report.verdicts]
+    return [
+        *lost,
+        Row("arithmetic in INT8", "%", report.share),
+        Row("one frame here, FP32", "ms", 1000 * report.speed["fp32"]),
+        Row("one frame here, INT8", "ms", 1000 * report.speed["int8"]),
+    ]
 
-        from l2g.calibration.job import QuantizeJob, QuantizeOptions, clear, export_base
-        from l2g.calibration.recording import RecordingOptions
-        from l2g.calibration.scoring import first_videos
-        from l2g.data.registry import load_dataset
-        from l2g.metrics.files import write_json
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] == "l2g":
-            raise
-        raise ExportError(f"'{error.name}' is not installed; pip install 'l2g[int8]'") from None
+
+def quantise(arguments: argparse.Namespace) -> Quantised:
+    import onnx  # noqa: F401
+    import onnxruntime  # noqa: F401
+
+    from l2g.calibration.job import QuantizeJob, QuantizeOptions, clear, export_base
+    from l2g.calibration.recording import RecordingOptions
+    from l2g.calibration.scoring import first_videos
+    from l2g.data.registry import load_dataset
+    from l2g.files import write_json, write_text
 
     options = QuantizeOptions(
         layout=arguments.layout,
@@ -168,11 +167,4 @@ def parse_budget(text: str) -> float | None:
         raise ExportError(f"AP budget '{text}' found, a number of percent points or 'none' expected") from None
 
 
-def write_text(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+main = main_of("quantize")

@@ -1,62 +1,50 @@
-"""AP of a model on a data set: `python runtime/evaluate.py --model l2g_tiny --dataset synthetic:val`."""
+"""AP of a model on a data set, and how often its identities change.
+
+    l2g evaluate --model l2g_tiny --dataset synthetic:val
+
+Exit code: 0 measured, 2 bad input.
+"""
 
 from __future__ import annotations
 
 import argparse
-import sys
-from dataclasses import replace
+from contextlib import closing
 
-from l2g.data.registry import load_dataset
-from l2g.errors import L2GError
-from l2g.evaluation.run import ScoringOptions, evaluate_backend
-from l2g.metrics.files import write_json
-from l2g.runtime.backends.open import open_backend
+from l2g.cli.arguments import add_dataset, add_model, add_quiet, add_streams, open_dataset
+from l2g.cli.entry import main_of
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True, help="a checkpoint, an .onnx, or the name of a shipped model")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model(parser)
+    add_dataset(parser, seed=True)
+    add_streams(parser)
+    parser.add_argument("--top-k", type=int, default=100, help="results per video")
     parser.add_argument(
-        "--dataset", required=True, help="directory in YouTube-VIS layout, FORMAT:DIR, or synthetic:{val,occluded,long}"
+        "--no-handover", action="store_true", help="slots as they are: identities stay, shadows are shown"
     )
-    parser.add_argument("--split", default="valid", help="split of a directory (default: valid)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of a synthetic split (default: 0)")
-    parser.add_argument("--videos", type=int, help="only the first N videos")
-    parser.add_argument("--streams", type=int, default=4, help="videos that share a step (default: 4)")
-    parser.add_argument("--top-k", type=int, default=ScoringOptions.top_k, help="results per video (default: 100)")
-    parser.add_argument(
-        "--no-handover",
-        action="store_true",
-        help="slots as they are: identities stay, shadows are shown",
-    )
-    parser.add_argument("--results", help="write the results in YouTube-VIS format")
-    parser.add_argument("--report", help="write the scores as JSON, in percent")
-    arguments = parser.parse_args(argv)
-    try:
-        dataset = load_dataset(arguments.dataset, arguments.split, seed=arguments.seed, skip_broken=False)
-        if arguments.videos is not None:
-            if arguments.videos < 1:
-                raise L2GError(f"--videos {arguments.videos} found, at least 1 expected")
-            dataset = replace(dataset, videos=dataset.videos[: arguments.videos])
-        backend = open_backend(arguments.model, top_k=None)
-        try:
-            options = ScoringOptions(top_k=arguments.top_k, handover=not arguments.no_handover)
-            evaluation = evaluate_backend(backend, dataset, streams=arguments.streams, options=options)
-        finally:
-            backend.close()
-        if arguments.results:
-            write_json(arguments.results, evaluation.results)
-        if arguments.report:
-            write_json(
-                arguments.report, {"model": arguments.model, "dataset": arguments.dataset, **evaluation.to_json()}
-            )
-    except L2GError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    parser.add_argument("--results", metavar="FILE", help="write the results in YouTube-VIS format (default: nowhere)")
+    parser.add_argument("--report", metavar="FILE", help="write the scores as JSON, in percent (default: nowhere)")
+    add_quiet(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    from l2g.evaluation.run import ScoringOptions, evaluate_backend
+    from l2g.files import write_json
+    from l2g.runtime.backends.open import open_backend
+
+    dataset = open_dataset(options)
+    scoring = ScoringOptions(top_k=options.top_k, handover=not options.no_handover)
+    with closing(open_backend(options.model, top_k=None)) as backend:
+        evaluation = evaluate_backend(
+            backend, dataset, streams=options.streams, options=scoring, progress=not options.quiet
+        )
+    if options.results:
+        write_json(options.results, evaluation.results)
+    if options.report:
+        write_json(options.report, {"model": options.model, "dataset": options.dataset, **evaluation.to_json()})
     print(evaluation.report.table())
     print(f"{'switches':<14}{evaluation.identities.switches_per_100_frames:.2f} per object and 100 frames")
     return 0
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+main = main_of("evaluate")

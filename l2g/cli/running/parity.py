@@ -1,6 +1,6 @@
 """Is an artifact the model it was made from? Two models over whole videos, with the state fed back.
 
-    python runtime/parity.py --reference l2g_tiny --candidate tiny.onnx --dataset synthetic:val --report outputs/parity
+    l2g parity --reference l2g_tiny --candidate tiny.onnx --dataset synthetic:val --report outputs/parity
 
 Writes parity.json and parity.html into the report's folder. Exit code: 0 within tolerance, 1 beyond it, 2 bad input.
 """
@@ -8,56 +8,42 @@ Writes parity.json and parity.html into the report's folder. Exit code: 0 within
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from contextlib import ExitStack, closing
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from l2g.data.registry import load_dataset
+from l2g.cli.arguments import add_dataset, add_model, add_quiet, add_streams, open_dataset
+from l2g.cli.entry import main_of
 from l2g.errors import L2GError
-from l2g.evaluation.parity.page import render_page
-from l2g.evaluation.parity.report import ParityReport, Tolerances
-from l2g.evaluation.parity.run import ParityOptions, run_parity
-from l2g.metrics.files import write_json
-from l2g.runtime.backends.base import Backend
-from l2g.runtime.backends.open import ARTIFACT_SUFFIXES, open_backend
+
+if TYPE_CHECKING:
+    from l2g.evaluation.parity.report import ParityReport, Tolerances
+    from l2g.runtime.backends.base import Backend
 
 
-def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="parity", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--reference", required=True, help="what is right: a checkpoint, a shipped name or an .onnx")
-    parser.add_argument("--candidate", required=True, help="what is to be judged, likewise")
-    parser.add_argument(
-        "--dataset", required=True, help="directory in YouTube-VIS layout, FORMAT:DIR, or synthetic:{val,occluded,long}"
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model(parser, "--reference", "what is right: ")
+    add_model(parser, "--candidate", "what is to be judged: ")
+    add_dataset(parser, seed=True)
     parser.add_argument("--report", required=True, type=Path, help="the folder for parity.json and parity.html")
-    parser.add_argument("--split", default="valid", help="split of a directory (default valid)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of a synthetic split (default 0)")
-    parser.add_argument("--videos", type=int, metavar="N", help="only the first N videos")
-    parser.add_argument("--streams", type=int, default=4, help="videos that share a step (default 4)")
-    parser.add_argument("--confidence", type=float, default=0.5, help="slots of this score are objects (default 0.5)")
+    add_streams(parser)
+    parser.add_argument("--confidence", type=float, default=0.5, help="slots of this score are objects")
     parser.add_argument(
         "--tolerance",
         nargs="+",
         default=[],
         metavar="NAME=VALUE",
-        help="ap (percent points, 0.02), mask_logits (0.001), identity (percent, 99.9); the defaults suit FP32",
+        help="what may differ: ap (percent points), mask_logits, identity (percent) (default: by the candidate's "
+        "precision: FP32 0.02, 0.001, 99.9; FP16 0.2, none, 95; INT8 0.5, none, 95)",
     )
     parser.add_argument("--no-ap", action="store_true", help="do not score: the data set has other classes or no truth")
-    return parser.parse_args(argv)
+    add_quiet(parser)
 
 
-def main(argv: list[str] | None = None) -> int:
-    options = parse_arguments(argv)
-    try:
-        report = compare(options)
-        write_report(report, options.report)
-    except L2GError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+def run(options: argparse.Namespace) -> int:
+    report = compare(options)
+    write_report(report, options.report)
     print(report.table())
     print(f"report: {options.report / 'parity.html'}")
     return 0 if report.passed else 1
@@ -65,14 +51,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def compare(options: argparse.Namespace) -> ParityReport:
     """Open what `options` name and run the comparison."""
+    from l2g.evaluation.parity.run import ParityOptions, run_parity
+
     tolerances = parse_tolerances(options.tolerance)
     settings = ParityOptions(streams=options.streams, confidence=options.confidence, ap=not options.no_ap)
     make_folder(options.report)
-    dataset = load_dataset(options.dataset, options.split, seed=options.seed)
-    if options.videos is not None:
-        if options.videos < 1:
-            raise L2GError(f"--videos {options.videos} found, at least 1 expected")
-        dataset = replace(dataset, videos=dataset.videos[: options.videos])
+    dataset = open_dataset(options)
     with ExitStack() as stack:
         reference, candidate, forced = open_models(options.reference, options.candidate, stack)
         return run_parity(
@@ -83,11 +67,14 @@ def compare(options: argparse.Namespace) -> ParityReport:
             options=settings,
             tolerances=tolerances,
             names=(options.reference, options.candidate),
+            progress=not options.quiet,
         )
 
 
 def open_models(reference: str, candidate: str, stack: ExitStack) -> list[Backend]:
     """The reference, and the candidate twice: one is fed the reference's state, the other keeps its own."""
+    from l2g.runtime.backends.open import ARTIFACT_SUFFIXES, open_backend
+
     models = [reference, candidate, candidate]
     opened: dict[int, Backend] = {}
     canvas = None
@@ -100,6 +87,8 @@ def open_models(reference: str, candidate: str, stack: ExitStack) -> list[Backen
 
 def parse_tolerances(texts: list[str]) -> Tolerances:
     """NAME=VALUE each; L2GError for an unknown name or a value that is no number from 0 up."""
+    from l2g.evaluation.parity.report import Tolerances
+
     known = [item.name for item in fields(Tolerances)]
     given = {}
     for text in texts:
@@ -122,17 +111,13 @@ def make_folder(folder: Path) -> None:
 
 def write_report(report: ParityReport, folder: str | Path) -> None:
     """parity.json and parity.html, each replaced when it is complete."""
+    from l2g.evaluation.parity.page import render_page
+    from l2g.files import write_json, write_text
+
     folder = Path(folder)
     make_folder(folder)
     write_json(folder / "parity.json", report.to_json())
-    page = folder / "parity.html"
-    partial = page.with_name(page.name + ".partial")
-    try:
-        partial.write_text(render_page(report), encoding="utf-8")
-        os.replace(partial, page)
-    except OSError as error:
-        raise L2GError(f"{page}: cannot be written ({error.strerror}); give another --report folder") from None
+    write_text(folder / "parity.html", render_page(report))
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+main = main_of("parity")

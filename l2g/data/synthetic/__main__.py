@@ -1,8 +1,8 @@
-"""`python -m l2g.data.synthetic` draws synthetic video."""
+"""A door: `python -m l2g.data.synthetic` is `l2g data draw`."""
 
 import sys
 
-from l2g.data.synthetic.video import main
+from l2g.cli.learning.data_draw import main
 
 if __name__ == "__main__":
     sys.exit(main())

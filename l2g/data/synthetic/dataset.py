@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any, overload
 
 import cv2
 import numpy as np
@@ -15,6 +16,7 @@ from l2g.data.dataset import Category, Clip, Video, VideoDataset, make_clip
 from l2g.data.synthetic.shapes import CLASS_NAMES
 from l2g.data.synthetic.video import DEFAULT_SIZE, SyntheticVideo, split_facts, synthetic_video
 from l2g.errors import DataError
+from l2g.files import cache_root, name_beside
 
 FORMAT_VERSION = 1  # part of the cache's directory names: raise it whenever the drawing changes
 CATEGORIES = tuple(Category(label + 1, name) for label, name in enumerate(CLASS_NAMES))
@@ -29,31 +31,38 @@ class DrawnVideo(Video):
         self.name = f"synthetic:{split}/{seed}/{index}"
         self.height, self.width = size
         self.length = length
-        self._source = {"split": split, "index": index, "seed": seed, "size": size, "cuts": cuts}
+        self._draw = partial(synthetic_video, split, index, seed=seed, size=size, cuts=cuts)
 
     def frame(self, t: int) -> np.ndarray:
-        return synthetic_video(**self._source, frames=[t]).frames[0]
+        return self._draw(frames=[t]).frames[0]
 
     def annotated_frames(self) -> np.ndarray:
         return np.arange(self.length)
 
     def read(self, times: Sequence[int], rng: np.random.Generator | None = None) -> Clip:
-        drawn = synthetic_video(**self._source, frames=list(times))
+        drawn = self._draw(frames=list(times))
         return make_clip(drawn.frames, drawn.labels, drawn.masks(), times=np.asarray(times, np.int64), video=self.name)
 
 
-class _DrawnVideos(Sequence):
-    def __init__(self, count: int, *settings):
-        self._count, self._settings = count, settings
+class _DrawnVideos(Sequence[Video]):
+    def __init__(self, count: int, draw: Callable[[int], DrawnVideo]):
+        self._count, self._draw = count, draw
 
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, index: int) -> DrawnVideo:
+    @overload
+    def __getitem__(self, index: int) -> Video: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Video]: ...
+
+    def __getitem__(self, index: int | slice) -> Video | Sequence[Video]:
+        if isinstance(index, slice):
+            return [self._draw(place) for place in range(*index.indices(self._count))]
         if not 0 <= index < self._count:
             raise IndexError(index)
-        split, *rest = self._settings
-        return DrawnVideo(split, index, *rest)
+        return self._draw(index)
 
 
 def synthetic_dataset(
@@ -71,9 +80,9 @@ def synthetic_dataset(
     """
     kind = split_facts(split)
     count = videos or (ENDLESS if split == "train" else kind.videos)
-    return VideoDataset(
-        f"synthetic:{split}", CATEGORIES, _DrawnVideos(count, split, seed, frames or kind.frames, tuple(size), cuts)
-    )
+    length = frames or kind.frames
+    draw = partial(DrawnVideo, split, seed=seed, length=length, size=size, cuts=cuts)
+    return VideoDataset(f"synthetic:{split}", CATEGORIES, _DrawnVideos(count, draw))
 
 
 def write_synthetic(
@@ -100,10 +109,11 @@ def write_synthetic(
     count = videos if videos is not None else split_facts(split).videos
     if count < 1:
         raise DataError(f"{count} videos asked for; ask for 1 or more")
-    part = directory.with_name(f"{directory.name}.part-{os.getpid()}")
+    part = name_beside(directory)
     part.parent.mkdir(parents=True, exist_ok=True)
     try:
-        records, marks = [], []
+        records: list[dict[str, Any]] = []
+        marks: list[dict[str, Any]] = []
         for index in range(count):
             video = synthetic_video(split, index, seed=seed, frames=frames, size=size, cuts=cuts)
             record = _write_frames(part / "JPEGImages", f"{split}_{seed}_{index:04d}", video, picture_format)
@@ -116,7 +126,7 @@ def write_synthetic(
             "annotations": marks,
         }
         (part / "instances.json").write_text(json.dumps(data), encoding="utf-8")
-        os.replace(part, directory)
+        part.replace(directory)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return directory
@@ -173,14 +183,6 @@ def _occlusion(hidden: float) -> str:
     if hidden < 0.05:
         return "no_occlusion"
     return "slight_occlusion" if hidden < 0.5 else "severe_occlusion"
-
-
-def cache_root() -> Path:
-    """Where generated data are kept: $L2G_CACHE, else the user's cache directory."""
-    if os.environ.get("L2G_CACHE"):
-        return Path(os.environ["L2G_CACHE"])
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "l2g"
 
 
 def cached_synthetic(split: str, *, seed: int = 0, videos: int | None = None, frames: int | None = None) -> Path:

@@ -239,7 +239,7 @@ def place(
     return Geometry(np.rint(at * (1 << SHIFT)).astype(np.int32), bounds, inverse)
 
 
-def texel_count(sprites: Sprites, unit: float) -> tuple[tuple[int, int], ...]:
+def texel_count(sprites: Sprites, unit: float) -> tuple[int, ...]:
     """Side of each sprite's texture (one per sprite) so that a texel is about a pixel."""
     side = np.ceil(2.5 * unit * np.minimum(sprites.size.max(1), 40) / 32).astype(int) * 32
     return tuple(int(s) for s in side)

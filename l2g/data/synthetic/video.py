@@ -1,6 +1,6 @@
 """Synthetic video with exact annotation: deterministic in (split, seed, index), drawn on demand, 1 ms a frame.
 
-    python -m l2g.data.synthetic --split val --seed 0 --videos 64 --output DIR
+    l2g data draw --split val --seed 0 --videos 64 --output DIR
 
 writes a data set in the YouTube-VIS layout. Training draws its clips with `synthetic_video` and `synthetic_image` and
 needs no disk.
@@ -8,9 +8,7 @@ needs no disk.
 
 from __future__ import annotations
 
-import argparse
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,7 +29,7 @@ from l2g.data.synthetic.scene import (
     texel_count,
 )
 from l2g.data.synthetic.shapes import background_field, coloured, pattern, sensor_noise, texels_per_radius
-from l2g.errors import DataError, L2GError
+from l2g.errors import DataError
 
 MIN_VISIBLE = 16  # pixels; an object with fewer is not annotated in that frame
 DEFAULT_SIZE = (96, 160)
@@ -105,7 +103,8 @@ def synthetic_video(
     if min(seed, index) < 0:
         raise DataError(f"synthetic video {index} of seed {seed} asked for; both start at 0")
     count = kind.frames if frames is None else frames
-    times = np.arange(count) if np.ndim(count) == 0 else np.asarray(count)
+    times = np.asarray(count)
+    times = np.arange(int(times)) if times.ndim == 0 else times
     if times.size == 0 or times.min() < 0:
         raise DataError(f"synthetic video with frames {frames!r} asked for; ask for 1 or more, numbered from 0")
     rng = np.random.default_rng([kind.tag, seed, index])
@@ -115,7 +114,7 @@ def synthetic_video(
     sprites = sample_sprites(rng, kind.recipe, rank)
     motion = sample_motion(rng, kind.recipe, sprites, (width / unit, height / unit))
     shots = sample_shots(rng, sprites, kind.frames, cuts)
-    camera = _Camera(unit, rng.uniform(0.35, 0.75), int(rng.integers(2, 6)), rng.integers(0, 2**31))
+    camera = _Camera(unit, rng.uniform(0.35, 0.75), int(rng.integers(2, 6)), int(rng.integers(0, 2**31)))
     return _annotated(*_draw(sprites, motion, shots, camera, times, height, width), sprites)
 
 
@@ -239,31 +238,3 @@ def _annotated(frames: np.ndarray, labels: np.ndarray, areas: np.ndarray, sprite
     label_map = np.stack([cv2.LUT(m, row) for m, row in zip(labels, table, strict=True)])
     hidden = np.where(areas >= MIN_VISIBLE, 1 - visible / np.maximum(areas, 1), np.nan).astype(np.float32)
     return SyntheticVideo(frames, label_map, sprites.label[keep], present[:, keep], hidden[:, keep])
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m l2g.data.synthetic", description="Write synthetic video in the YouTube-VIS layout."
-    )
-    parser.add_argument("--split", required=True, choices=sorted(SPLITS))
-    parser.add_argument("--seed", type=int, default=0, help="any number from 0 on; splits never share one")
-    parser.add_argument("--videos", type=int, help="how many (default: the split's own number)")
-    parser.add_argument("--frames", type=int, help="frames of a video (default: the split's own number)")
-    parser.add_argument("--size", type=int, nargs=2, default=DEFAULT_SIZE, metavar=("HEIGHT", "WIDTH"))
-    parser.add_argument("--cuts", type=int, default=0, help="scene cuts in every video")
-    parser.add_argument("--format", choices=("jpg", "png"), default="jpg", dest="picture_format")
-    parser.add_argument("--output", required=True, help="directory to make; must not exist or be empty")
-    options = vars(parser.parse_args(argv))
-    from l2g.data.synthetic.dataset import write_synthetic  # here: that module draws with this one
-
-    try:
-        directory = write_synthetic(options.pop("output"), options.pop("split"), **options)
-    except (L2GError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"wrote {directory}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

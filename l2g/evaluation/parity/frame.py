@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from l2g.runtime.backends.base import RawOutputs
-from l2g.runtime.identity.handover import match_queries, permute_slots
+from l2g.runtime.arrays import Array, BoolArray, DoubleArray, IntArray
 from l2g.runtime.identity.tracks import TrackParameters
-from l2g.runtime.picture.postprocess import sigmoid
+from l2g.runtime.outputs import RawOutputs
 
 # Two masks are the same object from this IoU on, as in the matching of every tracking metric.
 SAME_OBJECT_IOU = 0.5
@@ -53,10 +52,10 @@ class FrameDifference:
 def compare_frame(reference: RawOutputs, candidate: RawOutputs, confidence: float, first: bool) -> FrameDifference:
     """Compare one stream's outputs (B = 1) whose slots are in line."""
     counts, ious, alike = _counting(reference, candidate, confidence)
-    scores = np.abs(sigmoid(reference.logits[0, counts]) - sigmoid(candidate.logits[0, counts]))
+    scores = np.abs(reference.probabilities()[0, counts] - candidate.probabilities()[0, counts])
     return FrameDifference(
         first=first,
-        finite=is_finite(reference) and is_finite(candidate),
+        finite=reference.finite() and candidate.finite(),
         queries=_difference(reference.queries[0], candidate.queries[0]),
         boxes=_difference(reference.boxes[0], candidate.boxes[0]),
         logits=_difference(reference.logits[0], candidate.logits[0]),
@@ -69,20 +68,9 @@ def compare_frame(reference: RawOutputs, candidate: RawOutputs, confidence: floa
     )
 
 
-def counting_slots(outputs: RawOutputs, confidence: float) -> np.ndarray:
+def counting_slots(outputs: RawOutputs, confidence: float) -> BoolArray:
     """bool [N]: slots whose best class probability reaches `confidence` (B = 1)."""
-    return sigmoid(outputs.logits[0]).max(axis=1) >= confidence
-
-
-def slot_order(reference: RawOutputs, candidate: RawOutputs) -> np.ndarray:
-    """order int64 [N]: slot `order[i]` of the candidate's first frame is slot i of the reference's (B = 1).
-
-    A first frame's slots are the best tokens in order of score: near-ties swap slots between two implementations that
-    agree in everything else. The embeddings say which is which.
-    """
-    if not (np.isfinite(reference.queries).all() and np.isfinite(candidate.queries).all()):
-        return np.arange(reference.queries.shape[1])
-    return match_queries(reference.queries[0], candidate.queries[0])
+    return outputs.probabilities()[0].max(axis=1) >= confidence
 
 
 class NewcomerNames:
@@ -95,17 +83,21 @@ class NewcomerNames:
     slot for as many frames as end a track in `l2g.runtime.identity.tracks`.
     """
 
-    def __init__(self, slots: int, confidence: float):
+    def __init__(self, confidence: float):
         self.confidence = confidence
-        self._order = np.arange(slots)
-        self._somebodys = np.zeros(slots, bool)
-        self._unseen = np.zeros(slots, int)  # frames in a row in which a slot has not counted on either side
+        # By slot, from the first frame on.
+        self._order = np.arange(0)
+        self._somebodys = np.zeros(0, bool)
+        self._unseen = np.zeros(0, int)  # frames in a row in which a slot has not counted on either side
 
     def rename(self, reference: RawOutputs, candidate: RawOutputs) -> RawOutputs:
         """The candidate's next frame (B = 1) with its slots in the order of their names."""
-        candidate = permute_slots(candidate, self._order)
+        if not len(self._order):
+            slots = reference.queries.shape[1]
+            self._order, self._somebodys, self._unseen = np.arange(slots), np.zeros(slots, bool), np.zeros(slots, int)
+        candidate = candidate.permuted(self._order)
         order = self._newcomers(reference, candidate)
-        candidate, self._order = permute_slots(candidate, order), self._order[order]
+        candidate, self._order = candidate.permuted(order), self._order[order]
         counts, _, alike = _counting(reference, candidate, self.confidence)
         # While only one side is confident, another slot of the other side may still come to be the newcomer's.
         both = counting_slots(reference, self.confidence) & counting_slots(candidate, self.confidence)
@@ -114,7 +106,7 @@ class NewcomerNames:
         self._somebodys &= self._unseen <= TrackParameters.max_age
         return candidate
 
-    def _newcomers(self, reference: RawOutputs, candidate: RawOutputs) -> np.ndarray:
+    def _newcomers(self, reference: RawOutputs, candidate: RawOutputs) -> IntArray:
         """order int64 [N] that puts newcomers that are alike in slots of one name."""
         order = np.arange(len(self._order))
         rows = np.flatnonzero(counting_slots(reference, self.confidence) & ~self._somebodys)
@@ -129,13 +121,7 @@ class NewcomerNames:
         return order
 
 
-def is_finite(outputs: RawOutputs) -> bool:
-    # A sum is finite only where every element is; one pass without a mask as large as the tensor.
-    with np.errstate(invalid="ignore", over="ignore"):
-        return all(np.isfinite(array.sum(dtype=np.float64)) for array in vars(outputs).values())
-
-
-def _difference(one: np.ndarray, other: np.ndarray) -> TensorDifference:
+def _difference(one: Array, other: Array) -> TensorDifference:
     """float [N, ...] each."""
     with np.errstate(invalid="ignore"):
         gap = np.abs(one - other).reshape(len(one), -1)
@@ -147,7 +133,7 @@ def _difference(one: np.ndarray, other: np.ndarray) -> TensorDifference:
 
 def _counting(
     reference: RawOutputs, candidate: RawOutputs, confidence: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[BoolArray, DoubleArray, BoolArray]:
     """bool [N]: the slots that count on either side; of those mask IoU float64 [M], and bool [M]: same object."""
     counts = counting_slots(reference, confidence) | counting_slots(candidate, confidence)
     slots = np.flatnonzero(counts)
@@ -155,8 +141,8 @@ def _counting(
 
 
 def _alike(
-    reference: RawOutputs, candidate: RawOutputs, slots: np.ndarray, others: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+    reference: RawOutputs, candidate: RawOutputs, slots: IntArray, others: IntArray
+) -> tuple[DoubleArray, BoolArray]:
     """float64 [M] mask IoU, and bool [M] whether the reference's `slots` [M] hold the objects of the candidate's
     `others` [M]; two empty masks have an IoU of 1."""
     one, other = reference.mask_logits[0, slots] > 0, candidate.mask_logits[0, others] > 0

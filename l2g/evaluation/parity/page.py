@@ -13,6 +13,7 @@ import numpy as np
 from l2g.evaluation.parity.frame import FrameDifference
 from l2g.evaluation.parity.pictures import WorstFrame
 from l2g.evaluation.parity.report import ParityReport, by_frame
+from l2g.runtime.arrays import DoubleArray
 
 _WIDTH, _HEIGHT = 520, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 12, 26, 34
@@ -107,7 +108,7 @@ def line_plot(title: str, lines: Sequence[Line], *, log: bool, limit: float | No
     return f'<svg width="{_WIDTH}" height="{_HEIGHT}" viewBox="0 0 {_WIDTH} {_HEIGHT}">{"".join(parts)}</svg>'
 
 
-def _path(row: np.ndarray, x: Callable, y: Callable, color: str) -> list[str]:
+def _path(row: DoubleArray, x: Callable, y: Callable, color: str) -> list[str]:
     """Polylines through the points that are numbers; infinity is drawn at the upper edge."""
     parts: list[str] = []
     points: list[str] = []
@@ -125,7 +126,7 @@ def _path(row: np.ndarray, x: Callable, y: Callable, color: str) -> list[str]:
     return parts
 
 
-def _range(values: np.ndarray, log: bool) -> tuple[float, float]:
+def _range(values: DoubleArray, log: bool) -> tuple[float, float]:
     if not values.size:
         return (-1.0, 0.0) if log else (0.0, 1.0)
     low, high = float(values.min()), float(values.max())
@@ -148,7 +149,7 @@ def _plots(report: ParityReport) -> list[str]:
             Line("free-running", by_frame(report.videos, "free", measure, reduce)),
         ]
 
-    limit = report.tolerances.mask_logits
+    limit = report.limits.mask_logits
     plots = [
         line_plot("mask logits, largest difference", over(lambda d: d.mask_logits.max, max), log=True, limit=limit),
         line_plot("mask logits, mean difference", over(lambda d: d.mask_logits.mean, np.mean), log=True),
@@ -169,18 +170,19 @@ def _agreement(difference: FrameDifference) -> float:
 def _checks(report: ParityReport) -> str:
     rows = []
     for check in report.checks:
-        mark = '<span class="pass">ok</span>' if check.passed else '<span class="fail">FAIL</span>'
-        rows.append([html.escape(check.name), _text(check.value), f"{check.limit:g}", mark, html.escape(check.detail)])
+        style = {"ok": "pass", "FAIL": "fail", "info": "note"}[check.mark]
+        mark = f'<span class="{style}">{check.mark}</span>'
+        limit = "none" if check.limit is None else f"{check.limit:g}"
+        rows.append([html.escape(check.name), _text(check.value), limit, mark, html.escape(check.detail)])
+    limits = f'<p class="note">{html.escape(report.limits_line())}</p>'
     findings = "".join(f"<p>{html.escape(finding)}</p>" for finding in report.findings)
-    return _table(("check", "found", "limit", "", ""), rows) + findings
+    return _table(("check", "found", "limit", "", ""), rows) + limits + findings
 
 
 def _divergences(report: ParityReport) -> str:
     lines = []
     for mode, words in (("forced", "teacher-forced"), ("free", "free-running")):
-        found = report.first_divergence(mode)
-        where = f"frame {found.frame} of video {html.escape(found.video)}" if found else "nowhere"
-        lines.append(f"First frame beyond tolerance, {words}: {where}.")
+        lines.append(f"First frame beyond tolerance, {words}: {html.escape(report.divergence_text(mode))}.")
     return f"<p>{'<br>'.join(lines)}</p>"
 
 
@@ -200,7 +202,7 @@ def _drift(report: ParityReport) -> str:
 
 
 def _average_precision(report: ParityReport) -> str:
-    if report.ap_reference is None:
+    if report.ap_reference is None or report.ap_candidate is None:
         return ""
     rows = []
     for name, one in report.ap_reference.items():

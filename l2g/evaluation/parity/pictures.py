@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import cast
 
 import cv2
 import numpy as np
 
 from l2g.evaluation.parity.frame import FrameDifference, counting_slots
-from l2g.runtime.assembler import FrameResult, TrackedInstance
-from l2g.runtime.backends.base import RawOutputs
+from l2g.runtime.arrays import ByteArray
+from l2g.runtime.frame_result import FrameResult, TrackedInstance
+from l2g.runtime.outputs import RawOutputs
 from l2g.runtime.picture.letterbox import Letterbox
-from l2g.runtime.picture.postprocess import sigmoid
 from l2g.runtime.video.overlay import draw_overlay
 
 PANEL_WIDTH = 400
@@ -43,7 +44,7 @@ class WorstFrames:
         self,
         video: tuple[int, str, int],
         frame: int,
-        image: np.ndarray,
+        image: ByteArray,
         letterbox: Letterbox,
         pair: tuple[RawOutputs, RawOutputs],
         free: FrameDifference,
@@ -69,7 +70,7 @@ class WorstFrames:
 
 
 def draw_pair(
-    image: np.ndarray,
+    image: ByteArray,
     letterbox: Letterbox,
     reference: RawOutputs,
     candidate: RawOutputs,
@@ -80,17 +81,18 @@ def draw_pair(
     height = max(1, round(image.shape[0] * PANEL_WIDTH / image.shape[1]))
     if image.shape[1] < PANEL_WIDTH:
         # Small pictures are enlarged before masks and names are drawn, so that both stay legible.
-        image = cv2.resize(image, (PANEL_WIDTH, height), interpolation=cv2.INTER_LINEAR)
+        image = cast(ByteArray, cv2.resize(image, (PANEL_WIDTH, height), interpolation=cv2.INTER_LINEAR))
         letterbox = replace(letterbox, source_height=height, source_width=PANEL_WIDTH)
     counts = np.flatnonzero(counting_slots(reference, confidence) | counting_slots(candidate, confidence))
     difference = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[:, :, None], 3, axis=2)
     drawn: list[list[TrackedInstance]] = [[], []]
+    probabilities = [np.nan_to_num(outputs.probabilities()[0]) for outputs in (reference, candidate)]
     for slot in counts:
         masks = [letterbox.mask_to_source(np.nan_to_num(out.mask_logits[0, slot])) for out in (reference, candidate)]
         difference[masks[0].full() ^ masks[1].full()] = _RED
-        for side, (outputs, mask) in enumerate(zip((reference, candidate), masks, strict=True)):
+        for side, mask in enumerate(masks):
             if mask.patch.size:
-                scores = np.nan_to_num(sigmoid(outputs.logits[0, slot]))
+                scores = probabilities[side][slot]
                 label = int(scores.argmax())
                 drawn[side].append(TrackedInstance(int(slot) + 1, int(slot), label, float(scores.max()), label, mask))
     panels = [draw_overlay(image, FrameResult(0, 0.0, tuple(side)), class_names) for side in drawn]

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
-from tqdm import tqdm
 
 from l2g.contract import GraphContract
 from l2g.data.dataset import Video, VideoDataset
 from l2g.data.youtube_vis import ground_truth
-from l2g.errors import ContractError, DataError, L2GError
-from l2g.evaluation.parity.frame import FrameDifference, NewcomerNames, compare_frame, is_finite, slot_order
+from l2g.errors import ContractError, L2GError
+from l2g.evaluation.lanes import Lane, check_classes, frames_of, rounds, step
+from l2g.evaluation.parity.frame import FrameDifference, NewcomerNames, compare_frame
 from l2g.evaluation.parity.pictures import WorstFrames
 from l2g.evaluation.parity.report import ParityReport, Tolerances, VideoParity
-from l2g.evaluation.run import ScoringOptions, VideoScorer
+from l2g.evaluation.run import Rollout, ScoringOptions, scorable
 from l2g.metrics.vis_ap import evaluate_vis
-from l2g.runtime.assembler import letterbox_of
-from l2g.runtime.backends.base import Backend, HostState, RawOutputs
-from l2g.runtime.identity.handover import Handover, permute_slots
-from l2g.runtime.picture.letterbox import Letterbox
+from l2g.runtime.backends.base import Backend, HostState
+from l2g.runtime.identity.slots import slot_order
+from l2g.runtime.outputs import RawOutputs
 from l2g.runtime.session import VideoSession
 
 
@@ -60,7 +59,8 @@ def run_parity(
 
     forced: a second instance of the candidate, which is given the reference's state before every frame, while
     `candidate` feeds back its own and keeps it on its device. All three have raw outputs. Memory does not grow with
-    the length of a video, but for a few numbers per frame. No backend is closed.
+    the length of a video, but for a few numbers per frame. No backend is closed. tolerances: None for those of the
+    candidate's precision.
 
     The first frame's slots are brought into the reference's order by their embeddings, and the free run keeps that
     order for the rest of the video. What the free run compares are identities, as whoever uses the model sees them:
@@ -69,27 +69,24 @@ def run_parity(
     Raises ContractError where the two cannot be compared, DataError where AP is asked for and the data set has other
     classes than the model.
     """
-    options, tolerances = options or ParityOptions(), tolerances or Tolerances()
+    options = options or ParityOptions()
     _check_comparable(reference.contract, candidate.contract)
-    if options.ap and len(reference.contract.class_names) != len(dataset.categories):
-        raise DataError(
-            f"the model has {len(reference.contract.class_names)} classes, data set '{dataset.name}' has "
-            f"{len(dataset.categories)}: there is no AP; give the data set that the model was trained for, or --no-ap"
-        )
-    if not len(dataset.videos):
-        raise DataError(f"data set '{dataset.name}' holds no video; choose another split")
+    if options.ap:
+        advice = ": there is no AP; give the data set that the model was trained for, or --no-ap"
+        check_classes(reference.contract, dataset, advice)
     run = _ParityRun(reference, candidate, forced, dataset, options)
-    bar = tqdm(total=sum(v.length for v in dataset.videos), desc="frames", disable=None if progress else True)
-    with bar:
-        while run.start_and_step(bar.update):
-            pass
+    sessions = [run.reference, run.candidate]
+    lanes = (_Lane(place, video, run.contract, options) for place, video in enumerate(dataset.videos))
+    frames = frames_of(dataset)
+    for round_ in rounds(lanes, sessions, frames=frames, streams=options.streams, progress=progress):
+        run.step(round_)
     ap_reference, ap_candidate = run.average_precision() if options.ap else (None, None)
     return ParityReport(
         reference=names[0],
         candidate=names[1],
         dataset=dataset.name,
         confidence=options.confidence,
-        tolerances=tolerances,
+        limits=(tolerances or Tolerances()).limits(candidate.contract),
         carries_state=run.carries_state,
         videos=tuple(run.finished[index] for index in sorted(run.finished)),
         ap_reference=ap_reference,
@@ -98,27 +95,15 @@ def run_parity(
     )
 
 
-@dataclass
-class _Pair:
-    """One video on its way through the three runs."""
+class _Lane(Lane):
+    """One video on its way through the three runs; rollouts: the reference's and the candidate's own."""
 
-    video: Video
-    letterbox: Letterbox
-    scorers: tuple[VideoScorer, VideoScorer]
-    handovers: tuple[Handover, Handover]
-    names: NewcomerNames
-    image: np.ndarray | None = None
-    canvas: np.ndarray | None = None
-    # The reference's state after the last frame, [1, N, C] and [1, N, 4].
-    queries: np.ndarray | None = None
-    boxes: np.ndarray | None = None
-    order: np.ndarray | None = None
-    forced: list[FrameDifference] = field(default_factory=list)
-    free: list[FrameDifference] = field(default_factory=list)
-
-    def read(self) -> None:
-        self.image = self.video.frame(len(self.free))
-        self.canvas = self.letterbox.to_canvas(self.image)
+    def __init__(self, place: int, video: Video, contract: GraphContract, options: ParityOptions):
+        super().__init__(place, video, contract)
+        self.rollouts = tuple(Rollout(self.letterbox, contract, options.scoring) for _ in range(2))
+        self.names = NewcomerNames(options.confidence)
+        self.forced: list[FrameDifference] = []
+        self.free: list[FrameDifference] = []
 
 
 class _ParityRun:
@@ -129,43 +114,28 @@ class _ParityRun:
         self.contract = reference.contract
         self.carries_state = self.contract.association == "propagate"
         self.reference, self.candidate, self.forced = VideoSession(reference), VideoSession(candidate), forced
-        self.running: dict[int, _Pair] = {}
         self.finished: dict[int, VideoParity] = {}
         self.results: dict[int, tuple[list[dict], list[dict]]] = {}
         self.pictures = WorstFrames(options.pictures, options.confidence, self.contract.class_names)
-        self._waiting: Iterator[tuple[int, Video]] = iter(enumerate(dataset.videos))
 
-    def start_and_step(self, count) -> bool:
-        """Advance every running video by one frame; False when all are done."""
-        self._start()
-        if not self.running:
-            return False
-        for pair in self.running.values():
-            pair.read()
-        canvases = {index: pair.canvas for index, pair in self.running.items()}
-        given = self.forced_outputs() if self.carries_state else None
-        expected, found = self.reference.step(canvases), self.candidate.step(canvases)
-        for index, pair in list(self.running.items()):
-            self._compare(index, pair, expected[index], found[index], given[index] if given else None)
-            if len(pair.free) == pair.video.length:
-                self._finish(index, pair)
-        count(len(canvases))
-        return True
+    def step(self, round_: list[_Lane]) -> None:
+        """Compare the frame that every lane is at."""
+        # Before the reference steps, from the state that it starts from.
+        given = self.forced_outputs(round_) if self.carries_state else None
+        expected, found = step(self.reference, round_), step(self.candidate, round_)
+        for lane in round_:
+            place = lane.place
+            self._compare(lane, expected[place], found[place], given[place] if given else None)
+            if lane.last:
+                self._finish(lane)
 
-    def forced_outputs(self) -> dict[int, RawOutputs]:
+    def forced_outputs(self, round_: list[_Lane]) -> dict[int, RawOutputs]:
         """The candidate's outputs from the reference's state."""
-        pairs = list(self.running.values())
-        valid = np.array([pair.queries is not None for pair in pairs])
-        _, slots, width = self.contract.input("prior_queries").shape
-        fresh = np.zeros((1, slots, width), np.float32), np.zeros((1, slots, 4), np.float32)
-        queries = np.concatenate([fresh[0] if pair.queries is None else pair.queries for pair in pairs])
-        boxes = np.concatenate([fresh[1] if pair.boxes is None else pair.boxes for pair in pairs])
-        self.forced.write_state(HostState(queries, boxes, valid))
-        outputs = self.forced.step(np.stack([pair.canvas for pair in pairs]), ~valid)
-        return {
-            index: RawOutputs(**{name: array[row : row + 1] for name, array in vars(outputs).items()})
-            for row, index in enumerate(self.running)
-        }
+        states = self.reference.states()
+        state = HostState.stacked([states[lane.place] for lane in round_])
+        self.forced.write_state(state)
+        outputs = cast(RawOutputs, self.forced.step(np.stack([lane.canvas for lane in round_]), ~state.valid))
+        return {lane.place: outputs.stream(row) for row, lane in enumerate(round_)}
 
     def average_precision(self) -> tuple[dict, dict]:
         truth = ground_truth(self.dataset)
@@ -176,65 +146,38 @@ class _ParityRun:
             found.append({name: None if value < 0 else 100 * value for name, value in stats.items()})
         return found[0], found[1]
 
-    def _compare(
-        self, index: int, pair: _Pair, expected: RawOutputs, found: RawOutputs, given: RawOutputs | None
-    ) -> None:
-        confidence, first = self.options.confidence, not pair.free
-        if first:
-            pair.order = slot_order(expected, found)
+    def _compare(self, lane: _Lane, expected: RawOutputs, found: RawOutputs, given: RawOutputs | None) -> None:
+        confidence = self.options.confidence
         # From the same state slots agree by themselves; a first frame has none, nor has an image model ever.
-        alone = first or not self.carries_state
+        alone = lane.time == 0 or not self.carries_state
         given = found if given is None else given
-        given = permute_slots(given, slot_order(expected, given)) if alone else given
-        pair.forced.append(compare_frame(expected, given, confidence, alone))
-        # Copies: the batch that these are rows of need not be kept.
-        pair.queries, pair.boxes = expected.queries.copy(), expected.boxes.copy()
-        expected, found = pair.handovers[0].link(expected), pair.handovers[1].link(permute_slots(found, pair.order))
-        named = pair.names.rename(expected, found) if self.carries_state else found
-        pair.free.append(compare_frame(expected, named, confidence, alone))
+        given = given.permuted(slot_order(expected, given)) if alone else given
+        lane.forced.append(compare_frame(expected, given, confidence, alone))
+        one, other = lane.rollouts
+        found = other.link(found, reference=expected)
+        expected = one.link(expected)
+        named = lane.names.rename(expected, found) if self.carries_state else found
+        lane.free.append(compare_frame(expected, named, confidence, alone))
         if self.options.ap:
-            pair.scorers[0].add(_scorable(expected))
-            pair.scorers[1].add(_scorable(found))
+            one.scorer.add(scorable(expected))
+            other.scorer.add(scorable(found))
         self.pictures.offer(
-            (index, pair.video.name, pair.video.length),
-            len(pair.free) - 1,
-            pair.image,
-            pair.letterbox,
+            (lane.place, lane.video.name, lane.length),
+            lane.time,
+            lane.image,
+            lane.letterbox,
             (expected, named),
-            pair.free[-1],
-            pair.forced[-1],
+            lane.free[-1],
+            lane.forced[-1],
         )
 
-    def _start(self) -> None:
-        while len(self.running) < self.options.streams:
-            index, video = next(self._waiting, (None, None))
-            if video is None:
-                return
-            letterbox = letterbox_of(self.contract, video.height, video.width)
-            scorers = tuple(VideoScorer(letterbox, self.options.scoring) for _ in range(2))
-            handovers = tuple(Handover(self.contract) for _ in range(2))
-            names = NewcomerNames(self.contract.input("prior_queries").shape[1], self.options.confidence)
-            self.running[index] = _Pair(video, letterbox, scorers, handovers, names)
-            self.reference.join(index)
-            self.candidate.join(index)
-
-    def _finish(self, index: int, pair: _Pair) -> None:
-        self.finished[index] = VideoParity(pair.video.id, pair.video.name, tuple(pair.forced), tuple(pair.free))
+    def _finish(self, lane: _Lane) -> None:
+        video = lane.video
+        self.finished[lane.place] = VideoParity(video.id, video.name, tuple(lane.forced), tuple(lane.free))
         if self.options.ap:
             categories = [category.id for category in self.dataset.categories]
-            one, other = (scorer.results(pair.video.id, categories) for scorer in pair.scorers)
-            self.results[index] = one, other
-        self.reference.leave(index)
-        self.candidate.leave(index)
-        del self.running[index]
-
-
-def _scorable(outputs: RawOutputs) -> RawOutputs:
-    """Outputs with NaN, which no evaluator ranks, see nothing there."""
-    if is_finite(outputs):
-        return outputs
-    logits, masks = (np.nan_to_num(array, nan=-80.0) for array in (outputs.logits, outputs.mask_logits))
-    return replace(outputs, logits=logits, mask_logits=masks)
+            one, other = (rollout.scorer.results(video.id, categories) for rollout in lane.rollouts)
+            self.results[lane.place] = one, other
 
 
 def _check_comparable(reference: GraphContract, candidate: GraphContract) -> None:
@@ -242,7 +185,7 @@ def _check_comparable(reference: GraphContract, candidate: GraphContract) -> Non
         return {
             "canvas": (contract.height, contract.width),
             "number of classes": len(contract.class_names),
-            "state": contract.input("prior_queries").shape[1:],
+            "state": {state.input: contract.input(state.input).shape[1:] for state in contract.states},
             "association": contract.association,
         }
 

@@ -25,6 +25,7 @@ import onnx_ir as ir
 from l2g.errors import ExportError
 from l2g.export.deformable.node import Attention
 from l2g.export.graph.node_builder import Builder, parts_of
+from l2g.export.graph.values import shape_of
 
 ONE, HALF = np.float32(1), np.float32(0.5)
 MAX_ROWS = 1 << 24
@@ -35,7 +36,7 @@ def stream_index(build: Builder, batched: ir.Value) -> ir.Value:
     count = build.op("Squeeze", build.op("Shape", batched, start=0, end=1), np.array([0], np.int64))
     count = build.op("Cast", count, to=ir.DataType.INT32)
     index = build.reshape(build.op("Range", np.int32(0), count, np.int32(1)), -1, 1, 1)
-    index.shape, index.dtype = ir.Shape([batched.shape[0], 1, 1]), ir.DataType.INT32  # nothing can infer it
+    index.shape, index.dtype = ir.Shape([shape_of(batched)[0], 1, 1]), ir.DataType.INT32  # nothing can infer it
     return index
 
 

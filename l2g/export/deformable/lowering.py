@@ -14,6 +14,7 @@ from l2g.export.deformable.gather import gather_corners, gather_for_cpu, stream_
 from l2g.export.deformable.node import DOMAIN, OPERATOR, Attention
 from l2g.export.graph.folding import tidy
 from l2g.export.graph.node_builder import Builder
+from l2g.export.graph.values import named, shape_of
 
 LOWERINGS = ("gather", "gridsample", "plugin")
 TARGETS = ("onnxruntime", "tensorrt")
@@ -27,9 +28,9 @@ PLUGIN_VERSIONS = ("1", "2")
 def lower(model: ir.Model, lowering: str, target: str, plugin_version: str = "1") -> ir.Model:
     """Replace every deformable attention node of `model`, in place."""
     graph, opset = model.graph, model.graph.opset_imports[""]
-    stream = None
+    stream: ir.Value | None = None
     for node in [node for node in graph if (node.domain, node.op_type) == (DOMAIN, OPERATOR)]:
-        build, attention = Builder(graph, node.name), Attention.of(node)
+        build, attention = Builder(graph, named(node)), Attention.of(node)
         if lowering == "gather":
             if stream is None:
                 stream = stream_index(build, graph.inputs[-1])
@@ -55,15 +56,15 @@ def grid_sample(build: Builder, a: Attention, mode: str) -> ir.Value:
     grids = build.op("Sub", build.op("Mul", locations, np.float32(2)), np.float32(1))
     grids = build.op("Transpose", grids, perm=[3, 0, 2, 1, 4, 5])
     weights = build.op("Transpose", a.weights, perm=[3, 0, 2, 1, 4])
-    total = None
+    sums: list[ir.Value] = []
     for index, (level, (h, w)) in enumerate(zip(levels, a.shapes, strict=True)):
         image = build.reshape(level, -1, a.depth, h, w)
         grid = build.reshape(build.op("Gather", grids, np.int64(index), axis=0), -1, a.queries, a.points, 2)
         weight = build.reshape(build.op("Gather", weights, np.int64(index), axis=0), -1, 1, a.queries, a.points)
         sampled = build.op("GridSample", image, grid, mode=mode, padding_mode="zeros", align_corners=0)
         part = build.op("ReduceSum", build.op("Mul", sampled, weight), np.array([3], np.int64), keepdims=0)
-        total = part if total is None else build.op("Add", total, part)
-    total = build.reshape(total, -1, a.heads * a.depth, a.queries)
+        sums.append(build.op("Add", sums[-1], part) if sums else part)
+    total = build.reshape(sums[-1], -1, a.heads * a.depth, a.queries)
     return build.op("Transpose", total, perm=[0, 2, 1])
 
 
@@ -74,7 +75,7 @@ def plugin(build: Builder, a: Attention, version: str) -> ir.Value:
     result = build.op(
         PLUGIN, a.value, shapes, starts, a.locations, a.weights, domain=PLUGIN_DOMAIN, plugin_version=version
     )
-    result.shape, result.dtype = ir.Shape([a.value.shape[0], a.queries, a.heads, a.depth]), ir.DataType.FLOAT
+    result.shape, result.dtype = ir.Shape([shape_of(a.value)[0], a.queries, a.heads, a.depth]), ir.DataType.FLOAT
     return build.reshape(result, -1, a.queries, a.heads * a.depth)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from l2g.export.graph.node_builder import Builder
+from l2g.export.graph.values import array_of, input_of, size_of
 
 # The node that a trace leaves where the model calls `torch.ops.l2g.deformable_attention`.
 DOMAIN, OPERATOR = "l2g", "DeformableAttention"
@@ -35,21 +36,22 @@ class Attention:
     @classmethod
     def of(cls, node: ir.Node) -> Attention:
         """Read a node whose tensors have static sizes but for the first."""
-        value, locations, weights = node.inputs
+        value, locations, weights = (input_of(node, index) for index in range(3))
         flat = [int(side) for side in node.attributes["shapes"].as_ints()]
-        _, tokens, heads, depth = value.shape.dims
-        _, queries, _, _, points = weights.shape.dims
-        shapes = tuple(zip(flat[::2], flat[1::2], strict=True))
-        return cls(value, locations, weights, shapes, tokens, heads, depth, queries, points)
+        return cls._sized(value, locations, weights, tuple(zip(flat[::2], flat[1::2], strict=True)))
 
     @classmethod
     def of_plugin(cls, node: ir.Node) -> Attention:
         """Read a node of TensorRT's plugin; its level shapes are its second input."""
-        value, shapes, _, locations, weights = node.inputs
-        _, tokens, heads, depth = value.shape.dims
-        _, queries, _, _, points = weights.shape.dims
-        levels = tuple((int(h), int(w)) for h, w in shapes.const_value.numpy())
-        return cls(value, locations, weights, levels, tokens, heads, depth, queries, points)
+        value, shapes, _, locations, weights = (input_of(node, index) for index in range(5))
+        return cls._sized(value, locations, weights, tuple((int(h), int(w)) for h, w in array_of(shapes)))
+
+    @classmethod
+    def _sized(
+        cls, value: ir.Value, locations: ir.Value, weights: ir.Value, shapes: tuple[tuple[int, int], ...]
+    ) -> Attention:
+        tokens, heads, depth = (size_of(value, axis) for axis in (1, 2, 3))
+        return cls(value, locations, weights, shapes, tokens, heads, depth, size_of(weights, 1), size_of(weights, 4))
 
     @property
     def samples(self) -> int:

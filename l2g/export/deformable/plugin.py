@@ -8,7 +8,7 @@ import onnx_ir as ir
 from l2g.config import ModelConfig
 from l2g.errors import ExportError
 from l2g.export.deformable.lowering import PLUGIN_DOMAIN, plugin_nodes
-from l2g.export.graph.folding import constant
+from l2g.export.graph.values import constant, input_of, shape_of, size_of
 
 FLOAT = ir.DataType.FLOAT
 
@@ -44,18 +44,18 @@ def _problem(node: ir.Node, config: ModelConfig) -> str | None:
         return f"levels begin at {starts.tolist()}, but their sizes are {shapes.tolist()}"
     heads, levels = config.num_heads, len(shapes)
     tokens, depth = int(areas.sum()), config.hidden_dim // heads
-    queries = node.inputs[4].shape.dims[1]
+    queries = size_of(input_of(node, 4), 1)
     if queries not in (tokens, config.num_queries):
         return f"{queries} queries found, {tokens} tokens or {config.num_queries} slots expected"
-    points = node.inputs[4].shape.dims[-1]
+    points = size_of(input_of(node, 4), -1)
     wanted = {
-        "value": (node.inputs[0], ("B", tokens, heads, depth)),
-        "sampling_locations": (node.inputs[3], ("B", queries, heads, levels, points, 2)),
-        "attention_weights": (node.inputs[4], ("B", queries, heads, levels, points)),
+        "value": (input_of(node, 0), ("B", tokens, heads, depth)),
+        "sampling_locations": (input_of(node, 3), ("B", queries, heads, levels, points, 2)),
+        "attention_weights": (input_of(node, 4), ("B", queries, heads, levels, points)),
         "the output": (node.outputs[0], ("B", queries, heads, depth)),
     }
     for name, (value, shape) in wanted.items():
-        found = tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape.dims)
+        found = tuple(dim if isinstance(dim, int) else dim.value for dim in shape_of(value))
         if value.dtype != FLOAT or found != shape:
             return f"{name} is {value.dtype} {list(found)}, expected FLOAT {list(shape)}"
     return None

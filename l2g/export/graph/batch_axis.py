@@ -6,7 +6,8 @@ import numpy as np
 import onnx_ir as ir
 
 from l2g.errors import ExportError
-from l2g.export.graph.folding import constant, tidy
+from l2g.export.graph.folding import tidy
+from l2g.export.graph.values import constant, constant_value, input_of, shape_of
 
 # Operators that repeat a constant over the streams of another operand by themselves.
 BROADCASTING = ("Where", "Add", "Sub", "Mul", "Div")
@@ -31,7 +32,7 @@ def generalise(first: ir.Model, second: ir.Model, streams: tuple[int, int], name
         _check_alike(node, other)
         if node.op_type in SHAPED:
             index, rewrite = SHAPED[node.op_type]
-            source = shapes.merge(node.inputs[0], other.inputs[0])
+            source = shapes.merge(input_of(node, 0), input_of(other, 0))
             wanted = rewrite(node, source, targets[id(node)])
             shape = _constant(first.graph, f"{node.outputs[0].name}_shape", wanted)
             if node.op_type == "Resize":  # from sizes, its input 3, to scales
@@ -53,11 +54,13 @@ class _Shapes:
         self.streams, self.name = streams, name
 
     def merge(self, value: ir.Value, twin: ir.Value) -> list[int | str]:
-        if constant(value) is not None:
-            return list(constant(value).shape)
-        return [self._dim(value, a, b) for a, b in zip(value.shape.dims, twin.shape.dims, strict=True)]
+        if (array := constant(value)) is not None:
+            return list(array.shape)
+        return [self._dim(value, a, b) for a, b in zip(shape_of(value), shape_of(twin), strict=True)]
 
-    def _dim(self, value: ir.Value, a: int, b: int) -> int | str:
+    def _dim(self, value: ir.Value, a: int | ir.SymbolicDim, b: int | ir.SymbolicDim) -> int | str:
+        if not isinstance(a, int) or not isinstance(b, int):
+            raise ExportError(f"a dimension of '{value.name}' is not fixed by the canvas: {a} and {b} found")
         if a == b:
             return a
         times, rest = divmod(a, self.streams[0])
@@ -72,7 +75,8 @@ def _check_alike(node: ir.Node, other: ir.Node) -> None:
     for index, (value, twin) in enumerate(zip(node.inputs, other.inputs, strict=True)):
         mine, theirs = constant(value), constant(twin)
         shaped = node.op_type in SHAPED and index > 0
-        if (mine is None) != (theirs is None) or not (shaped or mine is None or np.array_equal(mine, theirs)):
+        alike = mine is None if theirs is None else mine is not None and (shaped or np.array_equal(mine, theirs))
+        if not alike:
             raise ExportError(f"input {index} of node '{node.name}' ({node.op_type}) depends on the number of streams")
     if _attributes(node) != _attributes(other):
         raise ExportError(f"the attributes of node '{node.name}' ({node.op_type}) depend on the number of streams")
@@ -88,16 +92,22 @@ def _one_row(node: ir.Node, other: ir.Node) -> None:
         return
     for index, (value, twin) in enumerate(zip(node.inputs, other.inputs, strict=True)):
         mine, theirs = constant(value), constant(twin)
-        if mine is None or theirs is None or mine.shape == theirs.shape or mine.ndim != node.outputs[0].shape.rank():
+        if (
+            mine is None
+            or theirs is None
+            or mine.shape == theirs.shape
+            or mine.ndim != shape_of(node.outputs[0]).rank()
+        ):
             continue
         if len(mine) and len(theirs) and all(np.array_equal(row, mine[0]) for row in (*mine, *theirs)):
             for owner, array in ((node, mine), (other, theirs)):
-                owner.replace_input_with(index, _constant(owner.graph, f"{value.name}_row", array[:1]))
+                assert isinstance(owner.graph, ir.Graph)
+                name = f"{input_of(node, index).name}_row"
+                owner.replace_input_with(index, _constant(owner.graph, name, array[:1]))
 
 
 def _constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    value = ir.Value(name=f"{name}_{len(graph.initializers)}", const_value=ir.tensor(array))
-    value.shape, value.dtype = ir.Shape(array.shape), value.const_value.dtype
+    value = constant_value(f"{name}_{len(graph.initializers)}", array)
     graph.register_initializer(value)
     return value
 
@@ -119,7 +129,7 @@ def _reshape(node: ir.Node, source: list[int | str], target: list[int | str]) ->
 
 def _expand(node: ir.Node, source: list[int | str], target: list[int | str]) -> np.ndarray:
     """The second input of an Expand, for which 1 means "as it is"."""
-    source = [1] * (len(target) - len(source)) + source
+    source = [*[1] * (len(target) - len(source)), *source]
     if any(isinstance(dim, str) and have == 1 for dim, have in zip(target, source, strict=True)):
         raise ExportError(f"Expand '{node.name}' repeats {source} for every stream, to {target}; broadcast instead")
     return np.array([1 if isinstance(dim, str) else dim for dim in target], np.int64)
@@ -127,7 +137,10 @@ def _expand(node: ir.Node, source: list[int | str], target: list[int | str]) -> 
 
 def _resize(node: ir.Node, source: list[int | str], target: list[int | str]) -> np.ndarray:
     """The scales, third input of a Resize, in place of sizes."""
-    scales = [1.0 if isinstance(dim, str) else dim / have for dim, have in zip(target, source, strict=True)]
+    scales = [
+        dim / have if isinstance(dim, int) and isinstance(have, int) else 1.0
+        for dim, have in zip(target, source, strict=True)
+    ]
     if not all(scale.is_integer() for scale in scales):
         raise ExportError(f"Resize '{node.name}' from {source} to {target} is not by whole factors")
     return np.array(scales, np.float32)

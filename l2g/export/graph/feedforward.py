@@ -10,14 +10,17 @@ with the layers in parts, 1.88 s with the norms apart as well.
 
 from __future__ import annotations
 
+from typing import Any
+
 import onnx_ir as ir
 
-from l2g.export.graph.folding import constant, tidy
+from l2g.export.graph.folding import tidy
 from l2g.export.graph.node_builder import Builder, parts_of
+from l2g.export.graph.values import constant, input_of, named, size_of
 
 # The nodes of a layer, and the ranks of the constants of each: a weight, a bias, none, a weight.
 LAYER = ("MatMul", "Add", "Relu", "MatMul")
-RANKS = ([2], [1], [], [2])
+RANKS: tuple[list[int], ...] = ([2], [1], [], [2])
 
 
 def split_feed_forward(model: ir.Model) -> None:
@@ -27,16 +30,17 @@ def split_feed_forward(model: ir.Model) -> None:
         layer = _layer(node)
         if layer is None:
             continue
-        _, tokens, channels = node.outputs[0].shape.dims
-        build = Builder(graph, node.name)
-        parts = build.in_parts(node.inputs[0], tokens, channels)
+        tokens, channels = size_of(node.outputs[0], 1), size_of(node.outputs[0], 2)
+        build = Builder(graph, named(node))
+        parts = build.in_parts(input_of(node, 0), tokens, channels)
         if len(parts) == 1:
             continue
         results = []
         for value in parts:
             for step in layer:
-                build.prefix = step.name  # which says what module a node belongs to
-                value = build.op(step.op_type, *(value if constant(other) is None else other for other in step.inputs))
+                build.prefix = named(step)  # which says what module a node belongs to
+                others = [input_of(step, index) for index in range(len(step.inputs))]
+                value = build.op(step.op_type, *(value if constant(other) is None else other for other in others))
             results.append(value)
         build.replace(layer[-1], build.op("Concat", *results, axis=1))
     tidy(model)
@@ -50,15 +54,16 @@ def part_sums_from_norms(model: ir.Model) -> None:
     """
     graph = model.graph
     for node in [node for node in graph if node.op_type == "LayerNormalization"]:
-        value = node.inputs[0]
+        value = input_of(node, 0)
         # Tokens in rows and columns are normed where they lie: an attention within windows, say.
-        if len(value.shape.dims) != 3:
+        if value.shape is None or len(value.shape.dims) != 3:
             continue
-        _, tokens, channels = value.shape.dims
-        if parts_of(tokens, channels) == 1 or value.producer() is None or value.producer().op_type != "Add":
+        tokens, channels, producer = size_of(value, 1), size_of(value, 2), value.producer()
+        if parts_of(tokens, channels) == 1 or producer is None or producer.op_type != "Add":
             continue
-        build = Builder(graph, node.name)
-        rows = build.op("LayerNormalization", build.reshape(value, -1, channels), *node.inputs[1:], **node.attributes)
+        build = Builder(graph, named(node))
+        attributes: dict[str, Any] = dict(node.attributes.items())
+        rows = build.op("LayerNormalization", build.reshape(value, -1, channels), *node.inputs[1:], **attributes)
         build.replace(node, build.reshape(rows, -1, tokens, channels))
 
 

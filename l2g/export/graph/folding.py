@@ -8,6 +8,7 @@ import onnx_ir.passes.common as passes
 from onnx.reference import ReferenceEvaluator
 
 from l2g.errors import ExportError
+from l2g.export.graph.values import constant, constant_value, input_of, named
 
 # Shape inference and folding feed each other; a real graph settles in three rounds.
 MAX_ROUNDS = 10
@@ -49,14 +50,6 @@ def tidy(model: ir.Model) -> None:
         clean(model)
 
 
-def constant(value: ir.Value | None) -> np.ndarray | None:
-    """The content of a constant or of an initializer, else None."""
-    if value is None:
-        return None
-    tensor = ir.convenience.get_const_tensor(value)
-    return None if tensor is None else tensor.numpy()
-
-
 def _fold_once(graph: ir.Graph) -> int:
     folded = 0
     for node in graph:
@@ -64,8 +57,7 @@ def _fold_once(graph: ir.Graph) -> int:
         if arrays is None:
             continue
         for output, array in zip(node.outputs, arrays, strict=True):
-            value = ir.Value(name=f"{output.name}_folded", const_value=ir.tensor(array, name=f"{output.name}_folded"))
-            value.shape, value.dtype = ir.Shape(array.shape), value.const_value.dtype
+            value = constant_value(f"{output.name}_folded", array)
             graph.register_initializer(value)
             ir.convenience.replace_all_uses_with(output, value, replace_graph_outputs=True)
         graph.remove(node, safe=True)
@@ -78,7 +70,7 @@ def _evaluate(node: ir.Node, opset: int) -> list[np.ndarray] | None:
     if node.domain not in ("", "ai.onnx"):
         return None
     if node.op_type == "Shape":
-        shape = _static_shape(node.inputs[0])
+        shape = _static_shape(input_of(node, 0))
         if shape is None or node.attributes:
             return None
         return [np.array(shape, np.int64)]
@@ -86,7 +78,7 @@ def _evaluate(node: ir.Node, opset: int) -> list[np.ndarray] | None:
     if any(array is None and value is not None for array, value in zip(arrays, node.inputs, strict=True)):
         return None
     proto = ir.serde.serialize_node(node)
-    feeds = {value.name: array for value, array in zip(node.inputs, arrays, strict=True) if value is not None}
+    feeds = {named(value): array for value, array in zip(node.inputs, arrays, strict=True) if value is not None}
     results = ReferenceEvaluator(proto, opsets={"": opset}).run(None, feeds)
     return [np.asarray(result) for result in results]
 
@@ -115,6 +107,7 @@ def _require_custom_shapes(graph: ir.Graph) -> None:
 
 def _static_shape(value: ir.Value) -> tuple[int, ...] | None:
     shape = value.shape
-    if shape is None or not all(isinstance(dim, int) for dim in shape.dims):
+    if shape is None:
         return None
-    return tuple(shape.dims)
+    sizes = tuple(dim for dim in shape.dims if isinstance(dim, int))
+    return sizes if len(sizes) == shape.rank() else None

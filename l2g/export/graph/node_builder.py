@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+
+from l2g.export.graph.values import constant_value
 
 # What one stream computes with at a time in a graph for a CPU: it has to stay in the cache.
 PART_BYTES = 1 << 23
@@ -17,6 +20,10 @@ def parts_of(rows: int, width: int) -> int:
     return math.ceil(rows * width * np.dtype(np.float32).itemsize / PART_BYTES)
 
 
+# What a node may be given: arrays become constants, None is an input that is left out.
+Input = ir.Value | np.ndarray | np.generic | None
+
+
 class Builder:
     """Collects nodes, in order, whose names begin with `prefix`; their constants go into `graph`."""
 
@@ -24,11 +31,13 @@ class Builder:
         self.graph, self.prefix = graph, prefix
         self.nodes: list[ir.Node] = []
 
-    def op(self, op_type: str, *inputs: ir.Value | np.ndarray, domain: str = "", **attributes) -> ir.Value:
+    def op(self, op_type: str, *inputs: Input, domain: str = "", **attributes: Any) -> ir.Value:
         """Append a node of one output and return that; arrays among the inputs become constants."""
         return self.multi(op_type, 1, *inputs, domain=domain, **attributes)[0]
 
-    def multi(self, op_type: str, outputs: int, *inputs: ir.Value | np.ndarray, domain: str = "", **attributes):
+    def multi(
+        self, op_type: str, outputs: int, *inputs: Input, domain: str = "", **attributes: Any
+    ) -> tuple[ir.Value, ...]:
         """Append a node of several outputs."""
         values = [self.constant(value) if isinstance(value, np.ndarray | np.generic) else value for value in inputs]
         name = f"{self.prefix}/{op_type}_{len(self.nodes)}"
@@ -38,17 +47,16 @@ class Builder:
         self.nodes.append(node)
         return tuple(node.outputs)
 
-    def constant(self, array: np.ndarray) -> ir.Value:
+    def constant(self, array: np.ndarray | np.generic) -> ir.Value:
         """Equal constants may be made again and again: the clean-up after a lowering merges them."""
         name = f"{self.prefix}/constant_{len(self.graph.initializers)}"
-        value = ir.Value(name=name, const_value=ir.tensor(np.asarray(array), name=name))
-        value.shape, value.dtype = value.const_value.shape, value.const_value.dtype
+        value = constant_value(name, np.asarray(array))
         self.graph.register_initializer(value)
         return value
 
     def replace(self, node: ir.Node, result: ir.Value) -> None:
         """Put the collected nodes in the place of `node`, whose output becomes `result`."""
-        result.shape, result.dtype = node.outputs[0].shape, node.outputs[0].dtype
+        result.shape, result.type = node.outputs[0].shape, node.outputs[0].type
         ir.convenience.replace_nodes_and_values(self.graph, node, [node], self.nodes, node.outputs, [result])
 
     def reshape(self, value: ir.Value, *shape: int) -> ir.Value:

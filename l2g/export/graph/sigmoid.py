@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from l2g.export.graph.node_builder import Builder
+from l2g.export.graph.values import input_of, named, shape_of
 
 
 def spell_out_box_sigmoids(model: ir.Model) -> ir.Model:
@@ -16,9 +17,9 @@ def spell_out_box_sigmoids(model: ir.Model) -> ir.Model:
     Mask DINO R50, random weights, 256x448: 3.4e-3 in the mask logits with the operator, 2.4e-4 spelled out.
     """
     for node in [node for node in model.graph if node.op_type == "Sigmoid"]:
-        shape = node.outputs[0].shape
+        shape = shape_of(node.outputs[0])
         if shape.rank() == 3 and shape[2] == 4:
-            build = Builder(model.graph, node.name)
-            raised = build.op("Add", build.op("Exp", build.op("Neg", node.inputs[0])), np.float32(1))
+            build = Builder(model.graph, named(node))
+            raised = build.op("Add", build.op("Exp", build.op("Neg", input_of(node, 0))), np.float32(1))
             build.replace(node, build.op("Div", np.float32(1), raised))
     return model

@@ -23,16 +23,20 @@ from l2g.export.graph.folding import fold
 from l2g.export.graph.sigmoid import spell_out_box_sigmoids
 from l2g.export.graph.stateless_step import StatelessStep
 from l2g.modeling.local2global import Local2Global
+from l2g.progress import SILENT, Progress
 
 # Two numbers of streams greater than one, so that nothing is traced as a broadcast, and different, so that they show.
 STREAMS = (2, 3)
 
 
-def trace(model: Local2Global, contract: GraphContract, opset: int) -> ir.Model:
+def trace(model: Local2Global, contract: GraphContract, opset: int, progress: Progress = SILENT) -> ir.Model:
     """The graph of `contract` (its inputs and outputs, B dynamic) for `model`, deformable attention not yet lowered."""
-    top_k = None if contract.output_kind == "raw" else contract.output("scores").shape[1]
+    top_k = None if contract.output_kind == "raw" else int(contract.output("scores").shape[1])
     step = StatelessStep(model, top_k).eval()
-    traces = [fold(_trace(step, contract, opset, streams)) for streams in STREAMS]
+    traces = []
+    for streams in STREAMS:
+        traces.append(fold(_trace(step, contract, opset, streams)))
+        progress.step()
     return spell_out_box_sigmoids(generalise(traces[0], traces[1], STREAMS))
 
 
@@ -49,7 +53,7 @@ def _trace(step: StatelessStep, contract: GraphContract, opset: int, streams: in
             torch.onnx.export(
                 step,
                 example_inputs(contract, streams),
-                buffer,
+                buffer,  # type: ignore[arg-type]  # the exporter of TorchScript takes a file, its signature does not say so
                 dynamo=False,
                 opset_version=opset,
                 input_names=[spec.name for spec in contract.inputs],
@@ -70,7 +74,7 @@ def _trace(step: StatelessStep, contract: GraphContract, opset: int, streams: in
 def example_inputs(contract: GraphContract, streams: int) -> tuple[torch.Tensor, ...]:
     """Inputs of the right shapes for a trace; the values do not matter."""
     generator = torch.Generator().manual_seed(0)
-    frames, *state = [[streams, *spec.shape[1:]] for spec in contract.inputs]
+    frames, *state = [(streams, *(int(dim) for dim in spec.shape[1:])) for spec in contract.inputs]
     return (
         torch.randint(0, 256, frames, dtype=torch.uint8, generator=generator),
         *(torch.rand(shape, generator=generator) for shape in state),

@@ -20,10 +20,11 @@ import onnx_ir.passes.common as passes
 
 from l2g.errors import ExportError
 from l2g.export.graph.blocks import GRANULARITIES, block_of
-from l2g.export.graph.folding import constant, tidy
+from l2g.export.graph.folding import tidy
+from l2g.export.graph.values import constant, input_of, producer_of
 from l2g.export.precision.islands import Islands
 
-HALF, FLOAT = ir.DataType.FLOAT16, ir.DataType.FLOAT
+FP16, FP32 = ir.DataType.FLOAT16, ir.DataType.FLOAT
 FP16_MAX = 65504.0
 
 # Operators that compute nothing, with the inputs that they move (None: all).
@@ -53,19 +54,19 @@ ALWAYS_FLOAT = {"Resize": (1, 2)}
 
 @dataclass(frozen=True)
 class Conversion:
-    """What `to_half` did.
+    """What `to_fp16` did.
 
-    half: nodes that compute in FP16. islands: nodes that stayed float32, by the name of the island. kept: the same by
+    fp16: nodes that compute in FP16. islands: nodes that stayed float32, by the name of the island. kept: the same by
     block, for blocks that were to be kept. casts: Cast nodes that were added.
     """
 
-    half: int
+    fp16: int
     islands: dict[str, int]
     kept: dict[str, int]
     casts: int
 
 
-def to_half(model: ir.Model, keep: Collection[str] = ()) -> Conversion:
+def to_fp16(model: ir.Model, keep: Collection[str] = ()) -> Conversion:
     """Convert `model`, in place.
 
     keep: blocks (`graph.blocks`) that stay float32 besides the islands: "encoder.layers.0", or "layer:encoder"
@@ -94,7 +95,7 @@ class _Converter:
         self.graph, self.keep = graph, frozenset(keep)
         self.islands = Islands(graph)
         self.casts: dict[tuple[int, ir.DataType], ir.Value] = {}
-        self.counts = {"half": 0, "casts": 0}
+        self.counts = {"fp16": 0, "casts": 0}
         self.in_islands: dict[str, int] = {}
         self.in_kept: dict[str, int] = {}
 
@@ -104,30 +105,30 @@ class _Converter:
             if _floats(node):
                 self._convert(node)
         for index, value in enumerate(list(self.graph.outputs)):
-            if id(value) in outputs and value.dtype == HALF:
+            if id(value) in outputs and value.dtype == FP16:
                 self._restore_output(index, value)
-        return Conversion(self.counts["half"], self.in_islands, self.in_kept, self.counts["casts"])
+        return Conversion(self.counts["fp16"], self.in_islands, self.in_kept, self.counts["casts"])
 
     def _convert(self, node: ir.Node) -> None:
-        wanted = HALF if self._computes_in_half(node) else FLOAT
+        wanted = FP16 if self._computes_in_fp16(node) else FP32
         always = ALWAYS_FLOAT.get(node.op_type, ())
         if node.op_type == "Cast":
             return  # to float32 from another type: what needs it in FP16 casts it so from there
         for index, value in enumerate(node.inputs):
-            if value is None or index in always or value.dtype not in (HALF, FLOAT) or value.dtype == wanted:
+            if value is None or index in always or value.dtype not in (FP16, FP32) or value.dtype == wanted:
                 continue
             node.replace_input_with(index, self._cast(value, wanted, node))
-        if wanted == HALF:
-            self.counts["half"] += 1
+        if wanted == FP16:
+            self.counts["fp16"] += 1
             for value in node.outputs:
-                if value.dtype == FLOAT:
-                    value.dtype = HALF
+                if value.dtype == FP32:
+                    value.dtype = FP16
 
-    def _computes_in_half(self, node: ir.Node) -> bool:
+    def _computes_in_fp16(self, node: ir.Node) -> bool:
         if node.op_type in MOVING:
             moved = MOVING[node.op_type]
             values = [value for index, value in enumerate(node.inputs) if moved is None or index in moved]
-            return any(value is not None and value.dtype == HALF for value in values)
+            return any(value is not None and value.dtype == FP16 for value in values)
         island = self.islands.of(node) or self._out_of_range(node)
         if island is not None:
             self.in_islands[island] = self.in_islands.get(island, 0) + 1
@@ -140,7 +141,7 @@ class _Converter:
 
     def _out_of_range(self, node: ir.Node) -> str | None:
         """A constant that FP16 cannot hold keeps its node in float32."""
-        arrays = [constant(value) for value in node.inputs if value is not None and value.dtype == FLOAT]
+        arrays = [constant(value) for value in node.inputs if value is not None and value.dtype == FP32]
         finite = (array[np.isfinite(array)] for array in arrays if array is not None)
         beyond = any(array.size and np.abs(array).max() > FP16_MAX for array in finite)
         return "constants beyond FP16" if beyond else None
@@ -156,7 +157,7 @@ class _Converter:
     def _add_cast(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
         producer, source = value.producer(), value
         if producer is not None and producer.op_type == "Cast":
-            source = producer.inputs[0]  # two casts after each other are one
+            source = input_of(producer, 0)  # two casts after each other are one
             if source.dtype == dtype:
                 return source
         node = ir.node("Cast", [source], {"to": dtype}, name=_beside(value, f"Cast_{_suffix(dtype)}"))
@@ -180,13 +181,13 @@ class _Converter:
         """A graph output that became FP16 gets its cast back to float32, and keeps its name."""
         name = value.name
         value.name = f"{name}_half"
-        node = ir.node("Cast", [value], {"to": FLOAT}, name=_beside(value, "Cast_output"))
+        node = ir.node("Cast", [value], {"to": FP32}, name=_beside(value, "Cast_output"))
         result = node.outputs[0]
-        result.name, result.dtype, result.shape = name, FLOAT, value.shape
-        self.graph.insert_after(value.producer(), node)
+        result.name, result.dtype, result.shape = name, FP32, value.shape
+        self.graph.insert_after(producer_of(value), node)
         self.graph.outputs[index] = result
         # What reads the value in float32 inside the graph reads the output.
-        inner = self.casts.get((id(value), FLOAT))
+        inner = self.casts.get((id(value), FP32))
         if inner is not None:
             inner.replace_all_uses_with(result)
         self.counts["casts"] += 1
@@ -202,11 +203,11 @@ def _beside(value: ir.Value, name: str) -> str:
 
 
 def _suffix(dtype: ir.DataType) -> str:
-    return "half" if dtype == HALF else "float"
+    return "half" if dtype == FP16 else "float"
 
 
 def _floats(node: ir.Node) -> bool:
-    return any(value is not None and value.dtype in (HALF, FLOAT) for value in (*node.inputs, *node.outputs))
+    return any(value is not None and value.dtype in (FP16, FP32) for value in (*node.inputs, *node.outputs))
 
 
 def _names(node: ir.Node) -> list[str]:

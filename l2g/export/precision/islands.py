@@ -34,7 +34,7 @@ class Islands:
     def __init__(self, graph: ir.Graph):
         nodes = list(graph)
         # "/encoder/layers.0/self_attn": where a deformable attention is, whose neighbours compute its locations.
-        self.attentions = {node.name.partition(DEFORMABLE)[0] for node in nodes if DEFORMABLE in (node.name or "")}
+        self.attentions = {name.partition(DEFORMABLE)[0] for node in nodes if DEFORMABLE in (name := node.name or "")}
         self.sampled = self._follow_values(nodes)
         self.pictures = self._follow_frames(graph)
         self.angles = self._lead_to(nodes, PERIODIC)

@@ -8,8 +8,6 @@ is compared is arithmetic; the FP16 graph is run as a GPU computes it (`l2g.expo
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -17,15 +15,17 @@ import onnx_ir as ir
 from l2g.config import ModelConfig
 from l2g.contract import GraphContract
 from l2g.errors import ExportError
-from l2g.export.graph.folding import constant
 from l2g.export.graph.node_builder import Builder
-from l2g.export.precision.convert import FLOAT, FP16_MAX, HALF, MOVING
+from l2g.export.graph.values import constant, input_of, named, producer_of
+from l2g.export.precision.convert import FP16, FP16_MAX, FP32, MOVING
 from l2g.export.precision.emulate import emulate
 from l2g.export.verification.comparison import TOLERANCES, differences
 from l2g.export.verification.decisions import expose_decisions
 from l2g.export.verification.rollouts import ROLLOUTS, Step, rollouts
-from l2g.export.verification.verify import Verification, open_session, run
+from l2g.export.verification.verify import open_session, run
 from l2g.modeling.local2global import Local2Global
+from l2g.progress import SILENT, Progress
+from l2g.provenance import FP16Verification, Verification
 
 # Rounding every tensor may cost this many times what rounding the weights alone costs. Measured: 0.8 to 1.7 (l2g_tiny,
 # a small random model). One layer's weights off by a tenth: 37 and more; a single weight: 8 to 10; swapped streams: 59.
@@ -38,42 +38,25 @@ FLOORS = {"boxes": 0.01, "labels": 0.01, "slots": 0.01, "scores": 1e-3, "masks":
 SMALL = 16
 
 
-@dataclass(frozen=True)
-class HalfVerification:
-    """What was measured over all steps, each from the model's own state.
-
-    library: what ran the graph. differences: the largest absolute difference of each output. errors: the root mean
-    square of all differences; limits: what was allowed, FACTOR times what rounding the weights alone costs.
-    largest_activation: the FP16 tensor that comes nearest to FP16's end, and its largest magnitude in float32.
-    float32: the verification of the float32 graph that this one was made from.
-    """
-
-    library: str
-    rollouts: tuple[tuple[int, int], ...]
-    differences: dict[str, float]
-    errors: dict[str, float]
-    limits: dict[str, float]
-    largest_activation: tuple[str, float]
-    float32: Verification = field(repr=False)
-
-    def to_dict(self) -> dict:
-        return asdict(self)
-
-
-def verify_half(
-    model: Local2Global, single: bytes, half: bytes, contract: GraphContract, verified: Verification
-) -> HalfVerification:
-    """Hold the FP16 graph to the model. single: the float32 graph, itself `verified`. Both without plugins.
+def verify_fp16(
+    model: Local2Global,
+    float32: bytes,
+    fp16: bytes,
+    contract: GraphContract,
+    verified: Verification,
+    progress: Progress = SILENT,
+) -> FP16Verification:
+    """Hold the FP16 graph to the model. float32: the float32 graph, itself `verified`. Both without plugins.
 
     Raises ExportError where a tensor leaves FP16's range (its name and block, and how to keep it float32), and where
     an output is further from the model than FP16 explains.
     """
     slots = model.config.num_queries
-    weights = _rounded_weights(single)
+    weights = _rounded_weights(float32)
     known = {value.name for node in weights.graph for value in node.outputs}
-    names = {name: node for name, node in half_tensors(_parse(half)).items() if name in known}
+    names = {name: node for name, node in fp16_tensors(_parse(fp16)).items() if name in known}
     rounded = _serialise(_with_maxima(expose_decisions(weights, slots), names))
-    emulated = _serialise(expose_decisions(emulate(_parse(half)), slots))
+    emulated = _serialise(expose_decisions(emulate(_parse(fp16)), slots))
     # Both hold every tensor twice or three times: at 480x864 the arenas of two sessions would not fit 16 GB.
     sessions = open_session(rounded, arena=False), open_session(emulated, arena=False)
     sums = _Sums(contract, model.config)
@@ -85,20 +68,21 @@ def verify_half(
         _check_range(largest, names, step)
         found, *_ = _split(run(sessions[1], inputs), len(contract.outputs))
         sums.add(step, expected, found)
+        progress.step()
     return sums.judge(verified, max(largest.items(), key=lambda item: item[1], default=("none", 0.0)))
 
 
-def half_tensors(model: ir.Model) -> dict[str, str]:
+def fp16_tensors(model: ir.Model) -> dict[str, str]:
     """The tensors that a graph computes in FP16 or casts to it, in order, by the names of their float32 originals; each
     with the node that is to blame if FP16 cannot hold it: what computes it, or what wants it cast."""
     found = {}
     for node in model.graph:
         value = node.outputs[0]
-        if node.op_type == "Cast" and value.dtype == HALF and node.inputs[0].producer() is not None:
-            if node.inputs[0].dtype == FLOAT and value.uses():
-                found[node.inputs[0].name] = value.uses()[0][0].name
-        elif node.op_type not in MOVING and node.op_type != "Cast" and value.dtype == HALF:
-            found[value.name.removesuffix("_half")] = node.name
+        if node.op_type == "Cast" and value.dtype == FP16 and input_of(node, 0).producer() is not None:
+            if input_of(node, 0).dtype == FP32 and (readers := value.consumers()):
+                found[named(input_of(node, 0))] = named(readers[0])
+        elif node.op_type not in MOVING and node.op_type != "Cast" and value.dtype == FP16:
+            found[named(value).removesuffix("_half")] = named(node)
     return found
 
 
@@ -108,23 +92,23 @@ class _Sums:
     def __init__(self, contract: GraphContract, config: ModelConfig):
         self.contract, self.config = contract, config
         names = [spec.name for spec in contract.outputs]
-        self.floor, self.half = ({name: [0.0, 0] for name in names} for _ in range(2))
+        self.floor, self.fp16 = ({name: [0.0, 0] for name in names} for _ in range(2))
         self.largest = dict.fromkeys(names, 0.0)
 
     def add(self, step: Step, expected: list[np.ndarray], found: list[np.ndarray]) -> None:
         margin = MASK_MARGIN * float(step.output.mask_logits.square().mean().sqrt())
-        for outputs, sums in ((expected, self.floor), (found, self.half)):
+        for outputs, sums in ((expected, self.floor), (found, self.fp16)):
             for name, values in differences(self.contract, step, outputs, self.config, margin).items():
                 sums[name][0] += float(np.square(values, dtype=np.float64).sum())
                 sums[name][1] += values.size
-                if sums is self.half:
+                if sums is self.fp16:
                     self.largest[name] = max(self.largest[name], float(np.nan_to_num(values, nan=np.inf).max()))
 
-    def judge(self, verified: Verification, activation: tuple[str, float]) -> HalfVerification:
+    def judge(self, verified: Verification, activation: tuple[str, float]) -> FP16Verification:
         import onnxruntime
 
         errors, floors = (
-            {name: (total / count) ** 0.5 for name, (total, count) in sums.items()} for sums in (self.half, self.floor)
+            {name: (total / count) ** 0.5 for name, (total, count) in sums.items()} for sums in (self.fp16, self.floor)
         )
         limits = {name: max(FACTOR * floor, FLOORS.get(name, 0.0), TOLERANCES[name]) for name, floor in floors.items()}
         worst = max(errors, key=lambda name: np.nan_to_num(errors[name], nan=np.inf) / limits[name])
@@ -137,7 +121,7 @@ class _Sums:
                 + ". Nothing was written; --precision auto finds the blocks that FP16 hurts, --fp32-blocks keeps them"
             )
         library = f"onnxruntime {onnxruntime.__version__} CPU, FP16 emulated"
-        return HalfVerification(library, ROLLOUTS, self.largest, errors, limits, activation, verified)
+        return FP16Verification(library, ROLLOUTS, self.largest, errors, limits, activation, verified)
 
 
 def _check_range(largest: dict[str, float], nodes: dict[str, str], step: Step) -> None:
@@ -155,7 +139,7 @@ def _check_range(largest: dict[str, float], nodes: dict[str, str], step: Step) -
 def _rounded_weights(graph: bytes) -> ir.Model:
     model = _parse(graph)
     for value in model.graph.initializers.values():
-        array = constant(value) if value.dtype == FLOAT else None
+        array = constant(value) if value.dtype == FP32 else None
         if array is not None and array.size >= SMALL:
             value.const_value = ir.tensor(_round(array), name=value.name)
     return model
@@ -172,10 +156,10 @@ def _with_maxima(model: ir.Model, names: dict[str, str]) -> ir.Model:
     values = {value.name: value for node in model.graph for value in node.outputs}
     for name in names:
         value = values[name]
-        build = Builder(model.graph, f"{value.producer().name}/Magnitude")
+        build = Builder(model.graph, f"{producer_of(value).name}/Magnitude")
         result = build.op("ReduceMax", build.op("Abs", value), keepdims=0)
-        result.dtype, result.shape = FLOAT, ir.Shape([])
-        model.graph.insert_after(value.producer(), build.nodes)
+        result.dtype, result.shape = FP32, ir.Shape([])
+        model.graph.insert_after(producer_of(value), build.nodes)
         model.graph.outputs.append(result)
     return model
 

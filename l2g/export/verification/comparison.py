@@ -46,7 +46,9 @@ class Difference:
         return np.inf if np.isnan(self.value) else self.value / TOLERANCES[self.output]
 
 
-def compare(contract: GraphContract, step: Step, outputs: list[np.ndarray], config: ModelConfig) -> list[Difference]:
+def largest_differences(
+    contract: GraphContract, step: Step, outputs: list[np.ndarray], config: ModelConfig
+) -> list[Difference]:
     """Every output of the graph against the model's, in the contract's order."""
     measured = differences(contract, step, outputs, config, TOLERANCES["mask_logits"])
     return [_largest(spec.name, measured[spec.name]) for spec in contract.outputs]

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from l2g.errors import ExportError
-from l2g.export.graph.folding import constant
+from l2g.export.graph.values import constant, input_of, shape_of
 from l2g.export.verification.comparison import TOLERANCES, local_box_error
 from l2g.export.verification.rollouts import Step
 
@@ -24,7 +24,7 @@ INDICES, BOXES = "local_indices", "local_boxes"
 
 
 @dataclass(frozen=True)
-class Verdict:
+class DecisionsCompared:
     """How a graph's decisions at one step relate to the model's: are they all within the tolerance of a tie, and how
     many differ."""
 
@@ -37,14 +37,14 @@ def expose_decisions(model: ir.Model, slots: int) -> ir.Model:
     graph = model.graph
     indices, boxes = _chosen_indices(graph, slots), _local_boxes(graph, slots)
     for value, name in ((indices, INDICES), (boxes, BOXES)):
-        forced = ir.Value(name=f"forced_{name}", shape=ir.Shape(["B", *value.shape.dims[1:]]), type=value.type)
+        forced = ir.Value(name=f"forced_{name}", shape=ir.Shape(["B", *shape_of(value)[1:]]), type=value.type)
         value.replace_all_uses_with(forced)
         graph.inputs.append(forced)
         graph.outputs.append(value)
     return model
 
 
-def judge(step: Step, indices: np.ndarray, boxes: np.ndarray, box_init: str) -> Verdict:
+def compare_decisions(step: Step, indices: np.ndarray, boxes: np.ndarray, box_init: str) -> DecisionsCompared:
     """`indices` int64 [B, N] and `boxes` float32 [B, N, 4] of the graph, the latter at the model's own indices."""
     scores, expected = step.token_scores.numpy(), step.local.indices.numpy()
     gap = np.abs(np.take_along_axis(scores, indices, axis=1) - np.take_along_axis(scores, expected, axis=1))
@@ -52,16 +52,12 @@ def judge(step: Step, indices: np.ndarray, boxes: np.ndarray, box_init: str) -> 
     reach = local_box_error(boxes, step, box_init)
     moved = np.abs(boxes - step.local.boxes.numpy()).max(axis=-1) > TOLERANCES["boxes"]
     tied = distinct and float(gap.max()) <= TIE and float(reach.max()) <= TOLERANCES["boxes"]
-    return Verdict(tied, int((indices != expected).sum() + moved.sum()))
+    return DecisionsCompared(tied, int((indices != expected).sum() + moved.sum()))
 
 
 def _chosen_indices(graph: ir.Graph, slots: int) -> ir.Value:
     for node in graph:
-        if (
-            node.op_type == "TopK"
-            and constant(node.inputs[1]) is not None
-            and int(constant(node.inputs[1])[0]) == slots
-        ):
+        if node.op_type == "TopK" and (count := constant(node.inputs[1])) is not None and int(count[0]) == slots:
             return node.outputs[1]
     raise ExportError(f"the graph has no TopK of {slots} tokens; the model's proposals were not traced as expected")
 
@@ -70,10 +66,10 @@ def _local_boxes(graph: ir.Graph, slots: int) -> ir.Value:
     """The last input of the Where that takes a prior's boxes in its place."""
     valid = graph.inputs[3]
     for node in graph:
-        if node.op_type == "Where" and tuple(node.outputs[0].shape.dims[1:]) == (slots, 4):
-            condition = node.inputs[0]
-            while condition.producer() is not None:
-                condition = condition.producer().inputs[0]
+        if node.op_type == "Where" and tuple(shape_of(node.outputs[0])[1:]) == (slots, 4):
+            condition = input_of(node, 0)
+            while (producer := condition.producer()) is not None:
+                condition = input_of(producer, 0)
             if condition is valid:
-                return node.inputs[2]
+                return input_of(node, 2)
     raise ExportError("the graph never chooses between prior and local boxes; the model was not traced as expected")

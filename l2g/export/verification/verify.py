@@ -2,39 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-
 import numpy as np
 import onnx
 import onnx_ir as ir
 
 from l2g.contract import GraphContract
 from l2g.errors import ExportError
-from l2g.export.verification.comparison import TOLERANCES, Difference, compare
-from l2g.export.verification.decisions import expose_decisions, judge
+from l2g.export.verification.comparison import TOLERANCES, Difference, largest_differences
+from l2g.export.verification.decisions import compare_decisions, expose_decisions
 from l2g.export.verification.rollouts import ROLLOUTS, Step, rollouts
 from l2g.modeling.local2global import Local2Global
+from l2g.progress import SILENT, Progress
+from l2g.provenance import Verification
 
 
-@dataclass(frozen=True)
-class Verification:
-    """What was measured: the largest absolute difference of each output over all steps.
-
-    library: what ran the graph. rollouts: (streams, frames) of each. ties: steps at which the graph decided a tie
-    otherwise than the model; those were compared with the model's decisions put into the graph.
-    """
-
-    library: str
-    rollouts: tuple[tuple[int, int], ...]
-    differences: dict[str, float]
-    tolerances: dict[str, float]
-    ties: int
-
-    def to_dict(self) -> dict:
-        return asdict(self)
-
-
-def verify(model: Local2Global, graph: bytes, contract: GraphContract) -> Verification:
+def verify(model: Local2Global, graph: bytes, contract: GraphContract, progress: Progress = SILENT) -> Verification:
     """Run a serialised ONNX graph beside the model over the rollouts of `l2g.export.verification.rollouts`.
 
     Every step starts from the model's own state. Raises ExportError at the first step where an output differs by more
@@ -47,13 +29,14 @@ def verify(model: Local2Global, graph: bytes, contract: GraphContract) -> Verifi
     largest = dict.fromkeys((spec.name for spec in contract.outputs), 0.0)
     ties = 0
     for step in rollouts(model, contract.height, contract.width):
-        differences = compare(contract, step, run(session, step.inputs), model.config)
+        differences = largest_differences(contract, step, run(session, step.inputs), model.config)
         if _worst(differences).excess > 1:
             forced = forced or open_session(_with_decisions(graph, model.config.num_queries))
             differences = _without_ties(model, contract, forced, step, differences)
             ties += 1
         for difference in differences:
             largest[difference.output] = max(largest[difference.output], difference.value)
+        progress.step()
     library = f"onnxruntime {onnxruntime.__version__} CPU"
     return Verification(library, ROLLOUTS, largest, {name: TOLERANCES[name] for name in largest}, ties)
 
@@ -89,8 +72,8 @@ def _without_ties(
     """The differences that remain with the model's decisions in the graph; ExportError unless ties were all it was."""
     decided = (step.local.indices.numpy(), step.local.boxes.numpy())
     *outputs, indices, boxes = run(forced, (*step.inputs, *decided))
-    verdict = judge(step, indices, boxes, model.config.box_init)
-    after = compare(contract, step, outputs, model.config)
+    verdict = compare_decisions(step, indices, boxes, model.config.box_init)
+    after = largest_differences(contract, step, outputs, model.config)
     if verdict.changed and verdict.tied and _worst(after).excess <= 1:
         return after
     worst = _worst(before)

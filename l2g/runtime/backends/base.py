@@ -1,4 +1,4 @@
-"""The one interface that every inference library is driven through, and what comes back from a step.
+"""The one interface that every inference library is driven through, and the state that crosses it.
 
 A backend owns the recurrent state of its B streams and keeps it on its own device; the host sees frames go in and
 results come out. Nothing here imports torch or an inference library.
@@ -6,53 +6,65 @@ results come out. Nothing here imports torch or an inference library.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from l2g.contract import GraphContract
-
-
-@dataclass(frozen=True)
-class RawOutputs:
-    """Everything the model says of one frame of B streams (N slots, K classes, masks at a quarter of the canvas).
-
-    queries: float32 [B, N, C], the slots' embeddings after the decoder (also the next state).
-    boxes: float32 [B, N, 4], (cx, cy, w, h) in 0..1 of the canvas (also the next state).
-    logits: float32 [B, N, K], before the sigmoid.
-    mask_logits: float32 [B, N, H/4, W/4], before the sigmoid; a pixel belongs to the mask where it is > 0.
-    """
-
-    queries: np.ndarray
-    boxes: np.ndarray
-    logits: np.ndarray
-    mask_logits: np.ndarray
-
-
-@dataclass(frozen=True)
-class Detections:
-    """The best M slots of one frame of B streams, best first, chosen on the device.
-
-    scores: float32 [B, M], best class probability of the slot. labels: int32 [B, M], that class.
-    slots: int32 [B, M], the slot's index. masks: uint8 [B, M, H/4, W/4], probability x 255.
-    queries: float32 [B, N, C] of all N slots, as in RawOutputs.
-    """
-
-    scores: np.ndarray
-    labels: np.ndarray
-    slots: np.ndarray
-    masks: np.ndarray
-    queries: np.ndarray
+from l2g.errors import ContractError
+from l2g.runtime.arrays import Array, BoolArray, ByteArray
+from l2g.runtime.outputs import FrameOutputs
 
 
 @dataclass(frozen=True)
 class HostState:
-    """The state of B streams on the host: queries float32 [B, N, C], boxes float32 [B, N, 4], valid bool [B]."""
+    """The state of B streams on the host.
 
-    queries: np.ndarray
-    boxes: np.ndarray
-    valid: np.ndarray
+    tensors: by the name of the contract's state input, [B, ...] each (Local2Global: `prior_queries` float32 [B, N, C],
+    `prior_boxes` float32 [B, N, 4]). valid: bool [B], False where a stream has no history; what such a row holds counts
+    for nothing.
+    """
+
+    tensors: Mapping[str, Array]
+    valid: BoolArray
+
+    @classmethod
+    def empty(cls, contract: GraphContract, streams: int) -> HostState:
+        """Streams without a history: the contract's initial content, zeros."""
+        specs = [contract.input(state.input) for state in contract.states]
+        tensors = {spec.name: np.zeros(spec.sized(streams), spec.dtype) for spec in specs}
+        return cls(tensors, np.zeros(streams, bool))
+
+    @classmethod
+    def stacked(cls, states: Sequence[HostState]) -> HostState:
+        """The streams of several states, in that order; a copy."""
+        tensors = {name: np.concatenate([state.tensors[name] for state in states]) for name in states[0].tensors}
+        return cls(tensors, np.concatenate([state.valid for state in states]))
+
+    def __len__(self) -> int:
+        """B, how many streams it holds."""
+        return len(self.valid)
+
+    def rows(self, rows: Any) -> HostState:
+        """Some of its streams: a slice (views) or an array of indices (copies)."""
+        return HostState({name: tensor[rows] for name, tensor in self.tensors.items()}, self.valid[rows])
+
+    def copy(self) -> HostState:
+        return HostState({name: tensor.copy() for name, tensor in self.tensors.items()}, self.valid.copy())
+
+    def changed(self, change: Callable[[Array], Array]) -> HostState:
+        """Every tensor replaced by what `change` makes of it; the same streams are valid."""
+        return HostState({name: change(tensor) for name, tensor in self.tensors.items()}, self.valid)
+
+    def check(self, contract: GraphContract) -> None:
+        """ContractError unless it holds what the contract carries, in its dtypes and shapes."""
+        expected = [state.input for state in contract.states]
+        if sorted(self.tensors) != sorted(expected):
+            raise ContractError(f"the state holds {sorted(self.tensors)}, the contract carries {sorted(expected)}")
+        for name in expected:
+            contract.input(name).check(self.tensors[name])
 
 
 class Backend(Protocol):
@@ -60,12 +72,12 @@ class Backend(Protocol):
 
     contract: GraphContract
 
-    def step(self, frames: np.ndarray, reset: np.ndarray) -> RawOutputs | Detections:
+    def step(self, frames: ByteArray, reset: BoolArray) -> FrameOutputs:
         """Advance every stream by one frame.
 
         frames: uint8 [B, H, W, 3] RGB on the network canvas. reset: bool [B], True where this is a stream's first frame
-        or its history is to be forgotten. Which of the two results comes back is `contract.output_kind`. The arrays
-        are the caller's to keep: a backend never writes to them again.
+        or its history is to be forgotten. Which kind of outputs comes back is `contract.output_kind`. The arrays are
+        the caller's to keep: a backend never writes to them again.
         """
 
     def read_state(self) -> HostState | None:

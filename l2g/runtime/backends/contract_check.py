@@ -5,14 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from l2g.contract import GraphContract, TensorSpec
+from l2g.contract import GraphContract
 from l2g.errors import ContractError
-from l2g.runtime.backends.base import Detections, RawOutputs
-
-# What a frame's results are made of, by the contract's output kind: the fields of the two classes.
-RESULTS = {"raw": RawOutputs, "detections": Detections}
-# Every recurrent output that a host state has a place for.
-STATE_OUTPUTS = ("queries", "boxes")
+from l2g.runtime.outputs import OUTPUT_KINDS
 
 
 def check_drivable(path: Path, contract: GraphContract, command: str) -> None:
@@ -26,13 +21,11 @@ def check_drivable(path: Path, contract: GraphContract, command: str) -> None:
             raise ContractError(f"{path}: {found}; make it again with: {command}")
 
     kind = contract.output_kind
-    expect(kind in RESULTS, f"output kind '{kind}' found, {' or '.join(RESULTS)} expected")
-    needed = {"frames", contract.valid_input, *STATE_OUTPUTS, *RESULTS[kind].__dataclass_fields__}
+    expect(kind in OUTPUT_KINDS, f"output kind '{kind}' found, {' or '.join(OUTPUT_KINDS)} expected")
+    needed = {"frames", contract.valid_input, *OUTPUT_KINDS[kind].__dataclass_fields__}
     needed |= {name for state in contract.states for name in (state.input, state.output)}
     absent = needed - {spec.name for spec in (*contract.inputs, *contract.outputs)}
     expect(not absent, f"the contract names no tensor '{min(absent, default='')}'")
-    carried = sorted(state.output for state in contract.states)
-    expect(carried == sorted(STATE_OUTPUTS), f"the contract carries {carried}, expected {sorted(STATE_OUTPUTS)}")
     canvas = ("B", contract.height, contract.width, 3)
     for spec, dtype, shape in (
         (contract.input("frames"), "uint8", canvas),
@@ -40,6 +33,9 @@ def check_drivable(path: Path, contract: GraphContract, command: str) -> None:
     ):
         found, expected = describe(spec.dtype, spec.shape), describe(dtype, shape)
         expect(found == expected, f"input '{spec.name}': the contract has {found}, expected {expected}")
+    fed = {"frames", contract.valid_input, *(state.input for state in contract.states)}
+    unfed = sorted({spec.name for spec in contract.inputs} - fed)
+    expect(not unfed, f"no state feeds the inputs {unfed}, one for each expected")
     for state in contract.states:
         one, other = contract.input(state.input), contract.output(state.output)
         found, expected = (describe(spec.dtype, spec.shape) for spec in (one, other))
@@ -54,8 +50,3 @@ def describe(dtype: str, shape: Sequence[int | str | None]) -> str:
     """ "float32 [*, 300, 4]", to be compared and shown."""
     # A free dimension has whatever name, or none.
     return f"{dtype} [{', '.join(str(dim) if isinstance(dim, int) else '*' for dim in shape)}]"
-
-
-def sized(spec: TensorSpec, streams: int) -> tuple[int, ...]:
-    """The shape of a tensor for so many streams."""
-    return tuple(streams if isinstance(dim, str) else dim for dim in spec.shape)

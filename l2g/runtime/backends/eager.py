@@ -12,7 +12,10 @@ from l2g.contract import GraphContract, make_contract
 from l2g.errors import ContractError
 from l2g.modeling.detections import select_detections
 from l2g.modeling.local2global import FrameOutput, FrameState, Local2Global
-from l2g.runtime.backends.base import Detections, HostState, RawOutputs
+from l2g.provenance import BuildFacts
+from l2g.runtime.arrays import Array, BoolArray, ByteArray
+from l2g.runtime.backends.base import HostState
+from l2g.runtime.outputs import Detections, FrameOutputs, RawOutputs
 
 # cuDNN computes FP32 convolutions in TF32 (10 bits of mantissa) unless told; what others are compared with does not.
 _full_precision = partial(torch.backends.cudnn.flags, enabled=True, allow_tf32=False)
@@ -43,11 +46,11 @@ class EagerBackend:
             association=config.association,
             top_k=top_k,
             model=config.to_dict(),
-            build={"library": "torch", "version": torch.__version__, "precision": "fp32"},
+            build=BuildFacts(precision="fp32", versions={"torch": torch.__version__}),
         )
         self._state: FrameState | None = None
 
-    def step(self, frames: np.ndarray, reset: np.ndarray) -> RawOutputs | Detections:
+    def step(self, frames: ByteArray, reset: BoolArray) -> FrameOutputs:
         self.contract.input("frames").check(frames)
         streams = frames.shape[0]
         if self._state is not None and self._state.valid.shape[0] != streams:
@@ -63,7 +66,7 @@ class EagerBackend:
             output, self._state = self.model.step(torch.from_numpy(frames).to(self.device), state)
             return self._results(output, self._state)
 
-    def _results(self, output: FrameOutput, state: FrameState) -> RawOutputs | Detections:
+    def _results(self, output: FrameOutput, state: FrameState) -> FrameOutputs:
         # A copy: on a CPU the state's memory would be shared with the caller.
         queries = _host(state.queries).copy()
         if self.top_k is None:
@@ -76,14 +79,17 @@ class EagerBackend:
         state = self._state
         if state is None:
             return None
-        return HostState(_host(state.queries).copy(), _host(state.boxes).copy(), _host(state.valid)[:, 0] > 0.5)
+        tensors = {pair.input: _host(getattr(state, pair.output)).copy() for pair in self.contract.states}
+        return HostState(tensors, _host(state.valid)[:, 0] > 0.5)
 
     def write_state(self, state: HostState) -> None:
-        self._state = FrameState(
-            torch.from_numpy(np.array(state.queries, np.float32)).to(self.device),
-            torch.from_numpy(np.array(state.boxes, np.float32)).to(self.device),
-            torch.from_numpy(np.asarray(state.valid, np.float32)[:, None].copy()).to(self.device),
-        )
+        state.check(self.contract)
+        tensors = {
+            pair.output: torch.from_numpy(np.array(state.tensors[pair.input])).to(self.device)
+            for pair in self.contract.states
+        }
+        valid = torch.from_numpy(np.asarray(state.valid, np.float32)[:, None].copy()).to(self.device)
+        self._state = FrameState(**tensors, valid=valid)
 
     def close(self) -> None:
         self._state = None
@@ -94,5 +100,6 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _host(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().cpu().numpy()
+def _host(tensor: Tensor) -> Array:
+    array: Array = tensor.detach().cpu().numpy()
+    return array

@@ -11,8 +11,10 @@ import onnxruntime as ort
 
 from l2g.contract import METADATA_KEY, GraphContract
 from l2g.errors import ContractError, L2GError
-from l2g.runtime.backends.base import Detections, HostState, RawOutputs
-from l2g.runtime.backends.contract_check import RESULTS, STATE_OUTPUTS, check_drivable, describe, sized
+from l2g.runtime.arrays import Array, BoolArray, ByteArray
+from l2g.runtime.backends.base import HostState
+from l2g.runtime.backends.contract_check import check_drivable, describe
+from l2g.runtime.outputs import OUTPUT_KINDS, FrameOutputs
 
 Provider = str | tuple[str, Mapping[str, Any]]
 
@@ -28,7 +30,7 @@ class OnnxRuntimeBackend:
     they swap. Only results and frames cross to and from the host.
 
     Args:
-        path: an ONNX file that `export/to_onnx.py` wrote.
+        path: an ONNX file that `l2g export` wrote.
         providers: ONNX Runtime's execution providers, best first, with options where needed, such as
             [("CUDAExecutionProvider", {"device_id": 1}), "CPUExecutionProvider"]. None: CUDA where this installation
             and this machine have it, else the CPU. CUDA without options computes FP32 in full, not in TF32.
@@ -45,18 +47,20 @@ class OnnxRuntimeBackend:
         _check_boundary(self.path, self.contract, self._session)
         check_drivable(self.path, self.contract, _export_command(self.path))
         self.device, self._device_id = _device(self._session)
-        self._results = RESULTS[self.contract.output_kind]
-        self._host_outputs = [spec for spec in self.contract.outputs if spec.name not in STATE_OUTPUTS]
+        self._results = OUTPUT_KINDS[self.contract.output_kind]
+        carried = {state.output for state in self.contract.states}
+        self._host_outputs = [spec for spec in self.contract.outputs if spec.name not in carried]
+        self._shown_state = carried & set(self._results.__dataclass_fields__)
         # By output name: what the next step reads, and what it writes.
         self._current: dict[str, ort.OrtValue] = {}
         self._next: dict[str, ort.OrtValue] = {}
-        self._valid: np.ndarray | None = None  # bool [B]; None before the first step
+        self._valid: BoolArray | None = None  # bool [B]; None before the first step
 
-    def step(self, frames: np.ndarray, reset: np.ndarray) -> RawOutputs | Detections:
+    def step(self, frames: ByteArray, reset: BoolArray) -> FrameOutputs:
         self.contract.input("frames").check(frames)
         streams = len(frames)
         if self._valid is None:
-            self._allocate(streams)
+            self._valid = self._allocate(streams)
         elif len(self._valid) != streams:
             raise ContractError(
                 f"{streams} frames given, but the state holds {len(self._valid)} streams; "
@@ -69,48 +73,47 @@ class OnnxRuntimeBackend:
         for state in self.contract.states:
             binding.bind_ortvalue_input(state.input, self._current[state.output])
             binding.bind_ortvalue_output(state.output, self._next[state.output])
-        results = {}
+        results: dict[str, Array] = {}
         for spec in self._host_outputs:
             # Memory of the caller's own: no copy on a CPU, one copy off any other device.
-            array = results[spec.name] = np.empty(sized(spec, streams), spec.dtype)
+            array = results[spec.name] = np.empty(spec.sized(streams), spec.dtype)
             binding.bind_output(spec.name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
         self._run(binding)
         self._current, self._next = self._next, self._current
         self._valid = np.ones(streams, bool)
-        for name in STATE_OUTPUTS:
-            if name in self._results.__dataclass_fields__:
-                results[name] = _copy(self._current[name])
+        for name in self._shown_state:
+            results[name] = _copy(self._current[name])
         return self._results(**results)
 
     def read_state(self) -> HostState | None:
         if self._valid is None:
             return None
-        return HostState(*(_copy(self._current[name]) for name in STATE_OUTPUTS), self._valid.copy())
+        tensors = {state.input: _copy(self._current[state.output]) for state in self.contract.states}
+        return HostState(tensors, self._valid.copy())
 
     def write_state(self, state: HostState) -> None:
-        for name in STATE_OUTPUTS:
-            self.contract.output(name).check(getattr(state, name))
-        streams = len(state.valid)
-        if self._valid is None or len(self._valid) != streams:
-            self._allocate(streams)
-        for name in STATE_OUTPUTS:
-            self._current[name].update_inplace(np.ascontiguousarray(getattr(state, name)))
+        state.check(self.contract)
+        if self._valid is None or len(self._valid) != len(state):
+            self._allocate(len(state))
+        for pair in self.contract.states:
+            self._current[pair.output].update_inplace(np.ascontiguousarray(state.tensors[pair.input]))
         self._valid = np.array(state.valid, bool)
 
     def close(self) -> None:
         self._current, self._next, self._valid, self._session = {}, {}, None, None
 
-    def _allocate(self, streams: int) -> None:
-        """Two sets of buffers for so many streams, none of them valid; zeros, the contract's initial content."""
+    def _allocate(self, streams: int) -> BoolArray:
+        """Two sets of buffers for so many streams, of zeros, the contract's initial content; none of them is valid."""
         for buffers in (self._current, self._next):
             for state in self.contract.states:
-                zeros = np.zeros(sized(self.contract.output(state.output), streams), np.float32)
+                spec = self.contract.output(state.output)
+                zeros = np.zeros(spec.sized(streams), spec.dtype)
                 value = ort.OrtValue.ortvalue_from_shape_and_type(
-                    list(zeros.shape), np.float32, self.device, self._device_id
+                    list(zeros.shape), zeros.dtype.type, self.device, self._device_id
                 )
                 value.update_inplace(zeros)
                 buffers[state.output] = value
-        self._valid = np.zeros(streams, bool)
+        return np.zeros(streams, bool)
 
     def _run(self, binding: ort.IOBinding) -> None:
         try:
@@ -195,7 +198,7 @@ def _device(session: ort.InferenceSession) -> tuple[str, int]:
     return "cuda", int(options.get("device_id", 0))
 
 
-def _copy(value: ort.OrtValue) -> np.ndarray:
+def _copy(value: ort.OrtValue) -> Array:
     # On a CPU numpy() is a view of the buffer that the next step but one writes.
     return np.array(value.numpy())
 
@@ -205,4 +208,4 @@ def _first_line(error: Exception) -> str:
 
 
 def _export_command(path: Path) -> str:
-    return f"python export/to_onnx.py --ckpt CKPT --output {path}"
+    return f"l2g export --ckpt CKPT --output {path}"

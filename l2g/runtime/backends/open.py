@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 import os
 from pathlib import Path
+from typing import Any
 
-from l2g.artifacts.sidecar import ENGINE_SUFFIX
+from l2g.artifacts import ENGINE_SUFFIX
 from l2g.errors import CheckpointError, L2GError
 from l2g.runtime.backends.base import Backend
 
@@ -22,7 +23,7 @@ def open_backend(
     top_k: int | None = 50,
     canvas: tuple[int, int] | None = None,
     portrait: bool = False,
-    **checkpoint_options,
+    **checkpoint_options: Any,
 ) -> Backend:
     """Open a checkpoint, an exported graph (.onnx) or an engine (.engine) by path, or a shipped checkpoint by name
     ("l2g_tiny"). A checkpoint or a graph runs on the GPU where its library sees one (CUDA_VISIBLE_DEVICES= hides it),
@@ -56,7 +57,7 @@ def open_backend(
 
 
 def _open_eager(
-    model: str, top_k: int | None, canvas: tuple[int, int] | None, portrait: bool, checkpoint_options: dict
+    model: str, top_k: int | None, canvas: tuple[int, int] | None, portrait: bool, checkpoint_options: dict[str, Any]
 ) -> Backend:
     # Before PyTorch loads its OpenMP: on cores that others use too, threads that spin for each other take the time from
     # those they wait for (the demo beside two busy processes, two cores: 205 s, with this 11 s). On an idle machine it
@@ -76,17 +77,21 @@ def _open_eager(
     if canvas is None:
         short, long = sorted(loaded.config.input_size)
         canvas = (long, short) if portrait else tuple(loaded.config.input_size)
-    return eager.EagerBackend(loaded, top_k=top_k, canvas=canvas)
+    backend: Backend = eager.EagerBackend(loaded, top_k=top_k, canvas=canvas)
+    return backend
 
 
-def _open_artifact(model: str, suffix: str, canvas: tuple[int, int] | None, checkpoint_options: dict) -> Backend:
+def _open_artifact(
+    model: str, suffix: str, canvas: tuple[int, int] | None, checkpoint_options: dict[str, Any]
+) -> Backend:
     if checkpoint_options:
         raise L2GError(
             f"{model}: {', '.join(sorted(checkpoint_options))} given, which only a checkpoint takes; "
             "a graph's contract says all of it, so leave it away"
         )
     if suffix == ENGINE_SUFFIX:
-        backend = importlib.import_module("l2g.runtime.backends.tensorrt.backend").TensorRTBackend(model)
+        library = importlib.import_module("l2g.runtime.backends.tensorrt.backend")
+        backend: Backend = library.TensorRTBackend(model)
     else:
         backend = _open_graph(model)
     fixed = (backend.contract.height, backend.contract.width)
@@ -94,14 +99,14 @@ def _open_artifact(model: str, suffix: str, canvas: tuple[int, int] | None, chec
         backend.close()
         raise L2GError(
             f"{model}: canvas {canvas[0]}x{canvas[1]} asked for, but the graph's is fixed at {fixed[0]}x{fixed[1]}; "
-            f"export another with: python export/to_onnx.py --height {canvas[0]} --width {canvas[1]}"
+            f"export another with: l2g export --height {canvas[0]} --width {canvas[1]}"
         )
     return backend
 
 
 def _open_graph(model: str) -> Backend:
     try:
-        return importlib.import_module("l2g.runtime.backends.onnxruntime").OnnxRuntimeBackend(model)
+        library = importlib.import_module("l2g.runtime.backends.onnxruntime")
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] == "l2g":
             raise
@@ -109,3 +114,5 @@ def _open_graph(model: str) -> Backend:
             f"{model}: a graph runs on ONNX Runtime, but '{error.name}' is not installed; "
             "install it with: pip install 'l2g[cpu]' (or 'l2g[gpu]' for CUDA)"
         ) from None
+    backend: Backend = library.OnnxRuntimeBackend(model)
+    return backend

@@ -1,29 +1,28 @@
-"""Which slot is whose: lasting identities for the slots of a stream.
+"""Identities that follow their objects from slot to slot, in a model that carries its slots itself.
 
-`SlotLinker` is for contracts with association "embedding" (Mask DINO checkpoints), whose slots have no order of their
-own: the recipe of MinVIS (NeurIPS 2022). A Local2Global model carries its slots itself, and `Handover` steps in only
-where one slot takes an object away from another, or shows another one's.
+`Handover` steps in only where one slot takes an object away from another, or shows another one's.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from l2g.contract import GraphContract
-from l2g.errors import L2GError
-from l2g.runtime.backends.base import Detections, RawOutputs
-from l2g.runtime.picture.postprocess import sigmoid
+from l2g.runtime.arrays import BoolArray, DoubleArray, FloatArray, IntArray
+from l2g.runtime.identity.assignment import best_assignment
+from l2g.runtime.identity.slots import unit_vectors
+from l2g.runtime.outputs import FrameOutputs
+
+Outputs = TypeVar("Outputs", bound=FrameOutputs)
 
 # What a slot shows with less confidence in a frame is nobody's object.
 MIN_SCORE = 0.05
 # A mask is the shadow of another slot's when more than this share of it lies in that one's, and that slot is so many
 # times as sure of what it shows.
 SHADOW_SHARE, SHADOW_RATIO = 0.5, 1.5
-# What a mask that is not shown reads as: nowhere.
-NOWHERE = np.float32(-10)
 # A slot that shows what is more like an identity's object than this may be the object wherever it is, and is then worth
 # to the identity what one of its class that overlaps its last mask by the second would be.
 MIN_LIKENESS, RETURN = 0.5, 0.2
@@ -32,53 +31,6 @@ MIN_LIKENESS, RETURN = 0.5, 0.2
 HOLD = 1.1, 0.005
 # What an identity keeps of its age, class and look from frame to frame: half is forgotten after 69 frames.
 MEMORY = 0.99
-
-
-def match_queries(previous: np.ndarray, current: np.ndarray) -> np.ndarray:
-    """order int64 [N]: row `order[i]` of `current` continues row i of `previous`, both float32 [N, C].
-
-    The one-to-one assignment of highest summed cosine similarity. Raises L2GError for embeddings that are not finite.
-    """
-    if not np.isfinite(current).all():
-        raise L2GError(
-            "the model's query embeddings hold NaN or infinity: slots cannot be linked; check the checkpoint"
-        )
-    similarity = _unit(previous) @ _unit(current).T
-    return linear_sum_assignment(similarity, maximize=True)[1]
-
-
-def permute_slots(outputs: RawOutputs | Detections, order: np.ndarray) -> RawOutputs | Detections:
-    """Rename the slots of one stream's outputs (B = 1): new slot i is old slot `order[i]`."""
-    if (order == np.arange(len(order))).all():
-        return outputs
-    if isinstance(outputs, RawOutputs):
-        return RawOutputs(
-            queries=outputs.queries[:, order],
-            boxes=outputs.boxes[:, order],
-            logits=outputs.logits[:, order],
-            mask_logits=outputs.mask_logits[:, order],
-        )
-    new_slot = np.empty_like(order)
-    new_slot[order] = np.arange(len(order))
-    return replace(outputs, slots=new_slot[outputs.slots].astype(np.int32), queries=outputs.queries[:, order])
-
-
-class SlotLinker:
-    """Gives one stream's slots lasting identities: slot i of each frame continues slot i of the frame before."""
-
-    def __init__(self):
-        self._previous: np.ndarray | None = None
-
-    def link(self, outputs: RawOutputs | Detections) -> RawOutputs | Detections:
-        """The outputs of one frame (B = 1) with their slots permuted; the first frame's order is kept."""
-        if self._previous is not None:
-            outputs = permute_slots(outputs, match_queries(self._previous, outputs.queries[0]))
-        self._previous = outputs.queries[0]
-        return outputs
-
-    def reset(self) -> None:
-        """Forget the stream's history: the next frame keeps its own order."""
-        self._previous = None
 
 
 class Handover:
@@ -105,103 +57,108 @@ class Handover:
     def __init__(self, contract: GraphContract):
         self._active = contract.association == "propagate"
         self._classes = len(contract.class_names)
-        self.reset()
+        self._history: _History | None = None
 
     def reset(self) -> None:
         """Forget the stream's history: every slot is its own identity again."""
-        self._slot_of: np.ndarray | None = None  # by identity
-        self._age: np.ndarray | None = None
-        self._votes: np.ndarray | None = None  # [N, K], sums of probabilities, each times the frame's score
-        self._looks: np.ndarray | None = None  # [N, C], sums of what the slots showed, each times the frame's score
-        self._common: np.ndarray | None = None  # [C], sum of the frames' mean queries
-        self._frames = 0.0
-        self._masks: dict[int, np.ndarray] = {}  # by identity, of the last frame, bool [h * w]
+        self._history = None
 
-    def link(self, outputs: RawOutputs | Detections) -> RawOutputs | Detections:
+    def link(self, outputs: Outputs) -> Outputs:
         """The outputs of one frame (B = 1) with identities in place of slots; in a first frame they are the slots."""
         if not self._active:
             return outputs
-        slots, probabilities, masks = self._shown(outputs)
-        outputs = _with_masks_of(outputs, slots)
-        if self._slot_of is None:
-            count, channels = outputs.queries.shape[1:]
-            self._slot_of, self._age, self._votes = np.arange(count), np.zeros(count), np.zeros((count, self._classes))
-            self._looks, self._common = np.zeros((count, channels)), np.zeros(channels)
-        looks = self._look(outputs.queries[0])[slots]
-        self._hand_over(slots, probabilities, masks, looks)
-        identities, scores = np.argsort(self._slot_of)[slots], probabilities.max(1)
-        self._age *= MEMORY
-        self._votes *= MEMORY
-        self._looks *= MEMORY
-        self._age[identities] += scores
-        self._votes[identities] += scores[:, None] * probabilities
-        self._looks[identities] += scores[:, None] * looks
-        self._masks = dict(zip(identities.tolist(), masks, strict=True))
-        return permute_slots(outputs, self._slot_of)
+        slots, probabilities, masks = _shown(outputs, self._classes)
+        outputs = outputs.with_masks_of(slots)
+        if self._history is None:
+            self._history = _History.of_nothing(outputs.queries.shape[1], outputs.queries.shape[2], self._classes)
+        history = self._history
+        looks = history.look(outputs.queries[0])[slots]
+        history.hand_over(slots, probabilities, masks, looks)
+        history.remember(slots, probabilities, masks, looks)
+        return outputs.permuted(history.slot_of)
 
-    def _look(self, queries: np.ndarray) -> np.ndarray:
+
+@dataclass
+class _History:
+    """What is known of a stream's N identities.
+
+    slot_of: int64 [N]. age: float64 [N]. votes: float64 [N, K], sums of probabilities, each times the frame's score.
+    looks: float64 [N, C], sums of what the slots showed, each times the frame's score. common: float64 [C], sum of the
+    frames' mean queries, of so many `frames`. masks: of the last frame, bool [h * w], by identity.
+    """
+
+    slot_of: IntArray
+    age: DoubleArray
+    votes: DoubleArray
+    looks: DoubleArray
+    common: DoubleArray
+    frames: float = 0.0
+    masks: dict[int, BoolArray] = field(default_factory=dict)
+
+    @classmethod
+    def of_nothing(cls, count: int, channels: int, classes: int) -> _History:
+        zeros = np.zeros(count), np.zeros((count, classes)), np.zeros((count, channels)), np.zeros(channels)
+        return cls(np.arange(count), *zeros)
+
+    def look(self, queries: FloatArray) -> DoubleArray:
         """What tells slots apart: float32 [N, C] -> unit vectors float64 [N, C] from the mean query of the stream."""
         finite = np.isfinite(queries).all(1, keepdims=True)
-        queries = np.where(finite, queries, 0).astype(np.float64)
-        self._common = MEMORY * self._common + queries.mean(0)
-        self._frames = MEMORY * self._frames + 1
-        return _unit(queries - self._common / self._frames)
+        clean = np.where(finite, queries, 0).astype(np.float64)
+        self.common = MEMORY * self.common + clean.mean(0)
+        self.frames = MEMORY * self.frames + 1
+        return unit_vectors(clean - self.common / self.frames)
 
-    def _hand_over(self, slots: np.ndarray, probabilities: np.ndarray, masks: np.ndarray, looks: np.ndarray) -> None:
+    def hand_over(self, slots: IntArray, probabilities: FloatArray, masks: BoolArray, looks: DoubleArray) -> None:
         """slots int64 [M], their class probabilities float32 [M, K], masks bool [M, h * w] and looks float64 [M, C]."""
-        overlaps = np.zeros((len(self._slot_of), len(slots)))
-        if self._masks and len(slots):
-            overlaps[list(self._masks)] = _mask_iou(np.stack(list(self._masks.values())), masks)
-        believed = probabilities[:, self._votes.argmax(1)].T
-        likeness = np.maximum(_unit(self._looks) @ looks.T, 0)
-        worth = np.zeros((len(self._slot_of), len(self._slot_of)))
+        count = len(self.slot_of)
+        overlaps = np.zeros((count, len(slots)))
+        if self.masks and len(slots):
+            overlaps[list(self.masks)] = _mask_iou(np.stack(list(self.masks.values())), masks)
+        believed = probabilities[:, self.votes.argmax(1)].T
+        likeness = np.maximum(unit_vectors(self.looks) @ looks.T, 0)
+        worth = np.zeros((count, count))
         worth[:, slots] = likeness * np.maximum(overlaps * believed, RETURN * (likeness > MIN_LIKENESS))
-        own = np.arange(len(worth)), self._slot_of
+        own = np.arange(count), self.slot_of
         worth[own] = HOLD[0] * worth[own] + HOLD[1]
         # One of no age is held, too, by a hair.
-        worth *= np.sqrt(self._age + 1e-6)[:, None]
-        self._slot_of = linear_sum_assignment(worth, maximize=True)[1]
+        worth *= np.sqrt(self.age + 1e-6)[:, None]
+        self.slot_of = best_assignment(worth)
 
-    def _shown(self, outputs: RawOutputs | Detections) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The slots of a frame (B = 1) with at least `MIN_SCORE` that are no shadows: (slots [M], class probabilities
-        [M, K], masks bool [M, h * w]). Of detections the best class is all that is known."""
-        if isinstance(outputs, Detections):
-            scores, slots, masks = outputs.scores[0], outputs.slots[0].astype(np.int64), outputs.masks[0] > 127
-            probabilities = scores[:, None] * (outputs.labels[0][:, None] == np.arange(self._classes))
-        else:
-            probabilities, masks = sigmoid(outputs.logits[0]), outputs.mask_logits[0]
-            scores, slots = probabilities.max(1), np.arange(len(probabilities))
-        kept = np.flatnonzero(scores >= MIN_SCORE)
-        covers = (masks[kept] > 0).reshape(-1, masks[0].size)
-        solid = ~_shadows(scores[kept], covers)
-        return slots[kept][solid], probabilities[kept][solid], covers[solid]
+    def remember(self, slots: IntArray, probabilities: FloatArray, masks: BoolArray, looks: DoubleArray) -> None:
+        """What the identities show now, in the slots that they have now; the past fades."""
+        identities, scores = np.argsort(self.slot_of)[slots], probabilities.max(1)
+        self.age *= MEMORY
+        self.votes *= MEMORY
+        self.looks *= MEMORY
+        self.age[identities] += scores
+        self.votes[identities] += scores[:, None] * probabilities
+        self.looks[identities] += scores[:, None] * looks
+        self.masks = dict(zip(identities.tolist(), masks, strict=True))
 
 
-def _shadows(scores: np.ndarray, masks: np.ndarray) -> np.ndarray:
+def _shown(outputs: FrameOutputs, classes: int) -> tuple[IntArray, FloatArray, BoolArray]:
+    """The slots of a frame (B = 1) with at least `MIN_SCORE` that are no shadows: (slots [M], class probabilities
+    [M, K], masks bool [M, h * w])."""
+    slots, probabilities = outputs.slot_probabilities(classes)
+    scores = probabilities.max(1)
+    kept = np.flatnonzero(scores >= MIN_SCORE)
+    masks = outputs.binary_masks(kept)
+    covers = masks.reshape(len(masks), masks.shape[1] * masks.shape[2])
+    solid = ~_shadows(scores[kept], covers)
+    return slots[kept][solid], probabilities[kept][solid], covers[solid]
+
+
+def _shadows(scores: FloatArray, masks: BoolArray) -> BoolArray:
     """float32 [M] and bool [M, S] -> bool [M]: whose mask is the shadow of another one's."""
     areas = masks.astype(np.float32)
     inside = areas @ areas.T > SHADOW_SHARE * areas.sum(1)[:, None]
-    return (inside & (scores > SHADOW_RATIO * scores[:, None])).any(1)
+    shadows: BoolArray = (inside & (scores > SHADOW_RATIO * scores[:, None])).any(1)
+    return shadows
 
 
-def _with_masks_of(outputs: RawOutputs | Detections, slots: np.ndarray) -> RawOutputs | Detections:
-    """The outputs of one frame with the masks of `slots`; those of the others are empty."""
-    if isinstance(outputs, Detections):
-        masks = outputs.masks.copy()
-        masks[0, ~np.isin(outputs.slots[0], slots)] = 0
-        return replace(outputs, masks=masks)
-    masks = np.full_like(outputs.mask_logits, NOWHERE)
-    masks[0, slots] = outputs.mask_logits[0, slots]
-    return replace(outputs, mask_logits=masks)
-
-
-def _mask_iou(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+def _mask_iou(one: BoolArray, other: BoolArray) -> FloatArray:
     """bool [P, S], bool [M, S] -> float32 [P, M]; 0 where both are empty."""
-    one, other = one.astype(np.float32), other.astype(np.float32)
-    common = one @ other.T
-    return common / np.maximum(one.sum(1)[:, None] + other.sum(1)[None] - common, 1)
-
-
-def _unit(x: np.ndarray) -> np.ndarray:
-    norm = np.linalg.norm(x, axis=1, keepdims=True)
-    return x / np.maximum(norm, 1e-12)
+    ones, others = one.astype(np.float32), other.astype(np.float32)
+    common = ones @ others.T
+    iou: FloatArray = common / np.maximum(ones.sum(1)[:, None] + others.sum(1)[None] - common, 1)
+    return iou

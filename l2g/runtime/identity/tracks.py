@@ -26,7 +26,7 @@ class TrackParameters:
     max_age: int = 30
     confirm_frames: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 <= self.birth_score <= 1:
             raise ConfigError(f"birth_score {self.birth_score} found, a probability in 0..1 expected")
         if self.death_score is not None and not 0 <= self.death_score <= self.birth_score:
@@ -43,12 +43,11 @@ class TrackParameters:
 
 @dataclass(frozen=True)
 class TrackedSlot:
-    """A track seen in this frame. `rank` is its position in the arrays that were given to `SlotTracker.update`.
+    """A track seen in this frame.
 
     label: the class with the largest sum of scores over the track's life so far. score: this frame's, of `frame_label`.
     """
 
-    rank: int
     track_id: int
     slot: int
     label: int
@@ -86,15 +85,13 @@ class SlotTracker:
         """
         seen: list[TrackedSlot] = []
         present: set[int] = set()
-        for rank, (slot, score, label) in enumerate(
-            zip(map(int, slots), map(float, scores), map(int, labels), strict=True)
-        ):
+        for slot, score, label in zip(map(int, slots), map(float, scores), map(int, labels), strict=True):
             if score < (self.parameters.seen_score if slot in self._tracks else self.parameters.birth_score):
                 continue
             present.add(slot)
             track = self._see(slot, score, label)
             if track.confirmed:
-                seen.append(TrackedSlot(rank, track.track_id, slot, track.label(), score, label))
+                seen.append(TrackedSlot(track.track_id, slot, track.label(), score, label))
         self._age(present)
         return seen
 

@@ -1,4 +1,4 @@
-"""How a frame gets onto the network canvas, and how masks and boxes get back; docs/letterbox.md says why."""
+"""How a frame gets onto the network canvas, and how masks and boxes get back; docs/concepts/letterbox.md says why."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from l2g.contract import PAD_VALUE
 from l2g.errors import L2GError
+from l2g.runtime.arrays import Array, ByteArray, FloatArray
 from l2g.runtime.picture.masks import InstanceMask
 
 # Pixels of the canvas per cell of a mask map.
@@ -17,14 +18,18 @@ MASK_STRIDE = 4
 
 @dataclass(frozen=True)
 class Letterbox:
-    """Keeps the aspect ratio, anchors the picture at the top left, pads the right and the bottom. Sizes in pixels."""
+    """Keeps the aspect ratio, anchors the picture at the top left, pads the right and the bottom. Sizes in pixels.
+
+    pixel_aspect: width of a source pixel divided by its height; canvas pixels are square.
+    """
 
     source_height: int
     source_width: int
     canvas_height: int
     canvas_width: int
+    pixel_aspect: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         sizes = (self.source_height, self.source_width, self.canvas_height, self.canvas_width)
         if min(sizes) < 1:
             raise L2GError(
@@ -38,8 +43,8 @@ class Letterbox:
 
     @property
     def scale(self) -> float:
-        """Canvas pixels per source pixel, before rounding to whole pixels."""
-        return min(self.canvas_height / self.source_height, self.canvas_width / self.source_width)
+        """Canvas pixels per height of a source pixel, before rounding to whole pixels."""
+        return min(self.canvas_height / self.source_height, self.canvas_width / (self.source_width * self.pixel_aspect))
 
     @property
     def content_height(self) -> int:
@@ -49,9 +54,9 @@ class Letterbox:
     @property
     def content_width(self) -> int:
         """Columns of the canvas that hold picture."""
-        return min(self.canvas_width, max(1, round(self.source_width * self.scale)))
+        return min(self.canvas_width, max(1, round(self.source_width * self.pixel_aspect * self.scale)))
 
-    def to_canvas(self, frame: np.ndarray, pad_value: tuple[int, int, int] = PAD_VALUE) -> np.ndarray:
+    def to_canvas(self, frame: ByteArray, pad_value: tuple[int, int, int] = PAD_VALUE) -> ByteArray:
         """uint8 [source_height, source_width, 3] -> uint8 [canvas_height, canvas_width, 3], padded with `pad_value`."""
         if frame.shape != (self.source_height, self.source_width, 3) or frame.dtype != np.uint8:
             raise L2GError(
@@ -66,11 +71,11 @@ class Letterbox:
             content[...] = frame
         else:
             # Averages when it shrinks, as the antialiased bilinear resize of the public training code does.
-            shrinks = self.scale < 1
+            shrinks = self.scale < 1 and self.scale * self.pixel_aspect < 1
             content[...] = cv2.resize(frame, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
         return canvas
 
-    def mask_to_source(self, logits: np.ndarray) -> InstanceMask:
+    def mask_to_source(self, logits: FloatArray) -> InstanceMask:
         """Cut one mask map at source resolution.
 
         logits: float32 [canvas_height / 4, canvas_width / 4]; the mask is where the bilinearly interpolated map is > 0.
@@ -103,7 +108,7 @@ class Letterbox:
         )
         return InstanceMask.from_patch(patch > 0, top, left, self.source_height, self.source_width)
 
-    def boxes_to_source(self, boxes: np.ndarray) -> np.ndarray:
+    def boxes_to_source(self, boxes: Array) -> Array:
         """float [..., 4] (cx, cy, w, h) in 0..1 of the canvas -> float32 [..., 4] xyxy in source pixels, unclipped."""
         boxes = np.asarray(boxes, dtype=np.float32)
         center, size = boxes[..., :2], boxes[..., 2:]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
+
+from l2g.runtime.arrays import BoolArray
 
 
 @dataclass(frozen=True)
@@ -22,10 +25,10 @@ class InstanceMask:
     width: int
     top: int
     left: int
-    patch: np.ndarray
+    patch: BoolArray
 
     @classmethod
-    def from_patch(cls, patch: np.ndarray, top: int, left: int, height: int, width: int) -> InstanceMask:
+    def from_patch(cls, patch: BoolArray, top: int, left: int, height: int, width: int) -> InstanceMask:
         """Trim `patch` (bool [h, w] at (`top`, `left`) of a `height` x `width` picture) to what is set in it."""
         rows, columns = np.flatnonzero(patch.any(axis=1)), np.flatnonzero(patch.any(axis=0))
         if rows.size == 0:
@@ -45,14 +48,14 @@ class InstanceMask:
         h, w = self.patch.shape
         return self.left, self.top, self.left + w, self.top + h
 
-    def full(self) -> np.ndarray:
+    def full(self) -> BoolArray:
         """bool [height, width]."""
         mask = np.zeros((self.height, self.width), dtype=bool)
         h, w = self.patch.shape
         mask[self.top : self.top + h, self.left : self.left + w] = self.patch
         return mask
 
-    def rle(self) -> dict:
+    def rle(self) -> dict[str, Any]:
         """COCO's compressed run-length code, {"size": [height, width], "counts": str}, equal to pycocotools' encode."""
         h, w = self.patch.shape
         columns = np.zeros((w, h + 2), dtype=bool)

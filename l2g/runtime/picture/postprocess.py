@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from l2g.errors import L2GError
-from l2g.runtime.backends.base import Detections, RawOutputs
+from l2g.runtime.arrays import Array, BoolArray, FloatArray, IntArray
+from l2g.runtime.outputs import Detections, RawOutputs
 from l2g.runtime.picture.letterbox import MASK_STRIDE
+from l2g.runtime.picture.logits import sigmoid
 
 
 @dataclass(frozen=True)
@@ -20,17 +21,17 @@ class ImageInstances:
     boxes: float32 [M, 4] xyxy in output pixels, unclipped, from the box head. masks: bool [M, height, width].
     """
 
-    scores: np.ndarray
-    labels: np.ndarray
-    slots: np.ndarray
-    boxes: np.ndarray
-    masks: np.ndarray
+    scores: FloatArray
+    labels: IntArray
+    slots: IntArray
+    boxes: FloatArray
+    masks: BoolArray
 
 
 def image_instances(
-    logits: np.ndarray,
-    boxes: np.ndarray,
-    mask_logits: np.ndarray,
+    logits: FloatArray,
+    boxes: FloatArray,
+    mask_logits: FloatArray,
     content_size: tuple[int, int],
     output_size: tuple[int, int],
     top_k: int = 100,
@@ -82,33 +83,9 @@ def select_detections(raw: RawOutputs, top_k: int) -> Detections:
     )
 
 
-def probability_logits(masks: np.ndarray) -> np.ndarray:
-    """uint8 mask probabilities x 255 -> float32 logits of the same shape, > 0 where the byte is 128 or more.
-
-    Interpolating probabilities, which saturate, moves a mask's edge by up to half a cell. On the predictions of the
-    public implementation (tests/assets/maskdino, three times enlarged) the mean IoU with the masks of the raw logits is
-    0.99, 0.99 and 0.96 by these logits, and 0.92, 0.96 and 0.81 by probabilities cut at one half.
-    """
-    if masks.dtype != np.uint8:
-        raise L2GError(f"mask probabilities: found {masks.dtype}, expected uint8")
-    return _LOGIT_OF_BYTE[masks]
-
-
-def sigmoid(x: np.ndarray) -> np.ndarray:
-    """Logistic function in float32. Below -80, where exp would overflow, it stays at 2e-35."""
-    return 1 / (1 + np.exp(-np.maximum(np.asarray(x, dtype=np.float32), np.float32(-80))))
-
-
-def _byte_logits() -> np.ndarray:
-    # 0 and 255 stand for everything beyond; a quarter step keeps them finite and past their neighbours.
-    probability = np.clip(np.arange(256) / 255, 0.25 / 255, 1 - 0.25 / 255)
-    return np.log(probability / (1 - probability)).astype(np.float32)
-
-
-_LOGIT_OF_BYTE = _byte_logits()
-
-
-def _upsample(logits, canvas_size, content_size, output_size) -> np.ndarray:
+def _upsample(
+    logits: FloatArray, canvas_size: tuple[int, int], content_size: tuple[int, int], output_size: tuple[int, int]
+) -> Array:
     """float32 [h, w] -> [canvas] -> content -> [output]; OpenCV's bilinear is PyTorch's align_corners=False."""
     canvas = cv2.resize(
         np.ascontiguousarray(logits, dtype=np.float32), canvas_size[::-1], interpolation=cv2.INTER_LINEAR

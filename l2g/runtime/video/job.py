@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
-import numpy as np
 
 from l2g.errors import L2GError, VideoError
+from l2g.runtime.arrays import ByteArray
 from l2g.runtime.assembler import FrameAssembler, letterbox_of
-from l2g.runtime.backends.base import Backend, Detections, RawOutputs
+from l2g.runtime.backends.base import Backend
+from l2g.runtime.frame_result import FrameResult
 from l2g.runtime.identity.tracks import TrackParameters
+from l2g.runtime.outputs import FrameOutputs
 from l2g.runtime.session import VideoSession
-from l2g.runtime.video.overlay import draw_overlay
+from l2g.runtime.video.overlay import DEFAULT_STYLE, OverlayPainter, OverlayStyle
+from l2g.runtime.video.picture_writer import PictureWriter
 from l2g.runtime.video.pipeline import ReadAhead, run_pipeline
 from l2g.runtime.video.results import JsonLinesSink, TubeResultsSink
 from l2g.runtime.video.source import VideoFrame, VideoSource
 from l2g.runtime.video.writer import VideoWriter
+
+# The rate in the overlay is that of so many frames.
+RATE_FRAMES = 30
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,7 @@ class JobSummary:
     """What a run did. seconds: wall time from the first frame asked for to the last file closed.
 
     damage: None, or what could not be read of the source. interrupted: Ctrl-C ended it; the files hold what was done.
+    notices: what else a user should know of the source.
     """
 
     frames: int
@@ -37,49 +45,92 @@ class JobSummary:
     files: tuple[Path, ...]
     damage: str | None
     interrupted: bool
+    notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class _Decoded:
     lane: _Lane
     frame: VideoFrame
-    canvas: np.ndarray
+    canvas: ByteArray
 
 
 @dataclass(frozen=True)
 class _Inferred:
     lane: _Lane
     frame: VideoFrame
-    outputs: RawOutputs | Detections
+    outputs: FrameOutputs
 
 
 class _Results:
     """The files of one run; consumes frames in order."""
 
-    def __init__(self, files: ExitStack, source: VideoSource, backend: Backend, folder: Path, overlay: bool):
-        self._class_names = backend.contract.class_names
-        self.lines = files.enter_context(JsonLinesSink(folder / "frames.jsonl", self._class_names))
+    def __init__(
+        self, files: ExitStack, source: VideoSource, backend: Backend, folder: Path, style: OverlayStyle | None
+    ):
+        names = backend.contract.class_names
+        self.lines = files.enter_context(JsonLinesSink(folder / "frames.jsonl", names))
         self.tubes = files.enter_context(TubeResultsSink(folder / "results.json"))
-        self.video = None
-        if overlay:
-            rate = source.frame_rate / source.selection.stride
-            self.video = files.enter_context(VideoWriter(folder / "overlay.mp4", source.height, source.width, rate))
+        self.video: VideoWriter | PictureWriter | None = None
+        if style:
+            self._painter = OverlayPainter(names, style)
+            writer = _overlay_writer(source, folder)
+            files.enter_context(writer)
+            self.video = writer
         self.frames = 0
         self._first_time = 0.0
+        # When the last frames were finished, for the rate that the overlay shows.
+        self._finished: deque[float] = deque(maxlen=RATE_FRAMES + 1)
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        sinks = [self.lines, self.tubes] + ([self.video] if self.video else [])
-        return tuple(sink.path for sink in sinks)
+        paths = (self.lines.path, self.tubes.path)
+        return (*paths, self.video.path) if self.video else paths
 
-    def write(self, result, image: np.ndarray) -> None:
+    def write(self, result: FrameResult, image: ByteArray) -> None:
         if self.frames == 0:
             self._first_time = result.time
         self.lines.write(result)
         self.tubes.write(result)
         if self.video:
-            self.video.write(draw_overlay(image, result, self._class_names), result.time - self._first_time)
+            self.video.write(self._painter.draw(image, result, self._rate()), result.time - self._first_time)
         self.frames += 1
+
+    def _rate(self) -> float | None:
+        """Frames per second of wall time, over the last ones; None at the first."""
+        self._finished.append(time.perf_counter())
+        seconds = self._finished[-1] - self._finished[0]
+        return (len(self._finished) - 1) / seconds if seconds else None
+
+
+def _overlay_name(source: VideoSource) -> str:
+    return "overlay.png" if source.is_picture else "overlay.mp4"
+
+
+def _overlay_writer(source: VideoSource, folder: Path) -> VideoWriter | PictureWriter:
+    path = folder / _overlay_name(source)
+    if source.is_picture:
+        return PictureWriter(path)
+    rate = source.frame_rate / source.selection.stride
+    return VideoWriter(path, source.height, source.width, rate, source.pixel_aspect)
+
+
+def _refuse_own_inputs(jobs: Sequence[tuple[VideoSource, str | Path]], overlay: bool) -> None:
+    """VideoError where a run would write over a file that it reads, in whatever way that is named."""
+    outputs = [
+        Path(folder) / name
+        for source, folder in jobs
+        for name in ("frames.jsonl", "results.json", *([_overlay_name(source)] if overlay else []))
+    ]
+    there = {(entry.st_dev, entry.st_ino): path for path in outputs if path.exists() for entry in [path.stat()]}
+    for source, _ in jobs if there else ():
+        for file in source.files:
+            entry = file.stat() if file.exists() else None
+            if entry and (entry.st_dev, entry.st_ino) in there:
+                raise VideoError(
+                    f"{source.name}: is the file that this run would write as "
+                    f"{there[entry.st_dev, entry.st_ino]}; give another output folder"
+                )
 
 
 class _Lane:
@@ -92,7 +143,7 @@ class _Lane:
         backend: Backend,
         parameters: TrackParameters | None,
         top_k: int,
-        overlay: bool,
+        style: OverlayStyle | None,
     ):
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -101,14 +152,14 @@ class _Lane:
         self.source = source
         self.failure: L2GError | None = None
         self._pad_value = backend.contract.pad_value
-        self._letterbox = letterbox_of(backend.contract, source.height, source.width)
+        self._letterbox = letterbox_of(backend.contract, source.height, source.width, source.pixel_aspect)
         self._assembler = FrameAssembler(self._letterbox, backend.contract, parameters, top_k)
         self._files = ExitStack()
         with self._files:
-            self.results = _Results(self._files, source, backend, folder, overlay)
+            self.results = _Results(self._files, source, backend, folder, style)
             self._files = self._files.pop_all()
 
-    def decode(self) -> Iterator[_Decoded]:
+    def decode(self) -> Generator[_Decoded, None, None]:
         """Every frame; ends early, without an error, where the source fails (see `failure`)."""
         try:
             for frame in self.source:
@@ -132,6 +183,7 @@ class _Lane:
             files=tuple(path for path in self.results.paths if path.exists()),
             damage=str(self.failure) if self.failure else self.source.damage,
             interrupted=interrupted,
+            notices=tuple(self.source.notices),
         )
 
 
@@ -143,16 +195,22 @@ def process_video(
     parameters: TrackParameters | None = None,
     top_k: int = 50,
     overlay: bool = True,
-    on_frame: Callable[[], None] | None = None,
+    style: OverlayStyle = DEFAULT_STYLE,
+    on_frame: Callable[[], object] | None = None,
 ) -> JobSummary:
-    """Write `frames.jsonl`, `results.json` and, with `overlay`, `overlay.mp4` of `source` into `folder`.
+    """Write `frames.jsonl`, `results.json` and, with `overlay`, `overlay.mp4` of `source` into `folder`; of a single
+    picture `overlay.png`.
 
+    style: what the overlay shows.
     Decoding, inference and writing overlap; memory does not grow with the video. `on_frame` is called after each frame.
     Whatever ends the run, the files hold every frame that was finished. Neither `backend` nor `source` is closed.
-    Raises VideoError when the folder cannot be written or the source gives no frame.
+    Raises VideoError when the folder cannot be written, a file that is read would be written over, or the source gives
+    no frame.
     """
-    how = {"parameters": parameters, "top_k": top_k, "overlay": overlay, "on_frame": on_frame}
-    return process_videos(backend, [(source, folder)], **how)[0]
+    jobs = [(source, folder)]
+    return process_videos(
+        backend, jobs, parameters=parameters, top_k=top_k, overlay=overlay, style=style, on_frame=on_frame
+    )[0]
 
 
 def process_videos(
@@ -162,7 +220,8 @@ def process_videos(
     parameters: TrackParameters | None = None,
     top_k: int = 50,
     overlay: bool = True,
-    on_frame: Callable[[], None] | None = None,
+    style: OverlayStyle = DEFAULT_STYLE,
+    on_frame: Callable[[], object] | None = None,
 ) -> list[JobSummary]:
     """`process_video` for several videos at once, as streams of one batch; jobs are (source, folder).
 
@@ -170,6 +229,7 @@ def process_videos(
     slowest source sets the pace of all. A source that fails ends alone, with the reason as its summary's `damage`; its
     error is raised when it is the only one, or when all fail.
     """
+    _refuse_own_inputs(jobs, overlay)
     session = VideoSession(backend)
     started = time.perf_counter()
     interrupted = False
@@ -177,7 +237,7 @@ def process_videos(
         stack.enter_context(_one_opencv_thread())
         lanes: list[_Lane] = []
         for source, folder in jobs:
-            lanes.append(_Lane(source, Path(folder), backend, parameters, top_k, overlay))
+            lanes.append(_Lane(source, Path(folder), backend, parameters, top_k, style if overlay else None))
             stack.callback(lanes[-1].close)
         # Decoders and encoders work outside the interpreter's lock: several videos have a thread each for either.
         writers = stack.enter_context(ThreadPoolExecutor(len(lanes))) if len(lanes) > 1 else None
@@ -188,8 +248,9 @@ def process_videos(
                 if lane not in running:
                     lane.close()
             list((writers.map if writers else map)(lambda item: item.lane.write(item), round_))
-            for _ in round_ if on_frame else ():
-                on_frame()
+            for _ in round_:
+                if on_frame:
+                    on_frame()
 
         try:
             run_pipeline(_rounds(lanes), lambda round_: _step(session, round_), consume)
@@ -215,7 +276,9 @@ def _one_opencv_thread() -> Iterator[None]:
 
 def _rounds(lanes: Sequence[_Lane]) -> Iterator[list[_Decoded]]:
     """The next frame of every lane that has one left, until none has."""
-    readers = {lane: ReadAhead(lane.decode()) if len(lanes) > 1 else lane.decode() for lane in lanes}
+    readers: dict[_Lane, ReadAhead | Generator[_Decoded, None, None]] = {
+        lane: ReadAhead(lane.decode()) if len(lanes) > 1 else lane.decode() for lane in lanes
+    }
     live = list(lanes)
     try:
         while live:
@@ -233,8 +296,8 @@ def _step(session: VideoSession, round_: list[_Decoded]) -> list[_Inferred]:
     for lane in running:
         if lane not in session.streams:
             session.join(lane)
-    for lane in session.streams:
-        if lane not in running:
-            session.leave(lane)
+    for stream in session.streams:
+        if stream not in running:
+            session.leave(stream)
     outputs = session.step({item.lane: item.canvas for item in round_})
     return [_Inferred(item.lane, item.frame, outputs[item.lane]) for item in round_]

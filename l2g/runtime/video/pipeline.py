@@ -38,7 +38,7 @@ class ReadAhead:
 
     def __init__(self, items: Iterable[Any], depth: int = 2):
         self._items = items
-        self._queue: queue.Queue = queue.Queue(depth)
+        self._queue: queue.Queue[Any] = queue.Queue(depth)
         self._stop = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._read, name="l2g-read", daemon=True)
@@ -79,8 +79,8 @@ class ReadAhead:
 class _Pipeline:
     def __init__(self, infer: Callable[[Any], Any], consume: Callable[[Any], None], depth: int):
         self._infer, self._consume = infer, consume
-        self._decoded: queue.Queue = queue.Queue(depth)
-        self._inferred: queue.Queue = queue.Queue(depth)
+        self._decoded: queue.Queue[Any] = queue.Queue(depth)
+        self._inferred: queue.Queue[Any] = queue.Queue(depth)
         self._stop_producing = threading.Event()
         self._consumer_failed = threading.Event()
         self._errors: list[BaseException] = []
@@ -148,7 +148,7 @@ class _Pipeline:
             self._consumer_failed.set()
 
 
-def _put(target: queue.Queue, item: Any, stop: threading.Event) -> bool:
+def _put(target: queue.Queue[Any], item: Any, stop: threading.Event) -> bool:
     """Wait for room; False when `stop` was set meanwhile."""
     while not stop.is_set():
         try:

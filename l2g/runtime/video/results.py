@@ -7,15 +7,16 @@ after an exception or Ctrl-C too: what was done is kept. Memory does not grow wi
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TextIO
 
 from l2g.errors import VideoError
-from l2g.runtime.assembler import FrameResult, TrackedInstance
+from l2g.files import PendingFile, write_atomically
+from l2g.runtime.frame_result import FrameResult, TrackedInstance
 
 
 class JsonLinesSink:
@@ -28,8 +29,8 @@ class JsonLinesSink:
     def __init__(self, path: str | Path, class_names: Sequence[str]):
         self.path = Path(path)
         self._class_names = class_names
-        self._temporary = _temporary(self.path)
-        self._file = _open(self._temporary, self.path)
+        self._pending = PendingFile(self.path, VideoError)
+        self._file = open(self._pending.temporary, "w", encoding="utf-8")  # noqa: SIM115 - `close` does
 
     def write(self, result: FrameResult) -> None:
         """Append one frame. VideoError when the disk refuses."""
@@ -37,7 +38,7 @@ class JsonLinesSink:
             {
                 "index": result.index,
                 "time": round(result.time, 6),
-                "tracks": [self._track(instance) for instance in result.instances],
+                "tracks": [self._track(instance) for instance in result.tracks],
             }
         )
         try:
@@ -48,10 +49,14 @@ class JsonLinesSink:
     def close(self) -> None:
         """Give the file its name."""
         if not self._file.closed:
-            self._file.close()
-            os.replace(self._temporary, self.path)
+            try:
+                self._file.close()
+            except OSError as error:
+                self._pending.discard()
+                raise self._pending.refusal(error) from None
+            self._pending.commit()
 
-    def _track(self, instance: TrackedInstance) -> dict:
+    def _track(self, instance: TrackedInstance) -> dict[str, Any]:
         return {
             "id": instance.track_id,
             "label": instance.label,
@@ -64,7 +69,7 @@ class JsonLinesSink:
     def __enter__(self) -> JsonLinesSink:
         return self
 
-    def __exit__(self, *exc) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
 
@@ -72,8 +77,8 @@ class JsonLinesSink:
 class _Tube:
     """What is remembered of a track: per frame where its mask lies in the spool, and its scores by label."""
 
-    frames: array = field(default_factory=lambda: array("q"))
-    offsets: array = field(default_factory=lambda: array("q"))
+    frames: array[int] = field(default_factory=lambda: array("q"))
+    offsets: array[int] = field(default_factory=lambda: array("q"))
     score_sums: dict[int, float] = field(default_factory=dict)
 
 
@@ -108,7 +113,7 @@ class TubeResultsSink:
     def write(self, result: FrameResult) -> None:
         """Append one frame. VideoError when the disk refuses."""
         try:
-            for instance in result.instances:
+            for instance in result.tracks:
                 tube = self._tubes.setdefault(instance.track_id, _Tube())
                 tube.frames.append(self._frames)
                 tube.offsets.append(self._spool.tell())
@@ -123,15 +128,14 @@ class TubeResultsSink:
         """Write the list, best first within a track, and give the file its name."""
         if self._spool.closed:
             return
-        temporary = _temporary(self.path)
-        try:
-            with self._spool, _open(temporary, self.path) as file:
-                self._write_entries(file)
-        except OSError as error:
-            raise VideoError(f"{self.path}: writing failed ({error}); is the disk full?") from None
-        os.replace(temporary, self.path)
+        with (
+            self._spool,
+            write_atomically(self.path, VideoError) as temporary,
+            open(temporary, "w", encoding="utf-8") as file,
+        ):
+            self._write_entries(file)
 
-    def _write_entries(self, file) -> None:
+    def _write_entries(self, file: TextIO) -> None:
         separator = "["
         for track_id, tube in sorted(self._tubes.items()):
             for label, total in sorted(tube.score_sums.items(), key=lambda item: (-item[1], item[0])):
@@ -147,7 +151,7 @@ class TubeResultsSink:
                 separator = ","
         file.write("[]\n" if separator == "[" else "\n]\n")
 
-    def _write_segmentations(self, file, tube: _Tube) -> None:
+    def _write_segmentations(self, file: TextIO, tube: _Tube) -> None:
         """A list item per processed frame, read back from the spool one at a time."""
         where = dict(zip(tube.frames, tube.offsets, strict=True))
         for frame in range(self._frames):
@@ -162,16 +166,5 @@ class TubeResultsSink:
     def __enter__(self) -> TubeResultsSink:
         return self
 
-    def __exit__(self, *exc) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.part")
-
-
-def _open(temporary: Path, path: Path):
-    try:
-        return open(temporary, "w", encoding="utf-8")
-    except OSError as error:
-        raise VideoError(f"{path}: cannot be written ({error}); check the folder and its permissions") from None

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
 import av.error
@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 
 from l2g.errors import VideoError
+from l2g.files import PendingFile
+from l2g.runtime.arrays import ByteArray
 from l2g.runtime.video.source import ONE_CORE_PIXELS
 
 # MPEG's clock: every common frame rate is a whole number of its ticks.
@@ -23,31 +25,33 @@ class VideoWriter:
 
     The file appears under its name when it is closed, also after an exception: what was written is kept. H.264 with
     4:2:0 chroma needs even sides, so odd ones repeat their last row or column. `frame_rate` is the mean rate, a hint
-    for the encoder and the length of the last frame.
+    for the encoder and the length of the last frame. `pixel_aspect`: width of a pixel divided by its height.
     """
 
-    def __init__(self, path: str | Path, height: int, width: int, frame_rate: float):
+    def __init__(self, path: str | Path, height: int, width: int, frame_rate: float, pixel_aspect: float = 1.0):
         self.path = Path(path)
         self.frames = 0
+        self._closed = False
         self._size = (height, width)
         self._padding = ((0, height % 2), (0, width % 2), (0, 0))
         self._last_tick = -1
-        self._temporary = self.path.with_name(f".{self.path.stem}.part{self.path.suffix}")
+        self._pending = PendingFile(self.path, VideoError)
+        name = str(self._pending.temporary)
         try:
-            self._temporary.touch()  # the muxer opens its file at the first frame only
-            self._container = av.open(str(self._temporary), "w", format="mp4", options={"movflags": "+faststart"})
+            self._container = av.open(name, "w", format="mp4", options={"movflags": "+faststart"})
         except (av.error.FFmpegError, OSError) as error:
-            raise VideoError(
-                f"{self.path}: cannot be written ({error}); check the folder and its permissions"
-            ) from None
+            self._pending.discard()
+            raise self._pending.refusal(error) from None
         try:
             self._stream = self._add_stream(height + height % 2, width + width % 2, frame_rate)
+            # H.264 holds ratios of 16 bits.
+            self._stream.codec_context.sample_aspect_ratio = Fraction(pixel_aspect).limit_denominator(1000)
         except BaseException:
             self._container.close()
-            self._temporary.unlink(missing_ok=True)
+            self._pending.discard()
             raise
 
-    def _add_stream(self, height: int, width: int, frame_rate: float):
+    def _add_stream(self, height: int, width: int, frame_rate: float) -> av.VideoStream:
         options = {
             # 720p, one EPYC core: 2.4 ms a frame, "veryfast" 11 ms and half the bytes. A small model takes 10 ms, and
             # the encoder must not be what it waits for. A constant rate factor looks through every frame once more to
@@ -70,7 +74,7 @@ class VideoWriter:
         stream.codec_context.time_base = stream.time_base = Fraction(1, TICKS_PER_SECOND)
         return stream
 
-    def write(self, image: np.ndarray, time: float) -> None:
+    def write(self, image: ByteArray, time: float) -> None:
         """Append a frame shown from `time` (seconds, not before the last frame's). VideoError when that fails."""
         if image.shape != (*self._size, 3) or image.dtype != np.uint8:
             raise VideoError(
@@ -88,20 +92,20 @@ class VideoWriter:
 
     def close(self) -> None:
         """Finish the file and give it its name; without a single frame nothing is left behind."""
-        if self._container is None:
+        if self._closed:
             return
+        self._closed = True
         try:
             if self.frames:
                 self._encode(None)
         finally:
-            container, self._container = self._container, None
-            container.close()
+            self._container.close()
             if self.frames:
-                os.replace(self._temporary, self.path)
+                self._pending.commit()
             else:
-                self._temporary.unlink(missing_ok=True)
+                self._pending.discard()
 
-    def _encode(self, frame) -> None:
+    def _encode(self, frame: av.VideoFrame | None) -> None:
         try:
             for packet in self._stream.encode(frame):
                 self._container.mux(packet)
@@ -111,18 +115,18 @@ class VideoWriter:
     def __enter__(self) -> VideoWriter:
         return self
 
-    def __exit__(self, *exc) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
 
-def planar_yuv(image: np.ndarray) -> np.ndarray:
+def planar_yuv(image: ByteArray) -> ByteArray:
     """RGB uint8 [H, W, 3], H and W even, -> uint8 [H * 3 / 2, W]: Y, then U and V at half size, BT.601 limited range.
 
     OpenCV takes 1 ms for a 720p frame where FFmpeg's scaler takes 4, but its own chroma is that of every second pixel:
     here it is the mean of four.
     """
     height, width = image.shape[:2]
-    planes = cv2.cvtColor(image, cv2.COLOR_RGB2YUV_I420)
+    planes = cast(ByteArray, cv2.cvtColor(image, cv2.COLOR_RGB2YUV_I420))
     half = cv2.resize(image, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
     full_range = cv2.cvtColor(half, cv2.COLOR_RGB2YCrCb)
     chroma = cv2.convertScaleAbs(full_range, alpha=224 / 255, beta=128 - 128 * 224 / 255)

@@ -36,7 +36,8 @@ def match_costs(prediction: FrameOutput, targets: FrameTargets, loss: LossConfig
         masks = sample(targets.masks.float().flatten(0, 1), points.expand(-1, count, -1, -1).flatten(0, 1))
     else:
         logits = prediction.mask_logits.float().flatten(0, 1).flatten(1)
-        masks = F.adaptive_avg_pool2d(targets.masks.float(), prediction.mask_logits.shape[-2:])
+        height, width = prediction.mask_logits.shape[-2:]
+        masks = F.adaptive_avg_pool2d(targets.masks.float(), (height, width))
     logits = logits.view(b, n, -1)
     masks = masks.reshape(b, count, -1).transpose(1, 2)
     mask = (F.softplus(logits).sum(-1, keepdim=True) - logits @ masks) / logits.shape[-1]
@@ -54,9 +55,9 @@ def assign(costs: Tensor, wanted: Tensor, taken: Tensor | None = None) -> Tensor
     taken: int64 [B, I] of slots that already answer for an instance (or -1); they are kept and never given again.
     """
     slots = torch.full(wanted.shape, -1, dtype=torch.int64) if taken is None else taken.cpu().clone()
-    host, wanted = costs.cpu().numpy(), wanted.cpu().numpy()
+    host, due = costs.cpu().numpy(), wanted.cpu().numpy()
     for row in range(len(host)):
-        columns = [i for i in range(wanted.shape[1]) if wanted[row, i] and slots[row, i] < 0]
+        columns = [i for i in range(due.shape[1]) if due[row, i] and slots[row, i] < 0]
         if not columns:
             continue
         used = set(slots[row].tolist())

@@ -39,8 +39,8 @@ class ImageObjective(nn.Module):
         state = self.stand_ins(len(batch.frames)) if self.stand_ins is not None else None
         noised = None
         if self.denoising:
-            slots = model.config.num_queries
-            noised = denoising_queries(targets, model.label_embed, slots, self.denoising, self.noise)
+            count = model.config.num_queries
+            noised = denoising_queries(targets, model.label_embed, count, self.denoising, self.noise)
         decoded = model.decode(memory, state, noised and noised[0], deep=True)
         instances = count_instances(targets.present)
         terms = [self.criterion.matched((two_stage(decoded, model.heads), *decoded.layers), targets, instances)]
@@ -121,6 +121,8 @@ class ClipObjective(nn.Module):
             terms += [self.criterion.frame(p, targets, slots, instances) for p in decoded.layers]
             if self.two_stage:
                 terms.append(self.criterion.matched((two_stage(decoded, model.heads),), targets, instances))
+        assert state is not None  # a window has a frame
+        assert slots is not None
         self._carried = state.detach(), slots.masked_fill(lost(decoded.output.mask_logits, targets, slots), -1)
         return total(terms)
 
@@ -139,8 +141,8 @@ def lost(mask_logits: Tensor, targets: FrameTargets, slots: Tensor) -> Tensor:
     instance in sight is lost when its slot does not hold it, one out of sight when its slot holds another one.
     """
     masks = (mask_logits > 0).flatten(2).float()
-    size = mask_logits.shape[-2:]
-    truth = (F.adaptive_avg_pool2d(targets.masks.float(), size) > 0.5).flatten(2).float()
+    height, width = mask_logits.shape[-2:]
+    truth = (F.adaptive_avg_pool2d(targets.masks.float(), (height, width)) > 0.5).flatten(2).float()
     common = truth @ masks.transpose(1, 2)
     union = truth.sum(2)[:, :, None] + masks.sum(2)[:, None] - common
     held = common > 0.5 * union  # [B, I, N]

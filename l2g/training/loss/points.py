@@ -34,7 +34,8 @@ def mask_pairs(logits: Tensor, masks: Tensor, count: int) -> tuple[Tensor, Tenso
     """
     if count == 0:
         enlarged = F.interpolate(logits.unsqueeze(1), scale_factor=2, mode="bilinear", align_corners=False)
-        return enlarged.flatten(1), F.adaptive_avg_pool2d(masks.float(), enlarged.shape[-2:]).flatten(1)
+        height, width = enlarged.shape[-2:]
+        return enlarged.flatten(1), F.adaptive_avg_pool2d(masks.float(), (height, width)).flatten(1)
     with torch.no_grad():
         points = uncertain_points(logits.float(), count)
         truth = sample(masks.float(), points)

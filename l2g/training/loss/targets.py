@@ -51,7 +51,8 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         tensors = (self.frames, self.labels, self.boxes, self.masks, self.present)
-        return Batch(*(tensor.to(device, non_blocking=True) for tensor in tensors), self.start)
+        frames, labels, boxes, masks, present = (tensor.to(device, non_blocking=True) for tensor in tensors)
+        return Batch(frames, labels, boxes, masks, present, self.start)
 
     def window(self, start: int, length: int) -> Batch:
         """Frames start..start+length-1, with all of the clip's instances."""

@@ -6,10 +6,10 @@ import math
 import numpy as np
 import pytest
 
-from l2g.evaluation.parity.frame import NewcomerNames, compare_frame, counting_slots, is_finite, slot_order
-from l2g.runtime.backends.base import RawOutputs
-from l2g.runtime.identity.handover import permute_slots
+from l2g.evaluation.parity.frame import NewcomerNames, compare_frame, counting_slots
+from l2g.runtime.identity.slots import slot_order
 from l2g.runtime.identity.tracks import TrackParameters
+from l2g.runtime.outputs import RawOutputs
 
 
 def outputs(scores, masks, labels=None, seed=0):
@@ -98,8 +98,8 @@ def test_what_is_not_finite_is_infinitely_far(poison):
     masks = one.mask_logits.copy()
     masks[0, 1, 0, 0] = poison
     other = changed(one, mask_logits=masks)
-    assert is_finite(one)
-    assert not is_finite(other)
+    assert one.finite()
+    assert not other.finite()
     found = compare_frame(one, other, 0.5, False)
     assert not found.finite
     assert found.mask_logits.max == found.mask_logits.mean == found.mask_logits.typical == math.inf
@@ -115,7 +115,7 @@ def test_slots_are_found_again_by_their_embeddings():
     )
     found = slot_order(one, shuffled)
     np.testing.assert_array_equal(order[found], np.arange(5))
-    back = permute_slots(shuffled, found)
+    back = shuffled.permuted(found)
     np.testing.assert_array_equal(back.mask_logits, one.mask_logits)
     assert compare_frame(one, back, 0.5, True).agreeing == 3
     assert compare_frame(one, shuffled, 0.5, True).agreeing < 3
@@ -132,7 +132,7 @@ def shown(objects, slots=5):
 
 def agreements(pairs):
     """(agreeing, counting) of each frame, given the objects on either side."""
-    names, found = NewcomerNames(5, 0.5), []
+    names, found = NewcomerNames(0.5), []
     for reference, candidate in pairs:
         difference = compare_frame(shown(reference), names.rename(shown(reference), shown(candidate)), 0.5, False)
         found.append((difference.agreeing, difference.counting))

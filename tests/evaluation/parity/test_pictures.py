@@ -5,7 +5,7 @@ import numpy as np
 
 from l2g.evaluation.parity.frame import compare_frame
 from l2g.evaluation.parity.pictures import PANEL_WIDTH, WorstFrames, draw_pair
-from l2g.runtime.backends.base import RawOutputs
+from l2g.runtime.outputs import RawOutputs
 from l2g.runtime.picture.letterbox import Letterbox
 
 BOX = Letterbox(32, 64, 32, 64)

@@ -12,7 +12,10 @@ from l2g.errors import ContractError, DataError, L2GError
 from l2g.evaluation.parity.report import Tolerances
 from l2g.evaluation.parity.run import ParityOptions, run_parity
 from l2g.evaluation.run import evaluate_backend
-from l2g.runtime.backends.base import HostState, RawOutputs
+from l2g.provenance import BuildFacts
+from l2g.runtime.backends.base import HostState
+from l2g.runtime.outputs import RawOutputs
+from tests.evaluation.swapping import BlankAndSwapping, BlankAndSwappingUnseen, Elsewhere, Swapping
 from tests.runtime.blob_dataset import write_blob_dataset
 from tests.runtime.blobs import SLOTS, BlobBackend
 
@@ -34,13 +37,14 @@ class Carrying(BlobBackend):
         rows = np.arange(len(frames))[:, None]
         if self.state is not None:
             running = self.state.valid & ~np.asarray(reset)
-            identities[running] = self.state.queries[running, :, :SLOTS].argmax(2)
+            identities[running] = self.state.tensors["prior_queries"][running, :, :SLOTS].argmax(2)
             by_color = identities.argsort(1)
-            queries, boxes = self.state.queries[rows, by_color], self.state.boxes[rows, by_color]
-            self.state = HostState(queries, boxes, self.state.valid)
+            queries, boxes = (self.state.tensors[name][rows, by_color] for name in ("prior_queries", "prior_boxes"))
+            self.state = HostState({"prior_queries": queries, "prior_boxes": boxes}, self.state.valid)
         raw = super().step(frames, reset)
         raw = RawOutputs(**{name: array[rows, identities] for name, array in vars(raw).items()})
-        self.state = HostState(raw.queries.copy(), raw.boxes.copy(), self.state.valid)
+        tensors = {"prior_queries": raw.queries.copy(), "prior_boxes": raw.boxes.copy()}
+        self.state = HostState(tensors, self.state.valid)
         return raw
 
 
@@ -73,7 +77,7 @@ class Forgetful(BlobBackend):
     def step(self, frames, reset):
         raw = super().step(frames, reset)
         raw.queries[:, :, SLOTS + 1] = 0
-        self.state.queries[:, :, SLOTS + 1] = 0
+        self.state.tensors["prior_queries"][:, :, SLOTS + 1] = 0
         return raw
 
 
@@ -140,38 +144,6 @@ def test_slots_in_another_order_are_the_same_and_stay_so(dataset):
     assert report.passed, report.table()
     assert all(d.queries.max == 0 for video in report.videos for d in (*video.free, *video.forced))
     assert report.ap_candidate == report.ap_reference
-
-
-class Swapping(BlobBackend):
-    """From the fourth frame on its first two slots have changed places; `blank`: it sees nothing in that frame;
-    `looks`: the queries, by which the runtime knows them again, change places too."""
-
-    blank, looks, since, order = False, True, 4, (1, 0, 2, 3, 4, 5)
-
-    def step(self, frames, reset):
-        raw = super().step(frames, reset)
-        order = self.order if self.steps >= self.since else range(SLOTS)
-        queries = raw.queries
-        raw = RawOutputs(**{name: array[:, list(order)] for name, array in vars(raw).items()})
-        if not self.looks:
-            raw = dataclasses.replace(raw, queries=queries)
-        if self.blank and self.steps == 4:
-            raw.logits[:] = -9
-        return raw
-
-
-class BlankAndSwapping(Swapping):
-    blank = True
-
-
-class BlankAndSwappingUnseen(BlankAndSwapping):
-    looks = False
-
-
-class Elsewhere(Swapping):
-    """From the second frame on the blue block, which comes in later, has the slot of another nobody."""
-
-    since, order = 2, (0, 1, 4, 3, 2, 5)
 
 
 def test_slots_that_trade_their_objects_are_no_lost_identities_but_other_numbers(dataset):
@@ -259,6 +231,81 @@ def test_an_error_of_the_kernels_shows_in_every_frame(dataset):
     assert "first and later frames differ" in report.findings[0]
     loose = compare(Offset, dataset, tolerances=Tolerances(mask_logits=0.02))
     assert loose.passed, loose.table()
+
+
+def of_precision(backend, precision):
+    def make():
+        made = backend()
+        made.contract = dataclasses.replace(made.contract, build=BuildFacts(precision=precision))
+        return made
+
+    return make
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
+def test_a_reduced_precision_is_judged_by_what_it_costs(dataset, precision):
+    """Mask logits that differ while every object and AP stay are no failure there, and are shown."""
+    report = compare(of_precision(Offset, precision), dataset)
+    assert report.passed, report.table()
+    assert report.limits.precision == precision
+    checks = {check.name: check for check in report.checks}
+    mask = checks["teacher-forced mask logits after the first frame"]
+    assert (mask.limit, mask.mark) == (None, "info")
+    assert mask.value == pytest.approx(0.01, rel=1e-3)
+    assert checks["AP loss, percent points"].limit == {"fp16": 0.2, "bf16": 0.2, "int8": 0.5}[precision]
+    assert checks["identity agreement of the free run, percent"].limit == 95
+    table = report.table()
+    assert f"limits for {precision.upper()}: what it may cost" in table
+    assert "teacher-forced: not judged" in table
+    written = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert written["precision"] == precision
+    assert written["tolerances"]["mask_logits"] is None
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", None])
+def test_fp32_and_what_is_unknown_is_held_to_rounding(dataset, precision):
+    report = compare(of_precision(Offset, precision), dataset)
+    assert not report.passed
+    assert report.to_json()["tolerances"] == {"ap": 0.02, "mask_logits": 1e-3, "identity": 99.9}
+    assert "limits for FP32: the same arithmetic" in report.table()
+
+
+def test_a_limit_that_is_asked_for_goes_before_the_precisions(dataset):
+    tolerances = Tolerances(mask_logits=0.005)
+    report = compare(of_precision(Offset, "fp16"), dataset, tolerances=tolerances)
+    assert not report.passed
+    assert report.first_divergence("forced").frame == 0
+    assert report.to_json()["tolerances"] == {"ap": 0.2, "mask_logits": 0.005, "identity": 95}
+    assert "asked for: mask_logits 0.005" in report.table()
+
+
+def test_a_reduced_precision_that_loses_identities_fails(tmp_path):
+    dataset = load_dataset(write_blob_dataset(tmp_path, (8, 8, 8)), "valid")
+    report = compare(of_precision(Drifting, "int8"), dataset, streams=8)
+    assert not report.passed
+    failed = [check.name for check in report.checks if not check.passed]
+    assert "identity agreement of the free run, percent" in failed
+    assert "compare the FP32 file" in report.findings[0]
+
+
+def test_a_reduced_precision_may_gain_ap_and_fp32_may_not(dataset):
+    def ap_check(precision, change):
+        report = compare(of_precision(BlobBackend, precision), dataset)
+        report = dataclasses.replace(report, ap_candidate={"AP": report.ap_reference["AP"] + change})
+        return next(check for check in report.checks if check.name.startswith("AP"))
+
+    for precision, change, passed in [
+        ("fp16", 0.6, True),
+        ("fp16", -0.19, True),
+        ("fp16", -0.21, False),
+        ("int8", -0.49, True),
+        ("int8", -0.51, False),
+        ("fp32", 0.03, False),
+        ("fp32", -0.03, False),
+        ("fp32", 0.01, True),
+    ]:
+        assert ap_check(precision, change).passed == passed, (precision, change)
+    assert ap_check("fp16", -0.3).value == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize(("length", "rare"), [(101, True), (80, False)])

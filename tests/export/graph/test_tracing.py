@@ -13,8 +13,9 @@ from l2g.errors import ExportError
 from l2g.export.deformable.lowering import lower
 from l2g.export.exporter import ExportOptions, contract_of
 from l2g.export.graph.batch_axis import generalise
-from l2g.export.graph.folding import constant, fold
+from l2g.export.graph.folding import fold
 from l2g.export.graph.tracing import trace
+from l2g.export.graph.values import constant
 from tests.export.models import close, eager, inputs, run, session, traced
 from tests.modeling.small import small_model
 

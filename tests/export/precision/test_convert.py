@@ -7,7 +7,7 @@ from onnx import TensorProto, helper, numpy_helper
 from l2g.errors import ExportError
 from l2g.export.graph.blocks import GRANULARITIES, block_of, blocks
 from l2g.export.inspection import inspect_graph
-from l2g.export.precision.convert import FLOAT, HALF, all_blocks, to_half
+from l2g.export.precision.convert import FP16, FP32, all_blocks, to_fp16
 from l2g.export.precision.emulate import emulate, emulate_file, main
 from l2g.export.precision.islands import ISLANDS, Islands
 from tests.export.models import inputs, run, session
@@ -19,7 +19,7 @@ VARIANTS = [("gather", "onnxruntime"), ("gather", "tensorrt"), ("gridsample", "o
 
 def halved(**how) -> ir.Model:
     model = parsed(single(**how))
-    to_half(model)
+    to_fp16(model)
     return model
 
 
@@ -56,14 +56,14 @@ def test_what_computes_in_fp16_and_what_does_not(lowering, target):
     attentions = Islands(model.graph).attentions
     seen = set()
     for node in model.graph:
-        found = {value.dtype for value in node.inputs if value is not None} & {HALF, FLOAT}
+        found = {value.dtype for value in node.inputs if value is not None} & {FP16, FP32}
         if node.op_type in ("Conv", "Gemm") or (node.op_type == "MatMul" and "class_embed" not in node.name):
-            assert found == {HALF}, node.name
+            assert found == {FP16}, node.name
         elif node.op_type in inside or "/class_embed/" in node.name:
-            assert found == {FLOAT}, node.name
+            assert found == {FP32}, node.name
         elif node.op_type == "Softmax":
             # Sampling weights stay float32; multi-head attention must keep one type to be fused.
-            assert found == ({FLOAT} if node.name.rpartition("/")[0] in attentions else {HALF}), node.name
+            assert found == ({FP32} if node.name.rpartition("/")[0] in attentions else {FP16}), node.name
         seen.add(node.op_type)
     assert {"Conv", "Gemm", "MatMul", "Softmax", "TopK"} <= seen
 
@@ -105,29 +105,29 @@ def test_every_island_is_there_and_says_why():
 
 def test_a_kept_block_stays_float32():
     model = parsed(single())
-    conversion = to_half(model, keep=["encoder.layers.0", "backbone", "aligner.layers.1.linear1"])
+    conversion = to_fp16(model, keep=["encoder.layers.0", "backbone", "aligner.layers.1.linear1"])
     assert set(conversion.kept) == {"encoder.layers.0", "backbone", "aligner.layers.1.linear1"}
     for node in model.graph:
         if node.op_type in ("Conv", "MatMul", "LayerNormalization", "Gemm"):
             kept = {block_of(node, granularity) for granularity in GRANULARITIES} & set(conversion.kept)
             island = "class_embed" in node.name
-            assert (node.inputs[0].dtype == FLOAT) == bool(kept or island), node.name
+            assert (node.inputs[0].dtype == FP32) == bool(kept or island), node.name
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
 
 
 def test_a_block_may_bear_the_name_of_a_larger_one():
     """ "encoder" is the stage; what the encoder computes itself, between its layers, is "layer:encoder"."""
     model = parsed(single())
-    to_half(model, keep=["layer:encoder"])
+    to_fp16(model, keep=["layer:encoder"])
     by_name = {node.name: node for node in model.graph}
-    assert by_name["/encoder/layers.0/linear1/MatMul"].inputs[0].dtype == HALF
-    assert by_name["/encoder/Resize"].inputs[0].dtype == FLOAT
+    assert by_name["/encoder/layers.0/linear1/MatMul"].inputs[0].dtype == FP16
+    assert by_name["/encoder/Resize"].inputs[0].dtype == FP32
 
 
 def test_everything_kept_is_the_float32_graph():
     model = parsed(single())
-    conversion = to_half(model, keep=all_blocks(model))
-    assert conversion.half == 0
+    conversion = to_fp16(model, keep=all_blocks(model))
+    assert conversion.fp16 == 0
     assert conversion.casts == 0
     arrays = inputs(exported_model(), 2)
     for one, other in zip(run(session(_bytes(model)), arrays), run(session(single()), arrays), strict=True):
@@ -136,7 +136,7 @@ def test_everything_kept_is_the_float32_graph():
 
 def test_an_unknown_block():
     with pytest.raises(ExportError, match=r"no block 'encoder\.layers\.7'; it has .*encoder\.layers\.0"):
-        to_half(parsed(single()), keep=["encoder.layers.7"])
+        to_fp16(parsed(single()), keep=["encoder.layers.7"])
 
 
 def test_a_constant_beyond_fp16_keeps_its_node():
@@ -145,8 +145,8 @@ def test_a_constant_beyond_fp16_keeps_its_node():
     bias = next(w for w in proto.graph.initializer if w.name in node.input)
     bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(1e6), bias.name))
     model = ir.from_proto(proto)
-    assert to_half(model).islands["constants beyond FP16"] >= 1
-    assert all(value.dtype == FLOAT for kept in model.graph if kept.name == node.name for value in kept.inputs)
+    assert to_fp16(model).islands["constants beyond FP16"] >= 1
+    assert all(value.dtype == FP32 for kept in model.graph if kept.name == node.name for value in kept.inputs)
 
 
 def test_quantised_tensors_get_fp16_scales():
@@ -166,10 +166,10 @@ def test_quantised_tensors_get_fp16_scales():
         [weight, scale, zero],
     )
     model = ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9))
-    to_half(model)
+    to_fp16(model)
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
     pair = [node for node in model.graph if node.op_type.endswith("Linear")]
-    assert [node.inputs[1].dtype for node in pair] == [HALF, HALF]
+    assert [node.inputs[1].dtype for node in pair] == [FP16, FP16]
     x = np.linspace(-3, 3, 48, dtype=np.float32).reshape(1, 3, 4, 4)
     expected = (
         (np.rint(x.astype(np.float16).astype(np.float32) / 0.5) * 0.5).sum(axis=1, keepdims=True).repeat(4, axis=1)
@@ -229,7 +229,7 @@ def test_emulation_overflows_as_fp16_does():
 def test_the_models_emulated_graph_is_fp16_at_every_step():
     """Each tensor that the converted graph holds in FP16 has a value that FP16 holds."""
     model = halved()
-    names = [value.name for node in model.graph for value in node.outputs if value.dtype == HALF]
+    names = [value.name for node in model.graph for value in node.outputs if value.dtype == FP16]
     emulated = emulate(model)
     widened = {node.outputs[0].name: node for node in emulated.graph if node.name.endswith("/Widen")}
     assert len(widened) > 100
@@ -246,7 +246,7 @@ def test_emulate_a_file(tmp_path, capsys):
     source, output = tmp_path / "half.onnx", tmp_path / "emulated.onnx"
     onnx.save(ir.to_proto(halved()), source)
     assert main([str(source), "--output", str(output)]) == 0
-    assert not any(v.dtype == HALF for v in emulate_inputs(output))
+    assert not any(v.dtype == FP16 for v in emulate_inputs(output))
     with pytest.raises(ExportError, match="nothing to emulate"):
         emulate_file(small_graph(), output)
     assert main([str(tmp_path / "none.onnx"), "--output", str(output)]) == 2

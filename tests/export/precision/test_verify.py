@@ -10,10 +10,10 @@ from onnx import numpy_helper
 from l2g.cli.making.export import main
 from l2g.contract import METADATA_KEY
 from l2g.errors import ExportError
-from l2g.export.exporter import ExportOptions, export, halved
-from l2g.export.precision.convert import to_half
-from l2g.export.precision.verify import FACTOR, _round, half_tensors, verify_half
-from l2g.export.verification.verify import Verification
+from l2g.export.exporter import ExportOptions, export, fp16_graph
+from l2g.export.precision.convert import to_fp16
+from l2g.export.precision.verify import FACTOR, _round, fp16_tensors, verify_fp16
+from l2g.provenance import Verification
 from tests.export.models import inputs, run, session
 from tests.export.precision.half_models import PLANTED, contract, parsed, planted_model, single
 from tests.exported import exported_model, ignore_prior_valid, small_checkpoint, swap_streams
@@ -22,7 +22,7 @@ FLOAT32 = Verification("onnxruntime", (), {}, {}, 0)
 
 
 def verify(half: bytes):
-    return verify_half(exported_model(), single(), half, contract(), FLOAT32)
+    return verify_fp16(exported_model(), single(), half, contract(), FLOAT32)
 
 
 def test_an_fp16_file_from_the_command_line(tmp_path, capsys):
@@ -56,7 +56,7 @@ def scale_a_layer(model: onnx.ModelProto) -> None:
 
 @pytest.mark.parametrize("change", [scale_a_layer, swap_streams, ignore_prior_valid])
 def test_a_wrong_graph_is_refused(change):
-    proto = onnx.load_from_string(halved(single()))
+    proto = onnx.load_from_string(fp16_graph(single()))
     change(proto)
     with pytest.raises(ExportError, match=f"more than FP16 explains.*{FACTOR:g} times"):
         verify(proto.SerializeToString())
@@ -81,8 +81,8 @@ def test_rounding_for_the_limits_is_fp16s():
 def test_what_is_cast_to_fp16_counts_too():
     """A float32 block before an FP16 one: the value between them must fit as well, and the reader is to blame."""
     half = parsed(single())
-    to_half(half, keep=["encoder.layers.0.linear1"])
-    found = half_tensors(half)
+    to_fp16(half, keep=["encoder.layers.0.linear1"])
+    found = fp16_tensors(half)
     assert found["/encoder/layers.0/Relu_output_0"] == "/encoder/layers.0/linear2/MatMul"
     assert "/encoder/layers.0/linear1/MatMul_output_0" not in found
     assert "prior_queries" not in found  # NaN where a stream is fresh
@@ -90,9 +90,9 @@ def test_what_is_cast_to_fp16_counts_too():
 
 def test_the_block_kept_the_same_model_passes():
     half = ir.from_proto(onnx.load_from_string(single(planted=True)))
-    to_half(half, keep=[PLANTED])
+    to_fp16(half, keep=[PLANTED])
     half = ir.to_proto(half).SerializeToString()
-    found = verify_half(planted_model(), single(planted=True), half, contract(), FLOAT32)
+    found = verify_fp16(planted_model(), single(planted=True), half, contract(), FLOAT32)
     assert found.largest_activation[1] < 65504
 
 

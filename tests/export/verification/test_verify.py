@@ -14,7 +14,7 @@ from l2g.artifacts.onnx_file import read_contract, read_model
 from l2g.errors import ExportError
 from l2g.export.exporter import ExportOptions, contract_of, export
 from l2g.export.verification import verify as verification
-from l2g.export.verification.comparison import TOLERANCES, box_error, compare
+from l2g.export.verification.comparison import TOLERANCES, box_error, largest_differences
 from l2g.export.verification.rollouts import rollouts
 from l2g.export.verification.verify import verify
 from tests import exported
@@ -63,7 +63,7 @@ def test_the_right_graph_passes(contract, same_steps):
     assert set(done.differences) == {"queries", "boxes", "logits", "mask_logits"}
     assert 0 < done.differences["queries"] < 2e-5
     assert done.ties == 0
-    assert contract.build["verification"]["tolerances"] == {name: TOLERANCES[name] for name in done.differences}
+    assert contract.build.verification.tolerances == {name: TOLERANCES[name] for name in done.differences}
 
 
 WRONG = {
@@ -145,12 +145,17 @@ def outputs(step, **changes):
 def test_nan_is_a_difference(steps, contract):
     queries = steps[0].state.queries.numpy().copy()
     queries[0, 3, 7] = np.nan
-    (difference, *_) = compare(contract, steps[0], outputs(steps[0], queries=queries), exported_model().config)
+    (difference, *_) = largest_differences(
+        contract, steps[0], outputs(steps[0], queries=queries), exported_model().config
+    )
     assert difference.excess == np.inf
     assert difference.position == (0, 3, 7)
     boxes = steps[0].state.boxes.numpy().copy()
     boxes[0, 2] = np.nan
-    assert compare(contract, steps[0], outputs(steps[0], boxes=boxes), exported_model().config)[1].excess == np.inf
+    assert (
+        largest_differences(contract, steps[0], outputs(steps[0], boxes=boxes), exported_model().config)[1].excess
+        == np.inf
+    )
 
 
 def test_a_box_may_lie_where_its_mask_is_undecided(steps):
@@ -207,7 +212,7 @@ def test_detections_are_held_to_the_slots_they_name(steps):
         masks = (step.output.mask_logits.sigmoid().numpy()[rows, slots] * 255 + 0.5).astype(np.uint8)
         found = [best[rows, slots] + np.float32(shift), labels[rows, slots].astype(np.int32), slots.astype(np.int32)]
         arrays = [step.state.queries.numpy(), step.state.boxes.numpy(), *found, masks]
-        return {d.output: d.value for d in compare(contract, step, arrays, exported_model().config)}
+        return {d.output: d.value for d in largest_differences(contract, step, arrays, exported_model().config)}
 
     right = detections(slots)
     assert all(right[name] <= TOLERANCES[name] * 0.1 for name in ("scores", "labels", "slots", "masks"))
@@ -224,4 +229,4 @@ def test_detection_masks_are_of_their_slots(steps):
     labels = step.output.logits.argmax(-1).numpy()[0, slots].astype(np.int32)
     masks = (step.output.mask_logits.sigmoid().numpy()[0, slots[0, ::-1]] * 255 + 0.5).astype(np.uint8)[None]
     arrays = [step.state.queries.numpy(), step.state.boxes.numpy(), best[0, slots], labels, slots, masks]
-    assert compare(contract, step, arrays, exported_model().config)[-1].excess > 1
+    assert largest_differences(contract, step, arrays, exported_model().config)[-1].excess > 1

@@ -6,8 +6,9 @@ import torch
 
 from l2g.errors import ContractError
 from l2g.modeling.local2global import FrameState
-from l2g.runtime.backends.base import Detections, HostState, RawOutputs
+from l2g.runtime.backends.base import HostState
 from l2g.runtime.backends.eager import EagerBackend
+from l2g.runtime.outputs import Detections, RawOutputs
 from tests.modeling.small import CONFIG, HEIGHT, WIDTH, frames, small_model
 
 FRESH = np.array([True, True])
@@ -47,8 +48,8 @@ def test_three_frames_equal_the_models_own_steps(model):
             np.testing.assert_array_equal(getattr(found, name), getattr(state, name).numpy(), err_msg=name)
         assert (state.boxes - output.boxes).abs().max() > 0.1
         held = backend.read_state()
-        np.testing.assert_array_equal(held.queries, state.queries.numpy())
-        np.testing.assert_array_equal(held.boxes, state.boxes.numpy())
+        np.testing.assert_array_equal(held.tensors["prior_queries"], state.queries.numpy())
+        np.testing.assert_array_equal(held.tensors["prior_boxes"], state.boxes.numpy())
         assert held.valid.tolist() == [True, True]
 
 
@@ -104,7 +105,7 @@ def test_a_written_state_continues_as_if_it_were_its_own(model):
     source, target = EagerBackend(model), EagerBackend(model)
     source.step(pictures(0), FRESH)
     state = source.read_state()
-    target.write_state(HostState(state.queries[::-1], state.boxes[::-1], state.valid[::-1]))
+    target.write_state(state.rows([1, 0]))
     expected = source.step(pictures(1), GO_ON)
     found = target.step(pictures(1)[::-1].copy(), GO_ON)
     for name in ("logits", "boxes", "mask_logits"):
@@ -115,8 +116,8 @@ def test_an_invalid_row_of_a_written_state_is_fresh(model):
     backend = EagerBackend(model)
     backend.step(pictures(0), FRESH)
     state = backend.read_state()
-    queries = np.where(np.array([True, False])[:, None, None], np.float32("nan"), state.queries)
-    backend.write_state(HostState(queries, state.boxes, np.array([False, True])))
+    state.tensors["prior_queries"][0] = np.nan
+    backend.write_state(HostState(state.tensors, np.array([False, True])))
     assert backend.read_state().valid.tolist() == [False, True]
     found = backend.step(pictures(1), GO_ON)
     assert_equal(found, EagerBackend(model).step(pictures(1), FRESH), slice(0, 1))
@@ -134,7 +135,7 @@ def test_arrays_belong_to_the_caller(model):
     # Neither may a caller who scribbles over what it was given disturb the next frame.
     reference = EagerBackend(model)
     reference.step(pictures(0), FRESH)
-    state.queries[:] = 0
+    state.tensors["prior_queries"][:] = 0
     assert_equal(second, reference.step(pictures(1), GO_ON))
     for array in fields(second).values():
         array[:] = 0
@@ -147,13 +148,12 @@ def test_streams_come_and_go_through_write_state(model):
     with pytest.raises(ContractError, match="3 frames given, but the state holds 2 streams; re-arrange"):
         backend.step(pictures(1, streams=3), np.zeros(3, bool))
     state = backend.read_state()
-    grown = HostState(
-        *(np.concatenate([array, np.zeros_like(array[:1])]) for array in (state.queries, state.boxes, state.valid))
-    )
+    grown = HostState.stacked([state, HostState.empty(backend.contract, 1)])
     backend.write_state(grown)
     found = backend.step(pictures(1, streams=3), np.zeros(3, bool))
     with torch.inference_mode():
-        padded = FrameState(*map(torch.from_numpy, (grown.queries, grown.boxes, np.float32([[1], [1], [0]]))))
+        arrays = (*grown.tensors.values(), np.float32([[1], [1], [0]]))
+        padded = FrameState(*map(torch.from_numpy, arrays))
         expected = model.step(torch.from_numpy(pictures(1, streams=3)), padded)[0]
     np.testing.assert_array_equal(found.logits, expected.logits.numpy())
 

@@ -13,10 +13,12 @@ onnx = pytest.importorskip("onnx")
 
 from l2g.contract import METADATA_KEY  # noqa: E402
 from l2g.errors import ContractError, L2GError  # noqa: E402
-from l2g.runtime.backends.base import Detections, HostState, RawOutputs  # noqa: E402
+from l2g.provenance import BuildFacts  # noqa: E402
+from l2g.runtime.backends.base import HostState  # noqa: E402
 from l2g.runtime.backends.eager import EagerBackend  # noqa: E402
 from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend  # noqa: E402
 from l2g.runtime.backends.open import open_backend  # noqa: E402
+from l2g.runtime.outputs import Detections, RawOutputs  # noqa: E402
 from l2g.runtime.session import VideoSession  # noqa: E402
 from tests.exported import edited, exported_model, set_contract, small_graph  # noqa: E402
 from tests.modeling.small import HEIGHT, WIDTH, frames  # noqa: E402
@@ -63,14 +65,16 @@ def test_four_frames_equal_eager(model, backend, streams):
         for spec in backend.contract.outputs:
             spec.check(getattr(found, spec.name))
     held = backend.read_state()
-    np.testing.assert_array_equal(held.queries, found.queries)
-    np.testing.assert_array_equal(held.boxes, found.boxes)
+    np.testing.assert_array_equal(held.tensors["prior_queries"], found.queries)
+    np.testing.assert_array_equal(held.tensors["prior_boxes"], found.boxes)
     assert held.valid.tolist() == [True] * streams
 
 
 def test_the_contract_is_that_of_the_model(model, backend):
     eager = EagerBackend(model).contract
-    assert dataclasses.replace(backend.contract, build={}, model={}) == dataclasses.replace(eager, build={}, model={})
+    assert dataclasses.replace(backend.contract, build=BuildFacts(), model={}) == dataclasses.replace(
+        eager, build=BuildFacts(), model={}
+    )
     assert backend.contract.model == json.loads(json.dumps(model.config.to_dict()))
     assert backend.device == "cpu"
 
@@ -95,13 +99,12 @@ def test_the_first_step_is_fresh_whatever_it_is_told(backend):
 def test_what_an_invalid_row_holds_never_shows_and_nan_in_a_valid_one_is_survived(backend):
     expected = backend.step(pictures(0), np.array([True, True]))
     for poison in (np.nan, 1e30, -np.inf):
-        state = backend.read_state()
-        backend.write_state(
-            HostState(np.full_like(state.queries, poison), np.full_like(state.boxes, poison), np.zeros(2, bool))
-        )
+        state = backend.read_state().changed(lambda tensor, poison=poison: np.full_like(tensor, poison))
+        backend.write_state(HostState(state.tensors, np.zeros(2, bool)))
         np.testing.assert_array_equal(backend.step(pictures(0), np.array([False, False])).logits, expected.logits)
     state = backend.read_state()
-    state.queries[0], state.boxes[0] = np.nan, np.nan
+    for tensor in state.tensors.values():
+        tensor[0] = np.nan
     backend.write_state(state)
     found = backend.step(pictures(1), np.array([False, False]))
     assert np.isnan(found.logits[0]).all()
@@ -114,7 +117,7 @@ def test_a_written_state_continues_as_if_it_were_its_own(backend):
     source = OnnxRuntimeBackend(small_graph(), threads=1)
     source.step(pictures(0), np.array([True, True]))
     state = source.read_state()
-    backend.write_state(HostState(state.queries[::-1], state.boxes[::-1], state.valid[::-1]))
+    backend.write_state(state.rows([1, 0]))
     expected = source.step(pictures(1), np.zeros(2, bool))
     found = backend.step(pictures(1)[::-1], np.zeros(2, bool))
     assert_close(RawOutputs(**{name: array[::-1] for name, array in vars(found).items()}), expected)
@@ -123,10 +126,14 @@ def test_a_written_state_continues_as_if_it_were_its_own(backend):
 def test_a_state_of_other_shape_is_refused(backend):
     backend.step(pictures(0), np.array([True, True]))
     state = backend.read_state()
-    with pytest.raises(ContractError, match=r"'queries': found float32 \[2, 10, 63\], expected float32 \[B, 10, 64\]"):
-        backend.write_state(dataclasses.replace(state, queries=state.queries[:, :, :63]))
-    with pytest.raises(ContractError, match="'boxes': found float64"):
-        backend.write_state(dataclasses.replace(state, boxes=state.boxes.astype(np.float64)))
+    expected = r"'prior_queries': found float32 \[2, 10, 63\], expected float32 \[B, 10, 64\]"
+    with pytest.raises(ContractError, match=expected):
+        backend.write_state(state.changed(lambda tensor: tensor[:, :, :63]))
+    double = {**state.tensors, "prior_boxes": state.tensors["prior_boxes"].astype(np.float64)}
+    with pytest.raises(ContractError, match="'prior_boxes': found float64"):
+        backend.write_state(HostState(double, state.valid))
+    with pytest.raises(ContractError, match=r"holds \['prior_boxes'\], the contract carries .*prior_queries"):
+        backend.write_state(HostState({"prior_boxes": state.tensors["prior_boxes"]}, state.valid))
 
 
 def test_streams_come_and_go_as_if_each_were_alone(model):
@@ -173,10 +180,10 @@ def test_arrays_belong_to_the_caller(backend):
     other = OnnxRuntimeBackend(small_graph(), threads=1)
     outputs = other.step(pictures(0), np.array([True, True]))
     held = other.read_state()
-    for array in (*vars(outputs).values(), held.queries, held.boxes, held.valid):
+    for array in (*vars(outputs).values(), *held.tensors.values(), held.valid):
         array[...] = 0
     assert_close(other.step(given, np.zeros(2, bool)), second)
-    assert not np.array_equal(state.queries, second.queries)
+    assert not np.array_equal(state.tensors["prior_queries"], second.queries)
 
 
 def test_other_numbers_of_streams_need_write_state(backend):
@@ -184,7 +191,7 @@ def test_other_numbers_of_streams_need_write_state(backend):
     with pytest.raises(ContractError, match="3 frames given, but the state holds 2 streams; re-arrange"):
         backend.step(pictures(1, 3), np.zeros(3, bool))
     state = backend.read_state()
-    backend.write_state(HostState(state.queries[1:], state.boxes[1:], state.valid[1:]))
+    backend.write_state(state.rows([1]))
     assert backend.step(pictures(1)[1:], np.zeros(1, bool)).logits.shape[0] == 1
 
 
@@ -223,7 +230,7 @@ def test_three_hundred_frames_stay_finite_and_as_lively_as_the_first():
 def _refused(path, match):
     with pytest.raises(ContractError, match=match) as caught:
         OnnxRuntimeBackend(path)
-    assert f"python export/to_onnx.py --ckpt CKPT --output {path}" in str(caught.value)
+    assert f"l2g export --ckpt CKPT --output {path}" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -242,7 +249,7 @@ def test_a_graph_without_a_contract_is_refused(tmp_path):
         ({"valid_input": "valid"}, "names no tensor 'valid'"),
         ({"valid_input": "prior_boxes"}, r"'prior_boxes': the contract has float32 .* expected float32 \[\*, 1\]"),
         ({"height": 96}, r"'frames': the contract has uint8 \[\*, 64, 96, 3\], expected uint8 \[\*, 96, 96, 3\]"),
-        ({"states": [{"input": "prior_queries", "output": "queries"}]}, "expected"),
+        ({"states": [{"input": "prior_queries", "output": "queries"}]}, r"no state feeds .*'prior_boxes'"),
         (
             {
                 "states": [

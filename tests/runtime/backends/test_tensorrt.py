@@ -9,15 +9,15 @@ import pytest
 pytest.importorskip("torch")  # the small graph is exported from a model
 pytest.importorskip("onnxruntime")
 
-from l2g.engines.verification import LIMITS, DisagreementError, compare, judge, verify_engine
+from l2g.engines.verification import LIMITS, DisagreementError, check_agreement, measure_agreement, verify_engine
 from l2g.errors import ContractError, EngineError
-from l2g.runtime.backends.base import Detections, HostState, RawOutputs
+from l2g.runtime.backends.base import HostState
 from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from l2g.runtime.backends.open import open_backend
 from l2g.runtime.backends.tensorrt import backend as tensorrt_backend
 from l2g.runtime.backends.tensorrt.backend import TensorRTBackend
-from l2g.runtime.identity.handover import permute_slots
-from l2g.runtime.session import VideoSession, stream_outputs
+from l2g.runtime.outputs import Detections, RawOutputs
+from l2g.runtime.session import VideoSession
 from tests.exported import edited, ignore_prior_valid, small_graph, swap_streams
 from tests.modeling.small import HEIGHT, WIDTH, frames
 from tests.runtime.fake_gpu import FakePlatform, fake_engine
@@ -77,8 +77,8 @@ def test_eight_frames_equal_onnx_runtime(pair, streams):
     # Two steps are enqueued, then one of each direction is captured, and all later ones are launches.
     assert (pair.executor.enqueued, pair.device.captures, pair.device.launches) == (4, 2, 6)
     state, expected = pair.engine.read_state(), pair.reference.read_state()
-    np.testing.assert_array_equal(state.queries, expected.queries)
-    np.testing.assert_array_equal(state.boxes, expected.boxes)
+    for name in ("prior_queries", "prior_boxes"):
+        np.testing.assert_array_equal(state.tensors[name], expected.tensors[name])
     assert state.valid.tolist() == [True] * streams
 
 
@@ -112,7 +112,7 @@ def test_state_written_and_read_back_in_either_direction(pair):
     for time in range(1, 6):
         for backend in (pair.engine, pair.reference):
             state = backend.read_state()
-            backend.write_state(HostState(state.queries[::-1], state.boxes[::-1], state.valid[::-1]))
+            backend.write_state(state.rows([1, 0]))
         pair.step(pictures(time), reset())
 
 
@@ -120,8 +120,8 @@ def test_a_written_stream_that_is_not_valid_is_a_first_frame(pair):
     pair.step(pictures(0), reset(2, 0, 1))
     for backend in (pair.engine, pair.reference):
         state = backend.read_state()
-        poison = np.full_like(state.queries, np.nan)
-        backend.write_state(HostState(poison, np.full_like(state.boxes, np.nan), np.array([False, False])))
+        poison = state.changed(lambda tensor: np.full_like(tensor, np.nan))
+        backend.write_state(HostState(poison.tensors, np.array([False, False])))
     pair.step(pictures(1), reset())
 
 
@@ -188,8 +188,8 @@ def test_other_numbers_of_frames_and_other_shapes_are_refused(pair):
     with pytest.raises(ContractError, match="'frames': found uint8"):
         pair.engine.step(pictures(0)[:, :32], reset())
     state = pair.engine.read_state()
-    with pytest.raises(ContractError, match="'queries': found float32"):
-        pair.engine.write_state(dataclasses.replace(state, queries=state.queries[..., :5]))
+    with pytest.raises(ContractError, match="'prior_queries': found float32"):
+        pair.engine.write_state(state.changed(lambda tensor: tensor[..., :5]))
 
 
 def test_an_unverified_engine_warns_and_a_verified_one_does_not(tmp_path):
@@ -200,7 +200,7 @@ def test_an_unverified_engine_warns_and_a_verified_one_does_not(tmp_path):
     engine = fake_engine(
         tmp_path / "b.engine", small_graph(), verification={"status": "unverified", "reason": "no GPU"}
     )
-    with pytest.warns(UserWarning, match=r"never compared with its graph.*no GPU.*verify_engine\.py"):
+    with pytest.warns(UserWarning, match=r"never compared with its graph.*no GPU.*l2g verify"):
         TensorRTBackend(engine, platform=platform).close()
 
 
@@ -217,10 +217,10 @@ def test_an_engine_opens_by_its_suffix_and_says_what_is_missing(tmp_path):
 @pytest.mark.parametrize("top_k", [None, 4])
 def test_verification_passes_for_the_graph_itself(tmp_path, top_k):
     pair = Pair(tmp_path, top_k)
-    found = compare(pair.reference, pair.engine)
+    found = measure_agreement(pair.reference, pair.engine)
     assert dataclasses.astuple(found) == (0, 0, 0, 0)
-    record = judge(found, "fp32", pair.engine.path, "a GPU")
-    assert record["status"] == "verified"
+    record = check_agreement(found, "fp32", pair.engine.path, "a GPU")
+    assert record.status == "verified"
     pair.engine.close()
 
 
@@ -230,7 +230,7 @@ def test_verification_takes_as_many_streams_as_the_engine_does(tmp_path, monkeyp
     platform = FakePlatform(onnx_file, max_streams=max_streams)
     monkeypatch.setattr(tensorrt_backend, "Platform", lambda: platform)
     record = verify_engine(onnx_file, fake_engine(tmp_path / "model.engine", onnx_file))
-    assert (record["status"], record["streams"]) == ("verified", compared)
+    assert (record.status, record.streams) == ("verified", compared)
     assert platform.devices[-1].closed
 
 
@@ -244,15 +244,15 @@ class Shuffled:
     def step(self, pictures, fresh):
         outputs = self.backend.step(pictures, fresh)
         order = np.roll(np.arange(outputs.queries.shape[1]), 3)
-        rows = [stream_outputs(outputs, stream) for stream in range(len(fresh))]
-        rows = [permute_slots(row, order) if new else row for row, new in zip(rows, fresh, strict=True)]
+        rows = [outputs.stream(stream) for stream in range(len(fresh))]
+        rows = [row.permuted(order) if new else row for row, new in zip(rows, fresh, strict=True)]
         return type(outputs)(**{name: np.concatenate([getattr(r, name) for r in rows]) for name in vars(outputs)})
 
 
 @pytest.mark.parametrize("top_k", [None, 4])
 def test_verification_does_not_mind_the_order_of_a_first_frames_slots(tmp_path, top_k):
     pair = Pair(tmp_path, top_k)
-    assert dataclasses.astuple(compare(pair.reference, Shuffled(pair.engine))) == (0, 0, 0, 0)
+    assert dataclasses.astuple(measure_agreement(pair.reference, Shuffled(pair.engine))) == (0, 0, 0, 0)
     pair.engine.close()
 
 
@@ -260,7 +260,7 @@ def test_verification_does_not_mind_the_order_of_a_first_frames_slots(tmp_path, 
 @pytest.mark.parametrize("precision", LIMITS)
 def test_verification_fails_for_an_engine_that_is_wrong_about_its_state(tmp_path, spoil, precision):
     pair = Pair(tmp_path, graph=edited(small_graph(), spoil, tmp_path / "spoilt.onnx"))
-    found = compare(pair.reference, pair.engine)
+    found = measure_agreement(pair.reference, pair.engine)
     with pytest.raises(DisagreementError, match="does not give the numbers of its graph"):
-        judge(found, precision, pair.engine.path, None)
+        check_agreement(found, precision, pair.engine.path, None)
     pair.engine.close()

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from l2g.contract import make_contract
-from l2g.runtime.backends.base import RawOutputs
 from l2g.runtime.identity.handover import Handover
+from l2g.runtime.outputs import RawOutputs
 from l2g.runtime.picture.postprocess import select_detections
 
 SLOTS, CLASSES, CHANNELS, HEIGHT, WIDTH = 7, 3, 5, 12, 40

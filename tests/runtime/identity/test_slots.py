@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from l2g.errors import L2GError
-from l2g.runtime.backends.base import RawOutputs
-from l2g.runtime.identity.handover import SlotLinker, match_queries, permute_slots
+from l2g.runtime.identity.slots import SlotLinker, match_queries
+from l2g.runtime.outputs import RawOutputs
 from l2g.runtime.picture.postprocess import select_detections
 
 SLOTS, CHANNELS = 12, 32
@@ -30,7 +30,7 @@ def video():
     frames = []
     for index in range(10):
         order = rng.permutation(SLOTS) if index else np.arange(SLOTS)
-        frames.append(permute_slots(_frame(rng, queries), order))
+        frames.append(_frame(rng, queries).permuted(order))
         queries = queries + rng.normal(scale=0.2, size=queries.shape).astype(np.float32)
     return frames
 

@@ -60,11 +60,11 @@ def test_confirmation_hides_what_flickers_up():
     assert _run(parameters, [0.9, 0.9, 0.0, 0.9, 0.9, 0.9, 0.9]) == [None, None, None, None, None, 1, 1]
 
 
-def test_ranks_and_order_are_those_of_the_arguments():
+def test_the_order_is_that_of_the_arguments():
     seen = SlotTracker().update([9, 4, 2], [0.9, 0.2, 0.7], [1, 0, 2])
-    assert [(s.rank, s.slot, s.frame_label, s.score, s.track_id) for s in seen] == [
-        (0, 9, 1, 0.9, 1),
-        (2, 2, 2, 0.7, 2),
+    assert [(s.slot, s.frame_label, s.score, s.track_id) for s in seen] == [
+        (9, 1, 0.9, 1),
+        (2, 2, 0.7, 2),
     ]
 
 

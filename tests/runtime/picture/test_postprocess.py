@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from l2g.errors import L2GError
-from l2g.runtime.backends.base import RawOutputs
+from l2g.runtime.outputs import RawOutputs
 from l2g.runtime.picture.letterbox import Letterbox
-from l2g.runtime.picture.postprocess import image_instances, probability_logits, select_detections, sigmoid
+from l2g.runtime.picture.logits import probability_logits, sigmoid
+from l2g.runtime.picture.postprocess import image_instances, select_detections
 
 GOLDEN = Path(__file__).parents[2] / "assets" / "maskdino"
 

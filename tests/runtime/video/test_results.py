@@ -72,7 +72,7 @@ def test_lines_hold_every_frame_and_agree_with_the_results(tmp_path):
 
 def test_our_own_evaluator_reads_the_results(tmp_path):
     """The format is the one that AP is computed from: these very masks as ground truth give AP 1 for their classes."""
-    vis_ap = pytest.importorskip("l2g.metrics.vis_ap")
+    vis_ap = pytest.importorskip("l2g.cli.learning.vis_ap")
     results, _ = _write(tmp_path)
     truth = {
         "videos": [{"id": 7, "width": WIDTH, "height": HEIGHT, "length": 4, "file_names": ["a"] * 4}],

@@ -14,6 +14,7 @@ import numpy as np
 
 from l2g.artifacts.sidecar import Gpu
 from l2g.errors import EngineError
+from l2g.runtime.arrays import Array
 
 INSTALL = "install it with: pip install cuda-bindings"
 
@@ -31,15 +32,15 @@ class Device(Protocol):
 
     def free(self, address: int) -> None: ...
 
-    def pinned(self, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    def pinned(self, shape: tuple[int, ...], dtype: str) -> Array:
         """A host array that copies can go to and from while other work runs."""
 
-    def release(self, array: np.ndarray) -> None:
+    def release(self, array: Array) -> None:
         """Give the memory of a `pinned` array back."""
 
-    def upload(self, address: int, array: np.ndarray) -> None: ...
+    def upload(self, address: int, array: Array) -> None: ...
 
-    def download(self, array: np.ndarray, address: int) -> None: ...
+    def download(self, array: Array, address: int) -> None: ...
 
     def synchronize(self) -> None: ...
 
@@ -91,21 +92,22 @@ class CudaDevice:
     def free(self, address: int) -> None:
         self._do("cudaFree", address)
 
-    def pinned(self, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    def pinned(self, shape: tuple[int, ...], dtype: str) -> Array:
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         address = int(self._do("cudaHostAlloc", max(size, 1), self._cuda.cudaHostAllocDefault))
-        array = np.frombuffer((ctypes.c_char * size).from_address(address), dtype=dtype).reshape(shape)
+        memory = memoryview((ctypes.c_char * size).from_address(address))
+        array: Array = np.frombuffer(memory, dtype=np.dtype(dtype)).reshape(shape)
         self._pinned[array.ctypes.data] = address
         return array
 
-    def release(self, array: np.ndarray) -> None:
+    def release(self, array: Array) -> None:
         self._do("cudaFreeHost", self._pinned.pop(array.ctypes.data))
 
-    def upload(self, address: int, array: np.ndarray) -> None:
+    def upload(self, address: int, array: Array) -> None:
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
         self._do("cudaMemcpyAsync", address, array.ctypes.data, array.nbytes, kind, self._stream)
 
-    def download(self, array: np.ndarray, address: int) -> None:
+    def download(self, array: Array, address: int) -> None:
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._do("cudaMemcpyAsync", array.ctypes.data, address, array.nbytes, kind, self._stream)
 
@@ -120,8 +122,8 @@ class CudaDevice:
         failure = None
         try:
             work()
-        except EngineError as error:
-            failure = error
+        except EngineError as refused:
+            failure = refused
         error, graph = self._cuda.cudaStreamEndCapture(self._stream)
         if failure is not None or _failed(error):
             self._cuda.cudaGetLastError()  # a failed capture is reported once more otherwise
@@ -143,18 +145,18 @@ class CudaDevice:
         self._pinned = {}
         self._do("cudaStreamDestroy", self._stream)
 
-    def _do(self, function: str, *arguments) -> Any:
+    def _do(self, function: str, *arguments: Any) -> Any:
         error, *values = getattr(self._cuda, function)(*arguments)
         if _failed(error):
             raise EngineError(f"{function} failed: {self._text(error)}; is the GPU out of memory or lost (nvidia-smi)?")
         return values[0] if values else None
 
-    def _text(self, error) -> str:
+    def _text(self, error: Any) -> str:
         _, text = self._cuda.cudaGetErrorString(error)
         return f"{text.decode() if isinstance(text, bytes) else text} (cudaError {int(error)})"
 
 
-def _runtime():
+def _runtime() -> Any:
     try:
         from cuda.bindings import runtime
     except ImportError as error:
@@ -164,5 +166,5 @@ def _runtime():
     return runtime
 
 
-def _failed(error) -> bool:
+def _failed(error: Any) -> bool:
     return int(error) != 0

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Protocol
+from types import ModuleType
+from typing import Any, Protocol
 
 from l2g.contract import GraphContract
 from l2g.errors import EngineError
@@ -24,7 +25,7 @@ _MEND = {
 }
 
 
-def why_invalid(trt, diagnostics: int) -> str:
+def why_invalid(trt: ModuleType, diagnostics: int) -> str:
     """What TensorRT-RTX's flags say of an engine that it refuses, and the ways to mend it."""
     flags = trt.EngineInvalidityDiagnostics.__members__
     found = [name for name, flag in flags.items() if int(diagnostics) & int(flag)]
@@ -93,7 +94,7 @@ class EngineExecutor:
         # In this order: a context uses its engine, an engine its runtime.
         self._context = self._engine = self._runtime = None
 
-    def _check_validity(self, trt, content: bytes) -> None:
+    def _check_validity(self, trt: ModuleType, content: bytes) -> None:
         """TensorRT-RTX says beforehand, and why, when an engine is not for this GPU."""
         try:
             validity, diagnostics = self._runtime.get_engine_validity(content)
@@ -104,7 +105,7 @@ class EngineExecutor:
                 f"{self._path}: TensorRT-RTX does not run it on this machine: {why_invalid(trt, diagnostics)}"
             )
 
-    def _create_context(self, trt):
+    def _create_context(self, trt: ModuleType) -> Any:
         """TensorRT-RTX compiles kernels while it runs, so only itself knows when a graph is worth capturing."""
         try:
             config = self._engine.create_runtime_config()
@@ -116,7 +117,7 @@ class EngineExecutor:
         self.captures_itself = True
         return context or self._engine.create_execution_context()
 
-    def _check_boundary(self, trt, contract: GraphContract) -> None:
+    def _check_boundary(self, trt: ModuleType, contract: GraphContract) -> None:
         """The engine's inputs and outputs are those that the contract names."""
         engine = self._engine
         found = {}

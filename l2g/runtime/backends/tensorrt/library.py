@@ -15,8 +15,10 @@ from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from l2g.errors import EngineError
+from l2g.files import write_text
 
 LIBRARIES = ("tensorrt", "tensorrt-rtx")
 INSTALL = {
@@ -78,17 +80,18 @@ class LibraryLog:
     lines: deque[str] = field(init=False)
     errors: deque[str] = field(init=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.lines, self.errors = deque(maxlen=self.most), deque(maxlen=self.most)
 
-    def logger(self, trt: ModuleType):
+    def logger(self, trt: ModuleType) -> Any:
         log, lock = self, threading.Lock()
+        base: Any = trt.ILogger
 
-        class Logger(trt.ILogger):
-            def __init__(self):
-                trt.ILogger.__init__(self)
+        class Logger(base):  # type: ignore[misc]  # the library's own, known when it is there
+            def __init__(self) -> None:
+                base.__init__(self)
 
-            def log(self, severity, message):
+            def log(self, severity: Any, message: str) -> None:
                 with lock:
                     log.add(severity.name, message)
 
@@ -108,7 +111,7 @@ class LibraryLog:
         return "\n  ".join(text.strip() for text in list(chosen)[-lines:])
 
     def write(self, path: Path) -> None:
-        path.write_text("\n".join(self.lines) + "\n", encoding="utf-8")
+        write_text(path, "\n".join(self.lines) + "\n", EngineError)
 
 
 def _import_rtx() -> ModuleType | None:

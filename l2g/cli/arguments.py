@@ -1,0 +1,181 @@
+"""What commands share of their arguments: the parser, one form of defaults in the help, and groups of options."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+
+if TYPE_CHECKING:
+    from l2g.data.dataset import VideoDataset
+
+MODEL = "a checkpoint, an .onnx, an .engine, or the name of a shipped model"
+DATASET = "a directory in YouTube-VIS layout, FORMAT:DIR, or synthetic:{val,occluded,long}"
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line and name what was probably meant."""
+
+    def __init__(self, **how: Any):
+        super().__init__(formatter_class=_Formatter, **how)
+
+    def parse_args(  # type: ignore[override]  # one way to call it is enough
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        words = list(sys.argv[1:] if args is None else args)
+        options = [text for action in self._actions for text in action.option_strings if text.startswith("--")]
+        # Before anything else: a mistyped option would be told as a required one that is missing.
+        for word in words[: words.index("--") if "--" in words else None]:
+            name = word.split("=")[0]
+            if name.startswith("--") and not any(option.startswith(name) for option in options):
+                self.error(f"unknown option '{name}'{did_you_mean(name, options)}")
+        found, unknown = self.parse_known_args(words, namespace)
+        if unknown:
+            self.error(f"unknown argument '{unknown[0]}'")
+        return found
+
+    def error(self, message: str) -> NoReturn:
+        if choice := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message):
+            message += did_you_mean(choice[1], re.findall(r"[\w.:-]+", choice[2]))
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Every option says "(default: X)" or "(required)". Where the default is made later its help says it."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text = action.help
+        if text is None or text is argparse.SUPPRESS or "(default:" in text or isinstance(action, argparse._HelpAction):
+            return text
+        if action.required and not (isinstance(action, argparse._StoreAction) and action.nargs == "?"):
+            return f"{text} (required)"
+        if isinstance(action, argparse._StoreTrueAction):
+            return f"{text} (default: off)"
+        if action.default is None:
+            return text
+        shown = action.default
+        if isinstance(shown, (list, tuple)):
+            shown = " ".join(map(str, shown)) or "none"
+        return f"{text} (default: {str(shown).replace('%', '%%')})"
+
+
+def did_you_mean(word: str, known: list[str]) -> str:
+    """ "; did you mean 'X'?" for the known word that is nearest, or nothing."""
+    import difflib
+
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"; did you mean '{near[0]}'?" if near else ""
+
+
+# A parser, or a group of one.
+Options: TypeAlias = argparse._ActionsContainer
+
+
+def add_model(parser: Options, option: str = "--model", text: str = "", **how: Any) -> None:
+    """The option that names what is to be run."""
+    parser.add_argument(option, metavar="MODEL", help=f"{text}{MODEL}", **({"required": True} | how))
+
+
+def add_checkpoint(parser: Options, also: str = "") -> None:
+    """--ckpt, of a command that makes something of a checkpoint."""
+    text = f"a .safetensors, a public Mask DINO .pth, or a shipped model's name{also}"
+    parser.add_argument("--ckpt", required=True, metavar="CKPT", help=text)
+
+
+def add_dataset(parser: Options, text: str = "", *, required: bool = True, seed: bool = False) -> None:
+    """--dataset, --split and --videos, and with `seed` --seed; `open_dataset` opens what they say."""
+    where = f"{text}{DATASET}" + ("" if required else " (default: none)")
+    parser.add_argument("--dataset", required=required, metavar="DATASET", help=where)
+    add_split(parser)
+    if seed:
+        parser.add_argument("--seed", type=int, default=0, help="seed of a synthetic split")
+    parser.add_argument("--videos", type=int, metavar="N", help="only the first N videos (default: all)")
+
+
+def add_split(parser: Options, default: str = "valid") -> None:
+    parser.add_argument("--split", default=default, help="split of a directory that has several")
+
+
+def open_dataset(options: argparse.Namespace) -> VideoDataset:
+    """The data set that the options of `add_dataset` name. DataError where it is broken or not there."""
+    from dataclasses import replace
+
+    from l2g.data.registry import load_dataset
+    from l2g.errors import L2GError
+
+    if options.videos is not None and options.videos < 1:
+        raise L2GError(f"--videos {options.videos} found, at least 1 expected")
+    dataset = load_dataset(options.dataset, options.split, seed=getattr(options, "seed", 0))
+    return replace(dataset, videos=dataset.videos[: options.videos])
+
+
+def add_canvas(parser: Options) -> None:
+    """--height and --width of an export."""
+    for side in ("height", "width"):
+        parser.add_argument(f"--{side}", type=int, help=f"canvas {side}, a multiple of 32 (default: the model's)")
+
+
+def add_outputs(parser: Options, text: str = "") -> None:
+    """--outputs and --top-k of an export."""
+    parser.add_argument(
+        "--outputs",
+        choices=("raw", "detections"),
+        default="raw",
+        help=f"raw: all logits and masks, for parity and evaluation; detections: the best, for a runtime{text}",
+    )
+    parser.add_argument("--top-k", type=int, default=50, help="instances chosen for detections")
+
+
+def add_library(parser: Options) -> None:
+    """--library, --precision and --min-share of an engine."""
+    from l2g.runtime.backends.tensorrt.library import LIBRARIES
+
+    parser.add_argument("--library", choices=LIBRARIES, default="tensorrt", help="the engine's library")
+    parser.add_argument(
+        "--precision", choices=("fp32", "fp16", "int8"), help="to be found in it (default: the graph's)"
+    )
+    parser.add_argument("--min-share", type=share, default=0.95, help="least part of the FLOPs in it, 0 to 1")
+
+
+def add_streams(parser: Options) -> None:
+    parser.add_argument("--streams", type=int, default=4, help="videos that share a step")
+
+
+def add_quiet(parser: Options) -> None:
+    parser.add_argument("--quiet", action="store_true", help="no stages and no progress bars on stderr")
+
+
+def size(text: str) -> tuple[int, int]:
+    """ "480x864" -> (480, 864)."""
+    try:
+        height, width = map(int, text.lower().split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' found, HxW expected, for example 480x864") from None
+    return height, width
+
+
+def names(path: str) -> tuple[str, ...]:
+    """The lines of a text file that are not empty."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise argparse.ArgumentTypeError(f"{path}: cannot be read as text ({error})") from None
+    return tuple(line.strip() for line in lines if line.strip())
+
+
+def share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} found, 0 to 1 expected")
+    return value
+
+
+def note(text: str) -> None:
+    """A line on stderr, beside the results on stdout."""
+    print(text, file=sys.stderr)

@@ -1,0 +1,209 @@
+"""Files: written so that they appear whole or not at all, summed, read as JSON; and the folder of the cache.
+
+Whatever l2g leaves on a disk goes through `PendingFile`: a new file beside the target under a name that nobody can
+guess, which takes the target's name when it is complete and is removed when it is not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import secrets
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from l2g.errors import DataError, L2GError
+
+StrPath = str | os.PathLike[str]
+_JSON = TypeVar("_JSON")
+
+_MENDS: dict[int | None, str] = {
+    errno.ENOENT: "make its folder first, or give another path",
+    errno.ENOTDIR: "a part of the path is a file; give another path",
+    errno.EISDIR: "give the path of a file",
+    errno.EACCES: "check the permissions of its folder, or give another path",
+    errno.EPERM: "check the permissions of its folder, or give another path",
+    errno.EROFS: "give a path on a disk that can be written",
+    errno.ENOSPC: "make room on the disk, or give a path on another",
+    errno.EDQUOT: "make room within your quota, or give another path",
+    errno.ENAMETOOLONG: "give a shorter name",
+}
+
+
+class PendingFile:
+    """A new, empty file beside `path` that takes its name on `commit` and is removed on `discard`.
+
+    For writers that keep a file open for long; others use `write_atomically`. The file is created, never opened where
+    one is, so a link that waits at its name is not followed. Its mode is 0644 less the umask.
+
+    path: the target; a link there is replaced, not followed. error: the class of the error that is raised, which names
+    the target and the reason, where the folder takes no file or the target is a folder.
+    """
+
+    def __init__(self, path: StrPath, error: type[L2GError] = L2GError):
+        self.path, self.error = Path(path), error
+        self.temporary = name_beside(self.path)
+        try:
+            if self.path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            os.close(os.open(self.temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
+        except (OSError, ValueError) as reason:  # ValueError: a null byte in the name
+            raise self.refusal(reason) from None
+
+    def commit(self) -> None:
+        """Bring the content to the disk, then give it its name; what cannot have it is removed."""
+        try:
+            handle = os.open(self.temporary, os.O_RDWR)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+            os.replace(self.temporary, self.path)
+        except OSError as reason:
+            self.discard()
+            raise self.refusal(reason) from None
+        except BaseException:
+            self.discard()
+            raise
+
+    def discard(self) -> None:
+        """Remove the temporary file, if it is still there."""
+        with contextlib.suppress(OSError):
+            os.unlink(self.temporary)
+
+    def refusal(self, reason: Exception) -> L2GError:
+        """The error to raise where the system refuses to write."""
+        text = getattr(reason, "strerror", None) or reason
+        mend = _MENDS.get(getattr(reason, "errno", None), "give another path")
+        return self.error(f"{self.path}: cannot be written ({text}); {mend}")
+
+    def caused(self, reason: OSError) -> bool:
+        """Whether an error is of this file, not of another that was read or written meanwhile."""
+        return reason.filename in (None, os.fspath(self.temporary), os.fspath(self.path))
+
+
+@contextmanager
+def write_atomically(path: StrPath, error: type[L2GError] = L2GError) -> Iterator[Path]:
+    """A new file beside `path`, to be written inside the block, that takes its name when the block ends well.
+
+    A reader sees the old file or the whole new one, also after a power cut. Whatever ends the block otherwise, Ctrl-C
+    included, leaves `path` as it was and nothing beside it. An OSError of writing is raised as `error`.
+    """
+    pending = PendingFile(path, error)
+    try:
+        yield pending.temporary
+        pending.commit()
+    except OSError as reason:
+        pending.discard()
+        if pending.caused(reason):
+            raise pending.refusal(reason) from None
+        raise
+    except BaseException:
+        pending.discard()
+        raise
+
+
+def write_bytes(path: StrPath, content: bytes, error: type[L2GError] = L2GError) -> None:
+    """Write a file in one step, as `write_atomically` does."""
+    with write_atomically(path, error) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: StrPath, text: str, error: type[L2GError] = L2GError) -> None:
+    """Write UTF-8 text in one step, its line ends as they are."""
+    write_bytes(path, text.encode(), error)
+
+
+def write_json(path: StrPath, data: object, error: type[L2GError] = L2GError) -> None:
+    """Write indented JSON in one step."""
+    write_text(path, json.dumps(data, indent=1) + "\n", error)
+
+
+def read_json(path: StrPath, kind: type[_JSON], name: str | None = None) -> _JSON:
+    """The content of a JSON file, with or without a byte order mark, that has a `kind` (dict or list) at its top.
+
+    name: what messages call the file, its path unless given. DataError where it cannot be read or is something else.
+    """
+    name = name or os.fspath(path)
+    try:
+        content = Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{name}: cannot be read ({reason}); give the path of a JSON file") from None
+    return expect_json(parse_json(content, name), kind, name)
+
+
+def parse_json(content: str | bytes, name: str) -> Any:
+    """JSON that came from `name`; DataError for anything else, and for more depth than can be read."""
+    try:
+        return json.loads(content)
+    except ValueError as error:
+        raise DataError(f"{name}: is not JSON ({error}); write or download the file again") from None
+    except RecursionError:
+        raise DataError(f"{name}: is not JSON that can be read (nested too deep); write it again") from None
+
+
+def expect_json(data: object, kind: type[_JSON], name: str) -> _JSON:
+    """`data` itself; DataError unless it is a `kind`."""
+    if isinstance(data, kind):
+        return data
+    names: dict[type, str] = {dict: "an object", list: "a list"}
+    found = names.get(type(data), type(data).__name__)
+    raise DataError(f"{name}: found {found} at the top, expected {names.get(kind, kind.__name__)}")
+
+
+def sha256_of_file(path: StrPath, error: type[L2GError] = L2GError) -> str:
+    """The SHA-256 sum of a file's content, in hexadecimal; memory: 1 MiB."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as reason:
+        raise error(f"{os.fspath(path)}: cannot be read ({reason.strerror}); give the path of a file") from None
+    return digest.hexdigest()
+
+
+def name_beside(path: Path) -> Path:
+    """A hidden name in the folder of `path` that nobody can guess, for what is not complete yet."""
+    # A name may have 255 bytes; the beginning of a long one tells enough.
+    beginning = path.name.encode()[:200].decode(errors="ignore")
+    return path.parent / f".{beginning}.{secrets.token_hex(8)}.part"
+
+
+def cache_root() -> Path:
+    """Where l2g keeps what it can make again: $L2G_CACHE, else `l2g` in the user's cache directory.
+
+    A user without a home (a container's, a service's) gets a folder of their own among the temporary ones. L2GError
+    where that folder is another user's: engines are code, and the cache holds engines.
+    """
+    if chosen := os.environ.get("L2G_CACHE"):
+        return Path(chosen)
+    if chosen := os.environ.get("XDG_CACHE_HOME"):
+        return Path(chosen) / "l2g"
+    try:
+        home = Path.home()
+    except RuntimeError:  # neither HOME nor an entry in the user database
+        return _cache_without_home()
+    return home / ".cache" / "l2g" if home.is_absolute() else _cache_without_home()
+
+
+def _cache_without_home() -> Path:
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    folder = Path(tempfile.gettempdir()) / f"l2g-{user}"
+    try:
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        found = folder.lstat()
+    except OSError as error:
+        raise L2GError(f"{folder}: cannot be made ({error.strerror}); set L2G_CACHE to a folder of yours") from None
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != user or found.st_mode & 0o022:
+        raise L2GError(f"{folder}: is not a folder of this user alone; set L2G_CACHE to one that is")
+    return folder

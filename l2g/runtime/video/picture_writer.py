@@ -1,0 +1,49 @@
+"""The overlay of a single picture: a PNG file, without loss."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from l2g.errors import VideoError
+
+
+class PictureWriter:
+    """Takes one uint8 [H, W, 3] RGB picture and gives it its name on closing; a context manager like VideoWriter."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._image: npt.NDArray[np.uint8] | None = None
+
+    def write(self, image: npt.NDArray[np.uint8], time: float) -> None:
+        """The last picture written is the one that is kept; `time` has no meaning here."""
+        self._image = image
+
+    def close(self) -> None:
+        """Write the file; without a picture nothing is left behind. VideoError when that fails."""
+        if self._image is None:
+            return
+        image, self._image = self._image, None
+        _, coded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        temporary = None
+        try:
+            with tempfile.NamedTemporaryFile(dir=self.path.parent, prefix=".overlay.", delete=False) as file:
+                temporary = Path(file.name)
+                file.write(coded.tobytes())
+            temporary.chmod(0o644)
+            os.replace(temporary, self.path)
+        except OSError as error:
+            if temporary:
+                temporary.unlink(missing_ok=True)
+            raise VideoError(f"{self.path}: cannot be written ({error}); check the folder and its space") from None
+
+    def __enter__(self) -> PictureWriter:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

@@ -1,0 +1,133 @@
+"""What every source of frames offers: its size and rate, its frames with their times, and what was wrong with it."""
+
+from __future__ import annotations
+
+import math
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from l2g.errors import L2GError, VideoError
+
+Image = npt.NDArray[np.uint8]
+
+# Larger frames are refused before memory is taken for them: as RGB this is 400 MB.
+MAX_PIXELS = 1 << 27
+
+
+@dataclass(frozen=True)
+class VideoFrame:
+    """index: of the source frame, from 0 (skipped frames count). time: seconds. image: uint8 [H, W, 3] RGB, upright."""
+
+    index: int
+    time: float
+    image: Image
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which frames of a source are used: from `start` up to but not including `end`, in seconds, every `stride`-th.
+
+    Frames before `start` are decoded and dropped, so that indices stay those of the file at any frame rate.
+    """
+
+    start: float = 0.0
+    end: float | None = None
+    stride: int = 1
+
+    def __post_init__(self) -> None:
+        if self.stride < 1:
+            raise VideoError(f"stride {self.stride} found, at least 1 expected")
+        # Said this way round: every comparison with NaN is false.
+        if not (0 <= self.start < math.inf and (self.end is None or self.end > self.start)):
+            raise VideoError(f"start {self.start} s and end {self.end} s found, 0 <= start < end expected")
+
+
+class VideoSource(ABC):
+    """Iterated once, gives VideoFrame after VideoFrame; a context manager. `open_source` makes one.
+
+    name: what messages call it. files: the local files that it reads. height, width: of the upright frames, in stored
+    pixels. pixel_aspect: width of a pixel divided by its height. frame_rate: mean frames a second. expected_frames:
+    how many the selection will give, an estimate for progress bars, None when unknown. is_picture: a single picture,
+    without a time. notices: what a user should know although nothing is wrong; may grow while it is iterated.
+    damage: None, or once the iteration has ended a sentence that says what could not be read.
+    """
+
+    name: str
+    selection: Selection
+    files: tuple[Path, ...] = ()
+    height: int
+    width: int
+    pixel_aspect: float = 1.0
+    frame_rate: float
+    expected_frames: int | None = None
+    is_picture: bool = False
+    notices: list[str]
+    damage: str | None = None
+
+    def __init__(self, name: str, selection: Selection) -> None:
+        self.name = name
+        self.selection = selection
+        self.notices = []
+
+    @property
+    def is_portrait(self) -> bool:
+        """Higher than wide to look at."""
+        return self.height > self.width * self.pixel_aspect
+
+    def __iter__(self) -> Iterator[VideoFrame]:
+        """Decode; a source that ends before its first frame raises VideoError."""
+        start, end = self.selection.start, self.selection.end
+        chosen = 0
+        try:
+            for index, time, read in self._decode():
+                if end is not None and time >= end:
+                    return
+                if time < start:
+                    continue
+                if chosen % self.selection.stride == 0:
+                    yield VideoFrame(index, time, read())
+                chosen += 1
+        except L2GError:
+            raise
+        except Exception as error:
+            # One source that trips a library must not end the sources beside it.
+            raise VideoError(f"{self.name}: cannot be read ({reason(error)})") from error
+        if not chosen:
+            raise VideoError(f"{self.name}: no frame in the selection: it ends before {start:g} s")
+
+    def close(self) -> None:  # noqa: B027 (most have nothing to free)
+        """Free the file."""
+
+    def __enter__(self) -> VideoSource:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @abstractmethod
+    def _decode(self) -> Iterator[tuple[int, float, Callable[[], Image]]]:
+        """Yield (index, time, function that gives the picture) of every frame, times never falling."""
+
+
+def shown(path: str | Path) -> str:
+    """A path as text that every terminal can print: names on disk need not be Unicode."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
+def reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def check_size(name: str, height: int, width: int) -> None:
+    """Raise VideoError where frames of this size are too large to be decoded."""
+    if height * width > MAX_PIXELS:
+        raise VideoError(f"{name}: frames of {width}x{height} found, at most {MAX_PIXELS} pixels expected")

@@ -1,0 +1,249 @@
+"""One video track of whatever FFmpeg opens: files, URLs, pipes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import BinaryIO
+
+import av
+import av.error
+import numpy as np
+from av.format import Flags
+from av.video.reformatter import ColorTrc, VideoReformatter
+
+from l2g.errors import VideoError
+from l2g.runtime.video.sources.base import MAX_PIXELS, Image, Selection, VideoSource, check_size, reason
+from l2g.runtime.video.sources.clock import timeline
+from l2g.runtime.video.sources.fit import fit
+from l2g.runtime.video.sources.integrity import is_cut
+from l2g.runtime.video.sources.orientation import Orientation, orientation_of
+from l2g.runtime.video.sources.tracks import choose_track, stated_seconds
+
+# Containers that state how long they last may round: less than this many frame intervals missing is no loss.
+_ROUNDING = 0.5
+
+# Up to here, 1080p, one core decodes and encodes H.264 several times faster than real time.
+ONE_CORE_PIXELS = 1920 * 1088
+
+# Pixels further from square than this are a damaged header.
+_WIDEST_PIXEL = 10
+
+_HDR = {ColorTrc.SMPTE2084: "PQ", ColorTrc.ARIB_STD_B67: "HLG"}
+
+# No frame of a transport stream is shorter than one of its packets.
+_TS_PACKET_BYTES = 188
+
+
+class VideoFile(VideoSource):
+    """One video track of whatever FFmpeg opens.
+
+    Rotation and mirroring of the display matrix are applied. Packets that cannot be decoded are passed over, as
+    players do, and counted in `damage`. Frames of another size than the first are letterboxed into it.
+
+    address: what FFmpeg opens, or an unbuffered pipe. file: the local file that `address` is, if it is one.
+    track: the number of the video track, from 0; None chooses.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        address: str | BinaryIO,
+        selection: Selection,
+        file: Path | None = None,
+        track: int | None = None,
+    ):
+        super().__init__(name, selection)
+        self.files = (file,) if file else ()
+        self._pipe = None if isinstance(address, str) else address
+        try:
+            self._container = av.open(address, "r", metadata_errors="replace")
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            self._close_pipe()
+            raise VideoError(f"{name}: cannot be opened as a video ({reason(error)}); is the file complete?") from None
+        try:
+            self._open_track(address if isinstance(address, str) and file else None, track)
+        except BaseException:
+            self._container.close()
+            self._close_pipe()
+            raise
+
+    def _open_track(self, path: str | None, wanted: int | None) -> None:
+        track, note = choose_track(self._container, self.name, wanted, path)
+        if note:
+            self.notices.append(f"{self.name}: {note}")
+        self._stream = stream = track.stream
+        check_size(self.name, track.height, track.width)
+        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+        # Threads per frame run ahead: when a packet is broken PyAV drops what they hold, up to one frame a core, at the
+        # end of a cut file. Only pictures too large for one core to keep pace get them.
+        stream.thread_type = "AUTO" if track.width * track.height > ONE_CORE_PIXELS else "SLICE"
+        self._interval = 1 / (stream.average_rate or stream.guessed_rate or Fraction(25))
+        self.frame_rate = float(1 / self._interval)
+        # AVI knows a frame rate only; with B-frames the timestamps made from it come in decoding order.
+        self._timeless = self._container.format.name == "avi"
+        self._clock_may_jump = bool(self._container.format.flags & Flags.ts_discont.value)  # type: ignore[operator]
+        # A frame's own `reformat` sets up its tables anew for every frame: 1 ms at 720p.
+        self._reformatter = VideoReformatter()
+        self._packets = self._bad_packets = self._corrupt_frames = self._count = 0
+        self._demux_error: str | None = None
+        self._last_time = self._last_end = self._origin = 0.0
+        # Rotation is known from the first frame only, so the first frame is decoded here.
+        self._frames = self._decoded_frames()
+        first = next(self._frames, None)
+        if first is None:
+            raise VideoError(f"{self.name}: no frame can be decoded{self._because()}; is the file complete?")
+        self._first: av.VideoFrame | None = first
+        self._origin = float(_stamp(first) or 0)
+        self._take_shape(first)
+        if first.color_trc in _HDR:
+            self.notices.append(
+                f"{self.name}: HDR ({_HDR[ColorTrc(first.color_trc)]}): its tones are not mapped, "
+                "so the model sees paler colours than it was trained on"
+            )
+        format_name = self._container.format.name
+        self.is_picture = format_name.endswith("_pipe") or (
+            format_name in ("image2", "gif") and max(1, stream.frames) == 1
+        )
+        self.expected_frames = self._estimate()
+
+    def _take_shape(self, first: av.VideoFrame) -> None:
+        check_size(self.name, first.height, first.width)
+        self._orientation: Orientation = orientation_of(first)
+        aspect = self._stream.sample_aspect_ratio or self._stream.codec_context.sample_aspect_ratio or Fraction(1)
+        self.height, self.width = first.height, first.width
+        self.pixel_aspect = float(aspect) if 1 / _WIDEST_PIXEL <= aspect <= _WIDEST_PIXEL else 1.0
+        if self._orientation.transposed:
+            self.height, self.width = self.width, self.height
+            self.pixel_aspect = 1 / self.pixel_aspect
+
+    def close(self) -> None:
+        try:
+            self._frames.close()
+        except ValueError:
+            return  # another thread is blocked inside the decoder: freeing it under that thread would crash
+        self._container.close()
+        self._close_pipe()
+
+    def _close_pipe(self) -> None:
+        if self._pipe is not None:
+            self._pipe.close()
+
+    def _decode(self) -> Iterator[tuple[int, float, Callable[[], Image]]]:
+        ended = False
+        try:
+            timed = timeline(self._stamped_frames(), self._interval, self._clock_may_jump)
+            for index, (moment, frame) in enumerate(timed):
+                time = float(moment)
+                shown_for = frame.duration * frame.time_base if frame.duration and frame.time_base else 0
+                self._last_time, self._last_end = time, time + float(shown_for or self._interval)
+                self._count = index + 1
+                yield index, time, lambda frame=frame: self._picture(frame)  # type: ignore[misc]
+            ended = True
+        finally:
+            self.damage = self._find_damage(ended)
+
+    def _stamped_frames(self) -> Iterator[tuple[Fraction | None, av.VideoFrame]]:
+        frame, self._first = self._first, None
+        while frame is not None:
+            yield None if self._timeless else _stamp(frame), frame
+            frame = next(self._frames, None)
+
+    def _decoded_frames(self) -> Generator[av.VideoFrame, None, None]:
+        try:
+            for packet in self._container.demux(self._stream):
+                self._packets += packet.size > 0
+                try:
+                    frames = packet.decode()
+                except av.error.EOFError:
+                    return
+                except av.error.FFmpegError:
+                    self._bad_packets += 1
+                    continue
+                for frame in frames:
+                    self._corrupt_frames += bool(frame.is_corrupt)
+                    yield frame
+        except av.error.FFmpegError as error:
+            self._demux_error = reason(error)
+
+    def _picture(self, frame: av.VideoFrame) -> Image:
+        # One thread: the others have the model to work for.
+        rgb = self._reformatter.reformat(frame, frame.width, frame.height, "rgb24", threads=1)
+        image = self._orientation.upright(np.asarray(rgb.to_ndarray(), dtype=np.uint8))
+        if image.shape[:2] != (self.height, self.width):
+            image, other_shape = fit(image, self.height, self.width)
+            said = (
+                f"{self.name}: frames of another shape than the first are letterboxed into {self.width}x{self.height}"
+            )
+            if other_shape and said not in self.notices:
+                self.notices.append(said)
+        return image
+
+    def _stated_duration(self) -> float | None:
+        """Seconds that the container says the video track lasts."""
+        seconds = stated_seconds(self._stream)
+        if seconds is None and self._container.duration and len(self._container.streams) == 1:
+            return self._container.duration / av.time_base
+        return seconds
+
+    def _estimate(self) -> int | None:
+        duration = self._stated_duration()
+        if duration is None:
+            return None
+        if "DURATION" in self._stream.metadata and duration > self._origin:
+            duration -= self._origin  # the tag is the time of the end
+        total = self._stream.frames or max(1, round(duration * self.frame_rate))
+        if self._clock_may_jump and 0 < self._container.size < total * _TS_PACKET_BYTES:
+            return None  # a clock that jumped
+        start, end = self.selection.start, self.selection.end
+        part = (min(duration, duration if end is None else end) - start) / duration
+        return max(1, round(total * min(1.0, max(0.0, part)) / self.selection.stride))
+
+    def _because(self) -> str:
+        reasons = []
+        if self._demux_error:
+            reasons.append(self._demux_error)
+        if self._bad_packets:
+            reasons.append(f"{self._bad_packets} of {self._packets} packets are broken")
+        return f" ({'; '.join(reasons)})" if reasons else ""
+
+    def _find_damage(self, ended: bool) -> str | None:
+        """One sentence when parts could not be decoded, or the stream ran out (`ended`) before it should."""
+        found = []
+        if self._demux_error:
+            found.append(f"reading stopped at {self._last_time:.3f} s ({self._demux_error})")
+        elif ended and self._lost_its_end():
+            stated = self._stated_duration()
+            found.append(
+                f"it ends at {self._last_end:.3f} s" + (f", but says it lasts {stated:.3f} s" if stated else "")
+            )
+        if self._bad_packets:
+            found.append(f"{self._bad_packets} packets could not be decoded")
+        if self._corrupt_frames:
+            found.append(f"{self._corrupt_frames} frames were decoded with errors")
+        return f"{self.name}: the file is damaged: {', '.join(found)}" if found else None
+
+    def _lost_its_end(self) -> bool:
+        """By the file's structure where that tells; a duration alone is believed only where nothing else is known.
+
+        It may count from 0 or from the first frame, and to the start or the end of the last one.
+        """
+        if self._clock_may_jump and self.files:
+            return False  # they announce nothing: FFmpeg takes the duration from the time stamps that it finds
+        verdict = is_cut(self.files[0]) if self.files else None
+        if verdict is True:
+            return True
+        interval = max(float(self._interval), self._last_time / max(1, self._count - 1))
+        missing = (self._stated_duration() or 0.0) - self._origin - self._last_end
+        if self._timeless:
+            missing += self._origin
+        short = missing > _ROUNDING * interval
+        if verdict is False:
+            # Whole, and yet both its count of frames and its duration are larger (MP4 counts frames that it hides).
+            return short and not self._timeless and 0 < self._packets < self._stream.frames
+        return short
+
+
+def _stamp(frame: av.VideoFrame) -> Fraction | None:
+    return None if frame.pts is None or frame.time_base is None else frame.pts * frame.time_base

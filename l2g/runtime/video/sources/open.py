@@ -1,0 +1,115 @@
+"""Which source a path, a URL or a list of pictures is."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from l2g.errors import L2GError, VideoError
+from l2g.runtime.video.sources.base import Selection, VideoSource, reason, shown
+from l2g.runtime.video.sources.container import VideoFile
+from l2g.runtime.video.sources.picture_file import (
+    decode_picture,
+    is_moving_picture,
+    is_picture_name,
+    tiff_pages,
+    webp_animation,
+)
+from l2g.runtime.video.sources.pictures import AnimatedWebP, PictureSequence, in_natural_order, pictures_of_folder
+
+Input: TypeAlias = str | Path | Sequence[str | Path]
+
+# Pictures a second: one in eleven days, and what no camera reaches.
+_SLOWEST, _FASTEST = 1e-6, 1e4
+
+
+def open_source(
+    path: Input, selection: Selection | None = None, picture_rate: float = 30.0, track: int | None = None
+) -> VideoSource:
+    """Open a video file, a named pipe, a picture, a URL that FFmpeg reads, a folder of pictures, or several pictures.
+
+    picture_rate: frames a second of pictures. track: the number of the video track, from 0, where a file holds several;
+    None chooses the film. Raises VideoError when it is missing, empty or not a video.
+    """
+    selection = selection or Selection()
+    if not _SLOWEST <= picture_rate <= _FASTEST:
+        raise VideoError(
+            f"frame rate {picture_rate:g} found for pictures, {_SLOWEST:g} to {_FASTEST:g} a second expected"
+        )
+    if not isinstance(path, (str, Path)):
+        files = in_natural_order([Path(file) for file in path])
+        for file in files:
+            _mode(str(file))
+        return PictureSequence(input_name(path), files, selection, picture_rate)
+    try:
+        return _open(str(path), selection, picture_rate, track)
+    except L2GError:
+        raise
+    except Exception as error:
+        raise VideoError(f"{shown(path)}: cannot be opened ({reason(error)})") from error
+
+
+def group_inputs(inputs: Sequence[str]) -> list[str | tuple[str, ...]]:
+    """Inputs as sources: picture files (`*.jpg`) are together one video, at the place of the first of them."""
+    pictures = tuple(path for path in inputs if "://" not in path and is_picture_name(path) and Path(path).is_file())
+    if len(pictures) < 2:
+        return list(inputs)
+    grouped: list[str | tuple[str, ...]] = []
+    for path in inputs:
+        if path not in pictures:
+            grouped.append(path)
+        elif pictures not in grouped:
+            grouped.append(pictures)
+    return grouped
+
+
+def input_name(source: Input) -> str:
+    """What messages and output folders call an input; pictures have the name of the folder that they lie in."""
+    if isinstance(source, (str, Path)):
+        return shown(source)
+    return shown(Path(source[0]).absolute().parent)
+
+
+def _open(path: str, selection: Selection, picture_rate: float, track: int | None) -> VideoSource:
+    if "://" in path and not Path(path).exists():
+        return VideoFile(path, path, selection, track=track)
+    mode = _mode(path)
+    if track is not None and (stat.S_ISDIR(mode) or is_picture_name(path)):
+        raise VideoError(f"{shown(path)}: pictures have no tracks; leave --track out")
+    if stat.S_ISDIR(mode):
+        return PictureSequence(shown(path), pictures_of_folder(Path(path)), selection, picture_rate)
+    if stat.S_ISFIFO(mode):
+        # Opened here and not by FFmpeg: waiting for whoever writes can be interrupted.
+        return VideoFile(shown(path), open(path, "rb", buffering=0), selection, track=track)
+    if not stat.S_ISREG(mode):
+        raise VideoError(f"{shown(path)}: neither a file, a folder nor a pipe; give a video")
+    if Path(path).stat().st_size == 0:
+        raise VideoError(f"{shown(path)}: the file is empty; copy or record it again")
+    if is_picture_name(path):
+        picture = _open_picture(Path(path), selection, picture_rate)
+        if picture is not None:
+            return picture
+    # Said outright that it is a file: names may hold a colon.
+    return VideoFile(shown(path), f"file:{path}", selection, Path(path), track)
+
+
+def _open_picture(file: Path, selection: Selection, picture_rate: float) -> VideoSource | None:
+    """None for what FFmpeg should try: moving pictures, videos with the name of a picture, pictures cut short."""
+    data = file.read_bytes()
+    animation = webp_animation(data)
+    if animation is not None:
+        return AnimatedWebP(shown(file), file, data, animation, selection)
+    if is_moving_picture(data) or (tiff_pages(file) == 1 and decode_picture(data) is None):
+        return None
+    return PictureSequence(shown(file), [file], selection, picture_rate)
+
+
+def _mode(path: str) -> int:
+    try:
+        return Path(path).stat().st_mode
+    except FileNotFoundError:
+        raise VideoError(f"{shown(path)}: no such file or folder; check the path") from None
+    except (OSError, ValueError) as error:
+        raise VideoError(f"{path!r}: cannot be opened ({reason(error)}); check the path") from None

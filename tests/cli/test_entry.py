@@ -1,0 +1,100 @@
+"""What becomes of every error: one line, one exit code, and a traceback only for who asks for it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from l2g.cli import entry
+from l2g.cli.commands import BY_NAME, Command
+from l2g.cli.entry import guarded, main_of, run_command
+from l2g.errors import DataError, L2GError
+
+COMMAND = Command("tried", "nowhere", "a command of the tests", "Tests", "int8", "stopped half-way")
+
+
+def failing(error):
+    def work():
+        raise error
+
+    return work
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (L2GError("no such thing; make one"), 2, "error: no such thing; make one"),
+        (DataError("broken"), 2, "error: broken"),
+        (KeyboardInterrupt(), 130, "stopped half-way"),
+        (ModuleNotFoundError("No module named 'onnx'", name="onnx"), 2,
+         "error: 'onnx' is not installed; pip install 'l2g[int8]'"),
+        (PermissionError(13, "Permission denied", "/a/b"), 2,
+         "error: [Errno 13] Permission denied: '/a/b'; check the path, its permissions and the space on the disk"),
+        (MemoryError(), 2, "error: this process got no more memory; end other programs, or take fewer streams"),
+    ],
+)  # fmt: skip
+def test_errors_of_the_world_are_one_line(error, code, text, capsys, monkeypatch):
+    monkeypatch.delenv("L2G_DEBUG", raising=False)
+    assert guarded(failing(error), COMMAND) == code
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", f"{text}\n")
+
+
+@pytest.mark.parametrize("error", [KeyError("slots"), ModuleNotFoundError("l2g.gone", name="l2g.gone"), ImportError()])
+def test_a_bug_is_said_to_be_one_and_its_traceback_comes_when_asked_for(error, capsys, monkeypatch):
+    monkeypatch.delenv("L2G_DEBUG", raising=False)
+    assert guarded(failing(error), COMMAND) == 70
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert f"failed with {type(error).__name__}" in told
+    assert "please report it" in told
+    monkeypatch.setenv("L2G_DEBUG", "1")
+    assert guarded(failing(error), COMMAND) == 70
+    told = capsys.readouterr().err
+    assert told.startswith("Traceback (most recent call last)")
+    assert "test_entry.py" in told
+
+
+def test_a_commands_own_code_is_returned():
+    assert guarded(lambda: 1, COMMAND) == 1
+
+
+def test_a_missing_extra_is_named_after_the_command(capsys, monkeypatch):
+    """As where the libraries of the export are not installed."""
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    for name in [name for name in sys.modules if name.startswith(("l2g.export", "l2g.calibration"))]:
+        monkeypatch.delitem(sys.modules, name)
+    files = ["--ckpt", "x", "--dataset", "y", "--output", "z.onnx"]
+    assert main_of("quantize")(files) == 2
+    assert capsys.readouterr().err == "error: 'onnx' is not installed; pip install 'l2g[int8]'\n"
+    assert main_of("inspect")(["model.onnx"]) == 2
+    assert capsys.readouterr().err == "error: 'onnx' is not installed; pip install 'l2g[export]'\n"
+
+
+def test_sigterm_is_like_ctrl_c_for_every_command(monkeypatch, capsys):
+    def run(_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+        return 0
+
+    module = SimpleNamespace(__doc__="", add_arguments=lambda parser: None, run=run)
+    monkeypatch.setattr(entry, "module_of", lambda command: module)
+    for name, command in BY_NAME.items():
+        assert run_command(command, []) == 130, name
+        assert capsys.readouterr().err == f"{command.stopped}\n"
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    code = "import sys; from l2g.cli.entry import guarded; from l2g.cli.commands import COMMANDS\n" + (
+        "sys.exit(guarded(lambda: [print('x' * 1000) for _ in range(10000)] and 0, COMMANDS[0]))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait(timeout=60) == 2

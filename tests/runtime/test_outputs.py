@@ -1,0 +1,96 @@
+"""Raw outputs and detections answer the same questions alike."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from l2g.runtime.outputs import OUTPUT_KINDS, RawOutputs
+from l2g.runtime.picture.postprocess import select_detections
+
+SLOTS, CLASSES, CHANNELS = 6, 3, 4
+
+
+@pytest.fixture
+def raw():
+    """Two streams; no two scores are equal, and no mask map is all of one sign."""
+    rng = np.random.default_rng(3)
+    shapes = {"queries": (CHANNELS,), "boxes": (4,), "logits": (CLASSES,), "mask_logits": (5, 7)}
+    return RawOutputs(**{name: rng.normal(size=(2, SLOTS, *s)).astype(np.float32) for name, s in shapes.items()})
+
+
+@pytest.fixture(params=["raw", "all", "four"])
+def outputs(request, raw):
+    """One stream's; of detections all slots, or the best four."""
+    row = raw.stream(1)
+    return row if request.param == "raw" else select_detections(row, {"all": SLOTS, "four": 4}[request.param])
+
+
+def probability(raw, slot):
+    return 1 / (1 + np.exp(-raw.logits[1, slot].astype(np.float64)))
+
+
+def test_a_stream_is_a_view_of_its_row(raw):
+    for kind in (raw, select_detections(raw, 3)):
+        row = kind.stream(1)
+        for name, array in vars(kind).items():
+            np.testing.assert_array_equal(getattr(row, name), array[1:])
+            assert np.shares_memory(getattr(row, name), array)
+
+
+def test_the_best_slots_are_the_most_probable(raw, outputs):
+    order = sorted(range(SLOTS), key=lambda slot: -probability(raw, slot).max())
+    found = outputs.best(3)
+    assert found.slots.tolist() == order[:3]
+    assert found.labels.tolist() == [probability(raw, slot).argmax() for slot in order[:3]]
+    np.testing.assert_allclose(found.scores, [probability(raw, slot).max() for slot in order[:3]], rtol=1e-6)
+
+
+def test_rows_tell_of_slots_their_probabilities_and_masks(raw, outputs):
+    slots, probabilities = outputs.slot_probabilities(CLASSES)
+    masks = outputs.binary_masks(np.arange(len(slots)))
+    assert sorted(set(slots)) == sorted(slots)
+    for slot, row, mask in zip(slots, probabilities, masks, strict=True):
+        expected = probability(raw, slot)
+        assert row.argmax() == expected.argmax()
+        assert row.max() == pytest.approx(expected.max(), rel=1e-6)
+        np.testing.assert_array_equal(mask, raw.mask_logits[1, slot] > 0)
+        np.testing.assert_array_equal(outputs.mask_logits_of(slot) > 0, mask)
+    np.testing.assert_array_equal(outputs.binary_masks(np.array([2, 0])), masks[[2, 0]])
+
+
+def test_renamed_slots_keep_what_they_show(outputs):
+    order = np.array([2, 0, 5, 1, 4, 3])
+    renamed = outputs.permuted(order)
+    assert type(renamed) is type(outputs)
+    before, after = outputs.best(4), renamed.best(4)
+    assert [order[slot] for slot in after.slots] == before.slots.tolist()
+    np.testing.assert_array_equal(after.scores, before.scores)
+    np.testing.assert_array_equal(renamed.queries[0], outputs.queries[0, order])
+    for slot in after.slots:
+        np.testing.assert_array_equal(renamed.mask_logits_of(slot), outputs.mask_logits_of(order[slot]))
+    assert outputs.permuted(np.arange(SLOTS)) is outputs
+
+
+def test_masks_that_are_not_shown_are_empty(outputs):
+    kept = outputs.best(2).slots.astype(np.int64)
+    shown = outputs.with_masks_of(kept)
+    slots, _ = shown.slot_probabilities(CLASSES)
+    for slot, mask in zip(slots, shown.binary_masks(np.arange(len(slots))), strict=True):
+        assert mask.any() == (slot in kept)
+    np.testing.assert_array_equal(shown.best(4).scores, outputs.best(4).scores)
+    assert outputs.binary_masks(np.arange(len(slots))).any(axis=(1, 2)).all()  # what was given is untouched
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
+def test_one_number_that_is_none_is_found(raw, poison):
+    assert raw.finite()
+    for name, array in vars(raw).items():
+        bad = array.copy()
+        bad.flat[-1] = poison
+        assert not dataclasses.replace(raw, **{name: bad}).finite()
+
+
+def test_every_kind_has_its_fields_named_as_the_contracts_outputs():
+    for kind in OUTPUT_KINDS.values():
+        assert "queries" in kind.__dataclass_fields__
