@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from l2g.errors import VideoError
-from l2g.runtime.video.source import input_name, open_source
+from l2g.runtime.video.source import group_inputs, input_name, open_source
 from tests.runtime.clips import moving_scenes, write_clip
 
 
@@ -82,11 +82,17 @@ def test_what_is_not_there_is_one_clear_error(name):
     str(caught.value).encode()
 
 
+def test_grouping_looks_at_names_of_any_length():
+    inputs = ["m" * 5000 + ".png", "a\0.png", "http://127.0.0.1/a.png"]
+    assert group_inputs(inputs) == inputs
+
+
 def test_an_address_that_nobody_answers():
     with pytest.raises(VideoError, match="cannot be opened as a video"):
         open_source("http://127.0.0.1:9/a.mp4")
-    with pytest.raises(VideoError, match="cannot be opened as a video"):
-        open_source("nonsense://a")
+    for address in ("nonsense://a", "http://127.0.0.1:9/a.mp4?signature=" + "0" * 5000):
+        with pytest.raises(VideoError, match="cannot be opened as a video"):
+            open_source(address)
 
 
 def test_a_folder_that_cannot_be_listed(tmp_path, monkeypatch):

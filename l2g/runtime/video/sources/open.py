@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,7 +54,7 @@ def open_source(
 
 def group_inputs(inputs: Sequence[str]) -> list[str | tuple[str, ...]]:
     """Inputs as sources: picture files (`*.jpg`) are together one video, at the place of the first of them."""
-    pictures = tuple(path for path in inputs if "://" not in path and is_picture_name(path) and Path(path).is_file())
+    pictures = tuple(path for path in inputs if "://" not in path and is_picture_name(path) and os.path.isfile(path))
     if len(pictures) < 2:
         return list(inputs)
     grouped: list[str | tuple[str, ...]] = []
@@ -73,7 +74,7 @@ def input_name(source: Input) -> str:
 
 
 def _open(path: str, selection: Selection, picture_rate: float, track: int | None) -> VideoSource:
-    if "://" in path and not Path(path).exists():
+    if "://" in path and not os.path.exists(path):  # unlike Path.exists, False for what is too long for a name
         return VideoFile(path, path, selection, track=track)
     mode = _mode(path)
     if track is not None and (stat.S_ISDIR(mode) or is_picture_name(path)):
