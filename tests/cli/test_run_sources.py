@@ -1,0 +1,85 @@
+"""The command and its inputs: several pictures are one video, tracks, what is said of a source, single pictures."""
+
+import os
+
+import cv2
+import numpy as np
+import pytest
+from av.stream import Disposition
+
+from l2g.cli.running import run as run_video
+from tests.runtime.blobs import BlobBackend, scene
+from tests.runtime.clips import moving_scenes, write_clip
+from tests.runtime.made import write_tracks
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path, capsys):
+    """Run the command without an inference library; gives the exit code and what went to stderr."""
+
+    def open_backend(model, *, top_k, canvas=None, portrait=False, num_queries=None, class_names=None):
+        return BlobBackend((96, 64) if portrait else (64, 96), top_k=top_k)
+
+    monkeypatch.setattr(run_video, "open_backend", open_backend)
+
+    def call(*inputs, options=()):
+        output = tmp_path / "out"
+        code = run_video.main(["--model", "m", "--input", *map(str, inputs), "--output", str(output), *options])
+        return code, output, capsys.readouterr().err
+
+    return call
+
+
+def _frames(folder):
+    return len((folder / "frames.jsonl").read_text().splitlines())
+
+
+def test_picture_files_are_one_video_beside_others(run, tmp_path):
+    pictures = []
+    (tmp_path / "walk").mkdir()
+    for index, image in enumerate(moving_scenes(4)):
+        pictures.append(tmp_path / "walk" / f"{index}.png")
+        cv2.imwrite(str(pictures[-1]), image[..., ::-1])
+    code, output, _ = run(*pictures)
+    assert (code, _frames(output)) == (0, 4)
+    film = write_clip(tmp_path / "film.mp4", moving_scenes(7))
+    code, output, _ = run(film, *pictures)
+    assert code == 0
+    assert (_frames(output / "film"), _frames(output / "walk")) == (7, 4)
+
+
+def test_a_track_is_chosen_and_said(run, tmp_path):
+    still = [scene(200, 320, [])], [0.0], "mjpeg", Disposition(0)
+    film = moving_scenes(6), np.arange(6) / 10, "libx264", Disposition(0)
+    path = write_tracks(tmp_path / "a.mkv", [still, film])
+    code, output, said = run(path)
+    assert (code, _frames(output)) == (0, 6)
+    assert "note: " in said
+    assert "track 1 is used" in said
+    code, output, said = run(path, options=["--track", "0"])
+    assert (code, _frames(output)) == (0, 1)
+    assert "note" not in said
+    code, _, said = run(path, options=["--track", "5"])
+    assert code == 2
+    assert said.count("\n") == 1
+    assert "video track 5 asked for" in said
+
+
+@pytest.mark.parametrize("options", [["--fps", "nan"], ["--fps", "1e300"], ["--start", "nan"], ["--end", "nan"]])
+def test_numbers_that_are_none_are_one_line(run, tmp_path, options):
+    cv2.imwrite(str(tmp_path / "a.png"), scene(64, 96, []))
+    code, output, said = run(tmp_path / "a.png", options=options)
+    assert code == 2
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+    assert not output.exists()
+
+
+def test_an_upright_picture_by_the_shape_that_it_shows(run, tmp_path):
+    """96 stored columns of half their width are upright."""
+    code, output, _ = run(write_clip(tmp_path / "a.mp4", moving_scenes(2), pixel_aspect=0.5))
+    assert (code, _frames(output)) == (0, 2)
+    cv2.imwrite(str(tmp_path / "b.png"), scene(64, 96, []))
+    code, output, _ = run(tmp_path / "b.png")
+    assert code == 0
+    assert "overlay.png" in os.listdir(output)
