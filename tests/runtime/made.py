@@ -47,7 +47,10 @@ def write_motion_jpeg(path, jpegs, height, width, rate=10):
 
 
 def write_tracks(path, tracks, sound=False):
-    """Several video tracks; each is (images, times, codec, disposition) and sound is half a minute of silence."""
+    """Several video tracks; each is (images, times, codec, disposition) and sound is a second of silence.
+
+    Where `times` has one more than the images it is the end of the last one.
+    """
     with av.open(str(path), "w") as container:
         streams = []
         for images, _, codec, disposition in tracks:
@@ -59,12 +62,16 @@ def write_tracks(path, tracks, sound=False):
             streams.append(stream)
         audio = container.add_stream("aac", rate=16000) if sound else None
         for stream, (images, times, _, _) in zip(streams, tracks, strict=True):
-            for image, time in zip(images, times, strict=True):
+            packets = []
+            for image, time in zip(images, times, strict=False):
                 frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
                 frame = frame.reformat(format=stream.pix_fmt)
                 frame.pts, frame.time_base = round(time * 1000), Fraction(1, 1000)
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode(None))
+                packets += stream.encode(frame)
+            packets += stream.encode(None)
+            if len(times) > len(images):
+                packets[-1].duration = round((times[-1] - times[-2]) * 1000)
+            container.mux(packets)
         if audio is not None:
             for start in range(0, 16000, 1024):
                 frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")

@@ -1,5 +1,7 @@
 """What counts as damage: bytes or frames that are missing; never a duration alone."""
 
+import os
+import threading
 from fractions import Fraction
 
 import av
@@ -60,7 +62,8 @@ def test_a_long_last_frame_is_no_loss(tmp_path, suffix, last):
     path = tmp_path / f"a.{suffix}"
     codec, pixels = ("gif", "rgb8") if suffix == "gif" else ("mpeg4", "yuv420p")
     tick = Fraction(1, 100)
-    with av.open(str(path), "w") as container:
+    options = {"movflags": "faststart"} if suffix in ("mp4", "mov") else {}
+    with av.open(str(path), "w", options=options) as container:
         stream = container.add_stream(codec, rate=10)
         stream.height, stream.width, stream.pix_fmt = 64, 96, pixels
         stream.codec_context.time_base = tick
@@ -75,6 +78,13 @@ def test_a_long_last_frame_is_no_loss(tmp_path, suffix, last):
             container.mux(packet)
     source, frames = _read(path)
     assert [frame.time for frame in frames] == pytest.approx(np.arange(6) / 10)
+    assert source.damage is None
+    # Through a pipe the structure cannot be looked at a second time.
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    threading.Thread(target=pipe.write_bytes, args=(path.read_bytes(),), daemon=True).start()
+    source, frames = _read(pipe)
+    assert len(frames) == 6
     assert source.damage is None
 
 

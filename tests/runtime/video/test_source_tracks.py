@@ -38,6 +38,7 @@ BESIDE = {
     "a small still": (*_still(), "mjpeg", NOTHING),
     "a still larger than the film": (*_still(200, 320), "mjpeg", NOTHING),
     "a still that is the default": (*_still(200, 320), "mjpeg", Disposition.default),
+    "a still that lasts as long": ([_still(200, 320)[0][0]], [0.0, 1.2], "mjpeg", Disposition.default),
     "a smaller preview": (moving_scenes(12, 32, 48), TIMES, "libx264", NOTHING),
     "a short, larger trailer": (moving_scenes(3, 128, 192), TIMES[:3], "libx264", NOTHING),
 }
