@@ -12,6 +12,7 @@ import pytest
 from l2g.errors import VideoError
 from l2g.runtime.video.source import Selection, group_inputs, open_source
 from l2g.runtime.video.sources.fit import fit
+from l2g.runtime.video.sources.picture_file import claimed_size
 from tests.runtime.blobs import scene
 from tests.runtime.clips import cut, moving_scenes, rotate_mp4, write_clip
 from tests.runtime.made import EXIF_UPRIGHT, jpeg, write_motion_jpeg
@@ -273,12 +274,28 @@ def test_what_lies_in_folders_does_not_stop_a_run(tmp_path):
     str(caught.value).encode()
 
 
-def test_a_picture_that_claims_to_be_huge_is_refused(tmp_path):
-    data = bytearray(cv2.imencode(".bmp", PICTURE)[1].tobytes())
-    data[18:26] = struct.pack("<ii", 30_000, 30_000)
-    (tmp_path / "a.bmp").write_bytes(data)
-    with pytest.raises(VideoError):
-        _read(tmp_path / "a.bmp")
+HUGE = {
+    "bmp": lambda data: data[:18] + struct.pack("<ii", 30_000, -20_000) + data[26:],
+    "png": lambda data: data[:16] + struct.pack(">II", 30_000, 20_000) + data[24:],
+    "jpg": lambda data: data.replace(struct.pack(">HH", 64, 96), struct.pack(">HH", 20_000, 30_000)),
+}
+
+
+@pytest.mark.parametrize("suffix", HUGE)
+def test_a_picture_that_claims_to_be_huge_is_refused_before_memory_is_taken(tmp_path, suffix, monkeypatch):
+    data = cv2.imencode(f".{suffix}", PICTURE)[1].tobytes()
+    assert claimed_size(data) == (64, 96)
+    assert claimed_size(HUGE[suffix](data)) == (20_000, 30_000)
+    (tmp_path / f"a.{suffix}").write_bytes(HUGE[suffix](data))
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(VideoError, match="none of its 1 pictures can be read"):
+        open_source(tmp_path)
+
+
+@pytest.mark.parametrize("orientation", [None, 6])
+def test_the_claim_of_a_jpeg_is_behind_its_other_segments(orientation):
+    assert claimed_size(jpeg(PICTURE, orientation)) == (64, 96)
+    assert claimed_size(b"") == claimed_size(b"\xff\xd8") == claimed_size(b"GIF89a" + bytes(20)) == (0, 0)
 
 
 @pytest.mark.parametrize("rate", [float("nan"), float("inf"), -float("inf"), 1e-300, 1e300, 0.0, -1.0])

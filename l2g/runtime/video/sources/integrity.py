@@ -26,13 +26,16 @@ def is_cut(path: Path) -> bool | None:
             if head[:8] == b"\x89PNG\r\n\x1a\n":
                 return b"IEND" not in _tail(file, size)
             if head[:2] == b"\xff\xd8":
-                # Compressed data never hold a marker: the last scan has to be followed by the end of a picture.
                 file.seek(0)
-                data = file.read()
-                return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
+                return jpeg_is_cut(file.read())
     except OSError:
         return None
     return None
+
+
+def jpeg_is_cut(data: bytes) -> bool:
+    """Compressed data never hold a marker: the last scan has to be followed by the end of a picture."""
+    return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
 
 
 def _tail(file: BinaryIO, size: int) -> bytes:

@@ -138,7 +138,7 @@ class AnimatedWebP(VideoSource):
         self._chunk = max(1, _ANIMATION_BYTES // (4 * self.height * self.width))
         self._first = decode_animation(name, data, 0, self._chunk)
         if not self._first:
-            raise VideoError(f"{name}: no frame can be decoded; is the file complete?")
+            raise VideoError(f"{name}: no frame can be decoded; is the file complete, and OpenCV 5 or newer?")
 
     def _decode(self) -> Iterator[tuple[int, float, Callable[[], Image]]]:
         images, self._first, done = self._first, [], 0
