@@ -20,7 +20,7 @@ def run(monkeypatch, tmp_path, capsys):
     def open_backend(model, *, top_k, canvas=None, portrait=False, num_queries=None, class_names=None):
         return BlobBackend((96, 64) if portrait else (64, 96), top_k=top_k)
 
-    monkeypatch.setattr(run_video, "open_backend", open_backend)
+    monkeypatch.setattr("l2g.runtime.backends.open.open_backend", open_backend)
 
     def call(*inputs, options=()):
         output = tmp_path / "out"

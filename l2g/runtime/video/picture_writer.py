@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 import cv2
@@ -11,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from l2g.errors import VideoError
+from l2g.files import write_bytes
 
 
 class PictureWriter:
@@ -30,17 +29,7 @@ class PictureWriter:
             return
         image, self._image = self._image, None
         _, coded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-        temporary = None
-        try:
-            with tempfile.NamedTemporaryFile(dir=self.path.parent, prefix=".overlay.", delete=False) as file:
-                temporary = Path(file.name)
-                file.write(coded.tobytes())
-            temporary.chmod(0o644)
-            os.replace(temporary, self.path)
-        except OSError as error:
-            if temporary:
-                temporary.unlink(missing_ok=True)
-            raise VideoError(f"{self.path}: cannot be written ({error}); check the folder and its space") from None
+        write_bytes(self.path, coded.tobytes(), VideoError)
 
     def __enter__(self) -> PictureWriter:
         return self

@@ -44,6 +44,7 @@ def _noise(data, rng):
 @pytest.mark.parametrize("change", [_cut, _bytes, _header, _hole, _noise])
 def test_changed_files_are_read_or_refused(tmp_path, change):
     rng = random.Random(change.__name__)
+    causes: list = []
     outcomes = {"read": 0, "damaged": 0, "refused": 0}
     for _ in range(MUTATIONS // 5):
         whole = rng.choice(WHOLE)
@@ -58,8 +59,9 @@ def test_changed_files_are_read_or_refused(tmp_path, change):
                     last = frame.time
             outcomes["damaged" if source.damage else "read"] += 1
         except L2GError as error:
-            # No library's own exception behind it: everything that went wrong was foreseen.
-            assert error.__cause__ is None
             outcomes["refused"] += 1
+            causes.append(error.__cause__)
+    # No library's own exception behind them: everything that went wrong was foreseen.
+    assert set(causes) <= {None}
     assert sum(outcomes.values()) == MUTATIONS // 5
     assert outcomes["damaged"] + outcomes["refused"] > 0
