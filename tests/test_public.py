@@ -157,7 +157,7 @@ def test_export_takes_a_path_or_a_model(models, tmp_path):
     exported = l2g.export_onnx(checkpoint, tmp_path / "a.onnx", top_k=3)
     contract = read_contract(read_model(tmp_path / "a.onnx"), "a.onnx")
     assert (exported.path, contract.output_kind) == (tmp_path / "a.onnx", "detections")
-    assert contract.build["checkpoint"] == checkpoint.name
+    assert contract.build.checkpoint == checkpoint.name
     l2g.export_onnx(model, tmp_path / "b.onnx")
     assert (tmp_path / "b.onnx").read_bytes() == graph.read_bytes()
     with pytest.raises(l2g.L2GError, match=r"option 'presicion' found, one of height, .*precision"):
@@ -240,7 +240,7 @@ def test_quantize_writes_a_graph_and_its_report(models, dataset, tmp_path):
     assert done.path == output
     from l2g.artifacts.onnx_file import read_contract, read_model
 
-    assert read_contract(read_model(output), output).build["precision"] == "int8"
+    assert read_contract(read_model(output), output).build.precision == "int8"
     assert (tmp_path / "small.int8.report.md").read_text() == done.report.table()
     assert json.loads((tmp_path / "small.int8.report.json").read_text())
     with pytest.raises(l2g.L2GError, match="in a folder that exists"):
