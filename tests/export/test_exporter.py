@@ -26,7 +26,7 @@ from tests.exported import exported_model, small_checkpoint, small_graph
 def traced_once(monkeypatch):
     """Exports of the small model at opset 17 take its graph from the one trace."""
 
-    def trace(_, contract, opset):
+    def trace(_, contract, opset, _progress):
         assert opset == 17
         return traced(None if contract.output_kind == "raw" else contract.output("scores").shape[1])
 
