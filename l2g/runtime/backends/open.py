@@ -114,5 +114,5 @@ def _open_graph(model: str) -> Backend:
             f"{model}: a graph runs on ONNX Runtime, but '{error.name}' is not installed; "
             "install it with: pip install 'l2g[cpu]' (or 'l2g[gpu]' for CUDA)"
         ) from None
-    backend: Backend = library.OnnxRuntimeBackend(model)
+    backend: Backend = library.OnnxRuntimeBackend(model, keep=True)
     return backend
