@@ -54,20 +54,18 @@ class ClassMatch:
     note: str = ""
 
 
-def match_classes(
-    dataset: VideoDataset, class_names: Sequence[str], mapping: Mapping[str, str] | None = None
-) -> ClassMatch:
+def match_classes(dataset: VideoDataset, class_names: Sequence[str]) -> ClassMatch:
     """Match the classes of `dataset` with a model's `class_names` by name.
 
     Names are equal but for case and the signs between words. The same names in another order are reordered. Other names
-    need a `mapping` (data set's name -> model's name), and the data set is then scored on the classes in it alone. A
+    need the data set's `class_map`, and the data set is then scored on the classes in it alone. A
     model whose names were made up ("class_0", ...) is taken to have the data set's classes in its order, if it has as
     many; the note says so. Raises DataError where classes cannot be matched.
     """
     theirs = dataset.class_names
-    if mapping is not None:
-        return _mapped(dataset, class_names, mapping)
-    if class_names and all(_MADE_UP.fullmatch(name) for name in class_names):
+    if dataset.class_map is not None:
+        return _mapped(dataset, class_names, dataset.class_map)
+    if made_up(class_names):
         if len(class_names) == len(theirs):
             note = f"the model names no classes; taken to be those of '{dataset.name}', in its order"
             return ClassMatch(dataset, note=note)
@@ -79,12 +77,26 @@ def match_classes(
     data = _numbered(theirs, f"data set '{dataset.name}'")
     if model.keys() != data.keys():
         raise DataError(_difference(dataset, class_names, data, model))
-    columns = tuple(model[_plain(name)] for name in theirs)
-    if columns == tuple(range(len(columns))):
+    columns = same_names(class_names, theirs)
+    if columns == tuple(range(len(theirs))):
         return ClassMatch(dataset)
     return ClassMatch(
         dataset, columns, f"the model has the classes of '{dataset.name}' in another order; matched by name"
     )
+
+
+def made_up(names: Sequence[str]) -> bool:
+    """Whether nothing names these classes: "class_0", "class_1", ..."""
+    return bool(names) and all(_MADE_UP.fullmatch(name) for name in names)
+
+
+def same_names(names: Sequence[str], wanted: Sequence[str]) -> tuple[int, ...] | None:
+    """Where each of `wanted` stands in `names`; None where the two are not the same names, each once."""
+    places = {_plain(name): place for place, name in enumerate(names)}
+    plain = [_plain(name) for name in wanted]
+    if len(places) < len(names) or len(set(plain)) < len(plain) or set(plain) != places.keys():
+        return None
+    return tuple(places[name] for name in plain)
 
 
 def read_mapping(source: str | Path) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """A model's classes and a data set's are matched by name, never by count alone."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -164,7 +165,7 @@ def test_a_mapping_leaves_the_classes_in_it(tmp_path):
     write_synthetic(tmp_path / "data", "val", seed=3, videos=3, frames=4)
     data = load_youtube_vis(tmp_path / "data")
     first, last = data.class_names[0], data.class_names[-1]
-    match = match_classes(data, ("x", "y", "z"), {last: "x", first: "z"})
+    match = match_classes(replace(data, class_map={last: "x", first: "z"}), ("x", "y", "z"))
     assert match.dataset.class_names == (first, last)
     assert match.columns == (2, 0)
     expected = [[o for o in v.objects if o.label in (0, len(data.categories) - 1)] for v in data.videos]
@@ -181,13 +182,13 @@ def test_a_mapping_leaves_the_classes_in_it(tmp_path):
 @pytest.mark.parametrize(("mapping", "words"), [({"cow": "cat"}, "made up"), ({"cat": "cow"}, "the model")])
 def test_a_mapping_of_what_is_not_there(mapping, words):
     with pytest.raises(DataError, match=f"'cow', which .*{words}"):
-        match_classes(dataset("cat"), ("cat",), mapping)
+        match_classes(replace(dataset("cat"), class_map=mapping), ("cat",))
 
 
 @pytest.mark.parametrize("name", SHIPPED_MAPS)
 def test_the_shipped_maps_hold_names_that_exist(name):
     mapping = read_mapping(name)
-    match = match_classes(dataset(*OFFICIAL[name]), COCO_CLASSES, mapping)
+    match = match_classes(replace(dataset(*OFFICIAL[name]), class_map=mapping), COCO_CLASSES)
     pairs = zip(match.dataset.class_names, (COCO_CLASSES[column] for column in match.columns), strict=True)
     assert len(match.columns) == len(mapping) == len(set(match.columns))
     assert dict(pairs)[next(n for n in OFFICIAL[name] if n.lower() == "zebra")] == "zebra"
