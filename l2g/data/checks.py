@@ -217,7 +217,7 @@ def _completed(
             added["iscrowd"] = 0
         if not _areas_are_sound(mark.get("areas"), mark["segmentations"]):
             added["areas"] = _areas(mark["segmentations"], videos[mark["video_id"]])
-        lacking.update(added)
+        lacking.update(added.keys())
         found.append({**mark, **added} if added else mark)
     how = {"id": "numbered anew", "iscrowd": "taken as 0", "areas": "computed from the masks"}
     problems += [
@@ -267,6 +267,7 @@ class FileLookup:
         self._root, self._outside_is_fine = root, allow_outside
         self._real_root = os.path.realpath(root)
         self._folders: dict[str, tuple[dict[str, bool], bool]] = {}
+        self._plain: set[str] = set()
 
     def problem(self, where: str, names: Iterable[str]) -> Problem | None:
         """What is wrong with the first of `names` that is missing or lies outside; None where nothing is."""
@@ -294,11 +295,23 @@ class FileLookup:
         try:
             with os.scandir(self._root / folder) as entries:
                 files = {entry.name: entry.is_symlink() for entry in entries}
-            inside = not self._leaves(folder)
+            inside = self._is_plain(folder) or not self._leaves(folder)
         except (OSError, ValueError):  # ValueError: a null byte or half a character pair in the name
             files, inside = {}, True
         self._folders[folder] = files, inside
         return files, inside
+
+    def _is_plain(self, folder: str) -> bool:
+        """Whether a folder plainly lies in the root: by names that lead down, none of them a link."""
+        if not folder or folder in self._plain:
+            return True
+        if folder.startswith("/"):
+            return False
+        parent, _, last = folder.rpartition("/")
+        plain = last not in ("", "..") and not os.path.islink(self._root / folder) and self._is_plain(parent)
+        if plain:
+            self._plain.add(folder)
+        return plain
 
     def _leaves(self, name: str) -> bool:
         real = os.path.realpath(self._root / name)

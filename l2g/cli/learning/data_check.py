@@ -25,13 +25,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from l2g.data.pictures import unreadable_frames
-    from l2g.data.registry import load_dataset
     from l2g.errors import L2GError
+    from l2g.metrics.files import no_collection
 
     if options.workers is not None and options.workers < 1:
         raise L2GError(f"--workers {options.workers} found, at least 1 expected")
-    dataset = load_dataset(options.source, split=options.split, skip_broken=True, allow_outside=options.allow_outside)
+    with no_collection():  # what was read is gone before it is looked at for garbage
+        return check(options)
+
+
+def check(options: argparse.Namespace) -> int:
+    """Read the data set and print what is wrong with it; the exit code."""
+    from l2g.data.pictures import unreadable_frames
+    from l2g.data.registry import load_dataset
+
+    outside = options.allow_outside
+    dataset = load_dataset(options.source, split=options.split, skip_broken=True, allow_outside=outside)
     problems = dataset.problems
     if options.decode:
         problems += unreadable_frames(dataset, options.workers, progress=not options.quiet)
