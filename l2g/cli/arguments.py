@@ -121,14 +121,16 @@ def add_allow_outside(parser: Options) -> None:
     )
 
 
-def open_dataset(options: argparse.Namespace, name: str | None = None) -> VideoDataset:
+def open_dataset(options: argparse.Namespace, name: str | None = None, *, decode: bool = True) -> VideoDataset:
     """The data set that the options of `add_dataset` name, or `name` read as they say.
 
-    What --skip-broken leaves out is named on stderr. DataError where it is broken or not there.
+    What --skip-broken leaves out is named on stderr; with `decode` it is looked for in every frame, before the command
+    begins. DataError where the data set is broken or not there.
     """
     from dataclasses import replace
 
     from l2g.data.classes import read_mapping
+    from l2g.data.pictures import unreadable_frames
     from l2g.data.registry import load_dataset
     from l2g.errors import L2GError
 
@@ -143,9 +145,16 @@ def open_dataset(options: argparse.Namespace, name: str | None = None) -> VideoD
         skip_broken=options.skip_broken,
         allow_outside=options.allow_outside,
     )
+    dataset = replace(dataset, videos=dataset.videos[:count], class_map=mapping)
+    if options.skip_broken and decode:
+        found = unreadable_frames(dataset, progress=not options.quiet)
+        videos = (
+            [video for place, video in enumerate(dataset.videos) if place not in found] if found else dataset.videos
+        )
+        dataset = replace(dataset, videos=videos, problems=dataset.problems + tuple(found.values()))
     for line in dataset.left_out():
         note(line)
-    return replace(dataset, videos=dataset.videos[:count], class_map=mapping)
+    return dataset
 
 
 def add_canvas(parser: Options) -> None:

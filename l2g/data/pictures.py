@@ -46,9 +46,9 @@ def read_picture(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
     return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
 
 
-def unreadable_frames(dataset: VideoDataset, workers: int | None = None, progress: bool = True) -> tuple[Problem, ...]:
-    """Decode every picture of `dataset` in `workers` processes (None: one for each CPU); a Problem for each video that
-    has one which cannot be decoded to its end or has another size than the annotation says."""
+def unreadable_frames(dataset: VideoDataset, workers: int | None = None, progress: bool = True) -> dict[int, Problem]:
+    """Decode every picture of `dataset` in `workers` processes (None: one for each CPU); by a video's place a Problem
+    where it has one that cannot be decoded to its end or has another size than the annotation says."""
     from tqdm import tqdm
 
     found: defaultdict[int, list[tuple[int, str]]] = defaultdict(list)
@@ -65,12 +65,12 @@ def unreadable_frames(dataset: VideoDataset, workers: int | None = None, progres
                 place, number, _ = pictures[first + offset]
                 found[place].append((number, message))
             bar.update(count)
-    problems = []
+    problems = {}
     for place in sorted(found):
         (_, message), *others = sorted(found[place])
         more = f" (and {len(others)} more of this video)" if others else ""
-        problems.append(Problem("unreadable frame", dataset.videos[place].name, f"{message}{more}"))
-    return tuple(problems)
+        problems[place] = Problem("unreadable frame", dataset.videos[place].name, f"{message}{more}")
+    return problems
 
 
 _Looked = tuple[int, int, list[tuple[int, str]]]

@@ -5,6 +5,7 @@ Format: github.com/youtubevos/cocoapi. One JSON file of videos, categories and a
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -178,13 +179,15 @@ def find_annotations(directory: Path, split: str) -> Path:
 def _find_frames(directory: Path, split: str, records: list[dict]) -> Path:
     """The directory that the file names are relative to: the first usual place that has any video's directory."""
     places = [directory / p.format(s=s) for p in _FRAMES for s in _ALIASES.get(split, (split,))]
-    first = [r["file_names"][0] for r in records if isinstance(r.get("file_names"), list) and r["file_names"]]
-    for place in places:
-        if any((place / str(file)).parent.is_dir() for file in first[:50]):
+    first = [str(r["file_names"][0]) for r in records if isinstance(r.get("file_names"), list) and r["file_names"]]
+    # An absolute name lies in no place.
+    relative = [file for file in first[:50] if file and not os.path.isabs(file)]
+    there = [place for place in places if place.is_dir()]
+    for place in there:
+        if any(is_directory((place / file).parent) for file in relative):
             return place
-    for place in places:
-        if place.is_dir():
-            return place
+    if there:
+        return there[0]
     raise DataError(f"no frames in '{directory}'; expected them in JPEGImages or {split}/JPEGImages")
 
 

@@ -77,7 +77,8 @@ def rounds(
     The caller steps the sessions, which it may do in any way, before it asks for the next round. A lane's stream has
     joined them then, and leaves them after its last frame. lanes: made when their turn comes, if that is how they are
     given. frames: of all lanes, for the progress bar `what`, which is drawn on a terminal only. leave_out: called with
-    the place of a lane whose next frame cannot be read, and why; that lane ends there. Without it, the error ends all.
+    the place of a lane whose next frame cannot be read, and why; that lane ends there. Without it the error ends all,
+    after the round of the others.
     """
     if streams < 1:
         raise L2GError(f"{streams} streams asked for, at least 1 expected")
@@ -91,9 +92,14 @@ def rounds(
                 running.append(lane)
             if not running:
                 return
-            ended = [lane for lane in running if not _advanced(lane, leave_out)]
+            errors = {lane.place: error for lane in running if (error := _advance(lane))}
+            ended = [lane for lane in running if lane.place in errors]
             if ready := [lane for lane in running if lane not in ended]:
                 yield ready
+            for place, error in errors.items():
+                if leave_out is None:
+                    raise error
+                leave_out(place, error)
             bar.update(len(ready) + sum(lane.length - lane.time for lane in ended))
             for lane in [lane for lane in running if lane in ended or lane.last]:
                 for session in sessions:
@@ -101,16 +107,13 @@ def rounds(
                 running.remove(lane)
 
 
-def _advanced(lane: Lane, leave_out: Callable[[int, DataError], None] | None) -> bool:
-    """Whether the lane stands at its next frame, False where that was left out."""
+def _advance(lane: Lane) -> DataError | None:
+    """Read the lane's next frame; why it cannot be read, else None."""
     try:
         lane.advance()
     except DataError as error:
-        if leave_out is None:
-            raise
-        leave_out(lane.place, error)
-        return False
-    return True
+        return error
+    return None
 
 
 def step(session: VideoSession, round_: Iterable[Lane]) -> dict[int, RawOutputs]:

@@ -240,12 +240,8 @@ def run_dataset(
     has a frame which cannot be read, and why; without it that ends the run.
     """
     options = replace(options or ScoringOptions(), columns=match.columns)
-    contract = backend.contract
-    if contract.output_kind != "raw":
-        raise DataError(
-            "the model's outputs are chosen detections, but AP needs all of them; export with --outputs raw"
-        )
-    dataset = match.dataset
+    _check_outputs(backend)
+    contract, dataset = backend.contract, match.dataset
     lanes = (_Lane(place, video, contract, options) for place, video in enumerate(dataset.videos))
     # Not closed: the backend is the caller's.
     session = VideoSession(backend)
@@ -257,6 +253,13 @@ def run_dataset(
             lane.rollout.scorer.add(lane.rollout.link(found) if options.handover else found)
             if lane.last:
                 yield lane.place, lane.rollout.scorer
+
+
+def _check_outputs(backend: Backend) -> None:
+    if backend.contract.output_kind != "raw":
+        raise DataError(
+            "the model's outputs are chosen detections, but AP needs all of them; export with --outputs raw"
+        )
 
 
 def evaluate_backend(
@@ -278,13 +281,18 @@ def evaluate_backend(
     that cannot be read.
     """
     board = Scoreboard(match_classes(dataset, backend.contract.class_names))
-    board.truth()  # a data set that cannot be scored is refused before anything runs
+    # What cannot be run or scored is refused before anything runs.
+    _check_outputs(backend)
+    frames_of(board.match.dataset)
+    board.truth()
     leave_out = board.leave_out if skip_broken else None
     try:
         for place, scorer in run_dataset(
             backend, board.match, streams=streams, options=options, progress=progress, leave_out=leave_out
         ):
             board.add(place, scorer)
+    except DataError as error:
+        raise DataError(f"{error}, or leave broken videos out with --skip-broken") from None
     finally:
         if keep is not None:
             keep(board)

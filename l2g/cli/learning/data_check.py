@@ -43,7 +43,7 @@ def check(options: argparse.Namespace) -> int:
     dataset = load_dataset(options.source, split=options.split, skip_broken=True, allow_outside=outside)
     problems = dataset.problems
     if options.decode:
-        problems += unreadable_frames(dataset, options.workers, progress=not options.quiet)
+        problems += tuple(unreadable_frames(dataset, options.workers, not options.quiet).values())
     for problem in problems:
         print(problem)
     print(f"{dataset.name}: {len(dataset)} videos, {len(dataset.categories)} categories, {len(problems)} problems")

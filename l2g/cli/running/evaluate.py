@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     from l2g.files import write_json
     from l2g.runtime.backends.open import open_backend
 
-    dataset = open_dataset(options)
+    dataset = open_dataset(options, decode=False)  # frames that cannot be read are found on the way
     scoring = ScoringOptions(top_k=options.top_k, handover=not options.no_handover)
     with closing(open_backend(options.model, top_k=None)) as backend:
         evaluation = evaluate_backend(
@@ -69,9 +69,11 @@ def keep(board: Scoreboard, path: Path) -> None:
     """Write the results to `path`; those of a run that did not come to its end beside it, as NAME.partial.json."""
     from l2g.files import write_json
 
+    if not board.videos:
+        return
     if board.complete:
         write_json(path, board.results)
-    elif board.videos:
+    else:
         partial_path = path.with_name(f"{path.stem}.partial.json")
         write_json(partial_path, board.results)
         note(f"kept: the results of {board.videos} of {len(board.match.dataset)} videos, in {partial_path}")
