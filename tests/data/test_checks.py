@@ -168,7 +168,7 @@ def test_strange_categories_are_refused(tmp_path, ids):
         for kind, value in zip(data["categories"], ids, strict=True):
             kind["id"] = value
 
-    with pytest.raises(DataError, match="category ids .*; expected different integers"):
+    with pytest.raises(DataError, match=r"category ids .*; expected different integers"):
         load_youtube_vis(written(tmp_path, change))
 
 
@@ -315,5 +315,5 @@ def test_coco_is_checked_alike(tmp_path):
     assert [video.id for video in found.videos] == [1]
     kinds = ["corrupt annotation"] * 3 + ["outside of the folder", "missing frame"] + ["corrupt annotation"] * 2
     assert [problem.kind for problem in found.problems if problem.fatal] == kinds
-    with pytest.raises(DataError, match="6 broken entries|7 broken entries"):
+    with pytest.raises(DataError, match="has 7 broken entries"):
         load_coco(tmp_path)

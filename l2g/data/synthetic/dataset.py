@@ -191,7 +191,7 @@ def _occlusion(hidden: float) -> str:
 def cached_synthetic(split: str, *, seed: int = 0, videos: int | None = None, frames: int | None = None) -> Path:
     """The directory of a split at 96 x 160, written on first use; several processes may ask at once.
 
-    Its files are summed and the sum lies beside them: what was edited, or has lost a file, is drawn anew with a warning.
+    A sum of its files lies beside them: what was edited, or has lost a file, is drawn anew, with a warning.
     """
     kind = split_facts(split)
     videos, frames = videos or kind.videos, frames or kind.frames
