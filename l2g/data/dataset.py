@@ -40,7 +40,8 @@ class Problem:
     fatal: bool = True
 
     def __str__(self) -> str:
-        return f"{self.kind}: {self.where}: {self.detail}"
+        # A name may hold half a character pair, which no terminal takes.
+        return f"{self.kind}: {self.where}: {self.detail}".encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from l2g.data.checks import FileLookup, check_categories, listed, raise_if_fatal, read_json
+from l2g.data.checks import FileLookup, check_categories, is_directory, listed, raise_if_fatal, read_json
 from l2g.data.dataset import Category, Clip, PictureFile, Problem, Video, VideoDataset, make_clip
 from l2g.data.pictures import read_picture
 from l2g.errors import DataError
@@ -81,7 +81,7 @@ def load_vipseg(
 ) -> VideoDataset:
     """Open VIPSeg; `directory` holds VIPSeg_720P or is it. The flags as in `load_youtube_vis`."""
     root = Path(directory)
-    root = root / "VIPSeg_720P" if (root / "VIPSeg_720P").is_dir() else root
+    root = root / "VIPSeg_720P" if is_directory(root / "VIPSeg_720P") else root
     path = root / f"panoptic_gt_VIPSeg_{split}.json"
     data = read_json(path)
     kinds = listed(data, "categories", path)

@@ -317,3 +317,16 @@ def test_coco_is_checked_alike(tmp_path):
     assert [problem.kind for problem in found.problems if problem.fatal] == kinds
     with pytest.raises(DataError, match="has 7 broken entries"):
         load_coco(tmp_path)
+
+
+def test_names_that_no_terminal_takes(tmp_path, capsys):
+    folder = written(tmp_path, lambda d: d["categories"][2].update(name="owl \ud800"))
+    assert main([str(folder)]) == 0
+    assert r"category without instances: owl \ud800" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["", "youtube_vis:", "ovis:", "vipseg:", "coco:"])
+@pytest.mark.parametrize("name", ["no", "a\0b", "x" * 5000, "\ud800", "/dev/null"])
+def test_directories_that_are_none(kind, name):
+    with pytest.raises(DataError):
+        load_dataset(kind + name)

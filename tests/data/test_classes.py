@@ -207,5 +207,25 @@ def test_files_that_are_no_map(tmp_path, text):
     (tmp_path / "map.yaml").write_text(text)
     with pytest.raises(DataError, match=r"map\.yaml"):
         read_mapping(tmp_path / "map.yaml")
+    with pytest.raises(DataError, match="cannot be read"):
+        read_mapping(tmp_path / "a\0b")
     with pytest.raises(DataError, match=r"no\.yaml: cannot be read"):
         read_mapping(tmp_path / "no.yaml")
+
+
+def test_equal_lists_match_whatever_is_in_them():
+    """A model that was trained on a data set fits it, also where a name comes twice."""
+    match = match_classes(dataset("cat", "dog", "cat"), ("cat", "dog", "cat"))
+    assert (match.columns, match.note) == (None, "")
+
+
+def test_a_mapping_that_names_a_class_twice():
+    with pytest.raises(DataError, match="names 'Cat' twice"):
+        match_classes(replace(dataset("cat", "dog"), class_map={"cat": "x", "Cat": "y"}), ("x", "y"))
+
+
+def test_two_classes_may_be_one_to_the_model():
+    match = match_classes(
+        replace(dataset("parrot", "owl", "cat"), class_map={"parrot": "bird", "owl": "bird"}), ("bird",)
+    )
+    assert (match.dataset.class_names, match.columns) == (("parrot", "owl"), (0, 0))

@@ -18,20 +18,26 @@ from typing import TYPE_CHECKING
 from l2g.cli.entry import main_of
 
 if TYPE_CHECKING:
+    from l2g.data.dataset import VideoDataset
     from l2g.modeling.local2global import Local2Global
     from l2g.training.config import EvaluationConfig
 
 
 def scores(model: Local2Global, config: EvaluationConfig) -> dict[str, float]:
     """Video AP of the model as it is now, on the data set of the config, in percent."""
-    from l2g.data.registry import load_dataset
     from l2g.evaluation.run import evaluate_backend
     from l2g.runtime.backends.eager import EagerBackend
 
-    dataset = load_dataset(config.dataset, "valid")
-    dataset = replace(dataset, videos=dataset.videos[: config.videos])
-    report = evaluate_backend(EagerBackend(model), dataset, progress=False).report
+    report = evaluate_backend(EagerBackend(model), evaluation_data(config), progress=False).report
     return {name: round(100 * report.stats[name], 2) for name in ("AP", "AP50", "AR10")}
+
+
+def evaluation_data(config: EvaluationConfig) -> VideoDataset:
+    """The data set that a run is evaluated on as it goes."""
+    from l2g.data.registry import load_dataset
+
+    dataset = load_dataset(config.dataset, "valid")
+    return replace(dataset, videos=dataset.videos[: config.videos])
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from l2g.data.classes import match_classes
     from l2g.training.config import load_config
     from l2g.training.trainer import Trainer
 
@@ -60,6 +67,9 @@ def run(options: argparse.Namespace) -> int:
             print(f"note: {trainer.note}", file=sys.stderr, flush=True)
     if trainer.fresh and trainer.chief:
         print(f"{len(trainer.fresh)} tensors start fresh, the first: {', '.join(trainer.fresh[:3])}")
+    if trainer.chief and config.evaluation.every:
+        # What cannot be evaluated is refused now, not after hours.
+        match_classes(evaluation_data(config.evaluation), trainer.model.config.class_names)
     result = trainer.run()
     if trainer.chief:
         resume = trainer.output / "resume.pt"
