@@ -16,7 +16,6 @@ import numpy as np
 
 from l2g.data.dataset import PictureFile, Problem, VideoDataset
 from l2g.errors import DataError
-from l2g.runtime.video.sources.picture_file import read_regular
 
 _AT_A_TIME = 64  # pictures that a worker process is given at once
 
@@ -26,24 +25,37 @@ def read_picture(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
 
     Raises DataError when it cannot be read to its end or is not of `size` (height, width).
     """
-    import cv2  # here: whoever only checks an annotation needs none of it
+    # Here: whoever only checks an annotation needs none of it.
+    import cv2
+
+    from l2g.runtime.video.sources.base import MAX_PIXELS
+    from l2g.runtime.video.sources.integrity import jpeg_is_cut
+    from l2g.runtime.video.sources.picture_file import claimed_size, read_regular
 
     data = read_regular(path)
     if data is None:
         state = "cannot be read as a file" if os.path.lexists(path) else "does not exist"
         raise DataError(f"frame '{path}' {state}; unpack the frames again")
-    # From memory, since OpenCV fills up what a file lacks at its end and says nothing.
+    claimed = claimed_size(data)
+    if size is not None and claimed not in ((0, 0), tuple(size)):
+        raise _other_size(path, claimed, size)  # before memory is taken for it
+    # From memory, and looked at before: OpenCV fills up what a JPEG lacks at its end and says nothing.
+    is_cut = not data or claimed[0] * claimed[1] > MAX_PIXELS or (data[:2] == b"\xff\xd8" and jpeg_is_cut(data))
     try:
-        coded = np.frombuffer(data, np.uint8)
-        picture = cv2.imdecode(coded, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if data else None
+        how = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        picture = None if is_cut else cv2.imdecode(np.frombuffer(data, np.uint8), how)
     except cv2.error:
         picture = None
     if picture is None:
         raise DataError(f"frame '{path}' is not a picture, or is cut short; unpack the frames again")
     if size is not None and picture.shape[:2] != tuple(size):
-        found, wanted = "x".join(map(str, picture.shape[:2])), "x".join(map(str, size))
-        raise DataError(f"frame '{path}' has {found} pixels, the annotation says {wanted}; unpack the frames again")
+        raise _other_size(path, picture.shape[:2], size)
     return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
+
+
+def _other_size(path: Path, found: Iterable[int], wanted: Iterable[int]) -> DataError:
+    has, says = ("x".join(map(str, sides)) for sides in (found, wanted))
+    return DataError(f"frame '{path}' has {has} pixels, the annotation says {says}; unpack the frames again")
 
 
 def unreadable_frames(dataset: VideoDataset, workers: int | None = None, progress: bool = True) -> dict[int, Problem]:

@@ -85,3 +85,16 @@ def test_the_command(capsys):
     assert "unreadable frame: val_7_0001: frame " in out
     assert "00004.jpg' is not a picture" in out
     assert main([case, "--decode", "--workers", "0"]) == 2
+
+
+def test_a_header_that_claims_too_much_takes_no_memory(tmp_path):
+    """A PNG of 30,000 x 30,000 pixels, of which nothing is there: 2.7 GB, were it decoded."""
+    path = tmp_path / "a.png"
+    assert cv2.imwrite(str(path), picture(0))
+    data = bytearray(path.read_bytes())
+    data[16:24] = (30_000).to_bytes(4, "big") * 2
+    path.write_bytes(data)
+    with pytest.raises(DataError, match="has 30000x30000 pixels, the annotation says 24x40"):
+        read_picture(path, (24, 40))
+    with pytest.raises(DataError, match="is not a picture"):
+        read_picture(path)
