@@ -26,6 +26,7 @@ from l2g.calibration.sensitivity import output_error, references
 from l2g.calibration.unit_search import UnitSearch, ranked, search_units
 from l2g.calibration.units import take_inventory
 from l2g.contract import GraphContract
+from l2g.data.classes import match_classes
 from l2g.data.dataset import VideoDataset
 from l2g.errors import ExportError
 from l2g.export.verification.verify import open_session
@@ -97,7 +98,8 @@ class QuantizeJob:
     deployed: the same model exported with other outputs (detections), to be written in its place. others: data sets on
     which the budget is to hold besides `dataset`.
 
-    Raises ExportError for a graph that cannot be quantised and for a folder that belongs to another run.
+    Raises ExportError for a graph that cannot be quantised and for a folder that belongs to another run, DataError for
+    a data set whose classes have other names than the graph's (`match_classes`).
     """
 
     def __init__(
@@ -118,6 +120,8 @@ class QuantizeJob:
         self.model = read_model(base)
         self.contract = read_contract(self.model, base)
         _check_base(base, self.model, self.contract, options)
+        matches = [match_classes(each, self.contract.class_names) for each in (dataset, *others)]
+        self.notes = tuple(dict.fromkeys(match.note for match in matches if match.note))
         self.inventory = take_inventory(self.model)
         self.layout = LAYOUTS[options.layout]
         work.mkdir(parents=True, exist_ok=True)
@@ -153,6 +157,7 @@ class QuantizeJob:
             judged=judged,
             accepted=accepted,
             speed=speed,
+            notes=self.notes,
         )
         if not accepted:
             return Quantised(None, report)
@@ -168,6 +173,8 @@ class QuantizeJob:
         # What may change between two runs of one folder: it only says how long to go on, or what to accept.
         for free in ("max_trials", "ap_budget", "streams"):
             options.pop(free)
+        if self.dataset.class_map is not None:
+            options["classes"] = dict(self.dataset.class_map)
         return {
             "graph": sha256_of_file(self.base, ExportError),
             "data set": f"{self.dataset.name}, {len(self.dataset.videos)} videos",
