@@ -139,8 +139,12 @@ class Squash(Letterbox):
 
     def _resized(self, frame: ByteArray, size: tuple[int, int]) -> Array:
         # A triangle as wide as what it shrinks, as the public processor resizes; OpenCV has none.
-        from PIL import Image
-
+        try:
+            from PIL import Image
+        except ModuleNotFoundError:
+            raise L2GError(
+                "the model's frames are squashed onto its canvas by Pillow, which is not installed; pip install pillow"
+            ) from None
         return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR))
 
 
