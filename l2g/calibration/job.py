@@ -32,6 +32,7 @@ from l2g.errors import ExportError
 from l2g.export.verification.verify import open_session
 from l2g.files import sha256_of_file, write_atomically, write_bytes
 from l2g.provenance import BuildFacts, Verification
+from l2g.public.hub import weights_of
 from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend
 
 BEST = "best"
@@ -376,20 +377,20 @@ def export_base(
 
     top_k: detections in place of raw outputs, in a file of its own.
     """
-    from l2g.checkpoint import WEIGHTS, load_checkpoint, shipped_checkpoints
+    from l2g.checkpoint import find_checkpoint, load_checkpoint
     from l2g.export.exporter import ExportOptions, export
 
-    source = WEIGHTS / f"{checkpoint}.safetensors" if checkpoint in shipped_checkpoints() else Path(checkpoint)
+    source = find_checkpoint(checkpoint)
     path = work / ("fp32.onnx" if top_k is None else f"fp32_detections_{top_k}.onnx")
     if path.is_file():
         build = read_contract(read_model(path), path).build
-        if source.is_file() and build.checkpoint_sha256 != sha256_of_file(source, ExportError):
+        if build.checkpoint_sha256 != sha256_of_file(weights_of(source), ExportError):
             raise ExportError(
                 f"'{work}' holds a run of another checkpoint ({build.checkpoint}); give another --work folder, "
                 "or delete that one"
             )
         return path
-    model = load_checkpoint(checkpoint)
+    model = load_checkpoint(source)
     work.mkdir(parents=True, exist_ok=True)
     choices = ExportOptions(
         height=height,

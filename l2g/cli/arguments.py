@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 if TYPE_CHECKING:
     from l2g.data.dataset import VideoDataset
 
-MODEL = "a checkpoint, an .onnx, an .engine, or the name of a shipped model"
+MODEL = "a checkpoint, an .onnx, an .engine, or the name of a model, shipped or in l2g models"
 DATASET = "a directory in YouTube-VIS layout, FORMAT:DIR, or synthetic:{val,occluded,long}"
 
 
@@ -81,7 +81,7 @@ def add_model(parser: Options, option: str = "--model", text: str = "", **how: A
 
 def add_checkpoint(parser: Options, also: str = "") -> None:
     """--ckpt, of a command that makes something of a checkpoint."""
-    text = f"a .safetensors, a public Mask DINO .pth, or a shipped model's name{also}"
+    text = f"a .safetensors, a public .pth, a Hugging Face folder or id, or a model's name (l2g models){also}"
     parser.add_argument("--ckpt", required=True, metavar="CKPT", help=text)
 
 

@@ -335,6 +335,8 @@ def curves(differences: tuple[FrameDifference, ...]) -> dict[str, list]:
     found: dict[str, list] = {}
     for item in fields(FrameDifference):
         values = [getattr(d, item.name) for d in differences]
+        if None in values:
+            continue  # boxes of models that have none
         if item.name in ("queries", "boxes", "logits", "mask_logits"):
             for part in ("max", "mean", "typical"):
                 found[f"{item.name}_{part}"] = [_number(getattr(value, part)) for value in values]

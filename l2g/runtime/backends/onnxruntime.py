@@ -15,7 +15,7 @@ from l2g.runtime.arrays import Array, BoolArray, ByteArray
 from l2g.runtime.backends.base import HostState
 from l2g.runtime.backends.contract_check import check_drivable, describe
 from l2g.runtime.backends.optimised import open_kept
-from l2g.runtime.outputs import OUTPUT_KINDS, FrameOutputs
+from l2g.runtime.outputs import FrameOutputs, outputs_class
 
 Provider = str | tuple[str, Mapping[str, Any]]
 
@@ -55,7 +55,7 @@ class OnnxRuntimeBackend:
         _check_boundary(self.path, self.contract, self._session)
         check_drivable(self.path, self.contract, _export_command(self.path))
         self.device, self._device_id = _device(self._session)
-        self._results = OUTPUT_KINDS[self.contract.output_kind]
+        self._results = outputs_class(self.contract)
         carried = {state.output for state in self.contract.states}
         self._host_outputs = [spec for spec in self.contract.outputs if spec.name not in carried]
         self._shown_state = carried & set(self._results.__dataclass_fields__)
@@ -91,7 +91,7 @@ class OnnxRuntimeBackend:
         self._valid = np.ones(streams, bool)
         for name in self._shown_state:
             results[name] = _copy(self._current[name])
-        return self._results(**results)
+        return self._results.of(results)
 
     def read_state(self) -> HostState | None:
         if self._valid is None:
