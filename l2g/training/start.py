@@ -52,6 +52,10 @@ def build_start(config: TrainConfig, class_names: tuple[str, ...]) -> Start:
     note = ""
     if config.init:
         given = load_checkpoint(config.init, num_queries=model.config.num_queries)
+        if not isinstance(given, Local2Global):
+            raise CheckpointError(
+                f"{config.init}: a {given.family} model found; a run starts from a Local2Global or a Mask DINO"
+            )
         found, note = _for_classes(given, class_names, config.init)
         wanted = model.state_dict()
         fitting = {name: value for name, value in found.items() if name in wanted and wanted[name].shape == value.shape}
