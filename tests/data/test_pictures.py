@@ -42,9 +42,16 @@ def test_the_shared_case_of_a_cut_picture():
 
 def test_pixels_are_those_in_the_file(tmp_path):
     """As stored: annotations were drawn on the pixels, whatever EXIF says of how the camera was held."""
-    path = CASES / "pictures" / "photo_with_exif.jpg"
-    expected = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)[..., ::-1]
-    np.testing.assert_array_equal(read_picture(path), expected)
+    path = tmp_path / "a.jpg"
+    assert cv2.imwrite(str(path), picture(0, 48, 80))
+    plain = path.read_bytes()
+    expected = cv2.imread(str(path))[..., ::-1]
+    # One EXIF entry, short: the orientation (0x112) is 6, a quarter turn.
+    tiff = b"MM\0*\0\0\0\x08" + b"\0\x01" + b"\x01\x12\0\x03\0\0\0\x01\0\x06\0\0" + b"\0\0\0\0"
+    exif = b"Exif\0\0" + tiff
+    path.write_bytes(plain[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + plain[2:])
+    assert cv2.imread(str(path)).shape == (80, 48, 3)
+    np.testing.assert_array_equal(read_picture(path, (48, 80)), expected)
 
 
 def test_what_is_no_file_never_waits(tmp_path):

@@ -228,7 +228,11 @@ def test_results_are_written_before_they_are_scored(command, tmp_path, monkeypat
 
 
 def test_the_command_names_what_it_left_out(command, tmp_path, capsys):
+    assert evaluate.main(command) == 2
+    assert (tmp_path / "results.partial.json").is_file()
+    capsys.readouterr()
     assert evaluate.main([*command, "--skip-broken", "--report", str(tmp_path / "report.json")]) == 0
+    assert not (tmp_path / "results.partial.json").exists()
     assert capsys.readouterr().err.count("left out: unreadable frame: blobs_1") == 1
     assert len(json.loads((tmp_path / "report.json").read_text())["left_out"]) == 1
 

@@ -71,10 +71,11 @@ def keep(board: Scoreboard, path: Path) -> None:
 
     if not board.videos:
         return
+    partial_path = path.with_name(f"{path.stem}.partial.json")
     if board.complete:
         write_json(path, board.results)
+        partial_path.unlink(missing_ok=True)  # of an earlier run
     else:
-        partial_path = path.with_name(f"{path.stem}.partial.json")
         write_json(partial_path, board.results)
         note(f"kept: the results of {board.videos} of {len(board.match.dataset)} videos, in {partial_path}")
 
