@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -22,6 +23,7 @@ from l2g.cli.entry import INTERRUPTED, main_of
 
 if TYPE_CHECKING:
     from l2g.runtime.video.job import JobSummary
+    from l2g.runtime.video.live.cameras import Camera
     from l2g.runtime.video.live.watcher import Watcher
     from l2g.runtime.video.source import VideoSource
 
@@ -33,8 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         nargs="+",
         help="video files, pipes (- is stdin), cameras (0, /dev/video0), URLs that FFmpeg reads (rtsp, rtmp, srt, "
-        "http, udp), pictures or folders of pictures; several run at once, and several picture files (*.jpg) are one "
-        "video",
+        "http, udp), lists of cameras (*.yaml), pictures or folders of pictures; several run at once, and several "
+        "picture files (*.jpg) are one video",
     )
     parser.add_argument("--output", required=True, help="the folder for the results, made when it is missing")
     parser.add_argument(
@@ -111,13 +113,34 @@ def add_live_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--token", help="asked for by the page; needed beyond this machine (default: none)")
 
 
-def run(options: argparse.Namespace) -> int:
+@dataclass(frozen=True)
+class _Input:
+    """name: of its results and for messages. path: what is opened. camera: its entry in a list of cameras."""
+
+    name: str
+    path: str | tuple[str, ...]
+    camera: Camera | None = None
+
+
+def _inputs(given: Sequence[str]) -> list[_Input]:
+    """What --input names: lists of cameras are taken apart, picture files put together."""
+    from l2g.runtime.video.live.cameras import is_camera_list, read_cameras
     from l2g.runtime.video.source import group_inputs, input_name
 
+    found: list[_Input] = []
+    for path in group_inputs(given):
+        if isinstance(path, str) and is_camera_list(path):
+            found += [_Input(camera.name, camera.url, camera) for camera in read_cameras(path)]
+        else:
+            found.append(_Input(input_name(path), path))
+    return found
+
+
+def run(options: argparse.Namespace) -> int:
     summaries = process(options)
-    for source, summary in zip(group_inputs(options.input), summaries, strict=True):
+    for source, summary in zip(_inputs(options.input), summaries, strict=True):
         taken = sys.stderr if options.jsonl == "-" else None
-        print_summary(summary, input_name(source) if len(summaries) > 1 else "", taken)
+        print_summary(summary, source.name if len(summaries) > 1 else "", taken)
         for notice in summary.notices:
             note(f"note: {notice}")
         if summary.damage and not summary.interrupted:
@@ -135,8 +158,9 @@ def process(options: argparse.Namespace) -> list[JobSummary]:
     from l2g.runtime.video.job import FlowOptions, process_videos
     from l2g.runtime.video.lane import OutputOptions
     from l2g.runtime.video.live.address import LiveOptions
+    from l2g.runtime.video.live.cameras import Viewed
     from l2g.runtime.video.overlay import OverlayStyle
-    from l2g.runtime.video.source import Selection, group_inputs, input_name, open_sources
+    from l2g.runtime.video.source import Selection, open_sources
 
     parameters = TrackParameters(birth_score=options.score_threshold, max_age=options.max_age)
     style = OverlayStyle(not options.no_labels, options.opacity, options.trails, options.hud)
@@ -151,10 +175,14 @@ def process(options: argparse.Namespace) -> list[JobSummary]:
     )
     with ExitStack() as stack:
         # The sources first: a wrong path should not cost the time it takes to load a model.
-        inputs = group_inputs(options.input)
-        sources = open_sources(inputs, selection, options.fps, options.track, live)
+        inputs = _inputs(options.input)
+        sources = open_sources([each.path for each in inputs], selection, options.fps, options.track, live)
         for source in sources:
             stack.enter_context(source)
+        sources = [
+            Viewed(source, each.camera) if each.camera and not each.camera.is_plain else source
+            for source, each in zip(sources, inputs, strict=True)
+        ]
         # Raw outputs: masks at full precision. The best slots are chosen on the host.
         backend = open_backend(
             options.model,
@@ -170,7 +198,7 @@ def process(options: argparse.Namespace) -> list[JobSummary]:
         count = stack.enter_context(_frame_bar(_total(expected), options.quiet))
         return process_videos(
             backend,
-            list(zip(sources, output_folders([input_name(path) for path in inputs], options.output), strict=True)),
+            list(zip(sources, output_folders([each.name for each in inputs], options.output), strict=True)),
             parameters=parameters,
             top_k=options.top_k,
             overlay=not options.no_overlay,
@@ -186,6 +214,7 @@ def process(options: argparse.Namespace) -> list[JobSummary]:
 @contextmanager
 def _watcher(options: argparse.Namespace, sources: Sequence[VideoSource]) -> Iterator[Watcher]:
     """Who is told of what happens: the terminal, and with --serve a page."""
+    from l2g.runtime.video.live.cameras import Viewed
     from l2g.runtime.video.live.source import LiveSource
     from l2g.runtime.video.live.watcher import Terminal
 
@@ -198,8 +227,9 @@ def _watcher(options: argparse.Namespace, sources: Sequence[VideoSource]) -> Ite
         watching = nullcontext(Terminal(lambda text: note(f"note: {text}")))
     with watching as watcher:
         for source in sources:
-            if isinstance(source, LiveSource):
-                source.say = watcher.say
+            opened = source.inner if isinstance(source, Viewed) else source
+            if isinstance(opened, LiveSource):
+                opened.say = watcher.say
         yield watcher
 
 
