@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from l2g.evaluation.run import Evaluation
     from l2g.export.exporter import Exported
     from l2g.modeling.local2global import Local2Global
+    from l2g.runtime.video.cuts import Cuts
     from l2g.runtime.video.job import JobSummary
     from l2g.runtime.video.overlay import OverlayStyle
     from l2g.runtime.video.source import VideoSource
@@ -48,6 +49,7 @@ def process_video(
     num_queries: int | None = None,
     class_names: tuple[str, ...] | None = None,
     on_frame: Callable[[], None] | None = None,
+    cuts: Cuts = "auto",
 ) -> JobSummary:
     """Segment and track a whole video; the results go into `folder`, which is made if it is missing.
 
@@ -64,6 +66,7 @@ def process_video(
         canvas: (height, width) of the network input; None is the model's, that of a checkpoint upright for a source
             that is. num_queries, class_names: what a public checkpoint does not tell.
         on_frame: called after each frame, for a progress bar.
+        cuts: where a new scene begins, with new ids: "auto", "off", or times in seconds.
 
     Raises VideoError for a source that gives no frame and a folder that cannot be written, L2GError for a model that
     cannot be opened. What a damaged source lacks is the summary's `damage`.
@@ -93,6 +96,7 @@ def process_video(
             overlay=overlay,
             style=style or DEFAULT_STYLE,
             on_frame=on_frame,
+            cuts=cuts,
         )
 
 

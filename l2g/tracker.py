@@ -21,6 +21,7 @@ from l2g.runtime.frame_result import FrameResult
 from l2g.runtime.identity.tracks import TrackParameters
 from l2g.runtime.picture.letterbox import Letterbox
 from l2g.runtime.session import VideoSession
+from l2g.runtime.video.cuts import CutFinder, Cuts, cut_finder
 
 
 @dataclass(eq=False)
@@ -28,13 +29,13 @@ class _Stream:
     """What is known of one stream; itself its key in the session."""
 
     assembler: FrameAssembler
+    cuts: CutFinder
     started: float
     frames: int = 0
     fresh: bool = True  # its next frame is a first frame
 
     def reset(self) -> None:
-        self.assembler.handover.reset()
-        self.assembler.tracker.reset()
+        self.assembler.reset()
         self.fresh = True
 
 
@@ -56,6 +57,8 @@ class Tracker:
         max_age: frames that a hidden track keeps its id.
         canvas: (height, width) of the network input, multiples of 32. None is the model's own; that of a checkpoint is
             turned upright if the first frames are.
+        cuts: "auto" finds hard cuts, where a stream starts anew by itself as after `reset`; "off" does not; a sequence
+            names their times in seconds. A result's `reset` says where it was.
         num_queries, class_names: what a public checkpoint does not tell; see `load_checkpoint`.
 
     One `Tracker` is driven from one thread. Raises L2GError for a model that cannot be opened and for an option that
@@ -72,7 +75,10 @@ class Tracker:
         canvas: tuple[int, int] | None = None,
         num_queries: int | None = None,
         class_names: tuple[str, ...] | None = None,
+        cuts: Cuts = "auto",
     ):
+        cut_finder(cuts)  # refuses what is none
+        self._cuts = cuts
         self._parameters = TrackParameters(birth_score=score_threshold, max_age=max_age)
         if top_k < 1:
             raise L2GError(f"top-k {top_k} found, at least 1 expected")
@@ -142,16 +148,20 @@ class Tracker:
         session, contract = self._opened(), self.contract
         letterboxes = {stream: self._letterbox(stream, frame, contract) for stream, frame in frames.items()}
         entries = {stream: self._place(stream, box, session, now) for stream, box in letterboxes.items()}
-        outputs = session.step(
-            {
-                entries[stream]: letterboxes[stream].to_canvas(np.ascontiguousarray(frame), contract.pad_value)
-                for stream, frame in frames.items()
-            }
-        )
+        moments = {stream: (times or {}).get(stream, now - entry.started) for stream, entry in entries.items()}
+        canvases, resets = {}, {}
+        for stream, entry in entries.items():
+            box = letterboxes[stream]
+            canvas = canvases[entry] = box.to_canvas(np.ascontiguousarray(frames[stream]), contract.pad_value)
+            if entry.cuts.is_cut(box.content(canvas), moments[stream]) and entry.frames:
+                session.reset(entry)
+                resets[stream] = "cut"
+        outputs = session.step(canvases)
         results = {}
         for stream, entry in entries.items():
-            time = (times or {}).get(stream, now - entry.started)
-            results[stream] = entry.assembler.assemble(outputs[entry], entry.frames, time)
+            results[stream] = entry.assembler.assemble(
+                outputs[entry], entry.frames, moments[stream], resets.get(stream)
+            )
             entry.frames += 1
             entry.fresh = False
         return results
@@ -227,7 +237,7 @@ class Tracker:
         entry = self._streams.get(stream)
         if entry is None:
             assembler = FrameAssembler(letterbox, session.backend.contract, self._parameters, self._top_k)
-            entry = self._streams[stream] = _Stream(assembler, now)
+            entry = self._streams[stream] = _Stream(assembler, cut_finder(self._cuts), now)
             session.join(entry)
         entry.assembler.letterbox = letterbox
         return entry

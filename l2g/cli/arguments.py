@@ -211,6 +211,24 @@ def names(path: str) -> tuple[str, ...]:
     return tuple(line.strip() for line in lines if line.strip())
 
 
+def cuts(text: str) -> str | tuple[float, ...]:
+    """ "auto", "off", or "1.5,20" -> (1.5, 20.0), seconds."""
+    if text in ("auto", "off"):
+        return text
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' found, auto, off or seconds such as 1.5,20 expected") from None
+
+
+def duration(text: str) -> float:
+    """ "30", "30s", "10m", "2h" -> seconds."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
+    if not found or not float(found[1]):
+        raise argparse.ArgumentTypeError(f"'{text}' found, a time such as 30s, 10m or 2h expected")
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
+
+
 def share(text: str) -> float:
     try:
         value = float(text)

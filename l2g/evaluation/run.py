@@ -6,6 +6,7 @@ best (slot, class) pairs are the results. Training, evaluation and parity all co
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
@@ -28,6 +29,7 @@ from l2g.runtime.identity.slots import slot_order
 from l2g.runtime.outputs import RawOutputs
 from l2g.runtime.picture.letterbox import Letterbox
 from l2g.runtime.session import VideoSession
+from l2g.runtime.video.cuts import cut_finder
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class ScoringOptions:
     handover: whether identities may move from slot to slot and shadows are left out (`Handover`);
     False: a slot is an identity, as the paper has it. columns: of each of the data set's classes, the model's
     (`match_classes`); None where they are the same.
+    cuts: "auto": where a hard cut is found a video's state and identities start anew, and a (slot, class) pair is one
+    of a scene; "off": a video is one scene.
     """
 
     top_k: int = 100
@@ -49,6 +53,7 @@ class ScoringOptions:
     identity_score: float = 0.5
     handover: bool = True
     columns: tuple[int, ...] | None = None
+    cuts: str = "off"
 
     def __post_init__(self) -> None:
         if self.top_k < 1:
@@ -62,6 +67,7 @@ class VideoScorer:
         self.letterbox, self.options = letterbox, options
         self._probabilities: list[FloatArray] = []
         self._codes: list[dict[int, Rle]] = []
+        self._scenes = [0]  # the first frame of each
 
     def add(self, outputs: RawOutputs) -> None:
         """The next frame's outputs, B = 1."""
@@ -78,20 +84,27 @@ class VideoScorer:
         self._probabilities.append(probabilities)
         self._codes.append(codes)
 
+    def cut(self) -> None:
+        """A new scene begins with the next frame: its slots are other objects."""
+        self._scenes.append(len(self._probabilities))
+
     def results(self, video_id: int | str, category_ids: Sequence[int]) -> list[dict]:
         """YouTube-VIS result entries, best first; equal scores in the order of category, then slot."""
-        scores = np.mean(self._probabilities, axis=0)
+        ends = [*self._scenes[1:], len(self._probabilities)]
         pairs = [
-            (-float(score), category_ids[k], slot) for slot, row in enumerate(scores) for k, score in enumerate(row)
+            (-float(score), category_ids[k], slot, start, end)
+            for start, end in zip(self._scenes, ends, strict=True)
+            for slot, row in enumerate(np.mean(self._probabilities[start:end], axis=0))
+            for k, score in enumerate(row)
         ]
         return [
             {
                 "video_id": video_id,
                 "category_id": category,
                 "score": -negative,
-                "segmentations": [codes.get(slot) for codes in self._codes],
+                "segmentations": [codes.get(slot) if start <= t < end else None for t, codes in enumerate(self._codes)],
             }
-            for negative, category, slot in sorted(pairs)[: self.options.top_k]
+            for negative, category, slot, start, end in sorted(pairs)[: self.options.top_k]
         ]
 
     def frames(self) -> list[tuple[dict[int, Rle], FloatArray]]:
@@ -99,11 +112,13 @@ class VideoScorer:
         return list(zip(self._codes, self._probabilities, strict=True))
 
     def seen(self) -> list[dict[int, Rle]]:
-        """Per frame {slot: compressed RLE} of the slots that count as seen."""
-        return [
-            {slot: code for slot, code in codes.items() if best[slot] >= self.options.identity_score}
-            for codes, best in ((codes, probabilities.max(axis=1)) for codes, probabilities in self.frames())
-        ]
+        """Per frame {identity: compressed RLE} of the slots that count as seen; in the first scene they are slots."""
+        seen = []
+        for t, (codes, probabilities) in enumerate(self.frames()):
+            best, scene = probabilities.max(axis=1), bisect_right(self._scenes, t) - 1
+            shown = {slot: code for slot, code in codes.items() if best[slot] >= self.options.identity_score}
+            seen.append({scene * len(best) + slot: code for slot, code in shown.items()})
+        return seen
 
 
 @dataclass(frozen=True)
@@ -143,6 +158,11 @@ class Rollout:
         self.scorer = VideoScorer(letterbox, options or ScoringOptions())
         self._handover = Handover(contract)
         self._order: IntArray | None = None
+
+    def cut(self) -> None:
+        """A new scene begins with the next frame."""
+        self._handover.reset()
+        self.scorer.cut()
 
     def link(self, outputs: RawOutputs, reference: RawOutputs | None = None) -> RawOutputs:
         """The next frame's outputs, B = 1, with identities in place of slots.
@@ -222,6 +242,11 @@ class _Lane(Lane):
     def __init__(self, place: int, video: Video, contract: GraphContract, options: ScoringOptions):
         super().__init__(place, video, contract)
         self.rollout = Rollout(self.letterbox, contract, options)
+        self._cuts = cut_finder(options.cuts)
+
+    def at_cut(self) -> bool:
+        """Whether a new scene begins with the frame that the lane is at; to be asked once a frame."""
+        return self._cuts.is_cut(self.letterbox.content(self.canvas), 0.0)
 
 
 def run_dataset(
@@ -247,6 +272,10 @@ def run_dataset(
     session = VideoSession(backend)
     frames = frames_of(dataset)
     for round_ in rounds(lanes, [session], frames=frames, streams=streams, progress=progress, leave_out=leave_out):
+        for lane in round_:
+            if lane.at_cut():
+                session.reset(lane.place)
+                lane.rollout.cut()
         outputs = step(session, round_)
         for lane in round_:
             found = outputs[lane.place]

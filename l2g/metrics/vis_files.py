@@ -178,6 +178,11 @@ def read_results(source: str | Path | list[Json], truth: GroundTruth, allow_empt
         if not isinstance(masks, (list, tuple)):
             found = type(masks).__name__
             raise DataError(f"{where} (video {video_id}): 'segmentations' is {found}, expected a list of frames")
+        # `l2g run` writes the lists of long videos from the track's first frame to its last.
+        if "first_frame" in entry:
+            first = _int(entry, "first_frame", where)
+            behind = (truth.video_lengths[video_id] or 0) - first - len(masks)
+            masks = [*[None] * first, *masks, *[None] * max(0, behind)]
         by_video[video_id].append(Prediction(index, video_id, category_id, float(score), masks))
     return by_video
 

@@ -34,8 +34,18 @@ class FrameAssembler:
         self.tracker = SlotTracker(parameters)
         self.top_k = top_k
 
-    def assemble(self, outputs: FrameOutputs, index: int, time: float) -> FrameResult:
-        """outputs: of one stream, B = 1. L2GError when the model's scores are not finite."""
+    def reset(self) -> None:
+        """Forget the stream's history: the next frame's objects get new track ids."""
+        self.handover.reset()
+        self.tracker.reset()
+
+    def assemble(self, outputs: FrameOutputs, index: int, time: float, reset: str | None = None) -> FrameResult:
+        """outputs: of one stream, B = 1. reset: why the stream begins anew with this frame; its history is forgotten.
+
+        L2GError when the model's scores are not finite.
+        """
+        if reset:
+            self.reset()
         outputs = self.handover.link(outputs)
         scores, labels, slots = outputs.best(self.top_k)
         if not np.isfinite(scores).all():
@@ -49,7 +59,7 @@ class FrameAssembler:
             if mask.patch.size:
                 tracks.append(TrackedInstance(seen.track_id, seen.slot, seen.label, seen.score, seen.frame_label, mask))
         height, width = self.letterbox.source_height, self.letterbox.source_width
-        return FrameResult(index, time, tuple(tracks), height, width, self.class_names)
+        return FrameResult(index, time, tuple(tracks), height, width, self.class_names, reset)
 
 
 def letterbox_of(

@@ -57,6 +57,8 @@ class FrameResult:
         tracks: what is seen in this frame, best score first; a track that is hidden is not among them.
         height, width: H and W of the source picture.
         class_names: the model's classes; `class_names[track.label]` is a track's.
+        reset: why the stream's history was forgotten just before this frame ("cut", "gap", "reconnected", "failed"), so
+            that its tracks are new ones; None where it was not.
     """
 
     index: int
@@ -65,6 +67,7 @@ class FrameResult:
     height: int = 0
     width: int = 0
     class_names: tuple[str, ...] = ()
+    reset: str | None = None
 
     @property
     def instances(self) -> tuple[TrackedInstance, ...]:

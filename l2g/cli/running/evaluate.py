@@ -30,6 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-handover", action="store_true", help="slots as they are: identities stay, shadows are shown"
     )
     parser.add_argument(
+        "--cuts",
+        choices=("auto", "off"),
+        default="off",
+        help="auto: where a hard cut is found the video's state and identities start anew; official protocols do not",
+    )
+    parser.add_argument(
         "--results", type=Path, metavar="FILE", help="write the results in YouTube-VIS format (default: nowhere)"
     )
     parser.add_argument("--report", metavar="FILE", help="write the scores as JSON, in percent (default: nowhere)")
@@ -42,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     from l2g.runtime.backends.open import open_backend
 
     dataset = open_dataset(options, decode=False)  # frames that cannot be read are found on the way
-    scoring = ScoringOptions(top_k=options.top_k, handover=not options.no_handover)
+    scoring = ScoringOptions(top_k=options.top_k, handover=not options.no_handover, cuts=options.cuts)
     with closing(open_backend(options.model, top_k=None)) as backend:
         evaluation = evaluate_backend(
             backend,

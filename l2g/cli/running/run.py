@@ -13,15 +13,19 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
-from l2g.cli.arguments import add_model, add_quiet, names, note, size
+from l2g.cli.arguments import add_model, add_quiet, cuts, duration, names, note, size
 from l2g.cli.entry import INTERRUPTED, main_of
 
 if TYPE_CHECKING:
     from l2g.runtime.video.job import JobSummary
+    from l2g.runtime.video.live.cameras import Camera
+    from l2g.runtime.video.live.watcher import Watcher
+    from l2g.runtime.video.source import VideoSource
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,8 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--input",
         required=True,
         nargs="+",
-        help="video files, named pipes, URLs that FFmpeg reads, pictures or folders of pictures; several run at once, "
-        "and several picture files (*.jpg) are one video",
+        help="video files, pipes (- is stdin), cameras (0, /dev/video0), URLs that FFmpeg reads (rtsp, rtmp, srt, "
+        "http, udp), lists of cameras (*.yaml), pictures or folders of pictures; several run at once, and several "
+        "picture files (*.jpg) are one video",
     )
     parser.add_argument("--output", required=True, help="the folder for the results, made when it is missing")
     parser.add_argument(
@@ -53,8 +58,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="names of a .pth's classes, one a line (default: COCO's for 80 classes, else numbers)",
     )
     parser.add_argument("--max-age", type=int, default=30, help="frames a hidden track keeps its id")
+    parser.add_argument(
+        "--cuts",
+        type=cuts,
+        default="auto",
+        metavar="auto|off|TIME,...",
+        help="where a new scene begins, with new ids: found in the picture, nowhere, or at these seconds",
+    )
     parser.add_argument("--fps", type=float, default=30.0, help="frame rate of pictures")
     add_overlay_options(parser)
+    add_live_options(parser)
     add_quiet(parser)
 
 
@@ -69,12 +82,65 @@ def add_overlay_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--hud", action="store_true", help="draw frame number, time and frames per second")
 
 
-def run(options: argparse.Namespace) -> int:
+def add_live_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("live sources (docs/guides/live.md)")
+    group.add_argument(
+        "--policy",
+        choices=("latest", "all"),
+        help="latest: the newest frame, older ones that wait are dropped; all: every frame (default: latest for live "
+        "sources, all for others)",
+    )
+    group.add_argument("--wait", type=float, default=10.0, metavar="MS", help="a batch waits for other streams")
+    group.add_argument("--open-timeout", type=float, default=10.0, metavar="SECONDS", help="for a source to open")
+    group.add_argument("--read-timeout", type=float, default=10.0, metavar="SECONDS", help="without a frame")
+    group.add_argument("--reconnect", type=int, default=10, metavar="N", help="attempts in a row; -1 without end")
+    group.add_argument("--transport", choices=("tcp", "udp"), default="tcp", help="of RTSP")
+    group.add_argument("--jsonl", metavar="FILE", help="where frames.jsonl goes; - is stdout (default: the folder)")
+    group.add_argument(
+        "--results",
+        action=argparse.BooleanOptionalAction,
+        help="write results.json (default: for all but live sources)",
+    )
+    group.add_argument(
+        "--rotate",
+        type=duration,
+        metavar="TIME",
+        help="begin new files of a live source after 30s, 10m, 2h (default: never)",
+    )
+    group.add_argument(
+        "--serve", metavar="[HOST:]PORT", help="a page with the live overlay, and /metrics (default: none)"
+    )
+    group.add_argument("--token", help="asked for by the page; needed beyond this machine (default: none)")
+
+
+@dataclass(frozen=True)
+class _Input:
+    """name: of its results and for messages. path: what is opened. camera: its entry in a list of cameras."""
+
+    name: str
+    path: str | tuple[str, ...]
+    camera: Camera | None = None
+
+
+def _inputs(given: Sequence[str]) -> list[_Input]:
+    """What --input names: lists of cameras are taken apart, picture files put together."""
+    from l2g.runtime.video.live.cameras import is_camera_list, read_cameras
     from l2g.runtime.video.source import group_inputs, input_name
 
+    found: list[_Input] = []
+    for path in group_inputs(given):
+        if isinstance(path, str) and is_camera_list(path):
+            found += [_Input(camera.name, camera.url, camera) for camera in read_cameras(path)]
+        else:
+            found.append(_Input(input_name(path), path))
+    return found
+
+
+def run(options: argparse.Namespace) -> int:
     summaries = process(options)
-    for source, summary in zip(group_inputs(options.input), summaries, strict=True):
-        print_summary(summary, input_name(source) if len(summaries) > 1 else "")
+    for source, summary in zip(_inputs(options.input), summaries, strict=True):
+        taken = sys.stderr if options.jsonl == "-" else None
+        print_summary(summary, source.name if len(summaries) > 1 else "", taken)
         for notice in summary.notices:
             note(f"note: {notice}")
         if summary.damage and not summary.interrupted:
@@ -89,17 +155,34 @@ def process(options: argparse.Namespace) -> list[JobSummary]:
     """Open the sources and the model as `options` say, and process the ones with the other."""
     from l2g.runtime.backends.open import open_backend
     from l2g.runtime.identity.tracks import TrackParameters
-    from l2g.runtime.video.job import process_videos
+    from l2g.runtime.video.job import FlowOptions, process_videos
+    from l2g.runtime.video.lane import OutputOptions
+    from l2g.runtime.video.live.address import LiveOptions
+    from l2g.runtime.video.live.cameras import Viewed
     from l2g.runtime.video.overlay import OverlayStyle
-    from l2g.runtime.video.source import Selection, group_inputs, input_name, open_source
+    from l2g.runtime.video.source import Selection, open_sources
 
     parameters = TrackParameters(birth_score=options.score_threshold, max_age=options.max_age)
     style = OverlayStyle(not options.no_labels, options.opacity, options.trails, options.hud)
     selection = Selection(options.start, options.end, options.stride)
+    flow = FlowOptions(options.policy, options.wait / 1000)
+    output = OutputOptions(results=options.results, lines=options.jsonl, rotate=options.rotate)
+    live = LiveOptions(
+        options.open_timeout,
+        options.read_timeout,
+        None if options.reconnect < 0 else options.reconnect,
+        transport=options.transport,
+    )
     with ExitStack() as stack:
         # The sources first: a wrong path should not cost the time it takes to load a model.
-        inputs = group_inputs(options.input)
-        sources = [stack.enter_context(open_source(path, selection, options.fps, options.track)) for path in inputs]
+        inputs = _inputs(options.input)
+        sources = open_sources([each.path for each in inputs], selection, options.fps, options.track, live)
+        for source in sources:
+            stack.enter_context(source)
+        sources = [
+            Viewed(source, each.camera) if each.camera and not each.camera.is_plain else source
+            for source, each in zip(sources, inputs, strict=True)
+        ]
         # Raw outputs: masks at full precision. The best slots are chosen on the host.
         backend = open_backend(
             options.model,
@@ -110,17 +193,44 @@ def process(options: argparse.Namespace) -> list[JobSummary]:
             class_names=options.class_names,
         )
         stack.enter_context(closing(backend))
+        watcher = stack.enter_context(_watcher(options, sources))
         expected = [source.expected_frames for source in sources]
         count = stack.enter_context(_frame_bar(_total(expected), options.quiet))
         return process_videos(
             backend,
-            list(zip(sources, output_folders([input_name(path) for path in inputs], options.output), strict=True)),
+            list(zip(sources, output_folders([each.name for each in inputs], options.output), strict=True)),
             parameters=parameters,
             top_k=options.top_k,
             overlay=not options.no_overlay,
             style=style,
             on_frame=count,
+            cuts=options.cuts,
+            flow=flow,
+            output=output,
+            watcher=watcher,
         )
+
+
+@contextmanager
+def _watcher(options: argparse.Namespace, sources: Sequence[VideoSource]) -> Iterator[Watcher]:
+    """Who is told of what happens: the terminal, and with --serve a page."""
+    from l2g.runtime.video.live.cameras import Viewed
+    from l2g.runtime.video.live.source import LiveSource
+    from l2g.runtime.video.live.watcher import Terminal
+
+    watching: AbstractContextManager[Watcher]
+    if options.serve:
+        from l2g.runtime.video.live.server import serve
+
+        watching = serve(options.serve, options.token, lambda text: note(f"note: {text}"))
+    else:
+        watching = nullcontext(Terminal(lambda text: note(f"note: {text}")))
+    with watching as watcher:
+        for source in sources:
+            opened = source.inner if isinstance(source, Viewed) else source
+            if isinstance(opened, LiveSource):
+                opened.say = watcher.say
+        yield watcher
 
 
 @contextmanager
@@ -155,14 +265,15 @@ def output_folders(inputs: Sequence[str], output: str) -> list[Path]:
     return folders
 
 
-def print_summary(summary: JobSummary, name: str = "") -> None:
+def print_summary(summary: JobSummary, name: str = "", file: TextIO | None = None) -> None:
+    """On stdout, unless that is taken by the lines."""
     rate = summary.frames / max(summary.seconds, 1e-9)
-    print(
+    dropped = f", {summary.dropped} dropped" if summary.dropped else ""
+    text = (
         f"{name}{': ' if name else ''}{summary.frames} frames in {summary.seconds:.1f} s ({rate:.2f} frames/s), "
-        f"{summary.tracks} tracks"
+        f"{summary.tracks} tracks{dropped}"
     )
-    for file in summary.files:
-        print(f"  {file}")
+    print("\n".join([text, *(f"  {path}" for path in summary.files)]), file=file)
 
 
 main = main_of("run")

@@ -56,6 +56,10 @@ class Letterbox:
         """Columns of the canvas that hold picture."""
         return min(self.canvas_width, max(1, round(self.source_width * self.pixel_aspect * self.scale)))
 
+    def content(self, canvas: ByteArray) -> ByteArray:
+        """The part of a canvas, uint8 [canvas_height, canvas_width, 3], that holds picture; a view."""
+        return canvas[: self.content_height, : self.content_width]
+
     def to_canvas(self, frame: ByteArray, pad_value: tuple[int, int, int] = PAD_VALUE) -> ByteArray:
         """uint8 [source_height, source_width, 3] -> uint8 [canvas_height, canvas_width, 3], padded with `pad_value`."""
         if frame.shape != (self.source_height, self.source_width, 3) or frame.dtype != np.uint8:

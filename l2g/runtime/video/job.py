@@ -2,33 +2,57 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
 
-from l2g.errors import L2GError, VideoError
-from l2g.runtime.arrays import ByteArray
-from l2g.runtime.assembler import FrameAssembler, letterbox_of
+from l2g.errors import VideoError
 from l2g.runtime.backends.base import Backend
-from l2g.runtime.frame_result import FrameResult
 from l2g.runtime.identity.tracks import TrackParameters
-from l2g.runtime.outputs import FrameOutputs
 from l2g.runtime.session import VideoSession
-from l2g.runtime.video.overlay import DEFAULT_STYLE, OverlayPainter, OverlayStyle
-from l2g.runtime.video.picture_writer import PictureWriter
-from l2g.runtime.video.pipeline import ReadAhead, run_pipeline
-from l2g.runtime.video.results import JsonLinesSink, TubeResultsSink
-from l2g.runtime.video.source import VideoFrame, VideoSource
-from l2g.runtime.video.writer import VideoWriter
+from l2g.runtime.video.cuts import Cuts
+from l2g.runtime.video.lane import Decoded, Inferred, Lane, OutputOptions, overlay_name
+from l2g.runtime.video.live.health import Stepper, Watchdog
+from l2g.runtime.video.live.watcher import Watcher
+from l2g.runtime.video.overlay import DEFAULT_STYLE, OverlayStyle
+from l2g.runtime.video.pipeline import DEPTH, ReadAhead, run_pipeline
+from l2g.runtime.video.results import LINES
+from l2g.runtime.video.source import VideoSource
 
-# The rate in the overlay is that of so many frames.
-RATE_FRAMES = 30
+_POLL_SECONDS = 0.05
+# For the readers of all sources together, at the end; one that is blocked inside a decoder is left behind.
+_LAST_WAIT_SECONDS = 0.5
+POLICIES = ("latest", "all")
+
+
+@dataclass(frozen=True)
+class FlowOptions:
+    """How streams share the model's time.
+
+    policy: "latest": a stream's newest frame is taken and older ones that wait are dropped; "all": every frame; None:
+    "latest" for live sources, "all" for others. wait: seconds that a batch with a live source waits, from its first
+    frame on, for frames of the other streams. stall: seconds without a frame or without an answer of the model after
+    which that is said; 0 never.
+    """
+
+    policy: str | None = None
+    wait: float = 0.01
+    stall: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.policy not in (None, *POLICIES):
+            raise VideoError(f"policy '{self.policy}' found, one of {', '.join(POLICIES)} expected")
+        if not 0 <= self.wait < 60 or not 0 <= self.stall < 1e6:
+            raise VideoError(f"a wait of {self.wait:g} s and a stall of {self.stall:g} s found, 0 or more expected")
+
+    def latest(self, source: VideoSource) -> bool:
+        return source.is_live if self.policy is None else self.policy == "latest"
 
 
 @dataclass(frozen=True)
@@ -36,7 +60,8 @@ class JobSummary:
     """What a run did. seconds: wall time from the first frame asked for to the last file closed.
 
     damage: None, or what could not be read of the source. interrupted: Ctrl-C ended it; the files hold what was done.
-    notices: what else a user should know of the source.
+    notices: what else a user should know of the source. dropped: frames that were passed over because newer ones had
+    come. resets: how often the stream began anew, by reason.
     """
 
     frames: int
@@ -46,73 +71,16 @@ class JobSummary:
     damage: str | None
     interrupted: bool
     notices: tuple[str, ...] = ()
+    dropped: int = 0
+    resets: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class _Decoded:
-    lane: _Lane
-    frame: VideoFrame
-    canvas: ByteArray
+class _Round:
+    """Frames that go through the model together, and the lanes that have had their last one before."""
 
-
-@dataclass(frozen=True)
-class _Inferred:
-    lane: _Lane
-    frame: VideoFrame
-    outputs: FrameOutputs
-
-
-class _Results:
-    """The files of one run; consumes frames in order."""
-
-    def __init__(
-        self, files: ExitStack, source: VideoSource, backend: Backend, folder: Path, style: OverlayStyle | None
-    ):
-        names = backend.contract.class_names
-        self.lines = files.enter_context(JsonLinesSink(folder / "frames.jsonl", names))
-        self.tubes = files.enter_context(TubeResultsSink(folder / "results.json"))
-        self.video: VideoWriter | PictureWriter | None = None
-        if style:
-            self._painter = OverlayPainter(names, style)
-            writer = _overlay_writer(source, folder)
-            files.enter_context(writer)
-            self.video = writer
-        self.frames = 0
-        self._first_time = 0.0
-        # When the last frames were finished, for the rate that the overlay shows.
-        self._finished: deque[float] = deque(maxlen=RATE_FRAMES + 1)
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        paths = (self.lines.path, self.tubes.path)
-        return (*paths, self.video.path) if self.video else paths
-
-    def write(self, result: FrameResult, image: ByteArray) -> None:
-        if self.frames == 0:
-            self._first_time = result.time
-        self.lines.write(result)
-        self.tubes.write(result)
-        if self.video:
-            self.video.write(self._painter.draw(image, result, self._rate()), result.time - self._first_time)
-        self.frames += 1
-
-    def _rate(self) -> float | None:
-        """Frames per second of wall time, over the last ones; None at the first."""
-        self._finished.append(time.perf_counter())
-        seconds = self._finished[-1] - self._finished[0]
-        return (len(self._finished) - 1) / seconds if seconds else None
-
-
-def _overlay_name(source: VideoSource) -> str:
-    return "overlay.png" if source.is_picture else "overlay.mp4"
-
-
-def _overlay_writer(source: VideoSource, folder: Path) -> VideoWriter | PictureWriter:
-    path = folder / _overlay_name(source)
-    if source.is_picture:
-        return PictureWriter(path)
-    rate = source.frame_rate / source.selection.stride
-    return VideoWriter(path, source.height, source.width, rate, source.pixel_aspect)
+    items: list[Decoded]
+    finished: list[Lane]
 
 
 def _refuse_own_inputs(jobs: Sequence[tuple[VideoSource, str | Path]], overlay: bool) -> None:
@@ -120,7 +88,7 @@ def _refuse_own_inputs(jobs: Sequence[tuple[VideoSource, str | Path]], overlay: 
     outputs = [
         Path(folder) / name
         for source, folder in jobs
-        for name in ("frames.jsonl", "results.json", *([_overlay_name(source)] if overlay else []))
+        for name in (LINES, "results.json", *([overlay_name(source)] if overlay else []))
     ]
     there = {(entry.st_dev, entry.st_ino): path for path in outputs if path.exists() for entry in [path.stat()]}
     for source, _ in jobs if there else ():
@@ -133,60 +101,6 @@ def _refuse_own_inputs(jobs: Sequence[tuple[VideoSource, str | Path]], overlay: 
                 )
 
 
-class _Lane:
-    """One video on its way through the stages: its frames, its place on the canvas, its files."""
-
-    def __init__(
-        self,
-        source: VideoSource,
-        folder: Path,
-        backend: Backend,
-        parameters: TrackParameters | None,
-        top_k: int,
-        style: OverlayStyle | None,
-    ):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise VideoError(f"{folder}: cannot be made ({error}); give another output folder") from None
-        self.source = source
-        self.failure: L2GError | None = None
-        self._pad_value = backend.contract.pad_value
-        self._letterbox = letterbox_of(backend.contract, source.height, source.width, source.pixel_aspect)
-        self._assembler = FrameAssembler(self._letterbox, backend.contract, parameters, top_k)
-        self._files = ExitStack()
-        with self._files:
-            self.results = _Results(self._files, source, backend, folder, style)
-            self._files = self._files.pop_all()
-
-    def decode(self) -> Generator[_Decoded, None, None]:
-        """Every frame; ends early, without an error, where the source fails (see `failure`)."""
-        try:
-            for frame in self.source:
-                yield _Decoded(self, frame, self._letterbox.to_canvas(frame.image, self._pad_value))
-        except L2GError as error:
-            self.failure = error
-
-    def write(self, item: _Inferred) -> None:
-        frame = item.frame
-        self.results.write(self._assembler.assemble(item.outputs, frame.index, frame.time), frame.image)
-
-    def close(self) -> None:
-        """Give the files their names; they stay as they are from then on."""
-        self._files.close()
-
-    def summary(self, seconds: float, interrupted: bool) -> JobSummary:
-        return JobSummary(
-            frames=self.results.frames,
-            seconds=seconds,
-            tracks=self.results.tubes.tracks,
-            files=tuple(path for path in self.results.paths if path.exists()),
-            damage=str(self.failure) if self.failure else self.source.damage,
-            interrupted=interrupted,
-            notices=tuple(self.source.notices),
-        )
-
-
 def process_video(
     backend: Backend,
     source: VideoSource,
@@ -197,19 +111,34 @@ def process_video(
     overlay: bool = True,
     style: OverlayStyle = DEFAULT_STYLE,
     on_frame: Callable[[], object] | None = None,
+    cuts: Cuts = "auto",
+    flow: FlowOptions | None = None,
+    output: OutputOptions | None = None,
+    watcher: Watcher | None = None,
 ) -> JobSummary:
     """Write `frames.jsonl`, `results.json` and, with `overlay`, `overlay.mp4` of `source` into `folder`; of a single
     picture `overlay.png`.
 
-    style: what the overlay shows.
+    style: what the overlay shows. cuts: where the stream begins anew, see `Tracker`. flow: which frames are taken.
+    output: what else is chosen of the files; its style is that of `overlay` and `style`. watcher: is told of everything
+    as it happens.
     Decoding, inference and writing overlap; memory does not grow with the video. `on_frame` is called after each frame.
     Whatever ends the run, the files hold every frame that was finished. Neither `backend` nor `source` is closed.
     Raises VideoError when the folder cannot be written, a file that is read would be written over, or the source gives
     no frame.
     """
-    jobs = [(source, folder)]
     return process_videos(
-        backend, jobs, parameters=parameters, top_k=top_k, overlay=overlay, style=style, on_frame=on_frame
+        backend,
+        [(source, folder)],
+        parameters=parameters,
+        top_k=top_k,
+        overlay=overlay,
+        style=style,
+        on_frame=on_frame,
+        cuts=cuts,
+        flow=flow,
+        output=output,
+        watcher=watcher,
     )[0]
 
 
@@ -222,45 +151,72 @@ def process_videos(
     overlay: bool = True,
     style: OverlayStyle = DEFAULT_STYLE,
     on_frame: Callable[[], object] | None = None,
+    cuts: Cuts = "auto",
+    flow: FlowOptions | None = None,
+    output: OutputOptions | None = None,
+    watcher: Watcher | None = None,
 ) -> list[JobSummary]:
     """`process_video` for several videos at once, as streams of one batch; jobs are (source, folder).
 
-    Every step takes the next frame of each video that has one left: a video leaves the batch at its end, and the
-    slowest source sets the pace of all. A source that fails ends alone, with the reason as its summary's `damage`; its
-    error is raised when it is the only one, or when all fail.
+    Of files every step takes the next frame of each that has one left, and the slowest source sets the pace of all;
+    where a source is live, streams have a pace each, see `FlowOptions`. A source that fails ends alone, with the reason
+    as its summary's `damage`; its error is raised when it is the only one, or when all fail.
     """
     _refuse_own_inputs(jobs, overlay)
-    session = VideoSession(backend)
+    flow, watcher = flow or FlowOptions(), watcher or Watcher()
+    output = replace(output or OutputOptions(), style=style if overlay else None)
     started = time.perf_counter()
     interrupted = False
     with ExitStack() as stack:
         stack.enter_context(_one_opencv_thread())
-        lanes: list[_Lane] = []
+        lanes: list[Lane] = []
         for source, folder in jobs:
-            lanes.append(_Lane(source, Path(folder), backend, parameters, top_k, style if overlay else None))
-            stack.callback(lanes[-1].close)
+            name = Path(folder).name if len(jobs) > 1 else ""
+            lane = Lane(source, Path(folder), backend.contract, output, parameters, top_k, cuts, name)
+            lanes.append(lane)
+            stack.callback(lane.close)
         # Decoders and encoders work outside the interpreter's lock: several videos have a thread each for either.
         writers = stack.enter_context(ThreadPoolExecutor(len(lanes))) if len(lanes) > 1 else None
+        watchdog = stack.enter_context(Watchdog(lanes, flow.stall, watcher))
+        stepper = Stepper(VideoSession(backend), watcher, watchdog)
 
-        def consume(round_: list[_Inferred]) -> None:
-            running = [item.lane for item in round_]
-            for lane in lanes:
-                if lane not in running:
-                    lane.close()
-            list((writers.map if writers else map)(lambda item: item.lane.write(item), round_))
-            for _ in round_:
+        def infer(round_: _Round) -> tuple[list[Inferred], list[Lane]]:
+            return stepper.step(round_.items, round_.finished), round_.finished
+
+        def consume(done: tuple[list[Inferred], list[Lane]]) -> None:
+            items, finished = done
+            for lane in finished:
+                lane.close()
+            list((writers.map if writers else map)(lambda item: item.lane.write(item, watcher), items))
+            for _ in items:
                 if on_frame:
                     on_frame()
 
+        # A frame that is to be the latest may not wait in a line.
+        live = any(source.is_live or flow.latest(source) for source, _ in jobs)
         try:
-            run_pipeline(_rounds(lanes), lambda round_: _step(session, round_), consume)
+            run_pipeline(_rounds(lanes, flow, live, watchdog), infer, consume, 1 if live else DEPTH, direct=live)
         except KeyboardInterrupt:
             interrupted = True
     failures = [lane.failure for lane in lanes if lane.failure]
     if lanes and len(failures) == len(lanes):
         raise failures[0]
     seconds = time.perf_counter() - started
-    return [lane.summary(seconds, interrupted) for lane in lanes]
+    return [_summary(lane, seconds, interrupted) for lane in lanes]
+
+
+def _summary(lane: Lane, seconds: float, interrupted: bool) -> JobSummary:
+    return JobSummary(
+        frames=lane.results.frames,
+        seconds=seconds,
+        tracks=lane.results.tracks,
+        files=tuple(path for path in lane.results.paths if path.exists()),
+        damage=str(lane.failure) if lane.failure else lane.source.damage,
+        interrupted=interrupted,
+        notices=tuple(lane.source.notices),
+        dropped=lane.dropped,
+        resets=dict(lane.resets),
+    )
 
 
 @contextmanager
@@ -274,30 +230,55 @@ def _one_opencv_thread() -> Iterator[None]:
         cv2.setNumThreads(before)
 
 
-def _rounds(lanes: Sequence[_Lane]) -> Iterator[list[_Decoded]]:
-    """The next frame of every lane that has one left, until none has."""
-    readers: dict[_Lane, ReadAhead | Generator[_Decoded, None, None]] = {
-        lane: ReadAhead(lane.decode()) if len(lanes) > 1 else lane.decode() for lane in lanes
-    }
-    live = list(lanes)
+def _rounds(lanes: Sequence[Lane], flow: FlowOptions, live: bool, watchdog: Watchdog) -> Generator[_Round, None, None]:
+    """What goes through the model together, until no lane has a frame left.
+
+    Of files the next frame of each. With a live source among them: whoever has a frame once the first one waited for
+    `flow.wait`.
+    """
+    if len(lanes) == 1 and not live:
+        for item in lanes[0].decode():
+            yield _Round([item], [])
+        return
+    changed = threading.Condition()
+    readers = {lane: ReadAhead(lane.decode(), latest=flow.latest(lane.source), changed=changed) for lane in lanes}
+    running = list(lanes)
     try:
-        while live:
-            items = [next(readers[lane], None) for lane in live]
-            live = [lane for lane, item in zip(live, items, strict=True) if item is not None]
-            if live:
-                yield [item for item in items if item is not None]
+        while True:
+            with changed:
+                ready = _wait(readers, running, flow.wait if live else None, changed)
+            finished = [lane for lane in running if readers[lane].ended]
+            running = [lane for lane in running if lane not in finished]
+            if not running:
+                return
+            items = [readers[lane].take() for lane in ready]
+            for item in items:
+                item.lane.dropped = readers[item.lane].dropped
+                watchdog.frame(item.lane)
+            yield _Round(items, finished)
     finally:
+        for lane in lanes:
+            lane.source.stop()
+        limit = time.monotonic() + _LAST_WAIT_SECONDS
         for reader in readers.values():
-            reader.close()
+            reader.close(max(0.0, limit - time.monotonic()))
 
 
-def _step(session: VideoSession, round_: list[_Decoded]) -> list[_Inferred]:
-    running = [item.lane for item in round_]
-    for lane in running:
-        if lane not in session.streams:
-            session.join(lane)
-    for stream in session.streams:
-        if stream not in running:
-            session.leave(stream)
-    outputs = session.step({item.lane: item.canvas for item in round_})
-    return [_Inferred(item.lane, item.frame, outputs[item.lane]) for item in round_]
+def _wait(
+    readers: dict[Lane, ReadAhead], running: Sequence[Lane], wait: float | None, changed: threading.Condition
+) -> list[Lane]:
+    """The lanes that have a frame: all that still run, or with `wait` those that have one so long after the first."""
+    deadline: float | None = None
+    while True:
+        left = [lane for lane in running if not readers[lane].ended]
+        ready = [lane for lane in left if readers[lane].ready]
+        if len(ready) == len(left):
+            return ready
+        seconds = _POLL_SECONDS
+        if ready and wait is not None:
+            now = time.monotonic()
+            deadline = now + wait if deadline is None else deadline
+            if now >= deadline:
+                return ready
+            seconds = min(seconds, deadline - now)
+        changed.wait(seconds)

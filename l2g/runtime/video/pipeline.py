@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -15,65 +16,110 @@ _END = object()
 
 
 def run_pipeline(
-    produce: Iterable[Any], infer: Callable[[Any], Any], consume: Callable[[Any], None], depth: int = DEPTH
+    produce: Iterable[Any],
+    infer: Callable[[Any], Any],
+    consume: Callable[[Any], None],
+    depth: int = DEPTH,
+    direct: bool = False,
 ) -> int:
     """Pass every item of `produce` through `infer` and then `consume`, in order; return how many went all the way.
 
     `produce` is iterated in a thread of its own, `consume` is called in another, `infer` in the caller's, where Ctrl-C
-    arrives. At most `depth` items wait between two stages.
+    arrives. At most `depth` items wait between two stages. direct: `produce` is iterated in the caller's thread too, an
+    item at the moment when `infer` is free for it, for producers that have threads of their own.
 
     The first exception of any stage is raised here, after the threads have ended. What lies downstream of the failure
     is finished first: when decoding or inference fails, or on Ctrl-C, every inferred frame is still consumed.
     A producer that blocks for good (a camera that fell silent) cannot be stopped; it is left behind as a daemon thread.
     """
-    return _Pipeline(infer, consume, depth).run(produce)
+    return _Pipeline(infer, consume, depth).run(produce, direct)
 
 
 class ReadAhead:
-    """Iterates `items` in a thread of its own, at most `depth` items ahead of whoever iterates this.
+    """Iterates `items` in a thread of its own, ahead of whoever takes them.
+
+    depth: items that wait at most; a full line holds the thread back. latest: of what waits only the newest counts,
+    older ones are dropped and counted in `dropped`; nothing holds the thread back. changed: notified, with its lock
+    held, whenever there is more to take or an end; several readers may share one.
 
     An exception of `items` is raised where its item would have come. `close` ends the thread, which closes `items`; a
     source that blocks for good is left behind as a daemon thread.
     """
 
-    def __init__(self, items: Iterable[Any], depth: int = 2):
-        self._items = items
-        self._queue: queue.Queue[Any] = queue.Queue(depth)
-        self._stop = threading.Event()
+    def __init__(
+        self, items: Iterable[Any], depth: int = 2, latest: bool = False, changed: threading.Condition | None = None
+    ):
+        self.dropped = 0
+        self._items, self._depth, self._latest = items, depth, latest
+        self._changed = changed or threading.Condition()
+        self._waiting: deque[Any] = deque()
+        self._stopped = self._read_all = False
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._read, name="l2g-read", daemon=True)
         self._thread.start()
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is an item, or an error, to take."""
+        return not self._stopped and bool(self._waiting or self._error)
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come."""
+        return self._stopped or (self._read_all and not self.ready)
+
+    def take(self) -> Any:
+        """The next item of a reader that is ready; raises the error of `items`."""
+        with self._changed:
+            if not self._waiting and self._error is not None:
+                self._stopped = True
+                raise self._error
+            item = self._waiting.popleft()
+            self._changed.notify_all()
+            return item
 
     def __iter__(self) -> Iterator[Any]:
         return self
 
     def __next__(self) -> Any:
-        while not self._stop.is_set():
-            try:
-                item = self._queue.get(timeout=_POLL_SECONDS)
-            except queue.Empty:
-                continue
-            if item is not _END:
-                return item
-            self._stop.set()
-            if self._error is not None:
-                raise self._error
-        raise StopIteration
+        with self._changed:
+            while not self.ready:
+                if self.ended:
+                    raise StopIteration
+                self._changed.wait(_POLL_SECONDS)
+            return self.take()
 
-    def close(self) -> None:
-        self._stop.set()
-        self._thread.join(_LAST_JOIN_SECONDS)
+    def close(self, seconds: float = _LAST_JOIN_SECONDS) -> None:
+        """End the thread, for which this waits so long."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        self._thread.join(seconds)
 
     def _read(self) -> None:
         try:
             for item in self._items:
-                if not _put(self._queue, item, self._stop):
-                    return
+                if not self._put(item):
+                    break
         except BaseException as error:
             self._error = error
         finally:
             getattr(self._items, "close", lambda: None)()
-            _put(self._queue, _END, self._stop)
+            with self._changed:
+                self._read_all = True
+                self._changed.notify_all()
+
+    def _put(self, item: Any) -> bool:
+        """Wait for room; False when the reader was closed meanwhile."""
+        with self._changed:
+            if self._latest:
+                self.dropped += len(self._waiting)
+                self._waiting.clear()
+            while len(self._waiting) >= self._depth and not self._stopped:
+                self._changed.wait(_POLL_SECONDS)
+            self._waiting.append(item)
+            self._changed.notify_all()
+            return not self._stopped
 
 
 class _Pipeline:
@@ -86,13 +132,17 @@ class _Pipeline:
         self._errors: list[BaseException] = []
         self._consumed = 0
 
-    def run(self, produce: Iterable[Any]) -> int:
+    def run(self, produce: Iterable[Any], direct: bool) -> int:
         producer = threading.Thread(target=self._producing, args=(produce,), name="l2g-decode", daemon=True)
         consumer = threading.Thread(target=self._consuming, name="l2g-results", daemon=True)
-        producer.start()
+        if not direct:
+            producer.start()
         consumer.start()
         try:
-            self._inferring()
+            if direct:
+                self._inferring_directly(produce)
+            else:
+                self._inferring()
         except BaseException as error:
             self._errors.insert(0, error)
         self._stop_producing.set()
@@ -100,7 +150,8 @@ class _Pipeline:
             _put(self._inferred, _END, self._consumer_failed)
             while consumer.is_alive():
                 consumer.join(_POLL_SECONDS)
-            producer.join(_LAST_JOIN_SECONDS)
+            if not direct:
+                producer.join(_LAST_JOIN_SECONDS)
         except KeyboardInterrupt as error:
             # Ctrl-C while the last frames are being finished: give up on them.
             self._consumer_failed.set()
@@ -119,6 +170,14 @@ class _Pipeline:
             if item is _END:
                 return
             _put(self._inferred, self._infer(item), self._consumer_failed)
+
+    def _inferring_directly(self, produce: Iterable[Any]) -> None:
+        try:
+            for item in produce:
+                if not _put(self._inferred, self._infer(item), self._consumer_failed):
+                    return
+        finally:
+            getattr(produce, "close", lambda: None)()
 
     def _producing(self, produce: Iterable[Any]) -> None:
         try:

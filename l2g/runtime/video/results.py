@@ -1,12 +1,14 @@
 """Where results go: `frames.jsonl`, a line a frame for streams, and `results.json`, the YouTube-VIS results format.
 
-Sinks are context managers that write under a temporary name and give the file its own name when they close. They do so
+`LiveLines` is `frames.jsonl` that can be read while it grows. The other
+sinks are context managers that write under a temporary name and give the file its own name when they close. They do so
 after an exception or Ctrl-C too: what was done is kept. Memory does not grow with the masks.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from array import array
 from collections.abc import Sequence
@@ -18,13 +20,40 @@ from l2g.errors import VideoError
 from l2g.files import PendingFile, write_atomically
 from l2g.runtime.frame_result import FrameResult, TrackedInstance
 
+LINES = "frames.jsonl"
+# Up to so many frames a track's list has an entry for each, as evaluators expect; the videos of the benchmarks are
+# shorter. Of longer ones the list would be nulls for the most part, and the file grow with the square of the length.
+PADDED_FRAMES = 500
 
-class JsonLinesSink:
-    """`frames.jsonl`: one JSON object a line, in order, each frame that was processed.
+
+def line_of(result: FrameResult, class_names: Sequence[str], stream: str = "") -> str:
+    """A frame as one line of JSON, without its end.
 
     {"index": source frame, "time": seconds, "tracks": [{"id", "label": class index, "name": class name, "score": 0..1,
-    "box": [x1, y1, x2, y2] in source pixels, "segmentation": {"size": [height, width], "counts": compressed RLE}}]}
+    "box": [x1, y1, x2, y2] in source pixels, "segmentation": {"size": [height, width], "counts": compressed RLE}}]};
+    "reset" where the stream's history was forgotten before it, and "stream" first where one is named.
     """
+    line: dict[str, Any] = {"stream": stream} if stream else {}
+    line |= {"index": result.index, "time": round(result.time, 6)}
+    if result.reset:
+        line["reset"] = result.reset
+    line["tracks"] = [_track(instance, class_names) for instance in result.tracks]
+    return json.dumps(line)
+
+
+def _track(instance: TrackedInstance, class_names: Sequence[str]) -> dict[str, Any]:
+    return {
+        "id": instance.track_id,
+        "label": instance.label,
+        "name": class_names[instance.label],
+        "score": round(instance.score, 6),
+        "box": list(instance.box),
+        "segmentation": instance.rle,
+    }
+
+
+class JsonLinesSink:
+    """`frames.jsonl`: one JSON object a line, in order, each frame that was processed; see `line_of`."""
 
     def __init__(self, path: str | Path, class_names: Sequence[str]):
         self.path = Path(path)
@@ -32,17 +61,14 @@ class JsonLinesSink:
         self._pending = PendingFile(self.path, VideoError)
         self._file = open(self._pending.temporary, "w", encoding="utf-8")  # noqa: SIM115 - `close` does
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return (self.path,)
+
     def write(self, result: FrameResult) -> None:
         """Append one frame. VideoError when the disk refuses."""
-        line = json.dumps(
-            {
-                "index": result.index,
-                "time": round(result.time, 6),
-                "tracks": [self._track(instance) for instance in result.tracks],
-            }
-        )
         try:
-            self._file.write(line + "\n")
+            self._file.write(line_of(result, self._class_names) + "\n")
         except OSError as error:
             raise VideoError(f"{self.path}: writing failed ({error}); is the disk full?") from None
 
@@ -56,17 +82,62 @@ class JsonLinesSink:
                 raise self._pending.refusal(error) from None
             self._pending.commit()
 
-    def _track(self, instance: TrackedInstance) -> dict[str, Any]:
-        return {
-            "id": instance.track_id,
-            "label": instance.label,
-            "name": self._class_names[instance.label],
-            "score": round(instance.score, 6),
-            "box": list(instance.box),
-            "segmentation": instance.rle,
-        }
-
     def __enter__(self) -> JsonLinesSink:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class LiveLines:
+    """The same lines for whoever reads along: each is written out at once, under the file's own name.
+
+    target: a path, or "-" for stdout. rotate: seconds of the stream after which the next file begins; its files are
+    `NAME-0000.jsonl`, `NAME-0001.jsonl` and so on. stream: named in every line on stdout, where several come together.
+    """
+
+    def __init__(self, target: str | Path, class_names: Sequence[str], stream: str = "", rotate: float | None = None):
+        self._target = None if target == "-" else Path(target)
+        self._class_names, self._stream, self._rotate = class_names, "" if self._target else stream, rotate
+        self._paths: list[Path] = []
+        self._began: float | None = None
+        self._file = sys.stdout if self._target is None else self._open()
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return tuple(self._paths)
+
+    def write(self, result: FrameResult) -> None:
+        """Append one frame. VideoError when the disk refuses."""
+        if self._began is None:
+            self._began = result.time
+        try:
+            if self._target and self._rotate and result.time - self._began >= self._rotate:
+                self._file.close()
+                self._file, self._began = self._open(), result.time
+            self._file.write(line_of(result, self._class_names, self._stream) + "\n")
+            self._file.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise VideoError(f"{self._target or 'stdout'}: writing failed ({error}); is the disk full?") from None
+
+    def close(self) -> None:
+        if self._target:
+            self._file.close()
+
+    def _open(self) -> TextIO:
+        assert self._target is not None
+        path = self._target
+        if self._rotate:
+            path = path.with_stem(f"{path.stem}-{len(self._paths):04d}")
+        # A new file takes the name at once: a link that waits there is replaced, not followed.
+        pending = PendingFile(path, VideoError)
+        pending.commit()
+        self._paths.append(path)
+        return open(path, "w", encoding="utf-8")
+
+    def __enter__(self) -> LiveLines:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -86,7 +157,9 @@ class TubeResultsSink:
     """`results.json`: the YouTube-VIS results format, a list with one entry per track and label that it was given.
 
     {"video_id", "category_id": label + 1, "score": sum of the label's scores / frames of the track, "segmentations":
-    one compressed RLE or null per processed frame, "track_id": as in frames.jsonl}. Evaluators ignore the last key. A
+    one compressed RLE or null per processed frame, "track_id": as in frames.jsonl}. Evaluators ignore the last key.
+    Of more than `PADDED_FRAMES` frames a list holds those from the track's first to its last, and "first_frame" is the
+    first one's place. A
     track that one class holds throughout is one entry whose score is its mean class score; the best entry of a track
     is its label, the others are the model's second thoughts, which submissions to the benchmarks list too.
 
@@ -139,12 +212,14 @@ class TubeResultsSink:
         separator = "["
         for track_id, tube in sorted(self._tubes.items()):
             for label, total in sorted(tube.score_sums.items(), key=lambda item: (-item[1], item[0])):
-                head = {
+                head: dict[str, object] = {
                     "video_id": self._video_id,
                     "track_id": track_id,
                     "category_id": label + 1,
                     "score": total / len(tube.frames),
                 }
+                if self._frames > PADDED_FRAMES:
+                    head["first_frame"] = tube.frames[0]
                 file.write(separator + "\n" + json.dumps(head)[:-1] + ', "segmentations": [')
                 self._write_segmentations(file, tube)
                 file.write("]}")
@@ -152,10 +227,12 @@ class TubeResultsSink:
         file.write("[]\n" if separator == "[" else "\n]\n")
 
     def _write_segmentations(self, file: TextIO, tube: _Tube) -> None:
-        """A list item per processed frame, read back from the spool one at a time."""
+        """A list item per frame, read back from the spool one at a time."""
         where = dict(zip(tube.frames, tube.offsets, strict=True))
-        for frame in range(self._frames):
-            if frame:
+        long = self._frames > PADDED_FRAMES
+        first, end = (tube.frames[0], tube.frames[-1] + 1) if long else (0, self._frames)
+        for frame in range(first, end):
+            if frame > first:
                 file.write(", ")
             if frame in where:
                 self._spool.seek(where[frame])

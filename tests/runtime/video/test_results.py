@@ -7,9 +7,10 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from l2g.errors import VideoError
+from l2g.metrics.vis_ap import evaluate_vis
 from l2g.runtime.assembler import FrameResult, TrackedInstance
 from l2g.runtime.picture.masks import InstanceMask
-from l2g.runtime.video.results import JsonLinesSink, TubeResultsSink
+from l2g.runtime.video.results import JsonLinesSink, LiveLines, TubeResultsSink
 
 HEIGHT, WIDTH = 20, 30
 
@@ -132,3 +133,73 @@ def test_an_older_result_is_replaced_only_at_the_end(tmp_path):
 def test_a_folder_that_cannot_be_written_is_named(tmp_path, sink):
     with pytest.raises(VideoError, match="cannot be written"):
         sink(tmp_path / "no" / "file.json")
+
+
+def _stream(folder, frames):
+    """Three objects come by every 20 frames."""
+    with TubeResultsSink(folder / f"{frames}.json") as sink:
+        for index in range(frames):
+            tracks = tuple(_instance(index // 20 * 3 + k, 1, 0.8, (k, 2, k + 5, 9)) for k in (1, 2, 3))
+            sink.write(FrameResult(index, index / 30, tracks))
+    return folder / f"{frames}.json"
+
+
+def test_the_file_grows_with_what_was_seen(tmp_path):
+    sizes = [_stream(tmp_path, frames).stat().st_size for frames in (1000, 2000, 4000)]
+    assert 1.9 < sizes[1] / sizes[0] < 2.1
+    assert 1.9 < sizes[2] / sizes[1] < 2.1
+
+
+def test_a_long_video_s_lists_begin_at_the_first_frame_and_score_as_whole_ones(tmp_path):
+    path = _stream(tmp_path, 600)
+    short, long = json.loads(_stream(tmp_path, 500).read_text()), json.loads(path.read_text())
+    assert {len(entry["segmentations"]) for entry in short} == {500}
+    assert {"first_frame" in entry for entry in short} == {False}
+    assert [(e["first_frame"], len(e["segmentations"])) for e in long[:6]] == [(0, 20)] * 3 + [(20, 20)] * 3
+    annotations = [
+        {
+            "id": number,
+            "video_id": 1,
+            "category_id": entry["category_id"],
+            "iscrowd": 0,
+            "segmentations": [None] * entry["first_frame"]
+            + entry["segmentations"]
+            + [None] * (580 - entry["first_frame"]),
+        }
+        for number, entry in enumerate(long, start=1)
+    ]
+    for mark in annotations:
+        mark["areas"] = [None if s is None else int(coco_mask.area(s)) for s in mark["segmentations"]]
+        mark["bboxes"] = [None if s is None else coco_mask.toBbox(s).tolist() for s in mark["segmentations"]]
+    truth = {
+        "videos": [{"id": 1, "height": HEIGHT, "width": WIDTH, "length": 600, "file_names": ["a"] * 600}],
+        "categories": [{"id": i + 1, "name": "abc"[i]} for i in range(3)],
+        "annotations": annotations,
+    }
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    report = evaluate_vis(tmp_path / "truth.json", path)
+    assert report.stats["AP"] == pytest.approx(1.0)
+    assert "other length" not in report.table()
+
+
+def test_live_lines_can_be_read_as_they_come(tmp_path):
+    path = tmp_path / "f.jsonl"
+    path.symlink_to(tmp_path / "elsewhere")
+    with LiveLines(path, "abc") as lines:
+        for count, frame in enumerate(FRAMES, start=1):
+            lines.write(frame)
+            assert len(path.read_text().splitlines()) == count
+    assert not (tmp_path / "elsewhere").exists()
+    with JsonLinesSink(tmp_path / "g.jsonl", "abc") as lines:
+        for frame in FRAMES:
+            lines.write(frame)
+    assert path.read_text() == (tmp_path / "g.jsonl").read_text()
+
+
+def test_live_lines_go_on_in_new_files(tmp_path):
+    with LiveLines(tmp_path / "f.jsonl", "abc", rotate=0.35) as lines:
+        for frame in FRAMES:
+            lines.write(frame)
+    parts = [[json.loads(line)["index"] for line in path.read_text().splitlines()] for path in lines.paths]
+    assert parts == [[0, 2], [4, 6]]
+    assert [path.name for path in lines.paths] == ["f-0000.jsonl", "f-0001.jsonl"]

@@ -23,11 +23,15 @@ MAX_PIXELS = 1 << 27
 
 @dataclass(frozen=True)
 class VideoFrame:
-    """index: of the source frame, from 0 (skipped frames count). time: seconds. image: uint8 [H, W, 3] RGB, upright."""
+    """index: of the source frame, from 0 (skipped frames count). time: seconds. image: uint8 [H, W, 3] RGB, upright.
+
+    connection: how often a live source was lost before this frame.
+    """
 
     index: int
     time: float
     image: Image
+    connection: int = 0
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,8 @@ class VideoSource(ABC):
     name: what messages call it. files: the local files that it reads. height, width: of the upright frames, in stored
     pixels. pixel_aspect: width of a pixel divided by its height. frame_rate: mean frames a second. expected_frames:
     how many the selection will give, an estimate for progress bars, None when unknown. is_picture: a single picture,
-    without a time. notices: what a user should know although nothing is wrong; may grow while it is iterated.
+    without a time. is_live: frames come whether they are taken or not. connection: how often it was lost so far.
+    notices: what a user should know although nothing is wrong; may grow while it is iterated.
     damage: None, or once the iteration has ended a sentence that says what could not be read.
     """
 
@@ -68,6 +73,8 @@ class VideoSource(ABC):
     frame_rate: float
     expected_frames: int | None = None
     is_picture: bool = False
+    is_live: bool = False
+    connection: int = 0
     notices: list[str]
     damage: str | None = None
 
@@ -92,7 +99,7 @@ class VideoSource(ABC):
                 if time < start:
                     continue
                 if chosen % self.selection.stride == 0:
-                    yield VideoFrame(index, time, read())
+                    yield VideoFrame(index, time, read(), self.connection)
                 chosen += 1
         except L2GError:
             raise
@@ -101,6 +108,9 @@ class VideoSource(ABC):
             raise VideoError(f"{self.name}: cannot be read ({reason(error)})") from error
         if not chosen:
             raise VideoError(f"{self.name}: no frame in the selection: it ends before {start:g} s")
+
+    def stop(self) -> None:  # noqa: B027 (files end by themselves)
+        """Let the iteration end soon, whatever it waits for; from any thread."""
 
     def close(self) -> None:  # noqa: B027 (most have nothing to free)
         """Free the file."""
@@ -124,6 +134,8 @@ def shown(path: str | Path) -> str:
 
 
 def reason(error: Exception) -> str:
+    if type(error).__name__ == "ExitError":  # PyAV's, where its time-out was over
+        return "nothing came for too long"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
@@ -36,6 +37,20 @@ _HDR = {ColorTrc.SMPTE2084: "PQ", ColorTrc.ARIB_STD_B67: "HLG"}
 _TS_PACKET_BYTES = 188
 
 
+@dataclass(frozen=True)
+class Opening:
+    """How FFmpeg opens an address.
+
+    format: of the input (a device such as "v4l2"); None: found out. options: FFmpeg's. timeout: seconds without an
+    answer, of opening and of reading; None waits for ever. mend: what a user may do where it cannot be opened.
+    """
+
+    format: str | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+    timeout: tuple[float, float] | None = None
+    mend: str = "is the file complete?"
+
+
 class VideoFile(VideoSource):
     """One video track of whatever FFmpeg opens.
 
@@ -43,7 +58,7 @@ class VideoFile(VideoSource):
     players do, and counted in `damage`. Frames of another size than the first are letterboxed into it.
 
     address: what FFmpeg opens, or an unbuffered pipe. file: the local file that `address` is, if it is one.
-    track: the number of the video track, from 0; None chooses.
+    track: the number of the video track, from 0; None chooses. opening: how FFmpeg opens it.
     """
 
     def __init__(
@@ -53,15 +68,25 @@ class VideoFile(VideoSource):
         selection: Selection,
         file: Path | None = None,
         track: int | None = None,
+        opening: Opening | None = None,
     ):
         super().__init__(name, selection)
         self.files = (file,) if file else ()
         self._pipe = None if isinstance(address, str) else address
+        opening = opening or Opening()
+        self._mend = opening.mend
         try:
-            self._container = av.open(address, "r", metadata_errors="replace")
+            self._container = av.open(
+                address,
+                "r",
+                format=opening.format,
+                options=dict(opening.options),
+                metadata_errors="replace",
+                timeout=opening.timeout,
+            )
         except (av.error.FFmpegError, OSError, ValueError) as error:
             self._close_pipe()
-            raise VideoError(f"{name}: cannot be opened as a video ({reason(error)}); is the file complete?") from None
+            raise VideoError(f"{name}: cannot be opened as a video ({reason(error)}); {opening.mend}") from None
         try:
             self._open_track(address if isinstance(address, str) and file else None, track)
         except BaseException:
@@ -93,7 +118,7 @@ class VideoFile(VideoSource):
         self._frames = self._decoded_frames()
         first = next(self._frames, None)
         if first is None:
-            raise VideoError(f"{self.name}: no frame can be decoded{self._because()}; is the file complete?")
+            raise VideoError(f"{self.name}: no frame can be decoded{self._because()}; {self._mend}")
         self._first: av.VideoFrame | None = first
         self._origin = float(_stamp(first) or 0)
         self._take_shape(first)
@@ -117,6 +142,16 @@ class VideoFile(VideoSource):
         if self._orientation.transposed:
             self.height, self.width = self.width, self.height
             self.pixel_aspect = 1 / self.pixel_aspect
+
+    @property
+    def error(self) -> str | None:
+        """Why reading stopped, where it was not at an end."""
+        return self._demux_error
+
+    @property
+    def is_endless(self) -> bool:
+        """Whether nothing says how long it lasts."""
+        return not self._container.duration
 
     def close(self) -> None:
         try:

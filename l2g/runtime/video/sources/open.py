@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from l2g.errors import L2GError, VideoError
+from l2g.runtime.video.live.address import LiveOptions, live_address, without_password
+from l2g.runtime.video.live.source import LiveSource
 from l2g.runtime.video.sources.base import Selection, VideoSource, reason, shown
 from l2g.runtime.video.sources.container import VideoFile
 from l2g.runtime.video.sources.picture_file import (
@@ -27,12 +29,18 @@ _SLOWEST, _FASTEST = 1e-6, 1e4
 
 
 def open_source(
-    path: Input, selection: Selection | None = None, picture_rate: float = 30.0, track: int | None = None
+    path: Input,
+    selection: Selection | None = None,
+    picture_rate: float = 30.0,
+    track: int | None = None,
+    live: LiveOptions | None = None,
 ) -> VideoSource:
-    """Open a video file, a named pipe, a picture, a URL that FFmpeg reads, a folder of pictures, or several pictures.
+    """Open a video file, a named pipe, a picture, a folder of pictures, several pictures, or a live source: the number
+    or device of a camera, a URL that FFmpeg reads, or "-" for stdin.
 
     picture_rate: frames a second of pictures. track: the number of the video track, from 0, where a file holds several;
-    None chooses the film. Raises VideoError when it is missing, empty or not a video.
+    None chooses the film. live: how long a live source is waited for, and how it is found again.
+    Raises VideoError when it is missing, empty or not a video.
     """
     selection = selection or Selection()
     if not _SLOWEST <= picture_rate <= _FASTEST:
@@ -45,11 +53,41 @@ def open_source(
             _mode(str(file))
         return PictureSequence(input_name(path), files, selection, picture_rate)
     try:
+        address = live_address(str(path))
+        if address is not None:
+            return LiveSource(address, selection, live or LiveOptions(), track).ready()
         return _open(str(path), selection, picture_rate, track)
     except L2GError:
         raise
     except Exception as error:
-        raise VideoError(f"{shown(path)}: cannot be opened ({reason(error)})") from error
+        raise VideoError(f"{shown(without_password(str(path)))}: cannot be opened ({reason(error)})") from error
+
+
+def open_sources(
+    inputs: Sequence[Input],
+    selection: Selection | None = None,
+    picture_rate: float = 30.0,
+    track: int | None = None,
+    live: LiveOptions | None = None,
+) -> list[VideoSource]:
+    """`open_source` for several inputs; live ones are opened at the same time. VideoError closes all of them."""
+    waiting: dict[int, LiveSource] = {}
+    sources: list[VideoSource] = []
+    try:
+        for place, path in enumerate(inputs):
+            address = live_address(str(path)) if isinstance(path, (str, Path)) else None
+            if address is not None:
+                waiting[place] = LiveSource(address, selection or Selection(), live or LiveOptions(), track)
+        for place, path in enumerate(inputs):
+            if place in waiting:
+                sources.append(waiting[place].ready())
+            else:
+                sources.append(open_source(path, selection, picture_rate, track))
+    except BaseException:
+        for source in (*waiting.values(), *sources):
+            source.close()
+        raise
+    return sources
 
 
 def group_inputs(inputs: Sequence[str]) -> list[str | tuple[str, ...]]:
@@ -69,7 +107,7 @@ def group_inputs(inputs: Sequence[str]) -> list[str | tuple[str, ...]]:
 def input_name(source: Input) -> str:
     """What messages and output folders call an input; pictures have the name of the folder that they lie in."""
     if isinstance(source, (str, Path)):
-        return shown(source)
+        return shown(without_password(str(source)))
     return shown(Path(source[0]).absolute().parent)
 
 

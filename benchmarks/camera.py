@@ -1,0 +1,133 @@
+"""Cameras on this machine, for tests, measurements and soaks: MPEG-TS over HTTP at a pace of their own, that can be
+killed, stalled and started again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from fractions import Fraction
+
+import av
+import numpy as np
+
+TICK = Fraction(1, 90_000)
+# A picture's number stands below its middle in so many squares, black and white.
+_BITS, _SHARE = 16, 12
+
+
+class Camera:
+    """Sends `images` over and over to whoever connects, `rate` a second, each client from the first image on.
+
+    container: "mpegts", of which a frame is whole when the next one begins, or "nut", of which it is at once.
+    A context manager. stall: nothing is sent any more, connections stay. kill: connections end, new ones are refused.
+    start: as before, at the same address.
+    """
+
+    def __init__(self, images: Sequence[np.ndarray], rate: float, container: str = "mpegts"):
+        self.rate, self._format = rate, container
+        # When each picture of the last client was sent, on the monotonic clock.
+        self.sent: list[float] = []
+        self._images = images
+        self._stalled, self._ended = threading.Event(), threading.Event()
+        self._clients, self._port = [], 0
+        self._server = None
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self._port}/live.ts"
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *exc):
+        self.kill()
+
+    def start(self):
+        self._stalled.clear()
+        self._ended = threading.Event()
+        if self._server is None:
+            self._server = socket.create_server(("127.0.0.1", self._port))
+            self._port = self._server.getsockname()[1]
+            threading.Thread(target=self._accept, args=(self._server, self._ended), daemon=True).start()
+
+    def stall(self):
+        self._stalled.set()
+
+    def kill(self):
+        self._ended.set()
+        if self._server is not None:
+            with contextlib.suppress(OSError):
+                self._server.shutdown(socket.SHUT_RDWR)
+            self._server.close()
+            self._server = None
+        for client in self._clients:
+            with contextlib.suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
+            client.close()
+        self._clients.clear()
+
+    def _accept(self, server, ended):
+        while not ended.is_set():
+            try:
+                client = server.accept()[0]
+            except OSError:
+                return
+            self._clients.append(client)
+            threading.Thread(target=self._send, args=(client, ended), daemon=True).start()
+
+    def _send(self, client, ended):
+        with contextlib.suppress(OSError, av.error.FFmpegError, ValueError):
+            client.recv(4096)
+            client.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: video/mp2t\r\nConnection: close\r\n\r\n")
+            with av.open(_Sink(client), "w", format=self._format, options={"flush_packets": "1"}) as container:
+                options = {"preset": "ultrafast", "tune": "zerolatency", "g": "5", "crf": "18"}
+                rate = Fraction(self.rate).limit_denominator(1000)
+                stream = container.add_stream("libx264", rate=rate, options=options)
+                stream.height, stream.width, stream.pix_fmt = *self._images[0].shape[:2], "yuv420p"
+                stream.codec_context.time_base = TICK
+                stream.codec_context.thread_count = 1
+                began, count = time.monotonic(), 0
+                self.sent = []
+                while not ended.is_set():
+                    if self._stalled.is_set():
+                        time.sleep(0.02)
+                        continue
+                    image = numbered(self._images[count % len(self._images)], count)
+                    self.sent.append(time.monotonic())
+                    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+                    frame.pts, frame.time_base = round((time.monotonic() - began) / TICK), TICK
+                    container.mux(stream.encode(frame.reformat(format="yuv420p")))
+                    count += 1
+                    time.sleep(max(0.0, began + count / self.rate - time.monotonic()))
+
+
+class _Sink:
+    def __init__(self, client):
+        self._client = client
+
+    def write(self, data):
+        self._client.sendall(data)
+        return len(data)
+
+
+def numbered(image: np.ndarray, number: int) -> np.ndarray:
+    """A copy of uint8 [H, W, 3] with a number in it that a camera's picture still tells."""
+    image = image.copy()
+    height, width = image.shape[:2]
+    side = width // _BITS
+    for bit in range(_BITS):
+        image[height - height // _SHARE :, bit * side : (bit + 1) * side] = 255 * (number >> bit & 1)
+    return image
+
+
+def number_of(image: np.ndarray) -> int:
+    """What `numbered` wrote there."""
+    height, width = image.shape[:2]
+    side = width // _BITS
+    row = image[height - height // _SHARE // 2, : _BITS * side].mean(axis=1).reshape(_BITS, side)
+    return sum(1 << bit for bit in range(_BITS) if np.median(row[bit]) > 127)

@@ -1,0 +1,131 @@
+"""Which inputs are live, and how FFmpeg opens them: cameras of this machine, streams of the network, pipes."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from l2g.errors import VideoError
+
+# A password in a URL is not for logs.
+_SECRET = re.compile(r"(?<=://)([^/@\s]*):[^/@\s]*@")
+_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "rtp", "tcp", "http", "https", "rist", "unix")
+TRANSPORTS = ("tcp", "udp")
+
+
+@dataclass(frozen=True)
+class LiveOptions:
+    """How long a live source is waited for, and how it is found again.
+
+    open_timeout, read_timeout: seconds. reconnect: how often in a row it is opened again before it is given up; 0
+    never, None without end. longest_pause: seconds between two attempts, which begin at a quarter of a second and
+    double. transport: of RTSP, "tcp" or "udp". options: FFmpeg's own, over those made here.
+    """
+
+    open_timeout: float = 10.0
+    read_timeout: float = 10.0
+    reconnect: int | None = 10
+    longest_pause: float = 10.0
+    transport: str = "tcp"
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("open_timeout", "read_timeout", "longest_pause"):
+            if not 0 < getattr(self, name) <= 3600:
+                raise VideoError(f"{name.replace('_', ' ')} of {getattr(self, name):g} s found, up to 3600 expected")
+        if self.reconnect is not None and self.reconnect < 0:
+            raise VideoError(f"{self.reconnect} reconnections found, 0 or more expected")
+        if self.transport not in TRANSPORTS:
+            raise VideoError(f"transport '{self.transport}' found, one of {', '.join(TRANSPORTS)} expected")
+
+
+@dataclass(frozen=True)
+class Address:
+    """What a live input is.
+
+    name: for messages. url: for FFmpeg. format: FFmpeg's device, None for streams. kind: "camera", "stream" or "pipe".
+    """
+
+    name: str
+    url: str
+    format: str | None
+    kind: str
+
+    @property
+    def mend(self) -> str:
+        """What a user may look at where it cannot be opened."""
+        if self.kind == "camera":
+            return "is the camera connected, and used by no other program?"
+        if self.kind == "pipe":
+            return "does the program before the pipe write a video?"
+        return "is the address right, and does the source send?"
+
+
+def live_address(text: str) -> Address | None:
+    """The live input that `text` names: a camera's number or device, a URL, "-" or a pipe; None for files."""
+    if text == "-":
+        return Address("stdin", "-", None, "pipe")
+    if text.isdecimal() and not os.path.exists(text):
+        return _camera(int(text))
+    if text.startswith("/dev/video") and _is_device(text):
+        return Address(text, text, "v4l2", "camera")
+    scheme = re.match(r"([a-z]+)://", text.lower())
+    if scheme and scheme[1] in _SCHEMES and not os.path.exists(text):
+        return Address(without_password(text), text, None, "stream")
+    return None
+
+
+def without_password(text: str) -> str:
+    return _SECRET.sub(r"\1:***@", text)
+
+
+def ffmpeg_options(address: Address, options: LiveOptions) -> dict[str, str]:
+    """FFmpeg's own options for an address: what it would otherwise wait for or hold back."""
+    scheme = address.url.split("://")[0].lower()
+    microseconds = str(round(1e6 * options.read_timeout))
+    made: dict[str, str] = {}
+    if scheme in ("rtsp", "rtsps"):
+        made = {"rtsp_transport": options.transport, "timeout": microseconds}
+    elif scheme in ("http", "https"):
+        made = {"rw_timeout": microseconds}
+    elif scheme == "udp":
+        # Packets that come in while a frame is decoded wait here; too many are lost, and are no end.
+        made = {"fifo_size": "1000000", "overrun_nonfatal": "1", "timeout": microseconds}
+    if address.kind == "stream":
+        # FFmpeg looks at five seconds of a stream to tell its frame rate, which nothing here needs so exactly.
+        made["analyzeduration"] = "1000000"
+    return {**made, **options.options}
+
+
+def _camera(number: int) -> Address:
+    """A webcam by its number, in the way of this system."""
+    if sys.platform == "darwin":
+        return Address(f"camera {number}", str(number), "avfoundation", "camera")
+    if sys.platform == "win32":
+        raise VideoError(
+            f"camera {number}: Windows knows cameras by name; give dshow://NAME, for the NAME that "
+            "`ffmpeg -list_devices true -f dshow -i dummy` lists"
+        )
+    device = f"/dev/video{number}"
+    if not Path(device).exists():
+        there = sorted(str(path) for path in Path("/dev").glob("video*"))
+        raise VideoError(f"camera {number}: there is no {device}; " + (f"there are {', '.join(there)}" if there else
+                         "no camera is connected, or this user may not see it"))  # fmt: skip
+    return Address(f"camera {number} ({device})", device, "v4l2", "camera")
+
+
+def _is_device(path: str) -> bool:
+    try:
+        return stat.S_ISCHR(os.stat(path).st_mode)
+    except OSError:
+        raise VideoError(f"{path}: no such camera; is it connected?") from None
+
+
+def named(address: Address, name: str) -> Address:
+    """The same under the name that a list of cameras gives it."""
+    return replace(address, name=name)

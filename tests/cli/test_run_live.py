@@ -1,0 +1,203 @@
+"""The command on live sources: an end within two seconds in every state, lines while it runs, policies, words."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.runtime.cameras import Camera
+from tests.runtime.clips import decode, moving_scenes, write_clip
+
+CHECKOUT = Path(__file__).parents[2]
+SOON = 2.0
+
+
+@contextmanager
+def running(output, *inputs, options=(), seconds=0.0):
+    command = [sys.executable, "-m", "tests.cli.live_command", "--model", str(seconds), "--input", *map(str, inputs)]
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [*command, "--output", str(output), *options],
+        cwd=CHECKOUT,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that starts the tests in the background has them ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def wait_for(what, seconds=20):
+    limit = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < limit, "it never came"
+        time.sleep(0.02)
+
+
+def ended(process, number):
+    """Its exit code, output and errors after that signal; in time."""
+    process.send_signal(number)
+    began = time.monotonic()
+    out, error = process.communicate(timeout=20)
+    assert time.monotonic() - began < SOON
+    assert "Traceback" not in error
+    return process.returncode, out, error
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("state", ["running", "stalled", "reconnecting"])
+def test_a_signal_ends_every_state_with_whole_files(tmp_path, state, number):
+    with Camera(rate=20) as camera, running(tmp_path, camera.url, options=["--reconnect", "-1"]) as process:
+        wait_for(lambda: len(lines(tmp_path / "frames.jsonl")) > 5)
+        if state == "stalled":
+            camera.stall()
+        elif state == "reconnecting":
+            camera.kill()
+        time.sleep(0.8)
+        code, out, error = ended(process, number)
+    assert code == 130
+    assert "interrupted: the files hold what was done" in error
+    done = lines(tmp_path / "frames.jsonl")
+    assert f"{len(done)} frames in" in out
+    assert len(decode(tmp_path / "overlay.mp4")[0]) == len(done)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_an_opening(tmp_path, number):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/x"
+        with running(tmp_path / "out", url, url, options=["--open-timeout", "60"]) as process:
+            assert process.stderr.readline() == "opening\n"
+            time.sleep(0.3)
+            code, _, error = ended(process, number)
+    assert code == 130
+    assert error == "interrupted before the first frame\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_signal_ends_the_wait_for_stdin(tmp_path):
+    with running(tmp_path / "out", "-", options=["--open-timeout", "60", "--read-timeout", "60"]) as process:
+        assert process.stderr.readline() == "opening\n"
+        time.sleep(0.3)
+        assert ended(process, signal.SIGTERM)[0] == 130
+
+
+def test_a_silent_source_is_one_line_and_exit_code_2(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/x"
+        with running(tmp_path / "out", url, options=["--open-timeout", "0.5"]) as process:
+            _, error = process.communicate(timeout=20)
+    assert process.returncode == 2
+    assert error.startswith(f"opening\nerror: {url}: ")
+    assert error.count("\n") == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_latest_keeps_up_and_all_does_not(tmp_path):
+    with Camera(rate=20) as camera:
+        for policy in ("latest", "all"):
+            options = ["--policy", policy, "--end", "4", "--no-overlay"]
+            with running(tmp_path / policy, camera.url, options=options, seconds=0.12) as process:
+                out, _ = process.communicate(timeout=60)
+            assert process.returncode == 0
+            done = lines(tmp_path / policy / "frames.jsonl")
+            indices = [line["index"] for line in done]
+            if policy == "latest":
+                assert len(done) < 45
+                assert indices == sorted(indices)
+                assert max(indices) > len(done) + 10
+                assert "dropped" in out
+            else:
+                assert indices == list(range(len(done)))
+                assert len(done) > 60
+                assert "dropped" not in out
+
+
+def test_a_dead_camera_does_not_hold_the_others(tmp_path):
+    with Camera(rate=20) as one, Camera(rate=10) as other:
+        options = ["--no-overlay", "--reconnect", "-1", "--end", "7"]
+        with running(tmp_path, one.url, other.url, options=options) as process:
+            folders = [tmp_path / "live", tmp_path / "live-2"]
+            wait_for(lambda: all(len(lines(folder / "frames.jsonl")) > 5 for folder in folders))
+            other.kill()
+            before = len(lines(folders[0] / "frames.jsonl"))
+            time.sleep(2)
+            assert len(lines(folders[0] / "frames.jsonl")) - before > 25
+            other.start()
+            wait_for(lambda: any(line.get("reset") == "reconnected" for line in lines(folders[1] / "frames.jsonl")))
+            _, error = process.communicate(timeout=30)
+    assert process.returncode == 0
+    told = [line for line in error.splitlines() if other.url in line]
+    assert "lost (" in told[0]
+    assert any("found again after" in line for line in told)
+    found = lines(folders[1] / "frames.jsonl")
+    again = next(at for at, line in enumerate(found) if line.get("reset") == "reconnected")
+    ids = [{track["id"] for line in part for track in line["tracks"]} for part in (found[:again], found[again:])]
+    assert ids[0]
+    assert ids[1]
+    assert not ids[0] & ids[1]
+
+
+def test_lines_on_stdout_name_their_stream_and_nothing_else_is_there(tmp_path):
+    clips = [write_clip(tmp_path / f"{name}.mp4", moving_scenes(4)) for name in "ab"]
+    with running(tmp_path / "out", *clips, options=["--jsonl", "-", "--no-overlay", "--no-results"]) as process:
+        out, error = process.communicate(timeout=60)
+    assert process.returncode == 0
+    told = [json.loads(line) for line in out.splitlines()]
+    assert sorted((line["stream"], line["index"]) for line in told) == [(s, i) for s in "ab" for i in range(4)]
+    assert "4 frames in" in error
+    assert list((tmp_path / "out" / "a").iterdir()) == []
+
+
+def test_files_of_a_live_source_rotate(tmp_path):
+    with (
+        Camera(rate=20) as camera,
+        running(tmp_path, camera.url, options=["--rotate", "1s", "--end", "3.5"]) as process,
+    ):
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == [f"frames-000{i}.jsonl" for i in range(4)] + [f"overlay-000{i}.mp4" for i in range(4)]
+    indices = [line["index"] for i in range(4) for line in lines(tmp_path / f"frames-000{i}.jsonl")]
+    assert indices == sorted(set(indices))
+    for i in range(4):
+        assert len(decode(tmp_path / f"overlay-000{i}.mp4")[0]) == len(lines(tmp_path / f"frames-000{i}.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--wait", "-5"], "a wait of -0.005 s"),
+        (["--open-timeout", "0"], "open timeout of 0 s found"),
+        (["--rotate", "soon"], "a time such as 30s"),
+        (["--cuts", "now"], "auto, off or seconds"),
+        (["--serve", "x"], "PORT or HOST:PORT expected"),
+        (["--serve", "0.0.0.0:0"], "give a --token too"),
+    ],
+)
+def test_options_that_do_not_fit_are_one_line(tmp_path, options, message):
+    clip = write_clip(tmp_path / "a.mp4", moving_scenes(2))
+    with running(tmp_path / "out", clip, options=options) as process:
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert message in error
+    assert error.count("\n") == 1

@@ -1,0 +1,163 @@
+"""The page, its pictures and numbers: over HTTP, and in a real browser."""
+
+import http.client
+import json
+import os
+import re
+import threading
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from l2g.errors import VideoError
+from l2g.runtime.video.job import process_videos
+from l2g.runtime.video.live.server import serve
+from l2g.runtime.video.source import Selection, VideoSource
+from tests.runtime.blobs import BlobBackend
+from tests.runtime.browser import BROWSER, Browser
+from tests.runtime.clips import moving_scenes
+
+
+class Camera(VideoSource):
+    """Endless frames out of memory."""
+
+    height, width, frame_rate, is_live = 320, 480, 20.0, True
+
+    def __init__(self, name):
+        super().__init__(name, Selection())
+        self._ended = threading.Event()
+
+    def stop(self):
+        self._ended.set()
+
+    def _decode(self):
+        images, index = [image.repeat(5, 0).repeat(5, 1) for image in moving_scenes(30)], 0
+        while not self._ended.wait(0.05):
+            yield index, index / 20, lambda image=images[index % 30]: image
+            index += 1
+
+
+@pytest.fixture
+def port(tmp_path):
+    """Of a page over two cameras at work."""
+    said, cameras = [], [Camera("gate"), Camera("yard")]
+    with serve("0", None, said.append) as board:
+        jobs = [(camera, tmp_path / camera.name) for camera in cameras]
+        work = threading.Thread(
+            target=process_videos, args=(BlobBackend(), jobs), kwargs={"overlay": False, "watcher": board}
+        )
+        work.start()
+        limit = time.monotonic() + 10
+        while len(board.names()) < 2 and time.monotonic() < limit:
+            time.sleep(0.02)
+        board.say("gate: lost (a test); it is opened again")
+        yield int(re.search(r"http://127.0.0.1:(\d+)/", said[0])[1])
+        for camera in cameras:
+            camera.stop()
+        work.join(10)
+    assert not work.is_alive()
+
+
+def get(port, path, **headers):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection.request("GET", path, headers=headers)
+    return connection.getresponse()
+
+
+def test_state_and_metrics_tell_the_same(port):
+    state = json.loads(get(port, "/state").read())
+    assert [stream["name"] for stream in state["streams"]] == ["gate", "yard"]
+    gate = state["streams"][0]
+    assert {track["name"] for track in gate["tracks"]} == {"red", "green"}
+    assert gate["came"] == gate["done"] + gate["dropped"]
+    assert 0 < gate["age_p50"] <= gate["age_p99"] < 1
+    assert state["notes"][-1]["text"].startswith("gate: lost")
+    text = get(port, "/metrics").read().decode()
+    values = dict(re.findall(r"^(l2g_\S+) (\S+)$", text, re.MULTILINE))
+    assert float(values['l2g_frames_done_total{stream="gate"}']) >= gate["done"]
+    assert float(values['l2g_tracks{stream="yard"}']) == 2
+    assert float(values["l2g_resident_memory_bytes"]) > 1e7
+    for line in text.splitlines():
+        assert re.fullmatch(r"# (HELP|TYPE) l2g_\w+ .+|l2g_\w+(\{[^{}]*\})? [-+.e\d]+", line)
+
+
+def test_events_come_one_after_the_other(port):
+    response = get(port, "/events")
+    assert response.headers["Content-Type"] == "text/event-stream"
+    told = []
+    while len(told) < 3:
+        line = response.readline()
+        if line.startswith(b"data: "):
+            told.append(json.loads(line[6:])["streams"][0]["done"])
+    assert told[0] < told[1] < told[2]
+
+
+def test_pictures_are_the_overlay(port):
+    response = get(port, "/picture?stream=yard")
+    pictures = []
+    while len(pictures) < 3:
+        line = response.readline()
+        if line.startswith(b"Content-Length"):
+            length = int(line.split()[1])
+            response.readline()
+            pictures.append(cv2.imdecode(np.frombuffer(response.read(length), np.uint8), cv2.IMREAD_COLOR))
+    assert {picture.shape for picture in pictures} == {(320, 480, 3)}
+    assert not np.array_equal(pictures[0], pictures[2])
+    # Of the green block that stays, tinted: it is not the colour that the camera sees.
+    assert np.abs(pictures[0][285, 410].astype(int) - (40, 200, 30)).max() > 30
+
+
+def test_what_is_not_there_and_who_may_not(port):
+    assert get(port, "/picture?stream=nobody").status == 404
+    assert get(port, "/../etc/passwd").status == 404
+    assert get(port, "/", Host="elsewhere.example").status == 403
+    response = get(port, "/", Host=f"localhost:{port}")
+    assert response.status == 200
+    assert "default-src 'self'" in response.headers["Content-Security-Policy"]
+
+
+def test_a_token_is_asked_for():
+    said = []
+    with serve("127.0.0.1:0", "secret", said.append):
+        port = int(re.search(r":(\d+)/", said[0])[1])
+        assert "secret" not in said[0]
+        assert [get(port, path).status for path in ("/", "/?token=wrong", "/?token=secret")] == [401, 401, 200]
+        assert get(port, "/metrics", Authorization="Bearer secret").status == 200
+
+
+def test_places_that_do_not_fit():
+    for where, message in (("0.0.0.0:0", "give a --token"), ("x", "PORT or HOST:PORT"), ("1:99999", "expected")):
+        with pytest.raises(VideoError, match=message), serve(where, None, print):
+            pass
+    with serve("0", None, (said := []).append):
+        taken = re.search(r":(\d+)/", said[0])[1]
+        with pytest.raises(VideoError, match="cannot listen there"), serve(taken, None, print):
+            pass
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+def test_a_browser_shows_it(port, tmp_path):
+    """`L2G_PICTURES=docs/pictures` keeps the picture for the guide."""
+    with Browser(tmp_path / "user") as browser:
+        browser.open(f"http://127.0.0.1:{port}/")
+        browser.wait_for("document.querySelectorAll('section li').length == 4")
+        browser.wait_for("[...document.images].every(image => image.naturalWidth == 480)")
+        assert browser.evaluate("document.getElementById('state').textContent") == "live"
+        titles = "[...document.querySelectorAll('h2')].map(title => title.textContent)"
+        assert browser.evaluate(titles) == ["gate", "yard"]
+        assert "gate: lost (a test)" in browser.evaluate("document.getElementById('notes').textContent")
+        assert re.fullmatch(r"(red|green) #[12] 0\.\d\d", browser.evaluate("document.querySelector('li').textContent"))
+        done = "+[...document.querySelectorAll('dd')][3].textContent"
+        before = browser.evaluate(done)
+        browser.wait_for(f"{done} > {before}")
+        time.sleep(1)
+        png = browser.screenshot()
+    image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+    assert image.shape[:2] == (560, 960)
+    ground = np.abs(image.astype(int) - (120, 120, 120)).max(2) < 20
+    assert [ground[:, :480].sum() > 30_000, ground[:, 480:].sum() > 30_000] == [True, True]
+    if folder := os.environ.get("L2G_PICTURES"):
+        Path(folder, "live.png").write_bytes(png)
