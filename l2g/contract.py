@@ -10,6 +10,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from l2g.contract_rules import check_contract, parse_contract
 from l2g.errors import ContractError
 from l2g.provenance import BuildFacts
 
@@ -115,12 +116,10 @@ class GraphContract:
 
     @classmethod
     def from_json(cls, text: str) -> GraphContract:
-        """Parse `text`; ContractError when it is not JSON, of another schema version or lacks a field."""
-        try:
-            data = json.loads(text)
-            found = data.get("schema_version")
-        except (ValueError, AttributeError, RecursionError) as error:
-            raise ContractError(f"the contract is not a JSON object: {error}; export the model again") from None
+        """Parse `text`; ContractError when it is not JSON, of another schema version, lacks a field or has one of
+        another type or range (`l2g.contract_rules`)."""
+        data = parse_contract(text)
+        found = data["schema_version"]
         if found != SCHEMA_VERSION:
             raise ContractError(
                 f"contract schema version {found!r} found, {SCHEMA_VERSION} expected; "
@@ -133,9 +132,11 @@ class GraphContract:
             for key in ("class_names", "pad_value", "mean", "std"):
                 data[key] = tuple(data[key])
             data["build"] = BuildFacts.from_json(data.get("build", {}))
-            return cls(**data)
+            contract = cls(**data)
         except (KeyError, TypeError, ValueError) as error:
             raise ContractError(f"the contract is incomplete or damaged ({error}); export the model again") from None
+        check_contract(contract)
+        return contract
 
 
 def make_contract(

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 
 import l2g
+from l2g.artifacts.graph_sum import check_graph
 from l2g.artifacts.onnx_file import read_contract, read_model, with_contract, with_sum
 from l2g.calibration.ledger import Ledger, name_of
 from l2g.calibration.observation import Observed, observe
@@ -402,6 +403,7 @@ def clear(work: Path) -> None:
 
 
 def _check_base(path: Path, model: onnx.ModelProto, contract: GraphContract, options: QuantizeOptions) -> None:
+    check_graph(path, contract, f"l2g export --ckpt CKPT --output {path}")
     precision = contract.build.precision or "fp32"
     if precision != "fp32":
         raise ExportError(f"{path}: a graph in {precision} found, FP32 expected; quantise the FP32 export")

@@ -8,13 +8,12 @@ from typing import TypeVar
 
 import numpy as np
 
+from l2g.contract_rules import ASSOCIATIONS
 from l2g.errors import ContractError, L2GError
 from l2g.runtime.arrays import ByteArray
 from l2g.runtime.backends.base import Backend, HostState
 from l2g.runtime.identity.slots import SlotLinker
 from l2g.runtime.outputs import FrameOutputs
-
-ASSOCIATIONS = ("propagate", "embedding")
 
 Key = TypeVar("Key", bound=Hashable)
 

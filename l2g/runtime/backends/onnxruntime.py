@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from l2g.artifacts.graph_sum import check_graph
 from l2g.contract import METADATA_KEY, GraphContract
 from l2g.errors import ContractError, L2GError
 from l2g.runtime.arrays import Array, BoolArray, ByteArray
@@ -36,14 +37,16 @@ class OnnxRuntimeBackend:
             and this machine have it, else the CPU. CUDA without options computes FP32 in full, not in TF32.
         threads: of the CPU provider within an operator; None is ONNX Runtime's own choice, the physical cores.
 
-    Raises ContractError for a file without a contract, with one of another version, or with other inputs and outputs
-    than its contract says; L2GError for a file that is no ONNX graph or a provider that is not available.
+    Raises ContractError for a file without a contract, with one of another version, with other inputs and outputs
+    than its contract says, or whose graph was changed after its export; L2GError for a file that is no ONNX graph or a
+    provider that is not available.
     """
 
     def __init__(self, path: str | Path, providers: Sequence[Provider] | None = None, threads: int | None = None):
         self.path = Path(path)
         self._session = _open_session(self.path, providers, threads)
         self.contract = _read_contract(self.path, self._session)
+        check_graph(self.path, self.contract, _export_command(self.path))
         _check_boundary(self.path, self.contract, self._session)
         check_drivable(self.path, self.contract, _export_command(self.path))
         self.device, self._device_id = _device(self._session)
