@@ -150,7 +150,8 @@ def find_checkpoint(path: str | os.PathLike) -> Path:
 
 
 def save_checkpoint(model: Local2Global, path: str | os.PathLike) -> None:
-    """Write a native checkpoint: safetensors with the config in its header, replaced atomically."""
+    """Write a native checkpoint: safetensors with the config in its header, replaced atomically. CheckpointError, with
+    nothing written, for weights that hold NaN or infinity."""
     from safetensors.torch import save_file
 
     path = Path(path)
@@ -159,6 +160,12 @@ def save_checkpoint(model: Local2Global, path: str | os.PathLike) -> None:
         for name, tensor in model.state_dict().items()
         if not name.endswith("num_batches_tracked")
     }
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise CheckpointError(
+                f"{path}: not written, since '{name}' holds NaN or infinity; lower the learning rate, and go on from "
+                "weights that were good"
+            )
     with write_atomically(path, CheckpointError) as temporary:
         save_file(tensors, temporary, metadata={CONFIG_KEY: json.dumps(model.config.to_dict())})
 
@@ -186,7 +193,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], ModelConfig | None
         return tensors, None
     try:
         return tensors, ModelConfig.from_dict(json.loads(metadata[CONFIG_KEY]))
-    except (ValueError, TypeError, ConfigError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError, OverflowError, ConfigError) as error:
         raise CheckpointError(
             f"{path}: the config in its header is damaged or from another version of l2g ({error}); "
             "load it with the version that wrote it, or copy it again"

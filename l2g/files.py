@@ -11,15 +11,22 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from l2g.errors import DataError, L2GError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
 
 StrPath = str | os.PathLike[str]
 _JSON = TypeVar("_JSON")
@@ -41,7 +48,8 @@ class PendingFile:
     """A new, empty file beside `path` that takes its name on `commit` and is removed on `discard`.
 
     For writers that keep a file open for long; others use `write_atomically`. The file is created, never opened where
-    one is, so a link that waits at its name is not followed. Its mode is 0644 less the umask.
+    one is, so a link that waits at its name is not followed. Its mode is 0644 less the umask. What a writer of the same
+    target left that was killed is removed: while a writer lives the system holds a lock on its file.
 
     path: the target; a link there is replaced, not followed. error: the class of the error that is raised, which names
     the target and the reason, where the folder takes no file or the target is a folder.
@@ -53,9 +61,11 @@ class PendingFile:
         try:
             if self.path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-            os.close(os.open(self.temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
+            _clear_leftovers(self.path)
+            self._handle: int | None = os.open(self.temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         except (OSError, ValueError) as reason:  # ValueError: a null byte in the name
             raise self.refusal(reason) from None
+        _lock(self._handle)
 
     def commit(self) -> None:
         """Bring the content to the disk, then give it its name; what cannot have it is removed."""
@@ -66,6 +76,7 @@ class PendingFile:
             finally:
                 os.close(handle)
             os.replace(self.temporary, self.path)
+            self._release()
         except OSError as reason:
             self.discard()
             raise self.refusal(reason) from None
@@ -77,6 +88,16 @@ class PendingFile:
         """Remove the temporary file, if it is still there."""
         with contextlib.suppress(OSError):
             os.unlink(self.temporary)
+        self._release()
+
+    def _release(self) -> None:
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            os.close(handle)
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None) is not None:
+            self._release()
 
     def refusal(self, reason: Exception) -> L2GError:
         """The error to raise where the system refuses to write."""
@@ -176,6 +197,40 @@ def name_beside(path: Path) -> Path:
     # A name may have 255 bytes; the beginning of a long one tells enough.
     beginning = path.name.encode()[:200].decode(errors="ignore")
     return path.parent / f".{beginning}.{secrets.token_hex(8)}.part"
+
+
+# A writer locks its file a moment after it has made it; younger ones are left alone.
+_YOUNG_SECONDS = 1.0
+
+
+def _clear_leftovers(path: Path) -> None:
+    """Remove what writers of `path` that were killed have left beside it."""
+    # What precedes the random part; a name that was cut short could be another's.
+    if fcntl is None or len(path.name.encode()) > 200:
+        return
+    ours = re.compile(re.escape(f".{path.name}.") + "[0-9a-f]{16}[.]part")
+    with contextlib.suppress(OSError), os.scandir(path.parent) as entries:
+        for entry in entries:
+            if ours.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                with contextlib.suppress(OSError):
+                    _remove_unlocked(entry)
+
+
+def _remove_unlocked(entry: os.DirEntry[str]) -> None:
+    if time.time() - entry.stat(follow_symlinks=False).st_mtime < _YOUNG_SECONDS:
+        return
+    handle = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # OSError where its writer lives
+        os.unlink(entry.path)
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int) -> None:
+    if fcntl is not None:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def cache_root() -> Path:

@@ -31,6 +31,7 @@ from l2g.data.dataset import VideoDataset
 from l2g.errors import ExportError
 from l2g.export.verification.verify import open_session
 from l2g.files import sha256_of_file, write_atomically, write_bytes
+from l2g.locks import LOCK
 from l2g.provenance import BuildFacts, Verification
 from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend
 
@@ -398,8 +399,13 @@ def export_base(
 
 def clear(work: Path) -> None:
     """Forget an earlier run."""
-    if work.is_dir():
-        shutil.rmtree(work)
+    for entry in work.iterdir() if work.is_dir() else ():
+        if entry.name == LOCK:
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
 
 
 def _check_base(path: Path, model: onnx.ModelProto, contract: GraphContract, options: QuantizeOptions) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from l2g.contract import GraphContract
 from l2g.errors import ContractError, L2GError
+from l2g.runtime.arrays import Array
 from l2g.runtime.frame_result import FrameResult, TrackedInstance
 from l2g.runtime.identity.handover import Handover
 from l2g.runtime.identity.tracks import SlotTracker, TrackParameters
@@ -33,6 +36,18 @@ class FrameAssembler:
         self.handover = Handover(contract)
         self.tracker = SlotTracker(parameters)
         self.top_k = top_k
+
+    def memory(self) -> dict[str, Array]:
+        """All that is known of the stream, as arrays by name, for `recall`."""
+        parts = {"handover": self.handover.memory(), "tracker": self.tracker.memory()}
+        return {f"{part}.{name}": array for part, found in parts.items() for name, array in found.items()}
+
+    def recall(self, memory: Mapping[str, Array]) -> None:
+        """Know what `memory` told."""
+        for part in (self.handover, self.tracker):
+            prefix = "handover." if part is self.handover else "tracker."
+            found = {name[len(prefix) :]: memory[name] for name in memory if name.startswith(prefix)}
+            part.recall(found)
 
     def assemble(self, outputs: FrameOutputs, index: int, time: float) -> FrameResult:
         """outputs: of one stream, B = 1. L2GError when the model's scores are not finite."""

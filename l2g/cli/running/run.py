@@ -3,6 +3,7 @@
 Writes `overlay.mp4` (H.264; of a single picture `overlay.png`), `results.json` (YouTube-VIS results format) and
 `frames.jsonl` (a line a frame). Several inputs run at once, as streams of one batch, each into a folder of its own name
 inside the output folder.
+While it runs the files grow in `unfinished`, a folder there, from which --resume goes on after a crash or Ctrl-C.
 Exit code: 0 done, 1 the source is damaged (what could be decoded is done), 2 bad input, 130 interrupted (what was
 done is kept).
 """
@@ -54,6 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--max-age", type=int, default=30, help="frames a hidden track keeps its id")
     parser.add_argument("--fps", type=float, default=30.0, help="frame rate of pictures")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on where an unfinished run into the same folder stopped"
+    )
     add_overlay_options(parser)
     add_quiet(parser)
 
@@ -120,6 +124,7 @@ def process(options: argparse.Namespace) -> list[JobSummary]:
             overlay=not options.no_overlay,
             style=style,
             on_frame=count,
+            resume=options.resume,
         )
 
 
