@@ -185,7 +185,11 @@ class _Lane:
         self._files = ExitStack()
         try:
             with self._files:
-                self.results = _Results(self._files, source, backend, self.run, style)
+                try:
+                    self.results = _Results(self._files, source, backend, self.run, style)
+                except BaseException:
+                    self.run.fail(0)
+                    raise
                 self._files = self._files.pop_all()
         except BaseException:
             self.run.close(0)

@@ -239,6 +239,8 @@ def packets(path: Path) -> int:
     count = 0
     with contextlib.suppress(av.error.FFmpegError, OSError, IndexError), av.open(str(path)) as container:
         for packet in container.demux(video=0):
+            if packet.is_corrupt:  # cut off
+                break
             count += packet.size > 0
     return count
 

@@ -10,6 +10,7 @@ import av
 import av.error
 import cv2
 import numpy as np
+from av.bitstream import BitStreamFilterContext
 
 from l2g.errors import VideoError
 from l2g.files import write_atomically
@@ -63,13 +64,17 @@ class VideoWriter:
         """The first frames of a file that another of this class wrote, as they are."""
         try:
             with av.open(str(path)) as source:
+                # As the encoder gives them: start codes in place of lengths, parameters in the header alone.
+                filters = "h264_mp4toannexb,filter_units=remove_types=7|8"
+                converter = BitStreamFilterContext(filters, source.streams.video[0])
                 for packet in source.demux(video=0):
-                    if self.frames == frames or not packet.size:
+                    if self.frames == frames or not packet.size or packet.is_corrupt:
                         break
-                    assert packet.pts is not None
-                    self._last_tick = int(packet.pts * packet.time_base * TICKS_PER_SECOND)
-                    packet.stream = self._stream
-                    self._container.mux(packet)
+                    for converted in converter.filter(packet):
+                        assert converted.pts is not None
+                        self._last_tick = int(converted.pts * source.streams.video[0].time_base * TICKS_PER_SECOND)
+                        converted.stream = self._stream
+                        self._container.mux(converted)
                     self.frames += 1
         except (av.error.FFmpegError, OSError) as error:
             raise VideoError(f"{path}: cannot be gone on with ({error}); start again without --resume") from None
@@ -170,7 +175,7 @@ def _with_index(fragments: Path, output: Path) -> None:
     with av.open(str(fragments)) as source, av.open(str(output), "w", format="mp4", options=options) as target:
         stream = target.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(video=0):
-            if packet.size:
+            if packet.size and not packet.is_corrupt:  # the last one of a full disk is cut off
                 packet.stream = stream
                 target.mux(packet)
 
