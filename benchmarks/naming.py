@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from pycocotools import mask as coco
 
+from l2g.data.classes import match_classes
 from l2g.data.dataset import AnnotatedVideo, VideoDataset
 from l2g.data.registry import load_dataset
 from l2g.errors import L2GError
@@ -67,7 +68,12 @@ def measure(backend: Backend, dataset: VideoDataset, streams: int = 4) -> Naming
     """Slots as they are: identities play no part."""
     classes = len(dataset.categories)
     total = Naming(0, np.zeros((classes, classes), np.int64), 0.0)
-    for index, scorer in run_dataset(backend, dataset, streams=streams, options=ScoringOptions(handover=False)):
+    for index, scorer in run_dataset(
+        backend,
+        match_classes(dataset, backend.contract.class_names),
+        streams=streams,
+        options=ScoringOptions(handover=False),
+    ):
         total += name_objects(dataset.videos[index], scorer, classes)
     return total
 

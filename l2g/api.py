@@ -6,7 +6,7 @@ Whatever is given open (a model, a source, a data set) stays open; what a functi
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
@@ -195,6 +195,7 @@ def quantize(
     top_k: int | None = None,
     work: PathLike | None = None,
     fresh: bool = False,
+    classes: PathLike | Mapping[str, str] | None = None,
     progress: bool = False,
     **options: Any,
 ) -> Quantised:
@@ -210,7 +211,7 @@ def quantize(
         split: of a data set in a folder. calibrate_on: rollouts are recorded there; None is `dataset`. also_on: the
             budget is to hold on these too. videos: the verdict is on the first so many of each; None is all.
         height, width: the canvas of a checkpoint's graph. top_k: detections in place of raw outputs, for a runtime.
-        work: the folder to go on from; None is `output`.work. fresh: forget what it holds.
+        work: the folder to go on from; None is `output`.work. fresh: forget what it holds. classes: as in `evaluate`.
         options: fields of `l2g.calibration.job.QuantizeOptions`: layout, ap_budget, method, max_trials, ...
 
     Raises ExportError for a graph that cannot be quantised, DataError for a data set that cannot be read.
@@ -227,7 +228,7 @@ def quantize(
     graph = source.endswith(".onnx")
     if graph and (height, width, top_k) != (None, None, None):
         raise L2GError(f"{source}: an .onnx has its outputs and its canvas; give the checkpoint to change them")
-    judged, *others = (first_videos(_dataset(each, split), videos) for each in (dataset, *also_on))
+    judged, *others = (first_videos(_dataset(each, split, classes=classes), videos) for each in (dataset, *also_on))
     calibration = judged if calibrate_on is None else _dataset(calibrate_on, split)
     folder = output.with_name(f"{output.name}.work") if work is None else Path(work)
     if fresh:
@@ -252,6 +253,8 @@ def evaluate(
     streams: int = 4,
     top_k: int = 100,
     handover: bool = True,
+    classes: PathLike | Mapping[str, str] | None = None,
+    skip_broken: bool = False,
     progress: bool = False,
 ) -> Evaluation:
     """AP and identity switches of a model on a data set, and its results in the YouTube-VIS format.
@@ -262,15 +265,24 @@ def evaluate(
             one. videos: only the first so many; None is all.
         streams: videos that share a step. top_k: results per video. handover: identities may move from slot to slot;
             False takes the model's slots as they are, as the paper does.
+        classes: where the two name classes differently, {class of the data set: class of the model}, a file of that, or
+            the name of a shipped map such as "coco-ovis"; what is in it is scored.
+        skip_broken: leave out what is broken, and videos with a frame that cannot be read; `left_out` names them.
 
     Raises DataError for a data set of other classes than the model's, L2GError for a model that cannot be opened.
     """
     from l2g.evaluation.run import ScoringOptions, evaluate_backend
 
-    data = _dataset(dataset, split, seed=seed, videos=videos)
+    data = _dataset(dataset, split, seed=seed, videos=videos, classes=classes, skip_broken=skip_broken)
     with ExitStack() as stack:
-        options = ScoringOptions(top_k=top_k, handover=handover)
-        return evaluate_backend(_model(model, stack), data, streams=streams, options=options, progress=progress)
+        return evaluate_backend(
+            _model(model, stack),
+            data,
+            streams=streams,
+            options=ScoringOptions(top_k=top_k, handover=handover),
+            progress=progress,
+            skip_broken=skip_broken,
+        )
 
 
 def run_parity(
@@ -286,6 +298,7 @@ def run_parity(
     confidence: float = 0.5,
     ap: bool = True,
     tolerances: Tolerances | None = None,
+    classes: PathLike | Mapping[str, str] | None = None,
     progress: bool = False,
 ) -> ParityReport:
     """Is `candidate` the model that `reference` is? Both over whole videos, with the state fed back.
@@ -296,7 +309,7 @@ def run_parity(
         reference, candidate: each a checkpoint, a graph or an engine with raw outputs, the name of a shipped model, or
             an open backend. A path of a checkpoint is opened on the canvas of the other side.
         forced: where `candidate` is an open backend, a second instance of it; it is given the reference's state.
-        dataset, split, seed, videos, streams: as in `evaluate`.
+        dataset, split, seed, videos, streams, classes: as in `evaluate`.
         confidence: slots whose best class reaches it count as objects, 0..1. ap: score both sides.
         tolerances: what may differ; None is what the candidate's precision allows.
 
@@ -313,7 +326,7 @@ def run_parity(
         raise L2GError("an open candidate needs a second instance of itself as `forced`; or give its path")
     else:
         forced_model = forced
-    data = _dataset(dataset, split, seed=seed, videos=videos)
+    data = _dataset(dataset, split, seed=seed, videos=videos, classes=classes)
     with ExitStack() as stack:
         reference_model, free, teacher_forced = _on_one_canvas([reference, candidate, forced_model], stack)
         return run(
@@ -351,13 +364,25 @@ def _on_one_canvas(models: Sequence[PathLike | Backend], stack: ExitStack) -> li
     return [opened[index] for index in range(len(models))]
 
 
-def _dataset(dataset: PathLike | VideoDataset, split: str, *, seed: int = 0, videos: int | None = None) -> VideoDataset:
+def _dataset(
+    dataset: PathLike | VideoDataset,
+    split: str,
+    *,
+    seed: int = 0,
+    videos: int | None = None,
+    classes: PathLike | Mapping[str, str] | None = None,
+    skip_broken: bool = False,
+) -> VideoDataset:
+    from l2g.data.classes import read_mapping
     from l2g.data.registry import load_dataset
 
     if videos is not None and videos < 1:
         raise L2GError(f"{videos} videos asked for, at least 1 expected")
     if isinstance(dataset, (str, os.PathLike)):
-        dataset = load_dataset(os.fspath(dataset), split, seed=seed)
+        dataset = load_dataset(os.fspath(dataset), split, seed=seed, skip_broken=skip_broken)
+    if classes is not None:
+        mapping = classes if isinstance(classes, Mapping) else read_mapping(os.fspath(classes))
+        dataset = replace(dataset, class_map=mapping)
     return dataset if videos is None else replace(dataset, videos=dataset.videos[:videos])
 
 

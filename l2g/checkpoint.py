@@ -1,15 +1,18 @@
-"""Checkpoints in, checkpoints out: native safetensors, the public Mask DINO `.pth`, detrex's variant.
+"""Checkpoints in, checkpoints out: native safetensors, the public Mask DINO `.pth`, detrex's variant, and what other
+families of models bring along: folders and ids of the Hugging Face hub, their authors' files.
 
 The architecture is read off names and shapes; only what shapes cannot tell has a default and an override.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +21,10 @@ from l2g.config import BackboneConfig, DecoderConfig, EncoderConfig, ModelConfig
 from l2g.errors import CheckpointError, ConfigError
 from l2g.files import write_atomically
 from l2g.modeling.backbones.swin import relative_position_index
+from l2g.modeling.family.protocol import VideoModel
 from l2g.modeling.local2global import Local2Global
+from l2g.public.hub import folder_of, is_hub_checkpoint, model_type
+from l2g.public.table import public_models
 
 CONFIG_KEY = "l2g.config"
 # Checkpoints that are installed with the package.
@@ -69,6 +75,11 @@ PUBLIC_ALIASES = (
 # Of every model of this package and of no public checkpoint: what tells `torch.save(model.state_dict())`.
 OWN_TENSORS = ("encoder.level_embed", "heads.class_embed.weight", "heads.norm.weight")
 
+# Other families, by what their configs call them: modules with `load(folder)`, `from_tensors(path, tensors)` and
+# `save(model, folder)`; and the tensor that tells a family's authors' own file.
+FAMILIES = {"videomt": "l2g.modeling.videomt.checkpoint"}
+AUTHORS = {"backbone.encoder.backbone.cls_token": "videomt"}
+
 # Where a checkpoint file may keep its tensors, best first: detectron2's, Lightning's and EMA trainers' keys.
 CONTAINERS = ("model", "state_dict", "model_state_dict", "model_ema", "ema_state", "ema", "ema_model", "module", "net")
 # What trainers put before every name: data parallelism, torch.compile, Lightning, EMA.
@@ -85,11 +96,13 @@ def load_checkpoint(
     box_init: str | None = None,
     class_names: tuple[str, ...] | None = None,
     **overrides,
-) -> Local2Global:
+) -> VideoModel:
     """Build the model of a checkpoint and load it, in evaluation mode on the CPU.
 
     Args:
-        path: a native `.safetensors`, a file in the public Mask DINO's or detrex's naming, or a shipped model's name.
+        path: a native `.safetensors`, a file in the public Mask DINO's or detrex's naming, a folder or an id
+            ("owner/name") of the Hugging Face hub, a VidEoMT file of its authors, or the name of a shipped model or of
+            one in `l2g models`; ids and names are fetched, once.
         num_queries, num_heads, box_init: what shapes cannot tell. None is a native file's own value; for a public file
             300, 8, and what the public configs say: "mask2box" with a ResNet, "bitmask" with a Swin (its variants
             without mask enhancement were trained with "no").
@@ -99,16 +112,23 @@ def load_checkpoint(
     Raises:
         CheckpointError: missing, truncated or foreign file; missing, unexpected or mis-shaped tensors.
     """
+    given = {"num_queries": num_queries, "num_heads": num_heads, "box_init": box_init, **overrides}
+    given = {name: value for name, value in given.items() if value is not None}
+    names = None if class_names is None else tuple(class_names)
     path = find_checkpoint(path)
+    if path.is_dir():
+        _refuse_options(path, given)
+        return _family(path, model_type(path)).load(path, names)
     tensors, config = _read_safetensors(path) if _is_safetensors(path) else (_read_pickle(path), None)
+    author = next((family for name, family in AUTHORS.items() if name in tensors), None)
+    if author is not None:
+        _refuse_options(path, given)
+        return _family(path, author).from_tensors(path, tensors, names)
     public = config is None
     if public:
         _check_not_bare(path, tensors)
         tensors = _rename(path, tensors)
-    given = {"num_queries": num_queries, "num_heads": num_heads, "box_init": box_init}
-    overrides |= {name: value for name, value in given.items() if value is not None}
-    if class_names is not None:
-        overrides["class_names"] = tuple(class_names)
+    overrides = given if names is None else given | {"class_names": names}
     try:
         config = _infer(path, tensors, overrides) if config is None else config.replace(**overrides)
     except ConfigError as error:
@@ -134,7 +154,8 @@ def shipped_checkpoints() -> list[str]:
 
 
 def find_checkpoint(path: str | os.PathLike) -> Path:
-    """The file that `path` means: a shipped checkpoint where it is a bare name, else itself.
+    """The file or folder that `path` means: a shipped checkpoint or a public one, fetched if need be, where it is a
+    name; else itself.
 
     Raises CheckpointError where there is none.
     """
@@ -144,14 +165,31 @@ def find_checkpoint(path: str | os.PathLike) -> Path:
         return WEIGHTS / f"{name}.safetensors"
     if path.is_file():
         return path
+    if (public := public_models().get(name)) is not None and not path.exists():
+        return public.fetch()
+    if is_hub_checkpoint(name):
+        return folder_of(name)
     found = "a directory" if path.is_dir() else "no such file"
     shipped = f", or a shipped model's name ({', '.join(shipped_checkpoints())})" if shipped_checkpoints() else ""
-    raise CheckpointError(f"{path}: {found}; expected the path of a .safetensors or .pth checkpoint{shipped}")
+    raise CheckpointError(
+        f"{path}: {found}, no name in `l2g models` and no id of the Hugging Face hub "
+        f"(owner/name); expected the path of a .safetensors or .pth checkpoint{shipped}"
+    )
 
 
-def save_checkpoint(model: Local2Global, path: str | os.PathLike) -> None:
-    """Write a native checkpoint: safetensors with the config in its header, replaced atomically. CheckpointError, with
-    nothing written, for weights that hold NaN or infinity."""
+def save_checkpoint(model: VideoModel, path: str | os.PathLike) -> None:
+    """Write a native checkpoint: safetensors with the config in its header, replaced atomically. Of another family than
+    Local2Global: a Hugging Face folder. CheckpointError, with nothing written, for weights that hold NaN or infinity.
+    """
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise CheckpointError(
+                f"{path}: not written, since '{name}' holds NaN or infinity; lower the learning rate, and go on from "
+                "weights that were good"
+            )
+    if model.family in FAMILIES:
+        _family(Path(path), model.family).save(model, Path(path))
+        return
     from safetensors.torch import save_file
 
     path = Path(path)
@@ -160,14 +198,33 @@ def save_checkpoint(model: Local2Global, path: str | os.PathLike) -> None:
         for name, tensor in model.state_dict().items()
         if not name.endswith("num_batches_tracked")
     }
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise CheckpointError(
-                f"{path}: not written, since '{name}' holds NaN or infinity; lower the learning rate, and go on from "
-                "weights that were good"
-            )
     with write_atomically(path, CheckpointError) as temporary:
         save_file(tensors, temporary, metadata={CONFIG_KEY: json.dumps(model.config.to_dict())})
+
+
+def _family(path: Path, name: str) -> Any:
+    """The module of a family; CheckpointError for one that there is not, or whose libraries are not installed."""
+    if name not in FAMILIES:
+        raise CheckpointError(
+            f"{path}: a model of type '{name}', expected {', '.join(FAMILIES)}; `l2g models` lists "
+            "public checkpoints that work"
+        )
+    try:
+        return importlib.import_module(FAMILIES[name])
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] == "l2g":
+            raise
+        raise CheckpointError(
+            f"{path}: a checkpoint of transformers, for which '{error.name}' is not installed; pip install 'l2g[hf]'"
+        ) from None
+
+
+def _refuse_options(path: Path, given: dict[str, Any]) -> None:
+    if given:
+        raise CheckpointError(
+            f"{path}: {', '.join(sorted(given))} given, which only a checkpoint of Mask DINO or Local2Global takes; "
+            "this one says all of it, so leave it away"
+        )
 
 
 def _is_safetensors(path: Path) -> bool:

@@ -17,8 +17,18 @@ from l2g.provenance import BuildFacts
 if TYPE_CHECKING:
     import numpy as np
 
-SCHEMA_VERSION = 1
+# What a contract can say by schema version; it is written in the lowest one that says all of it.
+#   1  states queries and boxes, sigmoid scores, frames letterboxed
+#   2  besides: state pairs of any names and shapes, boxes or none, `scoring`, frames squashed
+SCHEMA_VERSIONS = (1, 2)
 METADATA_KEY = "l2g.contract"
+
+# How class logits become probabilities: "sigmoid", each class for itself; "softmax", over the classes and a last one
+# more, "no object".
+SCORINGS = ("sigmoid", "softmax")
+# How a frame gets onto the canvas: "letterbox", the aspect ratio kept, top left, padded right and bottom; "squash",
+# each side stretched or shrunk to the canvas's.
+RESIZES = ("letterbox", "squash")
 
 # Normalisation of detectron2 and of every public Mask DINO checkpoint: RGB, 0..255.
 PIXEL_MEAN = (123.675, 116.28, 103.53)
@@ -74,8 +84,9 @@ class GraphContract:
         valid_input: name of the float32 [B, 1] input that is 0 on a stream's first frame or reset, else 1.
         output_kind: "raw" (logits and all mask logits) or "detections" (the best M instances).
         height, width: the network canvas in pixels.
-        resize: how a frame gets onto the canvas; "letterbox" = keep the aspect ratio, top left, pad right and bottom.
-        pad_value: RGB of the padding.
+        scoring: how logits become class probabilities, one of `SCORINGS`.
+        resize: how a frame gets onto the canvas, one of `RESIZES`.
+        pad_value: RGB of a letterbox's padding.
         mean, std: the normalisation that the graph itself applies to 0..255 RGB.
         class_names: one per class, in the order of the logits.
         association: "propagate" (slots are identities) or "embedding" (an image model: slots are linked between frames
@@ -99,7 +110,13 @@ class GraphContract:
     std: tuple[float, float, float] = PIXEL_STD
     model: dict[str, Any] = field(default_factory=dict)
     build: BuildFacts = field(default_factory=BuildFacts)
-    schema_version: int = SCHEMA_VERSION
+    scoring: str = "sigmoid"
+
+    @property
+    def schema_version(self) -> int:
+        """The lowest of `SCHEMA_VERSIONS` that says all of this contract."""
+        plain = self.scoring == "sigmoid" and self.resize == "letterbox"
+        return 1 if plain and self.states == _FIRST_STATES else 2
 
     def input(self, name: str) -> TensorSpec:
         return _named(self.inputs, name, "input")
@@ -111,21 +128,30 @@ class GraphContract:
         return json.dumps(self.to_dict(), indent=1)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain dicts and lists, in the order of the fields."""
-        return {**asdict(self), "build": self.build.to_json()}
+        """As plain dicts and lists, in the order of the fields; what its schema version has."""
+        data = {**asdict(self), "build": self.build.to_json()}
+        if self.schema_version == 1:
+            del data["scoring"]
+        return {**data, "schema_version": self.schema_version}
 
     @classmethod
     def from_json(cls, text: str) -> GraphContract:
-        """Parse `text`; ContractError when it is not JSON, of another schema version, lacks a field or has one of
-        another type or range (`l2g.contract_rules`)."""
+        """Parse `text`, of any of `SCHEMA_VERSIONS`.
+
+        Raises ContractError when it is not JSON, of another schema version, lacks a field, has one of another type or
+        range (`l2g.contract_rules`), or says what no runtime of this version knows: another scoring or resize.
+        """
         data = parse_contract(text)
         found = data["schema_version"]
-        if found != SCHEMA_VERSION:
+        if found not in SCHEMA_VERSIONS:
             raise ContractError(
-                f"contract schema version {found!r} found, {SCHEMA_VERSION} expected; "
+                f"contract schema version {found!r} found, {' or '.join(map(str, SCHEMA_VERSIONS))} expected; "
                 "export the model again with this version of l2g"
             )
         try:
+            del data["schema_version"]
+            if ("scoring" in data) == (found == 1):
+                raise KeyError("scoring")
             data["inputs"] = tuple(_tensor(spec) for spec in data["inputs"])
             data["outputs"] = tuple(_tensor(spec) for spec in data["outputs"])
             data["states"] = tuple(StateSpec(**spec) for spec in data["states"])
@@ -135,8 +161,21 @@ class GraphContract:
             contract = cls(**data)
         except (KeyError, TypeError, ValueError) as error:
             raise ContractError(f"the contract is incomplete or damaged ({error}); export the model again") from None
+        contract.check_known()
         check_contract(contract)
         return contract
+
+    def check_known(self) -> None:
+        """ContractError where it asks for what this version of l2g does not know."""
+        for name, found, known in (("scoring", self.scoring, SCORINGS), ("resize mode", self.resize, RESIZES)):
+            if found not in known:
+                raise ContractError(
+                    f"{name} '{found}' found in the contract, one of {', '.join(known)} expected; export the model "
+                    "again with this version of l2g, or use the version that made it"
+                )
+
+
+_FIRST_STATES = (StateSpec("prior_queries", "queries"), StateSpec("prior_boxes", "boxes"))
 
 
 def make_contract(
@@ -148,16 +187,22 @@ def make_contract(
     class_names: tuple[str, ...],
     association: str,
     top_k: int | None = None,
+    boxes: bool = True,
+    scoring: str = "sigmoid",
+    resize: str = "letterbox",
     model: dict[str, Any] | None = None,
     build: BuildFacts | None = None,
 ) -> GraphContract:
-    """The contract of a Local2Global graph; `top_k` instances are chosen in the graph, None means raw outputs."""
+    """The contract of a graph whose slots carry queries [N, C] and, where the model has `boxes`, boxes [N, 4].
+
+    top_k: instances chosen in the graph; None means raw outputs. Masks are at a quarter of the canvas.
+    """
     b, n, h, w = "B", num_queries, height // 4, width // 4
-    state = (TensorSpec("queries", "float32", (b, n, hidden_dim)), TensorSpec("boxes", "float32", (b, n, 4)))
+    carried = {"queries": hidden_dim, **({"boxes": 4} if boxes else {})}
     result: tuple[TensorSpec, ...]
     if top_k is None:
         result = (
-            TensorSpec("logits", "float32", (b, n, len(class_names))),
+            TensorSpec("logits", "float32", (b, n, len(class_names) + (scoring == "softmax"))),
             TensorSpec("mask_logits", "float32", (b, n, h, w)),
         )
     else:
@@ -170,17 +215,18 @@ def make_contract(
     return GraphContract(
         inputs=(
             TensorSpec("frames", "uint8", (b, height, width, 3)),
-            TensorSpec("prior_queries", "float32", (b, n, hidden_dim)),
-            TensorSpec("prior_boxes", "float32", (b, n, 4)),
+            *(TensorSpec(f"prior_{name}", "float32", (b, n, size)) for name, size in carried.items()),
             TensorSpec("prior_valid", "float32", (b, 1)),
         ),
-        outputs=state + result,
-        states=(StateSpec("prior_queries", "queries"), StateSpec("prior_boxes", "boxes")),
+        outputs=tuple(TensorSpec(name, "float32", (b, n, size)) for name, size in carried.items()) + result,
+        states=tuple(StateSpec(f"prior_{name}", name) for name in carried),
         height=height,
         width=width,
         class_names=class_names,
         association=association,
         output_kind="raw" if top_k is None else "detections",
+        resize=resize,
+        scoring=scoring,
         model=model or {},
         build=build or BuildFacts(),
     )

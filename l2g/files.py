@@ -12,9 +12,7 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import stat
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -196,7 +194,7 @@ def name_beside(path: Path) -> Path:
     """A hidden name in the folder of `path` that nobody can guess, for what is not complete yet."""
     # A name may have 255 bytes; the beginning of a long one tells enough.
     beginning = path.name.encode()[:200].decode(errors="ignore")
-    return path.parent / f".{beginning}.{secrets.token_hex(8)}.part"
+    return path.parent / f".{beginning}.{os.urandom(8).hex()}.part"
 
 
 # A writer locks its file a moment after it has made it; younger ones are left alone.
@@ -251,6 +249,8 @@ def cache_root() -> Path:
 
 
 def _cache_without_home() -> Path:
+    import tempfile  # here: it loads a good deal that nothing else needs
+
     user = os.getuid() if hasattr(os, "getuid") else 0
     folder = Path(tempfile.gettempdir()) / f"l2g-{user}"
     try:

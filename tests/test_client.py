@@ -13,6 +13,7 @@ pytest.importorskip("onnxruntime")
 
 from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from tests.exported import small_graph
+from tests.exported_videomt import videomt_graph
 from tests.modeling.small import frames
 
 CLIENT = Path(__file__).parents[1] / "examples" / "onnxruntime_client.py"
@@ -55,6 +56,19 @@ def test_the_client_gives_what_the_backend_gives(tmp_path, video, top_k):
                 assert np.abs(found[name][time].astype(int) - array).max() <= 1
             else:
                 np.testing.assert_allclose(found[name][time], array, atol=1e-5, err_msg=f"{name}, frame {time}")
+
+
+def test_a_model_of_another_family_is_driven_alike(tmp_path):
+    """Contract version 2: one state and no boxes. Frames of the second stream are those of the first."""
+    frames = np.random.default_rng(0).integers(0, 256, (3, 1, 96, 96, 3), dtype=np.uint8).repeat(2, axis=1)
+    np.save(tmp_path / "frames.npy", frames)
+    assert client(videomt_graph(), tmp_path / "frames.npy", tmp_path / "outputs.npz").returncode == 0
+    found = np.load(tmp_path / "outputs.npz")
+    backend = OnnxRuntimeBackend(videomt_graph(), threads=1)
+    for time in range(3):
+        expected = backend.step(frames[time], np.full(2, time == 0))
+        np.testing.assert_allclose(found["logits"][time], expected.logits, atol=1e-5)
+    np.testing.assert_allclose(found["logits"][:, 0], found["logits"][:, 1], atol=1e-5)
 
 
 def test_the_reset_is_one(tmp_path, video):

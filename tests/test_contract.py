@@ -56,7 +56,7 @@ def test_json_and_back(top_k):
     made = make_contract(**ARGUMENTS, top_k=top_k, model={"num_queries": 20}, build=BuildFacts(precision="fp16"))
     again = GraphContract.from_json(made.to_json())
     assert again == made
-    assert json.loads(made.to_json())["schema_version"] == contract.SCHEMA_VERSION
+    assert json.loads(made.to_json())["schema_version"] == 1
 
 
 def test_the_canvas_is_padded_with_the_colour_nearest_to_zero():
@@ -103,7 +103,7 @@ def test_foreign_and_damaged_contracts_are_refused():
     broken = {
         "not JSON": text[:-5],
         "not a JSON object but a list": "[1, 2]",
-        "schema version 99 found, 1 expected": json.dumps(data | {"schema_version": 99}),
+        "schema version 99 found, 1 or 2 expected": json.dumps(data | {"schema_version": 99}),
         "schema_version: None found": "{}",
         "unexpected keyword": json.dumps(data | {"colour": 1}),
         "'states'": json.dumps({key: value for key, value in data.items() if key != "states"}),
@@ -149,7 +149,7 @@ def test_every_prefix_of_a_contract_is_refused_cleanly():
         ({"association": ["propagate"]}, r"association: \['propagate'\]"),
         ({"output_kind": {}}, "output_kind: {}"),
         ({"valid_input": []}, r"valid_input: \[\]"),
-        ({"resize": None}, "resize: None"),
+        ({"resize": None}, "resize mode 'None'"),
         ({"model": []}, r"model: \[\]"),
         ({"states": [{"input": [1], "output": "queries"}]}, "states: input"),
         ({"states": [{"input": "prior_queries", "output": "queries"}] * 2}, "each name once"),
@@ -183,3 +183,54 @@ def test_a_tensor_is_named_once(side):
 def test_depth_is_no_crash():
     with pytest.raises(ContractError, match="nested too deep"):
         GraphContract.from_json("[" * 200_000)
+
+
+SQUASHED = {**ARGUMENTS, "boxes": False, "scoring": "softmax", "resize": "squash"}
+
+
+def test_version_1_is_written_where_it_says_all():
+    """What older runtimes read stays what they read, to the byte."""
+    text = make_contract(**ARGUMENTS).to_json()
+    data = json.loads(text)
+    assert data["schema_version"] == 1
+    assert "scoring" not in data
+    assert list(data)[-2:] == ["build", "schema_version"]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"boxes": False}, {"scoring": "softmax"}, {"resize": "squash"}, {"boxes": False, "scoring": "softmax"}]
+)
+def test_version_2_is_written_where_version_1_would_be_wrong(changes):
+    made = make_contract(**ARGUMENTS, **changes)
+    assert json.loads(made.to_json())["schema_version"] == 2
+    assert GraphContract.from_json(made.to_json()) == made
+
+
+def test_version_2_describes_a_softmax_without_boxes():
+    made = make_contract(**SQUASHED)
+    assert [spec.name for spec in made.inputs] == ["frames", "prior_queries", "prior_valid"]
+    assert [spec.name for spec in made.outputs] == ["queries", "logits", "mask_logits"]
+    assert made.output("logits").shape == ("B", 20, 4)  # three classes, and "no object"
+    assert made.states == (StateSpec("prior_queries", "queries"),)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"scoring": "argmax"}, "scoring 'argmax' found in the contract, one of sigmoid, softmax expected"),
+        ({"resize": "crop"}, "resize mode 'crop' found in the contract, one of letterbox, squash expected"),
+        ({"schema_version": 3}, "schema version 3 found, 1 or 2 expected"),
+        ({"schema_version": 1}, "scoring"),
+    ],
+)
+def test_what_is_not_known_is_refused(changes, text):
+    data = json.loads(make_contract(**SQUASHED).to_json()) | changes
+    with pytest.raises(ContractError, match=text):
+        GraphContract.from_json(json.dumps(data))
+
+
+def test_a_version_2_without_scoring_is_refused():
+    data = json.loads(make_contract(**SQUASHED).to_json())
+    del data["scoring"]
+    with pytest.raises(ContractError, match="scoring"):
+        GraphContract.from_json(json.dumps(data))

@@ -149,10 +149,11 @@ def test_the_sidecar(folder):
     data = json.loads((folder / "small.engine.json").read_text())
     assert data["engine"]["verification"]["status"] == "unverified"
     # A machine without a GPU cannot verify: the record is the one that the comparison would leave.
-    from l2g.engines.verification import Agreement, judge
+    from l2g.artifacts.records import Agreement
+    from l2g.engines.verification import check_agreement
 
     data["contract"] = {}
-    record = judge(Agreement(0.0, 0.0, 0.0), "fp32", Path("small.engine"), "a GPU")
+    record = check_agreement(Agreement(0.0, 0.0, 0.0), "fp32", Path("small.engine"), "a GPU").to_json()
     compare([data, {"verification": record}, record["found"]], section("sidecar.md"))
 
 

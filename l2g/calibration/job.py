@@ -27,12 +27,14 @@ from l2g.calibration.sensitivity import output_error, references
 from l2g.calibration.unit_search import UnitSearch, ranked, search_units
 from l2g.calibration.units import take_inventory
 from l2g.contract import GraphContract
+from l2g.data.classes import match_classes
 from l2g.data.dataset import VideoDataset
 from l2g.errors import ExportError
 from l2g.export.verification.verify import open_session
 from l2g.files import sha256_of_file, write_atomically, write_bytes
 from l2g.locks import LOCK
 from l2g.provenance import BuildFacts, Verification
+from l2g.public.hub import weights_of
 from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend
 
 BEST = "best"
@@ -99,7 +101,8 @@ class QuantizeJob:
     deployed: the same model exported with other outputs (detections), to be written in its place. others: data sets on
     which the budget is to hold besides `dataset`.
 
-    Raises ExportError for a graph that cannot be quantised and for a folder that belongs to another run.
+    Raises ExportError for a graph that cannot be quantised and for a folder that belongs to another run, DataError for
+    a data set whose classes have other names than the graph's (`match_classes`).
     """
 
     def __init__(
@@ -120,6 +123,8 @@ class QuantizeJob:
         self.model = read_model(base)
         self.contract = read_contract(self.model, base)
         _check_base(base, self.model, self.contract, options)
+        matches = [match_classes(each, self.contract.class_names) for each in (dataset, *others)]
+        self.notes = tuple(dict.fromkeys(match.note for match in matches if match.note))
         self.inventory = take_inventory(self.model)
         self.layout = LAYOUTS[options.layout]
         work.mkdir(parents=True, exist_ok=True)
@@ -155,6 +160,7 @@ class QuantizeJob:
             judged=judged,
             accepted=accepted,
             speed=speed,
+            notes=self.notes,
         )
         if not accepted:
             return Quantised(None, report)
@@ -170,6 +176,8 @@ class QuantizeJob:
         # What may change between two runs of one folder: it only says how long to go on, or what to accept.
         for free in ("max_trials", "ap_budget", "streams"):
             options.pop(free)
+        if self.dataset.class_map is not None:
+            options["classes"] = dict(self.dataset.class_map)
         return {
             "graph": sha256_of_file(self.base, ExportError),
             "data set": f"{self.dataset.name}, {len(self.dataset.videos)} videos",
@@ -371,20 +379,20 @@ def export_base(
 
     top_k: detections in place of raw outputs, in a file of its own.
     """
-    from l2g.checkpoint import WEIGHTS, load_checkpoint, shipped_checkpoints
+    from l2g.checkpoint import find_checkpoint, load_checkpoint
     from l2g.export.exporter import ExportOptions, export
 
-    source = WEIGHTS / f"{checkpoint}.safetensors" if checkpoint in shipped_checkpoints() else Path(checkpoint)
+    source = find_checkpoint(checkpoint)
     path = work / ("fp32.onnx" if top_k is None else f"fp32_detections_{top_k}.onnx")
     if path.is_file():
         build = read_contract(read_model(path), path).build
-        if source.is_file() and build.checkpoint_sha256 != sha256_of_file(source, ExportError):
+        if build.checkpoint_sha256 != sha256_of_file(weights_of(source), ExportError):
             raise ExportError(
                 f"'{work}' holds a run of another checkpoint ({build.checkpoint}); give another --work folder, "
                 "or delete that one"
             )
         return path
-    model = load_checkpoint(checkpoint)
+    model = load_checkpoint(source)
     work.mkdir(parents=True, exist_ok=True)
     choices = ExportOptions(
         height=height,

@@ -148,20 +148,23 @@ def hidden_frames(video: Video) -> np.ndarray:
 def with_state(sample: Sample, state: str, seed: int = 0) -> dict[str, np.ndarray]:
     """The sample's inputs with the state it was recorded with, or with zeros or random numbers in its place.
 
-    Random queries are standard normal, random boxes lie anywhere; both count as valid, or they would have no effect.
+    Random boxes lie anywhere, all else that is random is standard normal; it counts as valid, or it would have no
+    effect.
     """
     if state == "rollout":
         return sample.inputs
     inputs = dict(sample.inputs)
     rng = np.random.default_rng([seed, sample.video, sample.time])
-    queries, boxes = inputs["prior_queries"], inputs["prior_boxes"]
-    if state == "zeros":
-        inputs["prior_queries"], inputs["prior_boxes"] = np.zeros_like(queries), np.zeros_like(boxes)
-    elif state == "random":
-        inputs["prior_queries"] = rng.standard_normal(queries.shape, dtype=np.float32)
-        inputs["prior_boxes"] = rng.random(boxes.shape, dtype=np.float32)
-    else:
+    if state not in STATES:
         raise ValueError(f"state '{state}' found, one of {', '.join(STATES)} expected")
+    for name in [name for name in inputs if name.startswith("prior_") and name != "prior_valid"]:
+        shape = inputs[name].shape
+        if state == "zeros":
+            inputs[name] = np.zeros(shape, np.float32)
+        elif name == "prior_boxes":
+            inputs[name] = rng.random(shape, dtype=np.float32)
+        else:
+            inputs[name] = rng.standard_normal(shape, dtype=np.float32)
     if sample.kind not in ("first", "reset"):
         inputs["prior_valid"] = np.ones((1, 1), np.float32)
     return inputs

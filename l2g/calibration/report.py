@@ -27,6 +27,7 @@ class Report:
     """All of a run. Shares are percent of the arithmetic, AP is in percent, speed is median seconds of a frame.
 
     judged: (number of units, verdict on each data set) of every set that was run over whole data sets; the last counts.
+    notes: how the classes of model and data sets were matched, where there is something to say.
     """
 
     model: str
@@ -48,6 +49,7 @@ class Report:
     judged: tuple[tuple[int, tuple[Verdict, ...]], ...]
     accepted: bool
     speed: dict[str, float]
+    notes: tuple[str, ...] = ()
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:

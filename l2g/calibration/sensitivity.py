@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from l2g.calibration.recording import Sample
 from l2g.contract import GraphContract
 from l2g.export.verification.verify import open_session
 from l2g.runtime.identity.slots import slot_order
-from l2g.runtime.outputs import RawOutputs
+from l2g.runtime.outputs import RawOutputs, outputs_class
 from l2g.runtime.picture.logits import sigmoid
 
 # Masks are compared for so many of a frame's best slots; the others are nothing that anybody sees.
@@ -35,7 +36,7 @@ def references(graph: bytes, contract: GraphContract, samples: Iterable[Sample])
     found = []
     for sample in samples:
         outputs = _run(session, contract, sample)
-        probabilities = sigmoid(outputs.logits[0])
+        probabilities = outputs.probabilities()[0]
         best = np.argsort(-probabilities.max(1), kind="stable")[:BEST_SLOTS]
         masks = sigmoid(outputs.mask_logits[0, best]).astype(np.float16)
         found.append(Reference(sample, outputs.queries, probabilities, best, masks))
@@ -52,11 +53,11 @@ def output_error(graph: bytes, contract: GraphContract, wanted: list[Reference])
     for reference in wanted:
         outputs = _run(session, contract, reference.sample)
         if not reference.sample.inputs[contract.valid_input].any():
-            twin = RawOutputs(reference.queries, outputs.boxes, outputs.logits, outputs.mask_logits)
+            twin = replace(outputs, queries=reference.queries)
             outputs = outputs.permuted(slot_order(twin, outputs))
         pairs = (
             (reference.queries, outputs.queries),
-            (reference.probabilities, sigmoid(outputs.logits[0])),
+            (reference.probabilities, outputs.probabilities()[0]),
             (reference.masks.astype(np.float32), sigmoid(outputs.mask_logits[0, reference.best])),
         )
         errors.append(np.mean([_relative(one, other) for one, other in pairs]))
@@ -72,4 +73,4 @@ def _relative(expected: np.ndarray, found: np.ndarray) -> float:
 def _run(session, contract: GraphContract, sample: Sample) -> RawOutputs:
     names = [spec.name for spec in contract.outputs]
     found = dict(zip(names, session.run(names, sample.inputs), strict=True))
-    return RawOutputs(**{name: found[name] for name in RawOutputs.__dataclass_fields__})
+    return cast(RawOutputs, outputs_class(contract).of(found))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 if TYPE_CHECKING:
     from l2g.data.dataset import VideoDataset
 
-MODEL = "a checkpoint, an .onnx, an .engine, or the name of a shipped model"
+MODEL = "a checkpoint, an .onnx, an .engine, or the name of a model, shipped or in l2g models"
 DATASET = "a directory in YouTube-VIS layout, FORMAT:DIR, or synthetic:{val,occluded,long}"
 
 
@@ -81,7 +81,7 @@ def add_model(parser: Options, option: str = "--model", text: str = "", **how: A
 
 def add_checkpoint(parser: Options, also: str = "") -> None:
     """--ckpt, of a command that makes something of a checkpoint."""
-    text = f"a .safetensors, a public Mask DINO .pth, or a shipped model's name{also}"
+    text = f"a .safetensors, a public .pth, a Hugging Face folder or id, or a model's name (l2g models){also}"
     parser.add_argument("--ckpt", required=True, metavar="CKPT", help=text)
 
 
@@ -90,6 +90,7 @@ def add_dataset(parser: Options, text: str = "", *, required: bool = True, seed:
     where = f"{text}{DATASET}" + ("" if required else " (default: none)")
     parser.add_argument("--dataset", required=required, metavar="DATASET", help=where)
     add_split(parser)
+    add_reading(parser)
     if seed:
         parser.add_argument("--seed", type=int, default=0, help="seed of a synthetic split")
     parser.add_argument("--videos", type=int, metavar="N", help="only the first N videos (default: all)")
@@ -99,17 +100,61 @@ def add_split(parser: Options, default: str = "valid") -> None:
     parser.add_argument("--split", default=default, help="split of a directory that has several")
 
 
-def open_dataset(options: argparse.Namespace) -> VideoDataset:
-    """The data set that the options of `add_dataset` name. DataError where it is broken or not there."""
+def add_reading(parser: Options) -> None:
+    """--classes, --skip-broken and --allow-outside: how a data set is read."""
+    maps = "coco-youtube_vis_2019, coco-youtube_vis_2021, coco-ovis"
+    parser.add_argument(
+        "--classes",
+        metavar="FILE",
+        help="where model and data set name classes differently: lines 'class of the data set: class of the model' in "
+        f"YAML or JSON, or one of {maps}; scored are these (default: the names are the same)",
+    )
+    parser.add_argument(
+        "--skip-broken", action="store_true", help="leave broken videos and annotations out, and name them"
+    )
+    add_allow_outside(parser)
+
+
+def add_allow_outside(parser: Options) -> None:
+    parser.add_argument(
+        "--allow-outside", action="store_true", help="frames may lie outside of the data set's folder, by name or link"
+    )
+
+
+def open_dataset(options: argparse.Namespace, name: str | None = None, *, decode: bool = True) -> VideoDataset:
+    """The data set that the options of `add_dataset` name, or `name` read as they say.
+
+    What --skip-broken leaves out is named on stderr; with `decode` it is looked for in every frame, before the command
+    begins. DataError where the data set is broken or not there.
+    """
     from dataclasses import replace
 
+    from l2g.data.classes import read_mapping
+    from l2g.data.pictures import unreadable_frames
     from l2g.data.registry import load_dataset
     from l2g.errors import L2GError
 
-    if options.videos is not None and options.videos < 1:
-        raise L2GError(f"--videos {options.videos} found, at least 1 expected")
-    dataset = load_dataset(options.dataset, options.split, seed=getattr(options, "seed", 0))
-    return replace(dataset, videos=dataset.videos[: options.videos])
+    count = getattr(options, "videos", None) if name is None else None
+    if count is not None and count < 1:
+        raise L2GError(f"--videos {count} found, at least 1 expected")
+    mapping = read_mapping(options.classes) if options.classes else None
+    dataset = load_dataset(
+        options.dataset if name is None else name,
+        options.split,
+        seed=getattr(options, "seed", 0),
+        skip_broken=options.skip_broken,
+        allow_outside=options.allow_outside,
+    )
+    dataset = replace(dataset, videos=dataset.videos[:count], class_map=mapping)
+    if options.skip_broken and decode:
+        found = unreadable_frames(dataset, progress=not options.quiet)
+        videos = (
+            [video for place, video in enumerate(dataset.videos) if place not in found] if found else dataset.videos
+        )
+        dataset = replace(dataset, videos=videos, problems=dataset.problems + tuple(found.values()))
+    for line in dataset.left_out():
+        note(line)
+    return dataset
 
 
 def add_canvas(parser: Options) -> None:

@@ -54,20 +54,18 @@ class ClassMatch:
     note: str = ""
 
 
-def match_classes(
-    dataset: VideoDataset, class_names: Sequence[str], mapping: Mapping[str, str] | None = None
-) -> ClassMatch:
+def match_classes(dataset: VideoDataset, class_names: Sequence[str]) -> ClassMatch:
     """Match the classes of `dataset` with a model's `class_names` by name.
 
     Names are equal but for case and the signs between words. The same names in another order are reordered. Other names
-    need a `mapping` (data set's name -> model's name), and the data set is then scored on the classes in it alone. A
+    need the data set's `class_map`, and the data set is then scored on the classes in it alone. A
     model whose names were made up ("class_0", ...) is taken to have the data set's classes in its order, if it has as
     many; the note says so. Raises DataError where classes cannot be matched.
     """
     theirs = dataset.class_names
-    if mapping is not None:
-        return _mapped(dataset, class_names, mapping)
-    if class_names and all(_MADE_UP.fullmatch(name) for name in class_names):
+    if dataset.class_map is not None:
+        return _mapped(dataset, class_names, dataset.class_map)
+    if made_up(class_names):
         if len(class_names) == len(theirs):
             note = f"the model names no classes; taken to be those of '{dataset.name}', in its order"
             return ClassMatch(dataset, note=note)
@@ -75,16 +73,35 @@ def match_classes(
             f"the model has {len(class_names)} classes without names, data set '{dataset.name}' has {len(theirs)}; "
             "evaluate on the data set that the model was trained for"
         )
-    model = _numbered(class_names, "the model")
-    data = _numbered(theirs, f"data set '{dataset.name}'")
-    if model.keys() != data.keys():
+    columns = same_names(class_names, theirs)
+    if columns is None:
+        model = _numbered(class_names, "the model")
+        data = _numbered(theirs, f"data set '{dataset.name}'")
         raise DataError(_difference(dataset, class_names, data, model))
-    columns = tuple(model[_plain(name)] for name in theirs)
-    if columns == tuple(range(len(columns))):
+    if columns == tuple(range(len(theirs))):
         return ClassMatch(dataset)
     return ClassMatch(
         dataset, columns, f"the model has the classes of '{dataset.name}' in another order; matched by name"
     )
+
+
+def made_up(names: Sequence[str]) -> bool:
+    """Whether nothing names these classes: "class_0", "class_1", ..."""
+    return bool(names) and all(_MADE_UP.fullmatch(name) for name in names)
+
+
+def same_names(names: Sequence[str], wanted: Sequence[str]) -> tuple[int, ...] | None:
+    """Where each of `wanted` stands in `names`; None where the two are not the same names, each once.
+
+    In one and the same order a name may come twice.
+    """
+    places = {_plain(name): place for place, name in enumerate(names)}
+    plain = [_plain(name) for name in wanted]
+    if plain == [_plain(name) for name in names]:  # also where a name comes twice
+        return tuple(range(len(plain)))
+    if len(places) < len(names) or len(set(plain)) < len(plain) or set(plain) != places.keys():
+        return None
+    return tuple(places[name] for name in plain)
 
 
 def read_mapping(source: str | Path) -> dict[str, str]:
@@ -94,7 +111,7 @@ def read_mapping(source: str | Path) -> dict[str, str]:
     path = Path(source)
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError: no text, or a null byte in the name
         raise DataError(
             f"{path}: cannot be read ({error}); give a file of classes, or one of {', '.join(SHIPPED_MAPS)}"
         ) from None
@@ -125,7 +142,9 @@ def _mapped(dataset: VideoDataset, class_names: Sequence[str], mapping: Mapping[
         for name, known, side in ((theirs, data, f"data set '{dataset.name}'"), (ours, model, "the model")):
             if _plain(name) not in known:
                 raise DataError(f"the mapping names '{name}', which {side} does not have; its classes: {_list(known)}")
-        kept[data[_plain(theirs)]] = model[_plain(ours)]
+        if (label := data[_plain(theirs)]) in kept:
+            raise DataError(f"the mapping names '{theirs}' twice; leave one of them out")
+        kept[label] = model[_plain(ours)]
     order = sorted(kept)
     note = f"scored on the {len(order)} classes of the mapping, of {len(dataset.categories)} in '{dataset.name}'"
     return ClassMatch(_only(dataset, order), tuple(kept[label] for label in order), note)

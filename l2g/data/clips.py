@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from l2g.data.dataset import Clip, VideoDataset
@@ -19,13 +21,15 @@ def sample_clip(
     stride: tuple[int, int] = (1, 1),
     augment: Augment | None = None,
     reverse: float = 0.0,
+    leave_out: Callable[[str], None] | None = None,
 ) -> Clip:
     """Draw a clip with at least one instance.
 
     length: frames of the clip, T. stride: frames from one to the next, drawn from (low, high), both reachable.
     augment: applied to the whole clip. reverse: chance that the clip runs backwards. A reference frame with an
-    instance is drawn first and the clip laid around it at random. Raises DataError when the data set has no instance
-    to show.
+    instance is drawn first and the clip laid around it at random. leave_out: called with what cannot be read of a clip,
+    and another is drawn in its place, from the same `rng`. Raises DataError when the data set has no instance to show,
+    and, without `leave_out`, for a frame that cannot be read.
     """
     if length < 1 or not 1 <= stride[0] <= stride[1]:
         raise DataError(f"clip of {length} frames with stride {stride} asked for; length and strides start at 1")
@@ -40,7 +44,13 @@ def sample_clip(
         times = clip_times(reference, video.length, length, int(rng.integers(stride[0], stride[1] + 1)), rng)
         if rng.random() < reverse:
             times = times[::-1]
-        clip = video.read(times, rng)
+        try:
+            clip = video.read(times, rng)
+        except DataError as error:
+            if leave_out is None:
+                raise
+            leave_out(str(error))
+            continue
         if augment is not None:
             clip = augment(clip, rng)
         if len(clip.labels):

@@ -16,10 +16,11 @@ import cv2
 import numpy as np
 
 from l2g.contract import PAD_VALUE
-from l2g.data.checks import check_categories, file_lookup, listed, raise_if_fatal, read_json
+from l2g.data.checks import FileLookup, check_categories, id_of, listed, raise_if_fatal, read_json
 from l2g.data.dataset import (
     Category,
     Clip,
+    PictureFile,
     Problem,
     Video,
     VideoDataset,
@@ -27,8 +28,9 @@ from l2g.data.dataset import (
     decode_segmentation,
     make_clip,
 )
-from l2g.data.youtube_vis import read_picture
+from l2g.data.pictures import read_picture
 from l2g.errors import DataError
+from l2g.metrics.rle import LONGEST_SIDE
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,9 @@ class PseudoVideo(Video):
         self.length = length
         self._path, self._marks, self._trajectory = path, marks, trajectory
 
+    def pictures(self) -> tuple[PictureFile]:
+        return (PictureFile(self._path, (self.height, self.width)),)
+
     def frame(self, t: int) -> np.ndarray:
         return self._warped(read_picture(self._path, (self.height, self.width)), self._matrices([t], None)[0])
 
@@ -100,7 +105,9 @@ class PseudoVideo(Video):
 
     def _matrices(self, times: Sequence[int], rng: np.random.Generator | None) -> np.ndarray:
         moments = np.asarray(times, np.float64) / max(self.length - 1, 1)
-        return self._trajectory.sample(rng or np.random.default_rng(int(self.id)), moments, self.height, self.width)
+        return self._trajectory.sample(
+            rng or np.random.default_rng(int(self.id) % (1 << 63)), moments, self.height, self.width
+        )
 
     def _warped(self, picture: np.ndarray, matrix: np.ndarray) -> np.ndarray:
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
@@ -114,6 +121,7 @@ def load_coco(
     name: str | None = None,
     skip_broken: bool = False,
     drop_empty: bool = False,
+    allow_outside: bool = False,
     length: int = 8,
     trajectory: Trajectory | None = None,
 ) -> VideoDataset:
@@ -130,7 +138,7 @@ def load_coco(
     check_categories(kinds, path)
     kinds = sorted(kinds, key=lambda kind: kind["id"])
     problems: list[Problem] = []
-    sound = _sound_pictures(pictures, file_lookup(root / split), problems)
+    sound = _sound_pictures(pictures, FileLookup(root / split, allow_outside), problems)
     marks = _marks(listed(data, "annotations", path), sound, {kind["id"] for kind in kinds}, problems)
     used = {category for found in marks.values() for category, _ in found}
     problems += [
@@ -164,16 +172,22 @@ def load_coco(
     return VideoDataset(name, tuple(Category(kind["id"], kind["name"]) for kind in kinds), videos, tuple(problems))
 
 
-def _sound_pictures(pictures: list[dict], exists, problems: list[Problem]) -> dict[int, dict]:
-    sound = {}
+def _sound_pictures(pictures: list[dict], lookup: FileLookup, problems: list[Problem]) -> dict[int, dict]:
+    sound: dict[int, dict] = {}
     for record in pictures:
-        where = str(record.get("file_name", f"image {record.get('id')}"))
-        if not all(isinstance(record.get(key), int) for key in ("id", "height", "width")) or "file_name" not in record:
-            problems.append(Problem("corrupt annotation", where, "needs integers id, height, width and a file_name"))
-        elif not exists(record["file_name"]):
-            problems.append(Problem("missing frame", where, "there is no such file; unpack the pictures again"))
+        name, key = record.get("file_name"), id_of(record, "id")
+        where = name[:200] if isinstance(name, str) else f"image {record.get('id')!r:.40}"
+        sides = [record.get("height"), record.get("width")]
+        if key is None or not isinstance(name, str) or not all(type(n) is int and 0 < n <= LONGEST_SIDE for n in sides):
+            detail = f"needs an integer id, a file_name, and height and width from 1 to {LONGEST_SIDE}"
+            problems.append(Problem("corrupt annotation", where, detail))
+        elif key in sound:
+            detail = f"id {key} is also that of '{sound[key]['file_name']}'; give every picture its own"
+            problems.append(Problem("corrupt annotation", where, detail))
+        elif found := lookup.problem(where, [name]):
+            problems.append(found)
         else:
-            sound[record["id"]] = record
+            sound[key] = record
     return sound
 
 
@@ -186,13 +200,13 @@ def _marks(
     """Per picture (category id, segmentation) of what is no crowd."""
     marks: dict[int, list[tuple[int, object]]] = {key: [] for key in sound}
     for annotation in annotations:
-        record = sound.get(annotation.get("image_id"))
+        record = sound.get(id_of(annotation, "image_id"))
         if record is None or annotation.get("iscrowd"):
             continue
-        where = f"annotation {annotation.get('id')} of '{record['file_name']}'"
+        where = f"annotation {annotation.get('id')!r:.40} of '{record['file_name']}'"
         segmentation = annotation.get("segmentation")
-        if annotation.get("category_id") not in categories:
-            detail = f"there is no category {annotation.get('category_id')!r}"
+        if id_of(annotation, "category_id") not in categories:
+            detail = f"there is no category {annotation.get('category_id')!r:.40}"
         elif not segmentation:
             detail = "it has no segmentation; leave it out"
         else:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
 from l2g.errors import DataError
+
+_SHOWN = 20  # broken entries named one by one
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,8 @@ class Problem:
     fatal: bool = True
 
     def __str__(self) -> str:
-        return f"{self.kind}: {self.where}: {self.detail}"
+        # A name may hold half a character pair, which no terminal takes.
+        return f"{self.kind}: {self.where}: {self.detail}".encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,14 @@ def _extent(flags: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return flags.argmax(-1), flags.shape[-1] - flags[..., ::-1].argmax(-1)
 
 
+@dataclass(frozen=True)
+class PictureFile:
+    """A file that a frame or a label map is read from, and the size, (height, width), that it has to have."""
+
+    path: Path
+    size: tuple[int, int]
+
+
 class Video(ABC):
     """One annotated video.
 
@@ -108,6 +121,10 @@ class Video(ABC):
     @abstractmethod
     def frame(self, t: int) -> np.ndarray:
         """Frame t, uint8 [H, W, 3] RGB. Raises DataError when it cannot be read."""
+
+    def pictures(self) -> Iterable[PictureFile]:
+        """The files that its frames (and label maps) are read from; none where they are drawn."""
+        return ()
 
     @abstractmethod
     def annotated_frames(self) -> np.ndarray:
@@ -182,13 +199,15 @@ class VideoDataset:
 
     name: for messages. categories: ascending ids; a label is a position in it. videos: a sequence, possibly drawn on
     demand.
-    problems: what was found on opening (and, where that was asked for, left out).
+    problems: what was found on opening (and, where that was asked for, left out). class_map: where a model's classes
+    have other names, the model's name by the data set's; only what is in it is scored (`match_classes`).
     """
 
     name: str
     categories: tuple[Category, ...]
     videos: Sequence[Video]
     problems: tuple[Problem, ...] = field(default=())
+    class_map: Mapping[str, str] | None = None
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -196,6 +215,14 @@ class VideoDataset:
 
     def __len__(self) -> int:
         return len(self.videos)
+
+    def left_out(self) -> list[str]:
+        """What `skip_broken` left out, a line each; empty where nothing was."""
+        broken = [problem for problem in self.problems if problem.fatal]
+        lines = [f"left out: {problem}" for problem in broken[:_SHOWN]]
+        if len(broken) > _SHOWN:
+            lines.append(f"left out: {len(broken) - _SHOWN} more; `l2g data check` lists them all")
+        return lines
 
 
 def decode_segmentation(segmentation, height: int, width: int) -> np.ndarray:
@@ -213,41 +240,26 @@ def decode_segmentation(segmentation, height: int, width: int) -> np.ndarray:
 
 def check_segmentation(segmentation, height: int, width: int) -> None:
     """Raise DataError unless this is a RLE or a list of polygons of a picture of height x width pixels."""
+    from l2g.metrics.rle import BadMaskError, measure, polygon_complaint
+
     try:
-        if isinstance(segmentation, dict):
-            size, counts = [int(n) for n in segmentation["size"]], segmentation["counts"]
-            if size != [height, width]:
-                raise DataError(f"RLE of {size[0]}x{size[1]} in a video of {height}x{width}; annotate it anew")
-            runs = np.array(counts, np.int64) if isinstance(counts, list) else _compressed_runs(counts)
-            if runs.size and (runs.min() < 0 or int(runs.sum()) != height * width):
-                raise DataError(f"RLE of {int(runs.sum())} pixels found, expected {height * width}; annotate anew")
-            if not runs.size:
+        if not isinstance(segmentation, dict):
+            if complaint := polygon_complaint(segmentation, height, width):
+                raise DataError(f"polygon found that {complaint}; annotate anew")
+            return
+        size, counts = [int(n) for n in segmentation["size"]], segmentation["counts"]
+        if size != [height, width]:
+            found = "x".join(map(str, size[:3]))
+            raise DataError(f"RLE of {found} in a video of {height}x{width}; annotate it anew")
+        if isinstance(counts, list):
+            runs = array("q", counts)
+            if not runs:
                 raise DataError("RLE without a run found; use null where the object is not visible")
-        elif any(len(p) < 6 or len(p) % 2 or not np.isfinite(np.array(p, np.float64)).all() for p in segmentation):
-            raise DataError("polygon found that is not 3 or more finite points as x, y, x, y, ...; annotate anew")
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"segmentation unreadable ({error!r}); expected a RLE or a list of polygons") from None
-
-
-def _compressed_runs(counts: str | bytes) -> np.ndarray:
-    """Run lengths int64 of a compressed RLE: 5 bits a character, signed, from the 4th on relative to the run but one.
-
-    Decoded here because pycocotools reads past the end of a string that stops in the middle of a number.
-    """
-    data = counts.encode("ascii", "replace") if isinstance(counts, str) else bytes(counts)
-    code = np.frombuffer(data, np.uint8).astype(np.int64) - 48
-    if not code.size:
-        return code
-    last = np.flatnonzero(~code & 0x20)
-    if code.min() < 0 or code.max() > 63 or not last.size or last[-1] != code.size - 1:
-        raise DataError("compressed RLE found that is cut short or holds foreign characters; annotate anew")
-    first = np.concatenate([[0], last[:-1] + 1])
-    digits = last - first + 1
-    if digits.max() > 8:
-        raise DataError("compressed RLE found with a run longer than any picture; annotate anew")
-    place = np.arange(code.size) - np.repeat(first, digits)
-    values = np.add.reduceat((code & 0x1F) << (5 * place), first)
-    values -= np.where(code[last] & 0x10, 1 << (5 * digits), 0)
-    values[1::2] = np.cumsum(values[1::2])
-    values[2::2] = np.cumsum(values[2::2])
-    return values
+            if min(runs) < 0 or sum(runs) != height * width:
+                raise DataError(f"RLE of {sum(runs)} pixels found, expected {height * width}; annotate anew")
+        else:
+            measure([{"size": size, "counts": counts}])
+    except BadMaskError as error:
+        raise DataError(f"RLE found that is damaged: {error.reason}") from None
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"segmentation unreadable ({error!r:.80}); expected a RLE or a list of polygons") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from l2g.data.checks import is_directory
 from l2g.data.coco import load_coco
 from l2g.data.dataset import VideoDataset
 from l2g.data.ovis import load_ovis
@@ -32,14 +33,15 @@ def load_dataset(
     videos: int | None = None,
     skip_broken: bool = False,
     drop_empty: bool = False,
+    allow_outside: bool = False,
 ) -> VideoDataset:
     """Open a data set.
 
     source: a directory in the YouTube-VIS layout; "FORMAT:DIR" with FORMAT one of youtube_vis_2019, youtube_vis_2021,
     youtube_vis_2022, ovis, vipseg, coco; or "synthetic:SPLIT". `synthetic:train` is drawn on demand and has no end;
     the other synthetic splits are written to the cache on first use (see `cached_synthetic`). split: of a directory.
-    seed, videos: of a synthetic split. skip_broken, drop_empty: as in `load_youtube_vis`. Raises DataError when it
-    cannot be opened.
+    seed, videos: of a synthetic split. skip_broken, drop_empty, allow_outside: as in `load_youtube_vis`. Raises
+    DataError when it cannot be opened.
     """
     text = str(source)
     kind, colon, rest = text.partition(":")
@@ -49,9 +51,13 @@ def load_dataset(
         split_facts(rest)
         return load_youtube_vis(cached_synthetic(rest, seed=seed, videos=videos), name=text, drop_empty=drop_empty)
     if colon and kind in _READERS:
-        return _READERS[kind](rest, split, skip_broken=skip_broken, drop_empty=drop_empty, name=text)
-    if Path(text).is_dir():
-        return load_youtube_vis(text, split, skip_broken=skip_broken, drop_empty=drop_empty, name=text)
+        return _READERS[kind](
+            rest, split, skip_broken=skip_broken, drop_empty=drop_empty, allow_outside=allow_outside, name=text
+        )
+    if is_directory(text):
+        return load_youtube_vis(
+            text, split, skip_broken=skip_broken, drop_empty=drop_empty, allow_outside=allow_outside, name=text
+        )
     raise DataError(
         f"no data set '{text}'; give a directory in the YouTube-VIS layout, FORMAT:DIR with FORMAT one of "
         f"{', '.join(_READERS)}, or synthetic:val, synthetic:occluded, synthetic:long, synthetic:train"

@@ -6,14 +6,14 @@ panomasksRGB/<video>/<frame>.png and panoptic_gt_VIPSeg_<split>.json.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from l2g.data.checks import check_categories, file_lookup, listed, raise_if_fatal, read_json
-from l2g.data.dataset import Category, Clip, Problem, Video, VideoDataset, make_clip
-from l2g.data.youtube_vis import read_picture
+from l2g.data.checks import FileLookup, check_categories, is_directory, listed, raise_if_fatal, read_json
+from l2g.data.dataset import Category, Clip, PictureFile, Problem, Video, VideoDataset, make_clip
+from l2g.data.pictures import read_picture
 from l2g.errors import DataError
 
 
@@ -35,6 +35,9 @@ class PanopticVideo(Video):
 
     def frame(self, t: int) -> np.ndarray:
         return read_picture(self._pictures[t], (self.height, self.width))
+
+    def pictures(self) -> Iterator[PictureFile]:
+        return (PictureFile(path, (self.height, self.width)) for path in (*self._pictures, *self._maps))
 
     def panoptic(self, t: int) -> np.ndarray:
         """Segment ids uint32 [H, W] of frame t; 0 is void. DataError for an id that the annotation does not list."""
@@ -74,23 +77,30 @@ def load_vipseg(
     name: str | None = None,
     skip_broken: bool = False,
     drop_empty: bool = False,
+    allow_outside: bool = False,
 ) -> VideoDataset:
     """Open VIPSeg; `directory` holds VIPSeg_720P or is it. The flags as in `load_youtube_vis`."""
     root = Path(directory)
-    root = root / "VIPSeg_720P" if (root / "VIPSeg_720P").is_dir() else root
+    root = root / "VIPSeg_720P" if is_directory(root / "VIPSeg_720P") else root
     path = root / f"panoptic_gt_VIPSeg_{split}.json"
     data = read_json(path)
     kinds = listed(data, "categories", path)
     check_categories(kinds, path)
     kinds = sorted(kinds, key=lambda kind: kind["id"])
     labels = {kind["id"]: label for label, kind in enumerate(kinds)}
-    pictures = {video.get("video_id"): video.get("images") for video in listed(data, "videos", path)}
-    exists = file_lookup(root)
+    pictures = {_video_id(video): video.get("images") for video in listed(data, "videos", path)}
+    lookup = FileLookup(root, allow_outside)
     problems: list[Problem] = []
     videos: list[PanopticVideo] = []
+    names: set[str] = set()
     for entry in listed(data, "annotations", path):
         try:
-            videos.append(_video(entry, pictures, labels, root, exists))
+            video = _video(entry, pictures, labels, root, lookup)
+            if video.name in names:
+                detail = "the annotation has this video twice; keep one of the two"
+                raise _BrokenVideoError("corrupt annotation", video.name, detail)
+            names.add(video.name)
+            videos.append(video)
         except _BrokenVideoError as broken:
             problems.append(broken.problem)
     used = {label for video in videos for label in video.labels.values()}
@@ -118,9 +128,13 @@ class _BrokenVideoError(Exception):
         self.problem = Problem(kind, where, detail)
 
 
-def _video(entry: dict, pictures: dict, labels: dict[int, int], root: Path, exists) -> PanopticVideo:
-    name = str(entry.get("video_id"))
-    images, marks = pictures.get(entry.get("video_id")), entry.get("annotations")
+def _video_id(entry: dict) -> str:
+    return str(entry.get("video_id"))[:200]
+
+
+def _video(entry: dict, pictures: dict, labels: dict[int, int], root: Path, lookup: FileLookup) -> PanopticVideo:
+    name = _video_id(entry)
+    images, marks = pictures.get(name), entry.get("annotations")
     if not isinstance(images, list) or not isinstance(marks, list):
         raise _BrokenVideoError(
             "corrupt annotation", name, "it lists no frames under 'videos' or none under 'annotations'"
@@ -141,9 +155,8 @@ def _video(entry: dict, pictures: dict, labels: dict[int, int], root: Path, exis
                 if video.labels.setdefault(segment["id"], label) != label:
                     detail = f"frame {t}: segment {segment['id']} changes its category; make the annotation again"
                     raise _BrokenVideoError("corrupt annotation", name, detail)
-    except (KeyError, TypeError, ValueError) as error:
-        raise _BrokenVideoError("corrupt annotation", name, f"a field is missing or unknown ({error!r})") from None
-    for file in files + maps:
-        if not exists(file):
-            raise _BrokenVideoError("missing frame", name, f"no file '{file}'; unpack the data set again")
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        raise _BrokenVideoError("corrupt annotation", name, f"a field is missing or unknown ({error!r:.80})") from None
+    if found := lookup.problem(name, files + maps):
+        raise _BrokenVideoError(found.kind, name, found.detail)
     return video

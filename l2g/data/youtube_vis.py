@@ -5,24 +5,29 @@ Format: github.com/youtubevos/cocoapi. One JSON file of videos, categories and a
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from l2g.data.checks import (
-    check_annotation,
+    FileLookup,
+    check_annotations,
     check_categories,
-    check_video,
-    file_lookup,
+    check_videos,
+    id_of,
+    is_directory,
     listed,
     raise_if_fatal,
     read_json,
     video_name,
 )
-from l2g.data.dataset import AnnotatedVideo, Category, Problem, VideoDataset, VideoObject
+from l2g.data.dataset import AnnotatedVideo, Category, PictureFile, Problem, VideoDataset, VideoObject
+from l2g.data.pictures import read_picture
 from l2g.errors import DataError
+from l2g.metrics.files import no_collection
 
 # Where the official archives and the usual re-arrangements of them keep the annotation of split {s}, best first.
 _ANNOTATIONS = (
@@ -56,17 +61,8 @@ class FileVideo(AnnotatedVideo):
     def frame(self, t: int) -> np.ndarray:
         return read_picture(self.root / self.record["file_names"][t], (self.height, self.width))
 
-
-def read_picture(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
-    """uint8 [H, W, 3] RGB of a picture file; DataError when it cannot be read or is not of `size` (height, width)."""
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if picture is None:
-        state = "is not a picture" if path.exists() else "does not exist"
-        raise DataError(f"frame '{path}' {state}; unpack the frames again")
-    if size is not None and picture.shape[:2] != tuple(size):
-        found, wanted = "x".join(map(str, picture.shape[:2])), "x".join(map(str, size))
-        raise DataError(f"frame '{path}' has {found} pixels, the annotation says {wanted}; unpack the frames again")
-    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+    def pictures(self) -> Iterator[PictureFile]:
+        return (PictureFile(self.root / name, (self.height, self.width)) for name in self.record["file_names"])
 
 
 def load_youtube_vis(
@@ -78,6 +74,7 @@ def load_youtube_vis(
     name: str | None = None,
     skip_broken: bool = False,
     drop_empty: bool = False,
+    allow_outside: bool = False,
 ) -> VideoDataset:
     """Open a directory in the YouTube-VIS layout.
 
@@ -85,9 +82,24 @@ def load_youtube_vis(
     annotations, frames: the JSON file and the directory of frames, where they are not at their usual places.
     skip_broken: leave out corrupt annotations and videos with missing frames or none, instead of raising DataError;
     they are listed in `problems`. drop_empty: leave out videos and categories without instances too (which changes the
-    labels).
+    labels). allow_outside: take frames that lie outside of their directory, by `..`, an absolute name or a link.
+
+    What the evaluator needs and an annotation lacks is computed where it can be: `areas`, `iscrowd`, `id`.
     """
-    directory = Path(directory)
+    with no_collection():
+        return _load(Path(directory), split, annotations, frames, name, skip_broken, drop_empty, allow_outside)
+
+
+def _load(
+    directory: Path,
+    split: str,
+    annotations: str | Path | None,
+    frames: str | Path | None,
+    name: str | None,
+    skip_broken: bool,
+    drop_empty: bool,
+    allow_outside: bool,
+) -> VideoDataset:
     path = Path(annotations) if annotations else find_annotations(directory, split)
     data = read_json(path)
     records, kinds = listed(data, "videos", path), listed(data, "categories", path)
@@ -96,26 +108,21 @@ def load_youtube_vis(
     root = Path(frames) if frames else _find_frames(directory, split, records)
     name = name or str(directory)
 
-    exists = file_lookup(root)
+    lookup = FileLookup(root, allow_outside)
     problems: list[Problem] = []
     videos: dict[int, dict] = {}
     broken: set = set()
-    for record in records:
-        found = check_video(record, exists)
-        problems += found
+    for record, found in zip(records, check_videos(records, lookup), strict=True):
         if found:
-            broken.add(record.get("id"))
+            problems.append(found)
+            broken.add(id_of(record, "id"))
         else:
             videos[record["id"]] = record
     ids = {kind["id"] for kind in kinds}
-    sound: list[dict] = []
-    for mark in marks:
-        if mark.get("video_id") in broken and mark.get("video_id") not in videos:
-            continue  # goes with its video
-        found = check_annotation(mark, videos, ids)
-        problems += found
-        if not found:
-            sound.append(mark)
+    # What belongs to a broken video goes with it.
+    marks = [mark for mark in marks if (i := id_of(mark, "video_id")) in videos or i not in broken]
+    sound, found_problems = check_annotations(marks, videos, ids)
+    problems += found_problems
     if marks:  # a file without any annotation is a test set, and nothing about it is odd
         problems += _without_instances(videos, kinds, sound)
     if not skip_broken:
@@ -159,7 +166,7 @@ def _assemble(name, kinds, videos, sound, root, problems) -> VideoDataset:
 
 def find_annotations(directory: Path, split: str) -> Path:
     """The annotation file of a split; DataError, naming the places looked at, when there is none."""
-    if not directory.is_dir():
+    if not is_directory(directory):
         raise DataError(f"data set directory '{directory}' does not exist; where were the archives unpacked?")
     tried = [p.format(s=s) for p in _ANNOTATIONS for s in _ALIASES.get(split, (split,))]
     for candidate in tried:
@@ -172,13 +179,15 @@ def find_annotations(directory: Path, split: str) -> Path:
 def _find_frames(directory: Path, split: str, records: list[dict]) -> Path:
     """The directory that the file names are relative to: the first usual place that has any video's directory."""
     places = [directory / p.format(s=s) for p in _FRAMES for s in _ALIASES.get(split, (split,))]
-    first = [r["file_names"][0] for r in records if isinstance(r.get("file_names"), list) and r["file_names"]]
-    for place in places:
-        if any((place / str(file)).parent.is_dir() for file in first[:50]):
+    first = [str(r["file_names"][0]) for r in records if isinstance(r.get("file_names"), list) and r["file_names"]]
+    # An absolute name lies in no place.
+    relative = [file for file in first[:50] if file and not os.path.isabs(file)]
+    there = [place for place in places if place.is_dir()]
+    for place in there:
+        if any(is_directory((place / file).parent) for file in relative):
             return place
-    for place in places:
-        if place.is_dir():
-            return place
+    if there:
+        return there[0]
     raise DataError(f"no frames in '{directory}'; expected them in JPEGImages or {split}/JPEGImages")
 
 

@@ -10,7 +10,7 @@ What is to be done with a frame is the caller's, and so is what is kept of a vid
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from l2g.contract import GraphContract
 from l2g.data.dataset import Video, VideoDataset
-from l2g.errors import DataError
+from l2g.errors import DataError, L2GError
 from l2g.runtime.arrays import ByteArray
 from l2g.runtime.assembler import letterbox_of
 from l2g.runtime.outputs import RawOutputs
@@ -70,13 +70,18 @@ def rounds(
     streams: int = 4,
     progress: bool = True,
     what: str = "frames",
+    leave_out: Callable[[int, DataError], None] | None = None,
 ) -> Iterator[list[AnyLane]]:
     """Take every lane from its first frame to its last, at most `streams` at once; gives those that stand at a new one.
 
     The caller steps the sessions, which it may do in any way, before it asks for the next round. A lane's stream has
     joined them then, and leaves them after its last frame. lanes: made when their turn comes, if that is how they are
-    given. frames: of all lanes, for the progress bar `what`, which is drawn on a terminal only.
+    given. frames: of all lanes, for the progress bar `what`, which is drawn on a terminal only. leave_out: called with
+    the place of a lane whose next frame cannot be read, and why; that lane ends there. Without it the error ends all,
+    after the round of the others.
     """
+    if streams < 1:
+        raise L2GError(f"{streams} streams asked for, at least 1 expected")
     waiting = iter(lanes)
     running: list[AnyLane] = []
     with tqdm(total=frames, desc=what, disable=None if progress else True) as bar:
@@ -87,14 +92,28 @@ def rounds(
                 running.append(lane)
             if not running:
                 return
-            for lane in running:
-                lane.advance()
-            yield list(running)
-            bar.update(len(running))
-            for lane in [lane for lane in running if lane.last]:
+            errors = {lane.place: error for lane in running if (error := _advance(lane))}
+            ended = [lane for lane in running if lane.place in errors]
+            if ready := [lane for lane in running if lane not in ended]:
+                yield ready
+            for place, error in errors.items():
+                if leave_out is None:
+                    raise error
+                leave_out(place, error)
+            bar.update(len(ready) + sum(lane.length - lane.time for lane in ended))
+            for lane in [lane for lane in running if lane in ended or lane.last]:
                 for session in sessions:
                     session.leave(lane.place)
                 running.remove(lane)
+
+
+def _advance(lane: Lane) -> DataError | None:
+    """Read the lane's next frame; why it cannot be read, else None."""
+    try:
+        lane.advance()
+    except DataError as error:
+        return error
+    return None
 
 
 def step(session: VideoSession, round_: Iterable[Lane]) -> dict[int, RawOutputs]:
@@ -107,12 +126,3 @@ def frames_of(dataset: VideoDataset) -> int:
     if not len(dataset.videos):
         raise DataError(f"data set '{dataset.name}' holds no video; choose another split")
     return sum(video.length for video in dataset.videos)
-
-
-def check_classes(contract: GraphContract, dataset: VideoDataset, advice: str) -> None:
-    """DataError, ending in `advice`, unless the model has as many classes as the data set: else there is no AP."""
-    if len(contract.class_names) != len(dataset.categories):
-        raise DataError(
-            f"the model has {len(contract.class_names)} classes, data set '{dataset.name}' has "
-            f"{len(dataset.categories)}{advice}"
-        )

@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from l2g.contract import GraphContract
+from l2g.data.classes import ClassMatch, match_classes
 from l2g.data.dataset import Video, VideoDataset
-from l2g.data.youtube_vis import ground_truth
 from l2g.errors import ContractError
-from l2g.evaluation.lanes import Lane, check_classes, frames_of, rounds, step
+from l2g.evaluation.lanes import Lane, frames_of, rounds, step
 from l2g.evaluation.parity.frame import FrameDifference, NewcomerNames, compare_frame
-from l2g.evaluation.run import Rollout, Scoreboard, scorable
+from l2g.evaluation.run import Rollout, Scoreboard, ScoringOptions, scorable
 from l2g.runtime.backends.base import Backend
 from l2g.runtime.outputs import RawOutputs
 from l2g.runtime.session import VideoSession
@@ -56,21 +56,24 @@ def measure(
     """Run all over every video of `dataset`; the reference's result, and each candidate's by name.
 
     All have raw outputs and one canvas. No backend is closed. Raises ContractError where they cannot be compared,
-    DataError where the data set has other classes.
+    DataError where the data set's classes have other names (`match_classes`).
     """
-    _check(reference, candidates, dataset)
+    _check(reference, candidates)
+    match = match_classes(dataset, reference.contract.class_names)
     backends = [reference, *candidates.values()]
     # Each run forgets what an earlier one left: a session's first step resets its streams.
     sessions = [VideoSession(backend) for backend in backends]
-    tallies = [_Tally(dataset) for _ in backends]
+    tallies = [_Tally(match) for _ in backends]
+    options = ScoringOptions(columns=match.columns)
     lanes = (
-        _Lane(place, video, reference.contract, len(backends), confidence) for place, video in enumerate(dataset.videos)
+        _Lane(place, video, reference.contract, len(backends), confidence, options)
+        for place, video in enumerate(match.dataset.videos)
     )
     for round_ in rounds(lanes, sessions, frames=frames_of(dataset), streams=streams, progress=progress):
         outputs = [step(session, round_) for session in sessions]
         for lane in round_:
             lane.take([found[lane.place] for found in outputs], tallies)
-    truth = ground_truth(dataset)
+    truth = tallies[0].board.truth()
     first, *rest = [tally.measured(truth) for tally in tallies]
     return first, dict(zip(candidates, rest, strict=True))
 
@@ -78,10 +81,18 @@ def measure(
 class _Lane(Lane):
     """One video on its way through all models; rollouts: each model's own, the reference's first."""
 
-    def __init__(self, place: int, video: Video, contract: GraphContract, models: int, confidence: float):
+    def __init__(
+        self,
+        place: int,
+        video: Video,
+        contract: GraphContract,
+        models: int,
+        confidence: float,
+        options: ScoringOptions,
+    ):
         super().__init__(place, video, contract)
         self.confidence = confidence
-        self.rollouts = [Rollout(self.letterbox, contract) for _ in range(models)]
+        self.rollouts = [Rollout(self.letterbox, contract, options) for _ in range(models)]
         self.names = [NewcomerNames(confidence) for _ in range(models)]
         self.differences: list[list[FrameDifference]] = [[] for _ in range(models)]
 
@@ -104,8 +115,8 @@ class _Lane(Lane):
 class _Tally:
     """What one model has shown so far. quarters: of the videos, how its frames differ from the reference's."""
 
-    def __init__(self, dataset: VideoDataset):
-        self.board = Scoreboard(dataset)
+    def __init__(self, match: ClassMatch):
+        self.board = Scoreboard(match)
         self.quarters: list[list[FrameDifference]] = [[] for _ in range(QUARTERS)]
         self.finite = True
 
@@ -122,14 +133,13 @@ class _Tally:
         )
 
 
-def _check(reference: Backend, candidates: Mapping[str, Backend], dataset: VideoDataset) -> None:
+def _check(reference: Backend, candidates: Mapping[str, Backend]) -> None:
     contract = reference.contract
     for name, backend in candidates.items():
         if backend.contract.outputs != contract.outputs or backend.contract.inputs != contract.inputs:
             raise ContractError(f"{name}: other inputs or outputs than the reference; export both from one checkpoint")
     if contract.output_kind != "raw":
         raise ContractError("AP needs raw outputs, found chosen detections; export with --outputs raw")
-    check_classes(contract, dataset, "; measure on the data set that the model was trained for")
 
 
 def _mean(values: list[float]) -> float | None:

@@ -6,17 +6,18 @@ best (slot, class) pairs are the results. Training, evaluation and parity all co
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
 
 from l2g.contract import GraphContract
-from l2g.data.dataset import AnnotatedVideo, Video, VideoDataset
+from l2g.data.classes import ClassMatch, match_classes
+from l2g.data.dataset import AnnotatedVideo, Problem, Video, VideoDataset
 from l2g.data.youtube_vis import ground_truth
-from l2g.errors import DataError
-from l2g.evaluation.lanes import Lane, check_classes, frames_of, rounds, step
+from l2g.errors import DataError, L2GError
+from l2g.evaluation.lanes import Lane, frames_of, rounds, step
 from l2g.metrics.identities import IdentityReport, identity_switches
 from l2g.metrics.rle import Rle, compress
 from l2g.metrics.vis_ap import VisReport, evaluate_vis
@@ -38,7 +39,8 @@ class ScoringOptions:
     min_frame_score: a slot whose best class stays below this in a frame has no mask there (0 keeps all).
     identity_score: a slot counts as seen in a frame, for identities, from this best class probability on.
     handover: whether identities may move from slot to slot and shadows are left out (`Handover`);
-    False: a slot is an identity, as the paper has it.
+    False: a slot is an identity, as the paper has it. columns: of each of the data set's classes, the model's
+    (`match_classes`); None where they are the same.
     """
 
     top_k: int = 100
@@ -46,6 +48,11 @@ class ScoringOptions:
     min_frame_score: float = 0.0
     identity_score: float = 0.5
     handover: bool = True
+    columns: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1:
+            raise L2GError(f"top_k {self.top_k} found, at least 1 result per video expected")
 
 
 class VideoScorer:
@@ -59,6 +66,8 @@ class VideoScorer:
     def add(self, outputs: RawOutputs) -> None:
         """The next frame's outputs, B = 1."""
         probabilities = outputs.probabilities()[0]
+        if self.options.columns is not None:
+            probabilities = probabilities[:, list(self.options.columns)]
         best = probabilities.max(axis=1)
         kept = np.argsort(-best, kind="stable")[: self.options.slots_per_frame]
         codes = {}
@@ -99,11 +108,17 @@ class VideoScorer:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a backend did on a data set: its scores, how its slots held the objects, and the YouTube-VIS results."""
+    """What a backend did on a data set: its scores, how its slots held the objects, and the YouTube-VIS results.
+
+    notes: how the two sides' classes were matched, where there is something to say. left_out: what could not be read,
+    neither in the results nor in the scores.
+    """
 
     report: VisReport
     identities: IdentityReport
     results: list[dict]
+    notes: tuple[str, ...] = ()
+    left_out: tuple[Problem, ...] = ()
 
     def to_json(self) -> dict:
         """AP and friends in percent, and the identities."""
@@ -112,7 +127,12 @@ class Evaluation:
             "object_frames": self.identities.object_frames,
             "covered": round(100 * self.identities.coverage, 2),
         }
-        return {**self.report.to_json(), "identities": identities}
+        return {
+            **self.report.to_json(),
+            "identities": identities,
+            "notes": [*self.notes, *self.report.notes],
+            "left_out": [str(problem) for problem in self.left_out],
+        }
 
 
 class Rollout:
@@ -136,24 +156,66 @@ class Rollout:
 
 
 class Scoreboard:
-    """What one model found in the videos of a data set: results and identities, in the order of the videos."""
+    """What one model found in the videos of a data set: results and identities, in the order of the videos.
 
-    def __init__(self, dataset: VideoDataset):
-        self._dataset = dataset
+    match: the data set as the model can be scored on it.
+    """
+
+    def __init__(self, match: ClassMatch):
+        self.match = match
         self._results: dict[int, list[dict]] = {}
         self._identities = IdentityReport()
+        self._unreadable: dict[int, Problem] = {}
 
     def add(self, place: int, scorer: VideoScorer) -> None:
         """A video that is done."""
-        video = cast(AnnotatedVideo, self._dataset.videos[place])  # else there is no ground truth
-        self._results[place] = scorer.results(video.id, [category.id for category in self._dataset.categories])
+        dataset = self.match.dataset
+        video = cast(AnnotatedVideo, dataset.videos[place])  # else there is no ground truth
+        self._results[place] = scorer.results(video.id, [category.id for category in dataset.categories])
         tubes = [compress(list(o.segmentations), video.height, video.width) for o in video.objects if not o.iscrowd]
         self._identities += identity_switches(tubes, scorer.seen())
 
-    def evaluation(self, truth: dict) -> Evaluation:
-        """truth: `ground_truth` of the data set."""
-        results = [entry for place in sorted(self._results) for entry in self._results[place]]
-        return Evaluation(evaluate_vis(truth, results, allow_empty=True), self._identities, results)
+    def leave_out(self, place: int, error: DataError) -> None:
+        """A video that cannot be read to its end: it is not scored."""
+        self._unreadable[place] = Problem("unreadable frame", self.match.dataset.videos[place].name, str(error))
+
+    @property
+    def videos(self) -> int:
+        """How many are done."""
+        return len(self._results)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every video is done or was left out."""
+        return len(self._results) + len(self._unreadable) == len(self.match.dataset)
+
+    @property
+    def left_out(self) -> tuple[Problem, ...]:
+        """The videos that cannot be read to their end."""
+        return tuple(self._unreadable[place] for place in sorted(self._unreadable))
+
+    @property
+    def results(self) -> list[dict]:
+        """YouTube-VIS result entries of the videos that are done."""
+        return [entry for place in sorted(self._results) for entry in self._results[place]]
+
+    def truth(self) -> dict:
+        """`ground_truth` of the videos that were not left out. DataError where none is left."""
+        dataset = self.match.dataset
+        if not self._unreadable:
+            return ground_truth(dataset)
+        videos = [video for place, video in enumerate(dataset.videos) if place not in self._unreadable]
+        if not videos:
+            raise DataError(f"data set '{dataset.name}': no video can be read to its end; unpack the frames again")
+        return ground_truth(replace(dataset, videos=videos))
+
+    def evaluation(self, truth: dict | None = None) -> Evaluation:
+        """truth: what `truth()` gives, where it was made already."""
+        results = self.results
+        report = evaluate_vis(self.truth() if truth is None else truth, results, allow_empty=True)
+        notes = (self.match.note,) if self.match.note else ()
+        broken = tuple(problem for problem in self.match.dataset.problems if problem.fatal)
+        return Evaluation(report, self._identities, results, notes, broken + self.left_out)
 
 
 class _Lane(Lane):
@@ -164,29 +226,27 @@ class _Lane(Lane):
 
 def run_dataset(
     backend: Backend,
-    dataset: VideoDataset,
+    match: ClassMatch,
     *,
     streams: int = 4,
     options: ScoringOptions | None = None,
     progress: bool = True,
+    leave_out: Callable[[int, DataError], None] | None = None,
 ) -> Iterator[tuple[int, VideoScorer]]:
     """Run every video from its first frame; gives (place in the data set, its scorer) as they finish.
 
-    backend: with raw outputs. streams: videos that share a step; each gives what it would give alone (to rounding).
-
-    Raises DataError when the data set's classes are not as many as the model's.
+    backend: with raw outputs. match: `match_classes` of the data set and the backend's classes. streams: videos that
+    share a step; each gives what it would give alone (to rounding). leave_out: called with the place of a video that
+    has a frame which cannot be read, and why; without it that ends the run.
     """
-    options = options or ScoringOptions()
-    contract = backend.contract
-    check_classes(contract, dataset, "; evaluate on the data set that the model was trained for")
-    if contract.output_kind != "raw":
-        raise DataError(
-            "the model's outputs are chosen detections, but AP needs all of them; export with --outputs raw"
-        )
+    options = replace(options or ScoringOptions(), columns=match.columns)
+    _check_outputs(backend)
+    contract, dataset = backend.contract, match.dataset
     lanes = (_Lane(place, video, contract, options) for place, video in enumerate(dataset.videos))
     # Not closed: the backend is the caller's.
     session = VideoSession(backend)
-    for round_ in rounds(lanes, [session], frames=frames_of(dataset), streams=streams, progress=progress):
+    frames = frames_of(dataset)
+    for round_ in rounds(lanes, [session], frames=frames, streams=streams, progress=progress, leave_out=leave_out):
         outputs = step(session, round_)
         for lane in round_:
             found = outputs[lane.place]
@@ -195,13 +255,48 @@ def run_dataset(
                 yield lane.place, lane.rollout.scorer
 
 
-def evaluate_backend(backend: Backend, dataset: VideoDataset, **how) -> Evaluation:
-    """`run_dataset`, what the official evaluator says of its results, and whether identities held."""
-    truth = ground_truth(dataset)
-    board = Scoreboard(dataset)
-    for place, scorer in run_dataset(backend, dataset, **how):
-        board.add(place, scorer)
-    return board.evaluation(truth)
+def _check_outputs(backend: Backend) -> None:
+    if backend.contract.output_kind != "raw":
+        raise DataError(
+            "the model's outputs are chosen detections, but AP needs all of them; export with --outputs raw"
+        )
+
+
+def evaluate_backend(
+    backend: Backend,
+    dataset: VideoDataset,
+    *,
+    streams: int = 4,
+    options: ScoringOptions | None = None,
+    progress: bool = True,
+    skip_broken: bool = False,
+    keep: Callable[[Scoreboard], None] | None = None,
+) -> Evaluation:
+    """`run_dataset`, what the official evaluator says of its results, and whether identities held.
+
+    skip_broken: a video with a frame that cannot be read is left out and named in place of ending the run. keep: called
+    with what was found before it is scored, and, where something ends the run, with what was found until then.
+
+    Raises DataError where the classes of model and data set have different names (`match_classes`), and for a frame
+    that cannot be read.
+    """
+    board = Scoreboard(match_classes(dataset, backend.contract.class_names))
+    # What cannot be run or scored is refused before anything runs.
+    _check_outputs(backend)
+    frames_of(board.match.dataset)
+    board.truth()
+    leave_out = board.leave_out if skip_broken else None
+    try:
+        for place, scorer in run_dataset(
+            backend, board.match, streams=streams, options=options, progress=progress, leave_out=leave_out
+        ):
+            board.add(place, scorer)
+    except DataError as error:
+        raise DataError(f"{error}, or leave broken videos out with --skip-broken") from None
+    finally:
+        if keep is not None:
+            keep(board)
+    return board.evaluation()
 
 
 def scorable(outputs: RawOutputs) -> RawOutputs:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import onnx
 import onnx_ir as ir
@@ -15,10 +16,11 @@ import torch
 
 import l2g
 from l2g.artifacts.onnx_file import read_contract, read_model, with_contract, with_sum
-from l2g.contract import GraphContract, make_contract
-from l2g.errors import ExportError
+from l2g.config import ModelConfig
+from l2g.contract import GraphContract
+from l2g.errors import ConfigError, ExportError
 from l2g.export.deformable.gather import MAX_ROWS
-from l2g.export.deformable.lowering import LOWERINGS, PLUGIN_VERSIONS, TARGETS, lower, unplug
+from l2g.export.deformable.lowering import LOWERINGS, PLUGIN_VERSIONS, TARGETS, has_deformable_attention, lower, unplug
 from l2g.export.deformable.plugin import check_plugins
 from l2g.export.graph.feedforward import part_sums_from_norms, split_feed_forward
 from l2g.export.graph.tracing import STREAMS, trace
@@ -27,9 +29,10 @@ from l2g.export.precision.verify import verify_fp16
 from l2g.export.verification.rollouts import ROLLOUTS
 from l2g.export.verification.verify import verify
 from l2g.files import sha256_of_file, write_atomically
-from l2g.modeling.local2global import Local2Global
+from l2g.modeling.family.protocol import VideoModel
 from l2g.progress import SILENT, Progress
 from l2g.provenance import BuildFacts, FP16Verification, Verification
+from l2g.public.hub import name_of, weights_of
 
 # LayerNormalization is one operator from 17 on; PyTorch's TorchScript exporter knows nothing after 20.
 OPSETS = range(17, 21)
@@ -46,7 +49,7 @@ WRITING = "write and read back"
 class ExportOptions:
     """What to make of a model.
 
-    height, width: the network canvas, multiples of 32; None is the model's own.
+    height, width: the network canvas, such as the model can take; None is the model's own.
     max_streams: the most streams at once that the graph is meant for (an engine's profile ends there).
     top_k: choose so many slots in the graph ("detections", at most the model's slots); None gives raw outputs.
     lowering: "gather", "gridsample" or "plugin". target: "onnxruntime" or "tensorrt", which decides the gather's form.
@@ -71,9 +74,6 @@ class ExportOptions:
     fp32_blocks: tuple[str, ...] = ()
 
     def __post_init__(self):
-        for side in (self.height, self.width):
-            if side is not None and (side < 32 or side % 32):
-                raise ExportError(f"canvas side {side} found, a multiple of 32 expected, such as 480x864")
         _expect_one_of("lowering", self.lowering, LOWERINGS)
         _expect_one_of("target", self.target, TARGETS)
         _expect_one_of("plugin version", self.plugin_version, PLUGIN_VERSIONS)
@@ -107,7 +107,7 @@ class Exported:
 
 
 def export(
-    model: Local2Global,
+    model: VideoModel,
     output: str | os.PathLike[str],
     options: ExportOptions | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -161,7 +161,7 @@ def _stages(options: ExportOptions, choosing: bool) -> dict[str, int]:
 
 
 def _verified(
-    model: Local2Global, contract: GraphContract, options: ExportOptions, progress: Progress
+    model: VideoModel, contract: GraphContract, options: ExportOptions, progress: Progress
 ) -> tuple[bytes, Verification]:
     """The float32 graph, held to the model; that of an FP16 graph too, which is made from it."""
     float32 = build_graph(model, contract, dataclasses.replace(options, precision="fp32", fp32_blocks=()), progress)
@@ -178,23 +178,18 @@ def fp16_graph(graph: bytes, fp32_blocks: tuple[str, ...] = ()) -> bytes:
     return ir.to_proto(model).SerializeToString(deterministic=True)
 
 
-def contract_of(model: Local2Global, options: ExportOptions) -> GraphContract:
+def contract_of(model: VideoModel, options: ExportOptions) -> GraphContract:
     """The contract of a graph before it is built; its `build` is empty."""
-    config = model.config
-    return make_contract(
-        height=options.height or config.input_size[0],
-        width=options.width or config.input_size[1],
-        num_queries=config.num_queries,
-        hidden_dim=config.hidden_dim,
-        class_names=config.class_names,
-        association=config.association,
-        top_k=None if options.top_k is None else min(options.top_k, config.num_queries),
-        model=config.to_dict(),
-    )
+    height, width = model.config.input_size
+    canvas = (height if options.height is None else options.height, width if options.width is None else options.width)
+    try:
+        return model.contract(canvas, options.top_k)
+    except ConfigError as error:
+        raise ExportError(str(error)) from None
 
 
 def build_graph(
-    model: Local2Global, contract: GraphContract, options: ExportOptions, progress: Progress = SILENT
+    model: VideoModel, contract: GraphContract, options: ExportOptions, progress: Progress = SILENT
 ) -> bytes:
     """The serialised graph, neither verified nor with a contract inside."""
     if options.precision == "fp16":
@@ -203,13 +198,15 @@ def build_graph(
     progress.stage(TRACING)
     graph = trace(model, contract, options.opset, progress)
     progress.stage(LOWERING)
+    if options.lowering == "plugin" and not has_deformable_attention(graph):
+        raise ExportError("the model has no deformable attention, so there is nothing for the plugin; leave it away")
     lower(graph, options.lowering, options.target, options.plugin_version)
     if options.target == "onnxruntime":
         split_feed_forward(graph)
         part_sums_from_norms(graph)
     graph.producer_name, graph.producer_version = "l2g", l2g.__version__
     if options.lowering == "plugin":
-        check_plugins(graph, model.config)
+        check_plugins(graph, cast(ModelConfig, model.config))
     proto = ir.to_proto(graph)
     if options.simplify:
         proto = simplified(proto)
@@ -250,8 +247,8 @@ def build_facts(options: ExportOptions, checkpoint: str | os.PathLike[str] | Non
         max_streams=options.max_streams,
         plugin_version=options.plugin_version if options.lowering == "plugin" else None,
         simplified=options.simplify,
-        checkpoint=Path(checkpoint).name if checkpoint else None,
-        checkpoint_sha256=sha256_of_file(checkpoint, ExportError) if checkpoint else None,
+        checkpoint=name_of(Path(checkpoint)) if checkpoint else None,
+        checkpoint_sha256=sha256_of_file(weights_of(Path(checkpoint)), ExportError) if checkpoint else None,
         versions={
             "l2g": l2g.__version__,
             "torch": torch.__version__,

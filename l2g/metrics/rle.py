@@ -21,7 +21,9 @@ CHUNK = 800
 # sixth bit; the fifth bit of the last is the sign.
 _OFFSET, _MORE = 48, 32
 _LONGEST_COUNT = 7
-_LONGEST_SIDE = (1 << 15) - 1
+LONGEST_SIDE = (1 << 15) - 1
+# Outlines of one mask, in pixels for each pixel of the frame. A line through every pixel of it has 1.
+_LONGEST_OUTLINES = 4
 _BITS = np.array([c - 32 if 16 <= c < 32 else c % 32 for c in range(64)], np.int32)
 _BACKGROUND, _FOREGROUND = np.concatenate([_BITS, 0 * _BITS]), np.concatenate([0 * _BITS, _BITS])
 
@@ -71,7 +73,7 @@ def _measure_chunk(masks: list[Rle], first: int) -> tuple[np.ndarray, np.ndarray
         text = "".join(counts).encode("ascii") if isinstance(counts[0], str) else b"".join(counts)
         lengths = np.fromiter(map(len, counts), np.int64, len(counts))
         sound = sides.dtype.kind == "i" and sides.shape == (2 * len(masks),) and lengths.min() > 0
-        sound = sound and sides.min() > 0 and sides.max() <= _LONGEST_SIDE
+        sound = sound and sides.min() > 0 and sides.max() <= LONGEST_SIDE
     except (KeyError, TypeError, ValueError, OverflowError):
         sound = False
     if not sound:
@@ -185,7 +187,7 @@ def _complaint(mask: object) -> str | None:
         return f"found {str(mask)[:60]}, expected null or a compressed RLE {{'size': [h, w], 'counts': '...'}}"
     size, counts = mask["size"], mask["counts"]
     if not _is_size(size):
-        return f"'size' is {str(size)[:40]}, expected [height, width], two integers from 1 to {_LONGEST_SIDE}"
+        return f"'size' is {str(size)[:40]}, expected [height, width], two integers from 1 to {LONGEST_SIDE}"
     if isinstance(counts, (list, tuple)):
         return (
             "'counts' is a list, an uncompressed RLE, expected a compressed one; "
@@ -208,7 +210,7 @@ def _complaint(mask: object) -> str | None:
 
 def _is_size(size: Any) -> bool:
     try:
-        return len(size) == 2 and all(isinstance(side, Integral) and 0 < int(side) <= _LONGEST_SIDE for side in size)
+        return len(size) == 2 and all(isinstance(side, Integral) and 0 < int(side) <= LONGEST_SIDE for side in size)
     except TypeError:
         return False
 
@@ -277,15 +279,37 @@ def encode(runs: np.ndarray, lengths: np.ndarray) -> list[bytes]:
 def _from_polygons(polygons: list[Any], frame: int, height: int | None, width: int | None) -> Rle:
     if not _is_size((height, width)):
         raise BadMaskError(frame, "is a polygon but its video has no 'height' and 'width'; add them to the video")
+    if complaint := polygon_complaint(polygons, int(height or 0), int(width or 0)):
+        raise BadMaskError(frame, f"holds a polygon that {complaint}; fix or drop it")
+    points = [np.asarray(polygon, np.float64).tolist() for polygon in polygons]
+    merged: Rle = coco_mask.merge(coco_mask.frPyObjects(points, height, width))
+    return merged
+
+
+def polygon_complaint(polygons: Any, height: int, width: int) -> str | None:
+    """What is wrong with the polygons of one mask of a frame of height x width pixels; None if nothing is.
+
+    pycocotools walks along every edge in steps of a fifth of a pixel and keeps them all: one corner far away takes all
+    memory or ends the process.
+    """
     try:
         points = [np.asarray(polygon, np.float64) for polygon in polygons]
-        sound = all(p.ndim == 1 and len(p) >= 6 and len(p) % 2 == 0 and np.isfinite(p).all() for p in points)
-    except (ValueError, TypeError):
-        sound = False
-    if not sound:
-        raise BadMaskError(frame, "holds a polygon that is not a list of at least three x, y pairs; fix or drop it")
-    merged: Rle = coco_mask.merge(coco_mask.frPyObjects([p.tolist() for p in points], height, width))
-    return merged
+    except (ValueError, TypeError, OverflowError):
+        return "holds something other than numbers"
+    if not points or any(p.ndim != 1 or len(p) < 6 or len(p) % 2 or not np.isfinite(p).all() for p in points):
+        return "is not a list of at least three finite x, y pairs"
+    steps = 0.0
+    for polygon in points:
+        corners = polygon.reshape(-1, 2)
+        outside = np.maximum(-corners, corners - (width, height)).max(axis=0)
+        if (outside > (width, height)).any():
+            x, y = corners[np.argmax(np.maximum(-corners, corners - (width, height)).max(axis=1))]
+            return f"has a corner at ({x:g}, {y:g}), far outside of its frame of {width} x {height} pixels"
+        edges = np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1)
+        steps += float(np.maximum(edges, 1).sum())
+    if steps > _LONGEST_OUTLINES * height * width + 10_000:
+        return f"is longer ({steps:.0f} pixels in all) than any outline in a frame of {width} x {height} pixels"
+    return None
 
 
 def intersections(

@@ -7,7 +7,7 @@ paper uses 1, 2, 4, 6. A report names both.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,13 +57,14 @@ class CategoryQuality:
 
 @dataclass(frozen=True)
 class WindowQuality:
-    """VPQ over all categories, over things and over stuff, in percent, for windows of one length."""
+    """VPQ over all categories, over things and over stuff, in percent, for windows of one length; None where neither
+    ground truth nor results have a segment to count."""
 
-    vpq: float
-    vpq_thing: float
-    vpq_stuff: float
-    sq: float
-    rq: float
+    vpq: float | None
+    vpq_thing: float | None
+    vpq_stuff: float | None
+    sq: float | None
+    rq: float | None
     per_category: dict[int, CategoryQuality]
 
 
@@ -74,20 +75,27 @@ class VpqReport:
     windows: dict[int, WindowQuality]
     notes: tuple[str, ...]
 
-    def mean(self, windows: Sequence[int]) -> dict[str, float]:
-        """VPQ, VPQ_thing and VPQ_stuff in percent, each the mean over windows of these lengths."""
+    def mean(self, windows: Sequence[int]) -> dict[str, float | None]:
+        """VPQ, VPQ_thing and VPQ_stuff in percent, each the mean over windows of these lengths; None where one of them
+        has none."""
         chosen = [self.windows[length] for length in windows]
         return {
-            "VPQ": sum(window.vpq for window in chosen) / len(chosen),
-            "VPQ_thing": sum(window.vpq_thing for window in chosen) / len(chosen),
-            "VPQ_stuff": sum(window.vpq_stuff for window in chosen) / len(chosen),
+            "VPQ": _mean([window.vpq for window in chosen]),
+            "VPQ_thing": _mean([window.vpq_thing for window in chosen]),
+            "VPQ_stuff": _mean([window.vpq_stuff for window in chosen]),
         }
 
-    def means(self) -> dict[str, float]:
-        """The same by name, such as VPQ_1_2_4_6, for the two usual sets of windows, or else for those evaluated."""
+    def means(self) -> dict[str, float | None]:
+        """The same by name, such as VPQ_1_2_4_6, for the two usual sets of windows, or else for those evaluated.
+
+        Where no video is as long as the longest of them, the mean over those that fit comes besides.
+        """
         sets: list[tuple[int, ...]] = [named for named in NAMED_WINDOWS if set(named) <= set(self.windows)] or [
             tuple(self.windows)
         ]
+        fitting = tuple(length for length, window in self.windows.items() if window.vpq is not None)
+        if fitting and not any(set(lengths) <= set(fitting) for lengths in sets):
+            sets.append(fitting)
         return {
             f"{name}_{'_'.join(map(str, lengths))}": value
             for lengths in sets
@@ -112,7 +120,7 @@ class VpqReport:
 
     def table(self) -> str:
         lines = [f"{'window':<14}{'VPQ':>8}{'thing':>8}{'stuff':>8}"]
-        rows: dict[str, tuple[float, ...]] = {
+        rows: dict[str, tuple[float | None, ...]] = {
             str(length): (w.vpq, w.vpq_thing, w.vpq_stuff) for length, w in self.windows.items()
         }
         means = self.means()
@@ -122,7 +130,16 @@ class VpqReport:
                 rows[f"mean {lengths.replace('_', ',')}"] = tuple(
                     means[f"{key}_{lengths}"] for key in ("VPQ", "VPQ_thing", "VPQ_stuff")
                 )
-        return "\n".join([*lines, *(f"{key:<14}" + "".join(f"{v:8.2f}" for v in row) for key, row in rows.items())])
+        return "\n".join([*lines, *(f"{key:<14}" + "".join(map(_cell, row)) for key, row in rows.items())])
+
+
+def _cell(value: float | None) -> str:
+    return f"{'n/a':>8}" if value is None else f"{value:8.2f}"
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if values and len(known) == len(values) else None
 
 
 def evaluate_vpq(
@@ -138,11 +155,12 @@ def evaluate_vpq(
         ground_truth, results: paths of JSON files in VIPSeg's layout, or the parsed JSON.
         ground_truth_maps, result_maps: folders with `<video_id>/<frame>.png`, or by video id an integer array
             [T, H, W] of ids.
-        windows: lengths in frames; a video shorter than a window adds nothing to it.
+        windows: lengths in frames; a video shorter than a window adds nothing to it. Where a window length leaves a
+            group (all, things, stuff) without a single segment, the official evaluator divides by zero; here that
+            number is None and a note says why.
 
     Raises:
-        DataError: a file is broken, the two do not fit, or a window length leaves a group (all, things, stuff) without
-            a single segment, where the official evaluator divides by zero. The message names video and frame.
+        DataError: a file is broken or the two do not fit. The message names video and frame.
     """
     truth = read_truth(ground_truth, ground_truth_maps)
     predictions = read_predictions(results, result_maps, truth.things)
@@ -154,7 +172,21 @@ def evaluate_vpq(
         for length, tally in tallies.items():
             for start in range(len(frames) - length + 1):
                 _count_window(frames[start : start + length], tally)
-    return VpqReport({n: _quality(tally, truth.things, n) for n, tally in tallies.items()}, tuple(notes))
+    found = {length: _quality(tally, truth.things) for length, tally in tallies.items()}
+    return VpqReport(found, (*notes, *_notes_on_undefined(found, max(map(len, truth.videos.values())))))
+
+
+def _notes_on_undefined(windows: Mapping[int, WindowQuality], longest: int) -> Iterator[str]:
+    if too_long := [str(length) for length in windows if length > longest]:
+        yield f"no video has {', '.join(too_long)} frames, so VPQ of windows that long is undefined: n/a"
+    fitting = [window for length, window in windows.items() if length <= longest]
+    for name, values in (
+        ("segment", [window.vpq for window in fitting]),
+        ("segment of a thing", [window.vpq_thing for window in fitting]),
+        ("segment of stuff", [window.vpq_stuff for window in fitting]),
+    ):
+        if None in values:
+            yield f"neither ground truth nor results have a {name}, so its VPQ is undefined: n/a"
 
 
 def _check_truth(truth: PanopticSet) -> None:
@@ -252,29 +284,21 @@ def _match(
             truth.matched = predicted.matched = True
 
 
-def _quality(tally: dict[int, _Tally], things: dict[int, bool], length: int) -> WindowQuality:
+def _quality(tally: dict[int, _Tally], things: dict[int, bool]) -> WindowQuality:
     per_category = {id_: CategoryQuality(t.iou, t.tp, t.fp, t.fn) for id_, t in tally.items()}
     seen = {id_: quality for id_, quality in per_category.items() if quality.tp + quality.fp + quality.fn}
-    groups = {
-        "segment": list(seen.values()),
-        "thing": [quality for id_, quality in seen.items() if things[id_]],
-        "stuff": [quality for id_, quality in seen.items() if not things[id_]],
-    }
-    for name, group in groups.items():
-        if not group:
-            raise DataError(
-                f"window of {length} frames: no {name} in ground truth or results, so its VPQ is undefined (the "
-                "official evaluator divides by zero); evaluate longer videos, videos that have some, or other windows"
-            )
-    percent = {name: 100 * sum(quality.pq for quality in group) / len(group) for name, group in groups.items()}
     return WindowQuality(
-        vpq=percent["segment"],
-        vpq_thing=percent["thing"],
-        vpq_stuff=percent["stuff"],
-        sq=100 * sum(quality.sq for quality in seen.values()) / len(seen),
-        rq=100 * sum(quality.rq for quality in seen.values()) / len(seen),
+        vpq=_percent([quality.pq for quality in seen.values()]),
+        vpq_thing=_percent([quality.pq for id_, quality in seen.items() if things[id_]]),
+        vpq_stuff=_percent([quality.pq for id_, quality in seen.items() if not things[id_]]),
+        sq=_percent([quality.sq for quality in seen.values()]),
+        rq=_percent([quality.rq for quality in seen.values()]),
         per_category=per_category,
     )
+
+
+def _percent(shares: list[float]) -> float | None:
+    return 100 * sum(shares) / len(shares) if shares else None
 
 
 if __name__ == "__main__":  # a door: `python -m l2g.metrics.vpq` is `l2g metrics vpq`

@@ -108,9 +108,10 @@ class PixelEncoder(nn.Module):
         # Contiguous tokens are a channels-last image, for which upsampling on a CPU is ten times as fast.
         finest = finest.contiguous().unflatten(1, shape).permute(0, 3, 1, 2)
         size = (res2.shape[-2], res2.shape[-1])
+        y = self.adapter(res2)
         if size != shape:
             finest = F.interpolate(finest, size=size, mode="bilinear", align_corners=False)
-        y = self.adapter(res2) + finest
+        y = y + finest
         return self.mask_features(F.relu(self.output(y), inplace=True))
 
 

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from l2g.config import ModelConfig, get_config
-from l2g.contract import PIXEL_MEAN, PIXEL_STD
-from l2g.errors import ContractError
+from l2g.contract import PIXEL_MEAN, PIXEL_STD, GraphContract, make_contract
+from l2g.errors import ConfigError, ContractError
 from l2g.modeling.aligner import Aligner
 from l2g.modeling.backbones.build import build_backbone
 from l2g.modeling.boxes import EPSILON, mask_to_box
 from l2g.modeling.decoder import Decoder
 from l2g.modeling.encoder import Memory, PixelEncoder
+from l2g.modeling.family.protocol import Decisions, VideoModel
 from l2g.modeling.heads import Heads
 from l2g.modeling.proposals import LocalQueries, Proposals
 
@@ -76,9 +77,14 @@ class Decoded:
         return self.layers[-1]
 
 
-class Local2Global(nn.Module):
+class Local2Global(VideoModel):
     """The model of `ModelConfig`. Frames are uint8 [B, H, W, 3] RGB, H and W multiples of 32."""
 
+    family = "local2global"
+    normed = True
+    State = FrameState
+
+    config: ModelConfig
     slot_marks: Tensor | None
     mean: Tensor
     std: Tensor
@@ -99,10 +105,6 @@ class Local2Global(nn.Module):
         self.register_buffer("mean", torch.tensor(PIXEL_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(PIXEL_STD).view(3, 1, 1), persistent=False)
 
-    def forward(self, frames: Tensor, state: FrameState | None = None) -> tuple[FrameOutput, FrameState]:
-        """The same as `step`."""
-        return self.step(frames, state)
-
     def step(self, frames: Tensor, state: FrameState | None = None) -> tuple[FrameOutput, FrameState]:
         """Segment one frame of B streams and return the state for their next. No `state`: every stream is fresh.
 
@@ -111,6 +113,35 @@ class Local2Global(nn.Module):
         """
         decoded = self.decode(self.encode(frames), state)
         return decoded.output, decoded.state
+
+    def explained_step(self, frames: Tensor, state: FrameState) -> tuple[FrameOutput, FrameState, Decisions]:
+        """`step`, and which tokens became the local queries; see `l2g.modeling.family.protocol.VideoModel`."""
+        features = []
+        hook = self.proposals.norm.register_forward_hook(lambda _, __, result: features.append(result))
+        try:
+            decoded = self.decode(self.encode(frames), state)
+        finally:
+            hook.remove()
+        scores = self.heads.class_embed(features[0]).amax(dim=-1)
+        decisions = Decisions(decoded.local, scores, self.config.box_init, self.config.state_box)
+        return decoded.output, decoded.state, decisions
+
+    def contract(self, canvas: tuple[int, int] | None = None, top_k: int | None = None) -> GraphContract:
+        """See `l2g.modeling.family.protocol.VideoModel`."""
+        config = self.config
+        height, width = canvas or config.input_size
+        if min(height, width) < 32 or height % 32 or width % 32:
+            raise ConfigError(f"canvas {height}x{width} found, multiples of 32 expected, for example 480x864")
+        return make_contract(
+            height=height,
+            width=width,
+            num_queries=config.num_queries,
+            hidden_dim=config.hidden_dim,
+            class_names=config.class_names,
+            association=config.association,
+            top_k=None if top_k is None else min(top_k, config.num_queries),
+            model=config.to_dict(),
+        )
 
     def encode(self, frames: Tensor) -> Memory:
         """The part that knows no time: uint8 [B, H, W, 3] -> Memory. Frames of a clip may be encoded in one batch."""

@@ -13,7 +13,7 @@ from l2g.runtime.frame_result import FrameResult, TrackedInstance
 from l2g.runtime.identity.handover import Handover
 from l2g.runtime.identity.tracks import SlotTracker, TrackParameters
 from l2g.runtime.outputs import FrameOutputs
-from l2g.runtime.picture.letterbox import Letterbox
+from l2g.runtime.picture.letterbox import RESIZES, Letterbox
 
 
 class FrameAssembler:
@@ -70,7 +70,8 @@ class FrameAssembler:
 def letterbox_of(
     contract: GraphContract, source_height: int, source_width: int, pixel_aspect: float = 1.0
 ) -> Letterbox:
-    """The letterbox of a source onto the contract's canvas; ContractError when the contract asks for another resize."""
-    if contract.resize != "letterbox":
-        raise ContractError(f"resize mode '{contract.resize}' found in the contract, 'letterbox' expected")
-    return Letterbox(source_height, source_width, contract.height, contract.width, pixel_aspect)
+    """How a source gets onto the contract's canvas; ContractError where that is not known."""
+    if contract.resize not in RESIZES:
+        known = ", ".join(RESIZES)
+        raise ContractError(f"resize mode '{contract.resize}' found in the contract, one of {known} expected")
+    return RESIZES[contract.resize](source_height, source_width, contract.height, contract.width, pixel_aspect)

@@ -6,18 +6,22 @@ A further kind is one more class here and one more line in `OUTPUT_KINDS`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from l2g.contract import GraphContract
 from l2g.runtime.arrays import Array, BoolArray, ByteArray, FloatArray, IntArray
 from l2g.runtime.picture.logits import probability_logits, sigmoid
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+# Outputs that some families do not have.
+OPTIONAL = ("boxes",)
 # What a mask that is not shown reads as: nowhere.
 NOWHERE = np.float32(-10)
 
@@ -47,13 +51,30 @@ class FrameOutputs(ABC):
     def stream(self, index: int) -> Self:
         """One stream's row of a batch's outputs, with B = 1; views, not copies."""
         row = slice(index, index + 1)
-        return type(self)(**{name: value[row] for name, value in vars(self).items()})
+        return self._replaced(**{name: value[row] for name, value in self.arrays().items()})
+
+    def arrays(self) -> dict[str, Array]:
+        """Its arrays by name; without boxes, where the model has none."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    def _replaced(self, **arrays: Array) -> Self:
+        return type(self)(**{**vars(self), **arrays})
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, Array]) -> Self:
+        """From the contract's outputs by name; what the model does not give is None."""
+        return cls(**{name: arrays.get(name) for name in cls.__dataclass_fields__})
+
+    @classmethod
+    def required(cls) -> list[str]:
+        """The outputs that every model of this kind gives."""
+        return [name for name in cls.__dataclass_fields__ if name not in OPTIONAL]
 
     def finite(self) -> bool:
         """Whether no stream's outputs hold NaN or infinity."""
         # A sum is finite only where every element is; one pass without a mask as large as the tensor.
         with np.errstate(invalid="ignore", over="ignore"):
-            return all(np.isfinite(array.sum(dtype=np.float64)) for array in vars(self).values())
+            return all(np.isfinite(array.sum(dtype=np.float64)) for array in self.arrays().values())
 
     @abstractmethod
     def permuted(self, order: IntArray) -> Self:
@@ -85,24 +106,28 @@ class RawOutputs(FrameOutputs):
     """Everything the model says of one frame of B streams (N slots, K classes, masks at a quarter of the canvas).
 
     queries: float32 [B, N, C], the slots' embeddings after the decoder (also the next state).
-    boxes: float32 [B, N, 4], (cx, cy, w, h) in 0..1 of the canvas (also the next state).
+    boxes: float32 [B, N, 4], (cx, cy, w, h) in 0..1 of the canvas (also the next state); None where the model has none.
     logits: float32 [B, N, K], before the sigmoid.
     mask_logits: float32 [B, N, H/4, W/4], before the sigmoid; a pixel belongs to the mask where it is > 0.
     """
 
     queries: FloatArray
-    boxes: FloatArray
+    boxes: FloatArray | None
     logits: FloatArray
     mask_logits: FloatArray
 
+    def class_logits(self) -> FloatArray:
+        """float32 [B, N, K], of which the class probabilities are the sigmoid."""
+        return self.logits
+
     def probabilities(self) -> FloatArray:
         """float32 [B, N, K] in 0..1."""
-        return sigmoid(self.logits)
+        return sigmoid(self.class_logits())
 
     def permuted(self, order: IntArray) -> Self:
         if _is_identity(order):
             return self
-        return type(self)(**{name: value[:, order] for name, value in vars(self).items()})
+        return self._replaced(**{name: value[:, order] for name, value in self.arrays().items()})
 
     def with_masks_of(self, slots: IntArray) -> Self:
         masks = np.full_like(self.mask_logits, NOWHERE)
@@ -117,13 +142,32 @@ class RawOutputs(FrameOutputs):
         return masks
 
     def best(self, top_k: int) -> BestSlots:
-        best = self.logits[0].max(axis=1)
+        logits = self.class_logits()[0]
+        best = logits.max(axis=1)
         slots = np.argsort(-best, kind="stable")[:top_k]
-        return BestSlots(sigmoid(best[slots]), self.logits[0].argmax(axis=1)[slots], slots)
+        return BestSlots(sigmoid(best[slots]), logits.argmax(axis=1)[slots], slots)
 
     def mask_logits_of(self, slot: int) -> FloatArray:
         mask: FloatArray = self.mask_logits[0, slot]
         return mask
+
+
+@dataclass(frozen=True)
+class SoftmaxOutputs(RawOutputs):
+    """Raw outputs whose logits, float32 [B, N, K + 1], are those of a softmax; its last class is "no object"."""
+
+    def class_logits(self) -> FloatArray:
+        """float32 [B, N, K], the log-odds of the softmax's probabilities, exact where these are close to 1."""
+        top = self.logits.argmax(axis=-1)[..., None]
+        exponentials = np.exp(self.logits - np.take_along_axis(self.logits, top, axis=-1))
+        others = exponentials.sum(axis=-1, keepdims=True) - exponentials
+        # Of the largest itself the difference would leave rounding: its sum is taken without it.
+        rest = exponentials.copy()
+        np.put_along_axis(rest, top, 0, axis=-1)
+        np.put_along_axis(others, top, rest.sum(axis=-1, keepdims=True), axis=-1)
+        with np.errstate(divide="ignore"):
+            odds: FloatArray = np.log(exponentials) - np.log(others)
+        return odds[..., :-1]
 
 
 @dataclass(frozen=True)
@@ -170,8 +214,16 @@ class Detections(FrameOutputs):
         return probability_logits(self.masks[0, row])
 
 
-# By the contract's output kind.
-OUTPUT_KINDS: dict[str, type[FrameOutputs]] = {"raw": RawOutputs, "detections": Detections}
+# By the contract's output kind, and of that by its scoring.
+OUTPUT_KINDS: dict[str, dict[str, type[FrameOutputs]]] = {
+    "raw": {"sigmoid": RawOutputs, "softmax": SoftmaxOutputs},
+    "detections": {"sigmoid": Detections, "softmax": Detections},
+}
+
+
+def outputs_class(contract: GraphContract) -> type[FrameOutputs]:
+    """What a step of the contract's model gives back."""
+    return OUTPUT_KINDS[contract.output_kind][contract.scoring]
 
 
 def _is_identity(order: IntArray) -> bool:

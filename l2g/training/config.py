@@ -24,7 +24,8 @@ class DataConfig:
     source: "synthetic" (drawn on the fly), or a data set of l2g.data: "youtube_vis", "ovis", "vipseg", "coco".
     root: the data set's folder. split: "train". augment: the canvas, and what may happen to a clip. stride: frames
     from one to the next of a clip, drawn from (low, high). reverse: chance that a clip runs backwards. skip_broken:
-    leave broken entries out (they are listed) instead of stopping. workers: processes that prepare batches.
+    leave broken entries, and clips with a frame that cannot be read, out (they are named) instead of stopping.
+    allow_outside: frames may lie outside of the data set's folder. workers: processes that prepare batches.
     """
 
     source: str = "synthetic"
@@ -34,6 +35,7 @@ class DataConfig:
     reverse: float = 0.0
     stride: tuple[int, int] = (1, 1)
     skip_broken: bool = False
+    allow_outside: bool = False
     workers: int = 0
 
 
@@ -112,7 +114,8 @@ class TrainConfig:
     """A whole run.
 
     model: preset. overrides: fields of ModelConfig. init: checkpoint to start from; None means random
-    weights. A Mask DINO checkpoint gets a fresh aligner, and a fresh class head where the class counts differ.
+    weights. A Mask DINO checkpoint gets a fresh aligner; a class head starts fresh unless it has the data set's class
+    names.
     offset_lr: factor on the sampling offsets' rate. precision: "fp32", "bf16" or "fp16" (autocast). ema: decay of an
     averaged copy that is saved in the end, 0 = off. clip_norm: largest gradient norm. save_every: iterations between
     resume files.

@@ -15,4 +15,5 @@ def open_dataset(data: DataConfig) -> VideoDataset:
     """Synthetic video is drawn at the canvas's own size; everything else is read from `data.root`."""
     if data.source == "synthetic":
         return synthetic_dataset(data.split, size=data.augment.canvas, frames=SYNTHETIC_FRAMES)
-    return load_dataset(f"{data.source}:{data.root}", data.split, skip_broken=data.skip_broken)
+    how = {"skip_broken": data.skip_broken, "allow_outside": data.allow_outside}
+    return load_dataset(f"{data.source}:{data.root}", data.split, **how)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from l2g.data.clips import sample_clip
 from l2g.data.dataset import VideoDataset
-from l2g.errors import ConfigError
+from l2g.errors import ConfigError, L2GError
 from l2g.training.config import DataConfig, PhaseConfig
 from l2g.training.loss.targets import Batch, collate
 
@@ -40,6 +41,7 @@ class Batches(Dataset):
         self.window, self.windows = phase.frames_per_iteration, phase.windows
         self.stride = phase.stride or data.stride
         self.reverse = data.reverse
+        self.skip_broken = data.skip_broken
         self.share = phase.batch_size // world
         self.key = key
         self.first = rank * self.share
@@ -53,16 +55,19 @@ class Batches(Dataset):
 
     def _draw(self, number: int) -> Batch:
         clips = []
+        left_out: list[str] = []
+        leave_out = left_out.append if self.skip_broken else None
         for index in range(self.first, self.first + self.share):
             rng = np.random.default_rng([*self.key, number, index])
-            clips.append(sample_clip(self.dataset, rng, self.length, self.stride, self.augment, self.reverse))
-        return collate(clips)
+            kind = self.length, self.stride, self.augment, self.reverse
+            clips.append(sample_clip(self.dataset, rng, *kind, leave_out))
+        return replace(collate(clips), left_out=tuple(left_out))
 
 
 def iterate(batches: Batches, start: int, stop: int, workers: int) -> Iterator[Batch]:
     """Batches start..stop-1 in order, prepared by worker processes where `workers` > 0."""
     loader = DataLoader(
-        batches,
+        _Guarded(batches),
         batch_size=None,
         sampler=range(start, stop),
         num_workers=workers,
@@ -70,7 +75,23 @@ def iterate(batches: Batches, start: int, stop: int, workers: int) -> Iterator[B
         persistent_workers=False,
         worker_init_fn=_single_thread,
     )
-    return iter(loader)
+    for found in loader:
+        if isinstance(found, L2GError):
+            raise found
+        yield found
+
+
+class _Guarded(Dataset):
+    """Gives an error in place of a batch: raised in a worker process it would come with that process's traceback."""
+
+    def __init__(self, batches: Batches):
+        self.batches = batches
+
+    def __getitem__(self, iteration: int) -> Batch | L2GError:
+        try:
+            return self.batches[iteration]
+        except L2GError as error:
+            return error
 
 
 def _single_thread(_: int) -> None:

@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
+from torch import Tensor
 
 from l2g.checkpoint import load_checkpoint
 from l2g.config import get_config
+from l2g.data.classes import same_names
 from l2g.errors import CheckpointError, ConfigError
 from l2g.modeling.aligner import AlignerLayer
 from l2g.modeling.local2global import Local2Global
 from l2g.training.config import TrainConfig
 
 # What a run may have and its checkpoint lack, or have for other classes: it starts fresh, and the run says so.
-FRESH_PARTS = ("aligner.", "slot_boxes", "heads.class_embed.", "label_embed.")
+CLASS_PARTS = ("heads.class_embed.", "label_embed.")
+FRESH_PARTS = ("aligner.", "slot_boxes", *CLASS_PARTS)
 
 
-def build_start(config: TrainConfig, class_names: tuple[str, ...]) -> tuple[Local2Global, list[str]]:
-    """The model in training mode, and the names of the tensors that `init` did not give.
+@dataclass(frozen=True)
+class Start:
+    """What a run starts from.
 
-    class_names: the data set's. Raises CheckpointError when anything but an aligner, slot boxes or class heads does not
-    fit, ConfigError when the model has another number of classes than the data set.
+    model: in training mode. fresh: the names of the tensors that `init` did not give. note: what became of the
+    checkpoint's classes, empty where they are the data set's.
+    """
+
+    model: Local2Global
+    fresh: tuple[str, ...] = ()
+    note: str = ""
+
+
+def build_start(config: TrainConfig, class_names: tuple[str, ...]) -> Start:
+    """The model, random or from `init`.
+
+    class_names: the data set's. A checkpoint's class head is taken over where its classes have the same names, its rows
+    in the data set's order; else it starts fresh. Raises CheckpointError when anything but an aligner, slot boxes or
+    class heads does not fit, ConfigError when the model has another number of classes than the data set.
     """
     shape = get_config(config.model, **config.overrides)
     if shape.num_classes != len(class_names):
@@ -30,8 +49,14 @@ def build_start(config: TrainConfig, class_names: tuple[str, ...]) -> tuple[Loca
     torch.manual_seed(config.seed)
     model = Local2Global(shape.replace(class_names=class_names))
     fresh: list[str] = []
+    note = ""
     if config.init:
-        found = load_checkpoint(config.init, num_queries=model.config.num_queries).state_dict()
+        given = load_checkpoint(config.init, num_queries=model.config.num_queries)
+        if not isinstance(given, Local2Global):
+            raise CheckpointError(
+                f"{config.init}: a {given.family} model found; a run starts from a Local2Global or a Mask DINO"
+            )
+        found, note = _for_classes(given, class_names, config.init)
         wanted = model.state_dict()
         fitting = {name: value for name, value in found.items() if name in wanted and wanted[name].shape == value.shape}
         fresh = sorted(set(wanted) - set(fitting))
@@ -44,7 +69,24 @@ def build_start(config: TrainConfig, class_names: tuple[str, ...]) -> tuple[Loca
         model.load_state_dict(fitting, strict=False)
     if model.aligner is not None and (not config.init or any(name.startswith("aligner.") for name in fresh)):
         quiet_aligner(model)
-    return model.train(), fresh
+    return Start(model.train(), tuple(fresh), note)
+
+
+def _for_classes(given: Local2Global, names: tuple[str, ...], init: str) -> tuple[dict[str, Tensor], str]:
+    """A checkpoint's tensors for a data set with these classes, and what became of its class head."""
+    found, classes = given.state_dict(), given.config.class_names
+    order = same_names(classes, names)
+    if order == tuple(range(len(names))):
+        return found, ""
+    heads = [name for name in found if name.startswith(CLASS_PARTS)]
+    if order is None:
+        kept = {name: value for name, value in found.items() if name not in heads}
+        return kept, f"{init} knows other classes than the data set; its class head starts fresh"
+    rows = torch.tensor(order)
+    for name in heads:
+        # Rows beyond the classes, such as that of "no class", stay.
+        found[name] = torch.cat([found[name][rows], found[name][len(order) :]])
+    return found, f"{init} has the data set's classes in another order; the rows of its class head were put into it"
 
 
 def quiet_aligner(model: Local2Global) -> None:

@@ -10,7 +10,8 @@ import contextlib
 import functools
 import os
 import signal
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from l2g.checkpoint import save_checkpoint
-from l2g.errors import CheckpointError, L2GError
+from l2g.errors import CheckpointError, DataError, L2GError
 from l2g.files import write_atomically
 from l2g.modeling.backbones.resnet import set_batch_norm
 from l2g.modeling.local2global import Local2Global
@@ -32,6 +33,7 @@ from l2g.training.config import PhaseConfig, TrainConfig
 from l2g.training.dataset import open_dataset
 from l2g.training.loss.criterion import Criterion
 from l2g.training.loss.objectives import ClipObjective, ImageObjective, StandIns, phase_one_parameters
+from l2g.training.loss.targets import Batch
 from l2g.training.optimiser import build_optimiser, rate_factor, set_rate
 from l2g.training.source import Batches, iterate
 from l2g.training.start import build_start
@@ -94,11 +96,13 @@ class Trainer:
         self.process = Process.join()
         self.output.mkdir(parents=True, exist_ok=True)
         self.dataset = open_dataset(config.data)
-        self.model, self.fresh = build_start(config, self.dataset.class_names)
+        start = build_start(config, self.dataset.class_names)
+        self.model, self.fresh, self.note = start.model, start.fresh, start.note
         self.model.to(self.process.device)
         self.progress = Progress()
         self.history: list[dict[str, float]] = []
         self._stop = False
+        self._left_out: set[str] = set()
         self._resume = self._read_resume()
 
     @property
@@ -139,7 +143,8 @@ class Trainer:
             disable=not self.chief, mininterval=5, dynamic_ncols=True,
         )  # fmt: skip
         saved = 0
-        for batch in stream:
+        for batch in self._readable(stream, objective, optimiser, averaged, scaler):
+            self._name_left_out(batch)
             factor = rate_factor(phase, progress.iteration)
             set_rate(optimiser, factor)
             torch.manual_seed(_key(config.seed, progress.phase, progress.iteration, self.process.rank))
@@ -162,6 +167,17 @@ class Trainer:
         bar.close()
         self._finish_phase(averaged)
         return True
+
+    def _readable(self, stream: Iterator[Batch], *state: Any) -> Iterator[Batch]:
+        """The stream; where a batch of it cannot be read, the run is saved so that it can go on from there."""
+        try:
+            yield from stream
+        except DataError as error:
+            self._save_resume(*state)
+            raise DataError(
+                f"{error}; the run goes on from {self.output / RESUME_FILE} when the frame is mended, or left out with "
+                "data.skip_broken=true"
+            ) from None
 
     def _iteration(self, runner: nn.Module, batch, optimiser, scaler) -> tuple[dict[str, float], float]:
         config, device = self.config, self.process.device
@@ -239,7 +255,7 @@ class Trainer:
                 save_checkpoint(self.model, self.output / "model.safetensors")
         self.progress = Progress(self.progress.phase + 1, 0)
         if self.chief:
-            self._write({"config": self.config.to_dict(), "progress": vars(self.progress), "model": self._weights()})
+            self._write({**self._run_facts(), "model": self._weights()})
 
     def _save_resume(self, objective: nn.Module, optimiser, averaged, scaler) -> None:
         if not self.chief:
@@ -251,14 +267,24 @@ class Trainer:
             )
         self._write(
             {
-                "config": self.config.to_dict(),
-                "progress": vars(self.progress),
+                **self._run_facts(),
                 "objective": objective.state_dict(),
                 "optimiser": optimiser.state_dict(),
                 "averaged": averaged.state_dict() if averaged is not None else None,
                 "scaler": scaler.state_dict(),
             }
         )
+
+    def _run_facts(self) -> dict[str, Any]:
+        classes = list(self.dataset.class_names)
+        return {"config": self.config.to_dict(), "progress": vars(self.progress), "classes": classes}
+
+    def _name_left_out(self, batch: Batch) -> None:
+        """Say once what could not be read while batches were drawn."""
+        for text in batch.left_out:
+            if text not in self._left_out:
+                self._left_out.add(text)
+                tqdm.write(f"left out: {text}", file=sys.stderr)
 
     def _weights(self) -> dict[str, Tensor]:
         return self.model.state_dict()
@@ -277,10 +303,12 @@ class Trainer:
         except Exception as error:
             raise CheckpointError(f"{path}: not a resume file ({error}); remove it to start again") from None
         ours = self.config.to_dict()
-        changed = sorted(key for key in ours if found.get(key) != ours[key] and key not in (*_MAY_CHANGE, "phases"))
+        changed = sorted(key for key in ours if _decisive(found, key) != _decisive(ours, key) and key != "phases")
         begun = progress.phase + ("objective" in data)  # what is still to come may be planned anew
         if found["phases"][:begun] != ours["phases"][:begun]:
             changed.append("phases")
+        if data.get("classes", list(self.dataset.class_names)) != list(self.dataset.class_names):
+            changed.append("list of classes in its data set")
         if changed:
             raise TrainingError(
                 f"{path} belongs to a run with another {', '.join(changed)}; use another output folder or that config"
@@ -313,8 +341,18 @@ class Trainer:
         return bool(value.item())
 
 
-# Settings that change nothing about the losses of a run.
+# Settings that change nothing about the losses of a run, but for what could not be read.
 _MAY_CHANGE = {"evaluation", "save_every", "log_every"}
+_MAY_CHANGE_IN_DATA = {"skip_broken", "allow_outside", "workers"}
+
+
+def _decisive(config: dict[str, Any], key: str) -> Any:
+    """A setting, or what of it decides about the losses."""
+    if key in _MAY_CHANGE:
+        return None
+    if key == "data" and isinstance(config.get(key), dict):
+        return {name: value for name, value in config[key].items() if name not in _MAY_CHANGE_IN_DATA}
+    return config.get(key)
 
 
 def _key(*parts: int) -> int:

@@ -13,6 +13,8 @@ from l2g.calibration import job
 from l2g.calibration.scoring import Verdict
 from l2g.calibration.units import Inventory, Unit
 from l2g.cli.making import quantize
+from l2g.data.registry import load_dataset
+from l2g.errors import DataError, ExportError
 from l2g.evaluation.run import evaluate_backend
 from l2g.export.exporter import ExportOptions, export
 from l2g.runtime.backends.open import open_backend
@@ -85,8 +87,6 @@ def test_a_checkpoint_becomes_a_graph_that_runs_and_says_what_it_is(command, wor
     assert build.checkpoint == small_checkpoint().name
     # The same interface as any other graph.
     backend = open_backend(output, top_k=None)
-    from l2g.data.registry import load_dataset
-
     assert evaluate_backend(backend, load_dataset(videos, "valid"), progress=False).report.stats["AP"] >= 0
     backend.close()
     report = json.loads((tmp_path / "small.int8.report.json").read_text())
@@ -269,3 +269,36 @@ def test_bad_input_is_one_line(command, tmp_path, capsys):
     contract = read_contract(read_model(small_graph()), small_graph())
     eight = dataclasses.replace(contract, build=dataclasses.replace(contract.build, precision="int8")).to_json()
     refused("a graph in int8 found", ckpt=edited(small_graph(), set_contract(eight), tmp_path / "eight.onnx"))
+
+
+def test_classes_are_matched_by_name_before_anything_is_recorded(videos, tmp_path):
+    data = load_dataset(str(videos), "valid")
+    names = data.class_names
+    other = dataclasses.replace(
+        data,
+        categories=tuple(dataclasses.replace(c, name=n) for c, n in zip(data.categories, names[::-1], strict=True)),
+    )
+    renamed = dataclasses.replace(
+        data, categories=tuple(dataclasses.replace(c, name=f"thing {c.id}") for c in data.categories)
+    )
+    mapped = dataclasses.replace(renamed, class_map={f"thing {c.id}": c.name for c in data.categories})
+
+    def job_of(*datasets, work="work"):
+        first, *others = datasets
+        options = job.QuantizeOptions()
+        folder = tmp_path / work
+        return job.QuantizeJob(
+            small_graph(), first, data, tmp_path / "o.onnx", folder, options, False, None, tuple(others)
+        )
+
+    assert job_of(data).notes == ()
+    (note,) = job_of(data, other).notes
+    assert "another order" in note
+    for datasets in ((renamed,), (data, renamed)):
+        with pytest.raises(DataError, match="names differ"):
+            job_of(*datasets, work="refused")
+    assert not (tmp_path / "refused").exists()
+    assert "8 classes of the mapping" in job_of(mapped, work="mapped").notes[0]
+    job_of(mapped, work="mapped").ledger.record("ap:fp32", 1.0)
+    with pytest.raises(ExportError, match="classes"):  # another map is another run
+        job_of(dataclasses.replace(mapped, class_map={"thing 1": names[0]}), work="mapped")

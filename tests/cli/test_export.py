@@ -40,7 +40,7 @@ def test_without_a_checkpoint(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--height", "100"], "a multiple of 32"),
+        (["--height", "100"], "multiples of 32"),
         (["--opset", "9"], "opset 9 found"),
         (["--lowering", "plugin"], "add --target tensorrt"),
         (["--max-streams", "0"], "1 to 127 expected"),

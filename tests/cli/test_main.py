@@ -138,13 +138,13 @@ def test_every_option_has_help_and_a_default_or_is_required(command):
 
 def test_defaults_are_those_of_the_library():
     """They are written out in the commands, which must not import numpy for a list of options."""
+    from l2g.artifacts.records import MIN_SHARE
     from l2g.calibration.job import QuantizeOptions
     from l2g.calibration.recording import RecordingOptions
     from l2g.data.synthetic.video import DEFAULT_SIZE, SPLITS
-    from l2g.engines.audit import MIN_SHARE
     from l2g.evaluation.run import ScoringOptions
     from l2g.export.exporter import ExportOptions
-    from l2g.export.precision.search import Budget
+    from l2g.export.precision.fp32_blocks import Budget
     from l2g.metrics.vpq import WINDOWS
     from l2g.runtime.video.overlay import OverlayStyle
 

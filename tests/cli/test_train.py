@@ -10,9 +10,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from l2g import load_checkpoint
 from l2g.cli.learning import train
 from l2g.cli.running import evaluate
-from l2g.data.dataset import Problem
+from l2g.data.dataset import Problem, VideoDataset
 from l2g.data.synthetic.dataset import write_synthetic
-from l2g.training.config import DataConfig, load_config
+from l2g.training.config import load_config
 from l2g.training.trainer import Trainer
 from tests.data.layouts import write_youtube_vis, youtube_vis_json
 from tests.training.small import SMALL
@@ -65,10 +65,10 @@ def test_broken_entries_that_are_left_out_are_named(tmp_path, config_file, capsy
 def test_many_broken_entries_are_counted_and_what_is_merely_odd_is_not():
     problems = [Problem("missing frame", f"video {n}", "gone") for n in range(23)]
     problems.insert(5, Problem("category without instances", "cat", "never seen", fatal=False))
-    lines = train.left_out(DataConfig(source="ovis", root="there"), problems)
+    lines = VideoDataset("there", (), (), tuple(problems)).left_out()
     assert lines[:20] == [f"left out: missing frame: video {n}: gone" for n in range(20)]
-    assert lines[20:] == ["left out: 3 more, which this lists: l2g data check ovis:there --split train"]
-    assert train.left_out(DataConfig(), problems[5:6]) == []
+    assert lines[20:] == ["left out: 3 more; `l2g data check` lists them all"]
+    assert VideoDataset("there", (), (), tuple(problems[5:6])).left_out() == []
 
 
 def test_evaluation_comes_on_time_and_disturbs_nothing(tmp_path, config_file):

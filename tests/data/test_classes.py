@@ -1,6 +1,7 @@
 """A model's classes and a data set's are matched by name, never by count alone."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -164,7 +165,7 @@ def test_a_mapping_leaves_the_classes_in_it(tmp_path):
     write_synthetic(tmp_path / "data", "val", seed=3, videos=3, frames=4)
     data = load_youtube_vis(tmp_path / "data")
     first, last = data.class_names[0], data.class_names[-1]
-    match = match_classes(data, ("x", "y", "z"), {last: "x", first: "z"})
+    match = match_classes(replace(data, class_map={last: "x", first: "z"}), ("x", "y", "z"))
     assert match.dataset.class_names == (first, last)
     assert match.columns == (2, 0)
     expected = [[o for o in v.objects if o.label in (0, len(data.categories) - 1)] for v in data.videos]
@@ -181,13 +182,13 @@ def test_a_mapping_leaves_the_classes_in_it(tmp_path):
 @pytest.mark.parametrize(("mapping", "words"), [({"cow": "cat"}, "made up"), ({"cat": "cow"}, "the model")])
 def test_a_mapping_of_what_is_not_there(mapping, words):
     with pytest.raises(DataError, match=f"'cow', which .*{words}"):
-        match_classes(dataset("cat"), ("cat",), mapping)
+        match_classes(replace(dataset("cat"), class_map=mapping), ("cat",))
 
 
 @pytest.mark.parametrize("name", SHIPPED_MAPS)
 def test_the_shipped_maps_hold_names_that_exist(name):
     mapping = read_mapping(name)
-    match = match_classes(dataset(*OFFICIAL[name]), COCO_CLASSES, mapping)
+    match = match_classes(replace(dataset(*OFFICIAL[name]), class_map=mapping), COCO_CLASSES)
     pairs = zip(match.dataset.class_names, (COCO_CLASSES[column] for column in match.columns), strict=True)
     assert len(match.columns) == len(mapping) == len(set(match.columns))
     assert dict(pairs)[next(n for n in OFFICIAL[name] if n.lower() == "zebra")] == "zebra"
@@ -206,5 +207,25 @@ def test_files_that_are_no_map(tmp_path, text):
     (tmp_path / "map.yaml").write_text(text)
     with pytest.raises(DataError, match=r"map\.yaml"):
         read_mapping(tmp_path / "map.yaml")
+    with pytest.raises(DataError, match="cannot be read"):
+        read_mapping(tmp_path / "a\0b")
     with pytest.raises(DataError, match=r"no\.yaml: cannot be read"):
         read_mapping(tmp_path / "no.yaml")
+
+
+def test_equal_lists_match_whatever_is_in_them():
+    """A model that was trained on a data set fits it, also where a name comes twice."""
+    match = match_classes(dataset("cat", "dog", "cat"), ("cat", "dog", "cat"))
+    assert (match.columns, match.note) == (None, "")
+
+
+def test_a_mapping_that_names_a_class_twice():
+    with pytest.raises(DataError, match="names 'Cat' twice"):
+        match_classes(replace(dataset("cat", "dog"), class_map={"cat": "x", "Cat": "y"}), ("x", "y"))
+
+
+def test_two_classes_may_be_one_to_the_model():
+    match = match_classes(
+        replace(dataset("parrot", "owl", "cat"), class_map={"parrot": "bird", "owl": "bird"}), ("bird",)
+    )
+    assert (match.dataset.class_names, match.columns) == (("parrot", "owl"), (0, 0))

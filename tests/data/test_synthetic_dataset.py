@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -103,3 +104,44 @@ def test_no_torch_is_needed(tmp_path):
         [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "L2G_CACHE": str(tmp_path)}
     )
     assert run.stdout.strip() == "(1, 96, 160, 3)", run.stderr
+
+
+@pytest.mark.parametrize("what", ["annotation", "frame", "lost", "added", "sum"])
+def test_an_edited_cache_is_drawn_anew(tmp_path, monkeypatch, what):
+    monkeypatch.setenv("L2G_CACHE", str(tmp_path))
+    first = ground_truth(load_dataset("synthetic:val", videos=1))
+    (annotation,) = tmp_path.rglob("instances.json")
+    folder = annotation.parent
+    frames = sorted(folder.rglob("*.jpg"))
+    content = {path: path.read_bytes() for path in [annotation, *frames]}
+    if what == "annotation":
+        annotation.write_text(annotation.read_text().replace('"category_id": ', '"category_id": 1', 1))
+    elif what == "frame":
+        frames[3].write_bytes(frames[4].read_bytes())
+    elif what == "lost":
+        frames[3].unlink()
+    elif what == "added":
+        (folder / "JPEGImages" / "more.jpg").write_bytes(b"")
+    else:
+        (folder / "sum.sha256").write_text("0" * 64)
+    with pytest.warns(UserWarning, match="was changed since it was drawn; it is drawn anew"):
+        again = load_dataset("synthetic:val", videos=1)
+    assert ground_truth(again) == first
+    assert {
+        path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix != ".sha256"
+    } == content
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]  # nothing is left beside it
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        load_dataset("synthetic:val", videos=1)
+
+
+def test_a_cache_of_before_the_sums_is_drawn_anew_in_silence(tmp_path, monkeypatch):
+    monkeypatch.setenv("L2G_CACHE", str(tmp_path))
+    load_dataset("synthetic:val", videos=1)
+    (total,) = tmp_path.rglob("sum.sha256")
+    total.unlink()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        load_dataset("synthetic:val", videos=1)
+    assert total.is_file()

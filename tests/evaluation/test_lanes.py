@@ -7,7 +7,7 @@ import pytest
 
 from l2g.data.registry import load_dataset
 from l2g.errors import DataError
-from l2g.evaluation.lanes import Lane, check_classes, frames_of, rounds, step
+from l2g.evaluation.lanes import Lane, frames_of, rounds, step
 from l2g.runtime.session import VideoSession
 from tests.runtime.blob_dataset import write_blob_dataset
 from tests.runtime.blobs import BlobBackend
@@ -75,7 +75,3 @@ def test_what_cannot_be_run_is_refused(dataset):
     assert frames_of(dataset) == sum(LENGTHS)
     with pytest.raises(DataError, match="holds no video; choose another split"):
         frames_of(dataclasses.replace(dataset, videos=[]))
-    other = dataclasses.replace(dataset, categories=dataset.categories[:2])
-    with pytest.raises(DataError, match=r"the model has 3 classes, .* has 2; so"):
-        check_classes(BlobBackend().contract, other, "; so")
-    check_classes(BlobBackend().contract, dataset, "")

@@ -27,7 +27,7 @@ from tests.exported import exported_model, small_checkpoint, small_graph
 def traced_once(monkeypatch):
     """Exports of the small model at opset 17 take its graph from the one trace."""
 
-    def trace(_, contract, opset):
+    def trace(_, contract, opset, _progress):
         assert opset == 17
         return traced(None if contract.output_kind == "raw" else contract.output("scores").shape[1])
 
@@ -220,8 +220,6 @@ def test_plugin_graph_is_checked_node_by_node():
 
 
 REFUSED = {
-    "multiple of 32": {"height": 100},
-    "canvas side 0": {"width": 0},
     "17 to 20 expected": {"opset": 16},
     "opset 21 found": {"opset": 21},
     "add --target tensorrt": {"lowering": "plugin"},
@@ -238,6 +236,12 @@ REFUSED = {
 def test_refusals(text, options):
     with pytest.raises(ExportError, match=text):
         ExportOptions(**options)
+
+
+@pytest.mark.parametrize(("text", "options"), [("multiples of 32", {"height": 100}), ("x0 found", {"width": 0})])
+def test_a_canvas_that_the_model_cannot_take_is_refused(text, options):
+    with pytest.raises(ExportError, match=text):
+        contract_of(exported_model(), ExportOptions(**options))
 
 
 def test_more_instances_than_slots_are_as_many_as_there_are():

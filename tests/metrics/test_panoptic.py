@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -15,6 +16,7 @@ from l2g.metrics.vpq import evaluate_vpq
 from tests.metrics.fixtures import PANOPTIC_CASES, load, panoptic, quirks
 
 TOLERANCE = 1e-9
+CASES = Path(__file__).parents[1] / "assets" / "cases" / "datasets"
 
 
 def assert_official_vpq(report, expected):
@@ -61,12 +63,16 @@ def test_official_quirks(case):
     assert_official_stq(evaluate_stq(*inputs), case["expected"]["stq"])
 
 
-@pytest.mark.parametrize("case", quirks("pan_quirks", failing=True), ids=lambda case: case["name"])
+# Where the official evaluator divides by zero for lack of things, the number is undefined and the others are not.
+NO_THING = "error_vpq_no_thing_anywhere_divides_by_zero"
+FAILING = quirks("pan_quirks", failing=True)
+
+
+@pytest.mark.parametrize("case", [c for c in FAILING if c["name"] != NO_THING], ids=lambda case: case["name"])
 def test_official_failures_are_data_errors(case):
     messages = {
         "error_vpq_json_segment_absent_from_map": "results, video 'v', frame 0: segment 77 is in segments_info but not",
         "error_vpq_map_segment_absent_from_json": "results, video 'v', frame 0: segment 31 is in the map but not in",
-        "error_vpq_no_thing_anywhere_divides_by_zero": "window of 1 frames: no thing",
     }
     with pytest.raises(DataError, match=messages[case["name"]]):
         evaluate_vpq(*panoptic(case))
@@ -87,10 +93,45 @@ def test_category_of_a_tube_is_that_of_its_first_frame(changing):
     assert double.vpq_thing == 100.0
 
 
+def test_no_thing_anywhere():
+    (case,) = (c for c in FAILING if c["name"] == NO_THING)
+    report = evaluate_vpq(*panoptic(case), windows=(1, 2))
+    for window in report.windows.values():
+        assert window.vpq_thing is None
+        assert window.vpq == window.vpq_stuff
+    assert report.means()["VPQ_thing_1_2"] is None
+    assert report.means()["VPQ_1_2"] == report.means()["VPQ_stuff_1_2"] is not None
+    assert "have a segment of a thing" in report.notes[-1]
+
+
 def test_windows_longer_than_every_video():
     case = load("vpq_case_perfect")  # videos of 8 and 9 frames
-    with pytest.raises(DataError, match="window of 10 frames: no segment"):
-        evaluate_vpq(*panoptic(case, "vpq_case_perfect"), windows=(1, 10))
+    report = evaluate_vpq(*panoptic(case, "vpq_case_perfect"), windows=(1, 10))
+    assert (report.windows[1].vpq, report.windows[10].vpq, report.windows[10].sq) == (100.0, None, None)
+    assert report.means()["VPQ_1_10"] is None
+    assert report.means()["VPQ_1"] == 100.0  # of what fits
+    assert "no video has 10 frames" in report.notes[0]
+
+
+def test_things_only(capsys, tmp_path):
+    """No stuff at all: worked out by hand, two cars and persons found in all of three frames."""
+    case = CASES / "panoptic_things_only"
+    files = ["--ground-truth", str(case / "gt.json"), "--ground-truth-maps", str(case / "gt")]
+    assert vpq.main([*files, "--results", str(case / "res"), "--json", str(tmp_path / "out.json")]) == 0
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert (found["VPQ_1_2"], found["VPQ_thing_1_2"], found["VPQ_stuff_1_2"]) == (100.0, 100.0, None)
+    assert (found["windows"]["1"]["VPQ_stuff"], found["windows"]["4"]["VPQ"]) == (None, None)
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[1].split() == ["1", "100.00", "100.00", "n/a"]
+    assert "segment of stuff, so its VPQ is undefined" in printed.err
+
+
+def test_stuff_that_is_never_drawn():
+    truth = json.loads((CASES / "panoptic_things_only" / "gt.json").read_text())
+    truth["categories"].append({"id": 3, "name": "sky", "isthing": 0})
+    case = CASES / "panoptic_things_only"
+    report = evaluate_vpq(truth, case / "gt", case / "res" / "pred.json", case / "res" / "pan_pred", windows=(1,))
+    assert (report.windows[1].vpq, report.windows[1].vpq_stuff) == (100.0, None)
 
 
 def test_first_listed_thing_is_noted():

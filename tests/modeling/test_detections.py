@@ -29,3 +29,14 @@ def test_a_positive_logit_is_a_byte_of_128_or_more():
     logits = torch.tensor([-8.0, -0.02, 0.0, 0.02, 8.0, 90.0, -90.0]).view(1, 1, 1, 7)
     found = select_detections(FrameOutput(torch.zeros(1, 1, 1), torch.zeros(1, 1, 4), logits), 1)
     assert found.masks.flatten().tolist() == [0, 126, 128, 129, 255, 255, 0]
+
+
+def test_softmax_scores_leave_no_object_out():
+    """Three slots of two classes: the first is surely nothing, so it is chosen last, with what is left of its class."""
+    logits = torch.tensor([[[1.0, 0.0, 9.0], [2.0, 0.0, 0.0], [0.0, 4.0, 1.0]]])
+    masks = torch.zeros(1, 3, 2, 2)
+    found = select_detections(FrameOutput(logits, torch.zeros(1, 3, 4), masks), 3, "softmax")
+    assert found.slots.tolist() == [[2, 1, 0]]
+    assert found.labels.tolist() == [[1, 0, 0]]
+    expected = logits.double().softmax(-1)[0]
+    torch.testing.assert_close(found.scores[0].double(), expected[[2, 1, 0], [1, 0, 0]], rtol=1e-6, atol=0)

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from l2g.runtime.outputs import OUTPUT_KINDS, RawOutputs
+from l2g.runtime.outputs import OUTPUT_KINDS, RawOutputs, SoftmaxOutputs
 from l2g.runtime.picture.postprocess import select_detections
 
 SLOTS, CLASSES, CHANNELS = 6, 3, 4
@@ -92,5 +92,56 @@ def test_one_number_that_is_none_is_found(raw, poison):
 
 
 def test_every_kind_has_its_fields_named_as_the_contracts_outputs():
-    for kind in OUTPUT_KINDS.values():
+    for kind in (each for kinds in OUTPUT_KINDS.values() for each in kinds.values()):
         assert "queries" in kind.__dataclass_fields__
+
+
+def softmax(logits):
+    raised = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
+    return raised / raised.sum(-1, keepdims=True)
+
+
+def softmax_outputs(logits):
+    slots = logits.shape[1]
+    queries = np.zeros((1, slots, 2), np.float32)
+    return SoftmaxOutputs(queries, None, logits.astype(np.float32), np.ones((1, slots, 2, 2), np.float32))
+
+
+def test_softmax_outputs_leave_no_object_out():
+    logits = np.random.default_rng(1).normal(0, 3, (1, SLOTS, CLASSES + 1))
+    found = softmax_outputs(logits)
+    expected = softmax(logits)[..., :-1]
+    np.testing.assert_allclose(found.probabilities(), expected, rtol=1e-5)
+    best = found.best(4)
+    order = np.argsort(-expected[0].max(1))[:4]
+    assert best.slots.tolist() == order.tolist()
+    assert best.labels.tolist() == expected[0, order].argmax(1).tolist()
+    np.testing.assert_allclose(best.scores, expected[0, order].max(1), rtol=1e-5)
+    np.testing.assert_allclose(select_detections(found, 4).scores[0], expected[0, order].max(1), rtol=1e-5)
+
+
+def test_a_slot_of_no_object_is_no_object():
+    found = softmax_outputs(np.array([[[1.0, 2.0, 0.0, 9.0], [4.0, 1.0, 0.0, -2.0]]]))
+    assert found.best(2).slots.tolist() == [1, 0]
+    assert found.probabilities()[0, 0].max() < 0.001
+
+
+@pytest.mark.parametrize("margin", [10, 40, 80])
+def test_softmax_is_exact_where_one_class_is_nearly_all(margin):
+    """Log-odds from probabilities in float32 would all be the same from a margin of 17 on."""
+    logits = np.array([[[margin, 0.0, 0.0, 0.0], [margin + 1, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, margin]]])
+    odds = softmax_outputs(logits).class_logits()
+    np.testing.assert_allclose(odds[0, :2, 0], [margin - np.log(3), margin + 1 - np.log(3)], rtol=1e-5)
+    np.testing.assert_allclose(odds[0, 2], -margin, atol=1e-3)
+    assert softmax_outputs(logits).best(1).slots.tolist() == [1]
+
+
+def test_outputs_without_boxes_do_all_that_others_do():
+    found = softmax_outputs(np.random.default_rng(1).normal(size=(1, SLOTS, CLASSES + 1)))
+    order = np.roll(np.arange(SLOTS), 1)
+    assert found.permuted(order).boxes is None
+    np.testing.assert_array_equal(found.permuted(order).logits, found.logits[:, order])
+    assert found.stream(0).boxes is None
+    assert found.finite()
+    assert not dataclasses.replace(found, logits=found.logits * np.inf).finite()
+    assert type(found.with_masks_of(np.array([1]))) is SoftmaxOutputs

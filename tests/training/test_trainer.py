@@ -149,7 +149,7 @@ def test_rates(schedule):
 def test_every_parameter_is_in_exactly_one_group():
     shipped = load_config("youtube_vis_2019_r50")
     config = dataclasses.replace(shipped, model="l2g_tiny", overrides={}, init=None)
-    model, _ = build_start(config, CLASSES)
+    model = build_start(config, CLASSES).model
     optimiser = build_optimiser(model, config, config.phases[1])
     found = [id(p) for group in optimiser.param_groups for p in group["params"]]
     assert sorted(found) == sorted(id(p) for p in model.parameters())
@@ -163,7 +163,7 @@ def test_every_parameter_is_in_exactly_one_group():
 def test_a_phase_says_how_fast_the_backbone_learns(config_file):
     config = dataclasses.replace(load_config(str(config_file)), offset_lr=0.5)
     phase = PhaseConfig(kind="image", iterations=1, lr=2.0, backbone_lr=0.25)
-    model, _ = build_start(config, CLASSES)
+    model = build_start(config, CLASSES).model
     rates = {id(p): g["lr"] for g in build_optimiser(model, config, phase).param_groups for p in g["params"]}
     parts = {0.5: "backbone.", 1.0: "sampling_offsets", 2.0: ""}
     found = {name: rates[id(parameter)] for name, parameter in model.named_parameters()}
@@ -218,7 +218,8 @@ def test_class_counts_and_foreign_weights_are_refused(config_file, tmp_path):
 def test_a_baseline_checkpoint_gets_a_fresh_quiet_aligner(config_file, tmp_path):
     baseline = build_model("l2g_tiny", **{**SMALL, "aligner": None})
     save_checkpoint(baseline, tmp_path / "baseline.safetensors")
-    model, fresh = build_start(load_config(str(config_file), [f"init={tmp_path / 'baseline.safetensors'}"]), CLASSES)
+    start = build_start(load_config(str(config_file), [f"init={tmp_path / 'baseline.safetensors'}"]), CLASSES)
+    model, fresh = start.model, start.fresh
     assert fresh
     assert all(name.startswith("aligner.") for name in fresh)
     assert model.aligner.layers[0].cross_attn.out_proj.weight.abs().sum() == 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterable
+import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -21,33 +21,26 @@ from l2g.cli.entry import main_of
 from l2g.locks import locked
 
 if TYPE_CHECKING:
-    from l2g.data.dataset import Problem
+    from l2g.data.dataset import VideoDataset
     from l2g.modeling.local2global import Local2Global
-    from l2g.training.config import DataConfig, EvaluationConfig, TrainConfig
-
-_SHOWN = 20  # broken entries named one by one
-
-
-def left_out(config: DataConfig, problems: Iterable[Problem]) -> list[str]:
-    """What `skip_broken` left out of the run's data set, a line each; empty where nothing was."""
-    broken = [problem for problem in problems if problem.fatal]
-    lines = [f"left out: {problem}" for problem in broken[:_SHOWN]]
-    if len(broken) > _SHOWN:
-        command = f"l2g data check {config.source}:{config.root} --split {config.split}"
-        lines.append(f"left out: {len(broken) - _SHOWN} more, which this lists: {command}")
-    return lines
+    from l2g.training.config import EvaluationConfig, TrainConfig
 
 
 def scores(model: Local2Global, config: EvaluationConfig) -> dict[str, float]:
     """Video AP of the model as it is now, on the data set of the config, in percent."""
-    from l2g.data.registry import load_dataset
     from l2g.evaluation.run import evaluate_backend
     from l2g.runtime.backends.eager import EagerBackend
 
-    dataset = load_dataset(config.dataset, "valid")
-    dataset = replace(dataset, videos=dataset.videos[: config.videos])
-    report = evaluate_backend(EagerBackend(model), dataset, progress=False).report
+    report = evaluate_backend(EagerBackend(model), evaluation_data(config), progress=False).report
     return {name: round(100 * report.stats[name], 2) for name in ("AP", "AP50", "AR10")}
+
+
+def evaluation_data(config: EvaluationConfig) -> VideoDataset:
+    """The data set that a run is evaluated on as it goes."""
+    from l2g.data.registry import load_dataset
+
+    dataset = load_dataset(config.dataset, "valid")
+    return replace(dataset, videos=dataset.videos[: config.videos])
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,14 +66,20 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _train(config: TrainConfig, output: Path) -> int:
+    from l2g.data.classes import match_classes
     from l2g.training.trainer import Trainer
 
     trainer = Trainer(config, output, partial(scores, config=config.evaluation))
     if trainer.chief:
-        for line in left_out(config.data, trainer.dataset.problems):
+        for line in trainer.dataset.left_out():
             print(line, flush=True)
+        if trainer.note:
+            print(f"note: {trainer.note}", file=sys.stderr, flush=True)
     if trainer.fresh and trainer.chief:
         print(f"{len(trainer.fresh)} tensors start fresh, the first: {', '.join(trainer.fresh[:3])}")
+    if trainer.chief and config.evaluation.every:
+        # What cannot be evaluated is refused now, not after hours.
+        match_classes(evaluation_data(config.evaluation), trainer.model.config.class_names)
     result = trainer.run()
     if trainer.chief:
         resume = trainer.output / "resume.pt"

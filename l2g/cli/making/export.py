@@ -91,16 +91,15 @@ def run(options: argparse.Namespace) -> int:
 def make(options: argparse.Namespace, progress: Progress) -> Exported:
     progress.plan({_LOADING: 1})
     progress.stage(_LOADING)
-    from l2g.checkpoint import WEIGHTS, load_checkpoint, shipped_checkpoints
+    from l2g.checkpoint import find_checkpoint, load_checkpoint
     from l2g.export.exporter import export
 
     choices = export_options(options)
     choose = chooser(options) if options.precision == "auto" else None
+    checkpoint = find_checkpoint(options.ckpt)
     model = load_checkpoint(
-        options.ckpt, num_queries=options.num_queries, num_heads=options.num_heads, box_init=options.box_init
+        checkpoint, num_queries=options.num_queries, num_heads=options.num_heads, box_init=options.box_init
     )
-    shipped = options.ckpt in shipped_checkpoints()
-    checkpoint = WEIGHTS / f"{options.ckpt}.safetensors" if shipped else options.ckpt
     return export(model, options.output, choices, checkpoint, choose, progress)
 
 

@@ -18,9 +18,11 @@ from l2g.cli.arguments import (
     add_checkpoint,
     add_outputs,
     add_quiet,
+    add_reading,
     add_split,
     add_streams,
     note,
+    open_dataset,
 )
 from l2g.cli.entry import main_of
 from l2g.cli.table import Row, table
@@ -39,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint(parser, also=", or an FP32 .onnx of this package")
     parser.add_argument("--dataset", required=True, metavar="DATASET", help=f"AP is measured here: {DATASET}")
     add_split(parser)
+    add_reading(parser)
     parser.add_argument("--output", required=True, type=Path, help="the ONNX file to write")
     parser.add_argument("--calibrate-on", metavar="DATASET", help="rollouts are recorded here (default: --dataset)")
     parser.add_argument(
@@ -84,6 +87,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     quantised = quantise(options)
     report = quantised.report
+    for line in report.notes:
+        note(f"note: {line}")
     print(report.table())
     print(table(rows(report)))
     if quantised.path is None:
@@ -116,7 +121,6 @@ def quantise(arguments: argparse.Namespace) -> Quantised:
     from l2g.calibration.job import QuantizeOptions, clear
     from l2g.calibration.recording import RecordingOptions
     from l2g.calibration.scoring import first_videos
-    from l2g.data.registry import load_dataset
 
     options = QuantizeOptions(
         layout=arguments.layout,
@@ -134,10 +138,10 @@ def quantise(arguments: argparse.Namespace) -> Quantised:
     output: Path = arguments.output
     if output.suffix != ".onnx" or not output.parent.is_dir():
         raise ExportError(f"{output}: expected the path of an .onnx file in a folder that exists")
-    dataset = first_videos(load_dataset(arguments.dataset, arguments.split), arguments.verdict_videos)
+    dataset = first_videos(open_dataset(arguments, arguments.dataset), arguments.verdict_videos)
     other = arguments.calibrate_on
-    calibration = dataset if other is None else load_dataset(other, arguments.split)
-    others = tuple(first_videos(load_dataset(n, arguments.split), arguments.verdict_videos) for n in arguments.also_on)
+    calibration = dataset if other is None else open_dataset(arguments, other)
+    others = tuple(first_videos(open_dataset(arguments, name), arguments.verdict_videos) for name in arguments.also_on)
     work = arguments.work or output.with_name(f"{output.name}.work")
     with locked(work, ExportError):
         if arguments.fresh:

@@ -2,6 +2,7 @@
 
     l2g evaluate --model l2g_tiny --dataset synthetic:val
 
+Results are written before they are scored. What was found until an error or Ctrl-C ended the run is kept beside them.
 Exit code: 0 measured, 2 bad input.
 """
 
@@ -9,9 +10,15 @@ from __future__ import annotations
 
 import argparse
 from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from l2g.cli.arguments import add_dataset, add_model, add_quiet, add_streams, open_dataset
+from l2g.cli.arguments import add_dataset, add_model, add_quiet, add_streams, note, open_dataset
 from l2g.cli.entry import main_of
+
+if TYPE_CHECKING:
+    from l2g.evaluation.run import Scoreboard
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-handover", action="store_true", help="slots as they are: identities stay, shadows are shown"
     )
-    parser.add_argument("--results", metavar="FILE", help="write the results in YouTube-VIS format (default: nowhere)")
+    parser.add_argument(
+        "--results", type=Path, metavar="FILE", help="write the results in YouTube-VIS format (default: nowhere)"
+    )
     parser.add_argument("--report", metavar="FILE", help="write the scores as JSON, in percent (default: nowhere)")
     add_quiet(parser)
 
@@ -32,19 +41,42 @@ def run(options: argparse.Namespace) -> int:
     from l2g.files import write_json
     from l2g.runtime.backends.open import open_backend
 
-    dataset = open_dataset(options)
+    dataset = open_dataset(options, decode=False)  # frames that cannot be read are found on the way
     scoring = ScoringOptions(top_k=options.top_k, handover=not options.no_handover)
     with closing(open_backend(options.model, top_k=None)) as backend:
         evaluation = evaluate_backend(
-            backend, dataset, streams=options.streams, options=scoring, progress=not options.quiet
+            backend,
+            dataset,
+            streams=options.streams,
+            options=scoring,
+            progress=not options.quiet,
+            skip_broken=options.skip_broken,
+            keep=partial(keep, path=options.results) if options.results else None,
         )
-    if options.results:
-        write_json(options.results, evaluation.results)
+    for line in (*evaluation.notes, *evaluation.report.notes):
+        note(f"note: {line}")
+    for problem in evaluation.left_out:
+        if problem not in dataset.problems:  # those were named when it was opened
+            note(f"left out: {problem}")
     if options.report:
         write_json(options.report, {"model": options.model, "dataset": options.dataset, **evaluation.to_json()})
     print(evaluation.report.table())
     print(f"{'switches':<14}{evaluation.identities.switches_per_100_frames:.2f} per object and 100 frames")
     return 0
+
+
+def keep(board: Scoreboard, path: Path) -> None:
+    """Write the results to `path`; those of a run that did not come to its end beside it, as NAME.partial.json."""
+    from l2g.files import write_json
+
+    if not board.videos:
+        return
+    if board.complete:
+        write_json(path, board.results)
+    else:
+        partial_path = path.with_name(f"{path.stem}.partial.json")
+        write_json(partial_path, board.results)
+        note(f"kept: the results of {board.videos} of {len(board.match.dataset)} videos, in {partial_path}")
 
 
 main = main_of("evaluate")

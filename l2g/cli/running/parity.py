@@ -13,7 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from l2g.cli.arguments import add_dataset, add_model, add_quiet, add_streams, open_dataset
+from l2g.cli.arguments import add_dataset, add_model, add_quiet, add_streams, note, open_dataset
 from l2g.cli.entry import main_of
 from l2g.errors import L2GError
 
@@ -44,6 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     report = compare(options)
     write_report(report, options.report)
+    for line in report.notes:
+        note(f"note: {line}")
     print(report.table())
     print(f"report: {options.report / 'parity.html'}")
     return 0 if report.passed else 1

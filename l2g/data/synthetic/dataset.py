@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,12 +17,13 @@ import numpy as np
 from l2g.data.dataset import Category, Clip, Video, VideoDataset, make_clip
 from l2g.data.synthetic.shapes import CLASS_NAMES
 from l2g.data.synthetic.video import DEFAULT_SIZE, SyntheticVideo, split_facts, synthetic_video
-from l2g.errors import DataError
-from l2g.files import cache_root, name_beside
+from l2g.errors import DataError, L2GError
+from l2g.files import cache_root, name_beside, sha256_of_file, write_text
 
 FORMAT_VERSION = 1  # part of the cache's directory names: raise it whenever the drawing changes
 CATEGORIES = tuple(Category(label + 1, name) for label, name in enumerate(CLASS_NAMES))
 ENDLESS = 2**31 - 1
+SUM = "sum.sha256"  # lies in a cached split, over all of its other files
 
 
 class DrawnVideo(Video):
@@ -186,14 +189,52 @@ def _occlusion(hidden: float) -> str:
 
 
 def cached_synthetic(split: str, *, seed: int = 0, videos: int | None = None, frames: int | None = None) -> Path:
-    """The directory of a split at 96 x 160, written on first use; several processes may ask at once."""
+    """The directory of a split at 96 x 160, written on first use; several processes may ask at once.
+
+    A sum of its files lies beside them: what was edited, or has lost a file, is drawn anew, with a warning.
+    """
     kind = split_facts(split)
     videos, frames = videos or kind.videos, frames or kind.frames
     directory = cache_root() / f"synthetic-v{FORMAT_VERSION}" / f"{split}-seed{seed}-{videos}x{frames}"
-    if not (directory / "instances.json").is_file():
-        try:
-            write_synthetic(directory, split, seed=seed, videos=videos, frames=frames)
-        except (OSError, DataError) as error:
-            if not (directory / "instances.json").is_file():  # else another process was faster
-                raise DataError(f"cannot write '{directory}': {error}; set L2G_CACHE to a writable directory") from None
+    if _is_as_drawn(directory):
+        return directory
+    if (directory / SUM).is_file():
+        warnings.warn(f"'{directory}' was changed since it was drawn; it is drawn anew", stacklevel=2)
+    fresh = name_beside(directory)
+    try:
+        write_synthetic(fresh, split, seed=seed, videos=videos, frames=frames)
+        write_text(fresh / SUM, _sum_of(fresh))
+        _put_in_place(fresh, directory)
+    except (OSError, L2GError) as error:
+        if not _is_as_drawn(directory):  # else another process was faster
+            raise DataError(f"cannot write '{directory}': {error}; set L2G_CACHE to a writable directory") from None
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
     return directory
+
+
+def _is_as_drawn(directory: Path) -> bool:
+    try:
+        return (directory / SUM).read_text(encoding="ascii") == _sum_of(directory)
+    except (OSError, ValueError, L2GError):
+        return False
+
+
+def _sum_of(directory: Path) -> str:
+    """One SHA-256 sum of the names and contents of a data set's files."""
+    digest = hashlib.sha256()
+    for file in sorted(directory.rglob("*")):
+        if file.is_file() and file.name != SUM:
+            digest.update(f"{file.relative_to(directory).as_posix()} {sha256_of_file(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def _put_in_place(fresh: Path, directory: Path) -> None:
+    """Give `fresh` the name of `directory`, whose place it takes."""
+    old = name_beside(directory)
+    if directory.exists():
+        directory.replace(old)
+    try:
+        fresh.replace(directory)
+    finally:
+        shutil.rmtree(old, ignore_errors=True)

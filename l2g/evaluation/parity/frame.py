@@ -27,7 +27,7 @@ class TensorDifference:
 
 @dataclass(frozen=True)
 class FrameDifference:
-    """A candidate's frame against the reference's, slot by slot.
+    """A candidate's frame against the reference's, slot by slot; `boxes` is None for models that have none.
 
     first: a first frame, whose slots were brought in line before they were compared. finite: neither side holds NaN or
     infinity. A slot counts where its best class reaches the confidence on either side. mask_iou: mean over the slots
@@ -39,7 +39,7 @@ class FrameDifference:
     first: bool
     finite: bool
     queries: TensorDifference
-    boxes: TensorDifference
+    boxes: TensorDifference | None
     logits: TensorDifference
     mask_logits: TensorDifference
     counting: int
@@ -57,7 +57,9 @@ def compare_frame(reference: RawOutputs, candidate: RawOutputs, confidence: floa
         first=first,
         finite=reference.finite() and candidate.finite(),
         queries=_difference(reference.queries[0], candidate.queries[0]),
-        boxes=_difference(reference.boxes[0], candidate.boxes[0]),
+        boxes=None
+        if reference.boxes is None or candidate.boxes is None
+        else _difference(reference.boxes[0], candidate.boxes[0]),
         logits=_difference(reference.logits[0], candidate.logits[0]),
         mask_logits=_difference(reference.mask_logits[0], candidate.mask_logits[0]),
         counting=int(counts.sum()),
@@ -148,5 +150,5 @@ def _alike(
     one, other = reference.mask_logits[0, slots] > 0, candidate.mask_logits[0, others] > 0
     union = (one | other).sum(axis=(1, 2))
     ious = np.where(union > 0, (one & other).sum(axis=(1, 2)) / np.maximum(union, 1), 1.0)
-    same_label = reference.logits[0, slots].argmax(1) == candidate.logits[0, others].argmax(1)
+    same_label = reference.class_logits()[0, slots].argmax(1) == candidate.class_logits()[0, others].argmax(1)
     return ious, same_label & (ious >= SAME_OBJECT_IOU)

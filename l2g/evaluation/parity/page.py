@@ -155,12 +155,20 @@ def _plots(report: ParityReport) -> list[str]:
         line_plot("mask logits, mean difference", over(lambda d: d.mask_logits.mean, np.mean), log=True),
         line_plot("class logits, largest difference", over(lambda d: d.logits.max, max), log=True),
         line_plot("queries, largest difference", over(lambda d: d.queries.max, max), log=True),
-        line_plot("boxes, largest difference", over(lambda d: d.boxes.max, max), log=True),
+        *([line_plot("boxes, largest difference", over(_boxes, max), log=True)] if _has_boxes(report) else []),
         line_plot("mask IoU of the slots that count, mean", over(lambda d: d.mask_iou, np.mean), log=False),
         line_plot("mask IoU of the slots that count, least", over(lambda d: d.worst_iou, min), log=False),
         line_plot("identity agreement, share", over(_agreement, np.mean), log=False),
     ]
     return [f"<figure>{plot}</figure>" for plot in plots]
+
+
+def _has_boxes(report: ParityReport) -> bool:
+    return all(difference.boxes is not None for video in report.videos for difference in video.free)
+
+
+def _boxes(difference: FrameDifference) -> float:
+    return float("nan") if difference.boxes is None else difference.boxes.max
 
 
 def _agreement(difference: FrameDifference) -> float:

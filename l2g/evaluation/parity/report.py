@@ -109,7 +109,8 @@ class ParityReport:
 
     limits: what the candidate was held to. ap_reference, ap_candidate: the evaluator's statistics in percent by name,
     None where AP was not asked for.
-    carries_state: False for an image model, whose every frame is a first frame.
+    carries_state: False for an image model, whose every frame is a first frame. notes: how classes were matched, where
+    there is something to say.
     """
 
     reference: str
@@ -122,6 +123,7 @@ class ParityReport:
     ap_reference: dict[str, float | None] | None
     ap_candidate: dict[str, float | None] | None
     worst: tuple[WorstFrame, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -225,6 +227,7 @@ class ParityReport:
             "passed": self.passed,
             "checks": [_plain(asdict(check)) for check in self.checks],
             "findings": list(self.findings),
+            "notes": list(self.notes),
             "precision": self.limits.precision,
             "tolerances": {name: getattr(self.limits, name) for name in ("ap", "mask_logits", "identity")},
             "tolerances_reason": self.limits.reason,
@@ -332,6 +335,8 @@ def curves(differences: tuple[FrameDifference, ...]) -> dict[str, list]:
     found: dict[str, list] = {}
     for item in fields(FrameDifference):
         values = [getattr(d, item.name) for d in differences]
+        if None in values:
+            continue  # boxes of models that have none
         if item.name in ("queries", "boxes", "logits", "mask_logits"):
             for part in ("max", "mean", "typical"):
                 found[f"{item.name}_{part}"] = [_number(getattr(value, part)) for value in values]

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import numpy as np
 
 from l2g.contract import GraphContract
+from l2g.data.classes import made_up, match_classes, same_names
 from l2g.data.dataset import Video, VideoDataset
 from l2g.data.youtube_vis import ground_truth
-from l2g.errors import ContractError, L2GError
-from l2g.evaluation.lanes import Lane, check_classes, frames_of, rounds, step
+from l2g.errors import ContractError, DataError, L2GError
+from l2g.evaluation.lanes import Lane, frames_of, rounds, step
 from l2g.evaluation.parity.frame import FrameDifference, NewcomerNames, compare_frame
 from l2g.evaluation.parity.pictures import WorstFrames
 from l2g.evaluation.parity.report import ParityReport, Tolerances, VideoParity
@@ -66,14 +67,20 @@ def run_parity(
     order for the rest of the video. What the free run compares are identities, as whoever uses the model sees them:
     both sides' slots go through a `Handover`, and an object that comes in later may take any slot (`NewcomerNames`).
 
-    Raises ContractError where the two cannot be compared, DataError where AP is asked for and the data set has other
-    classes than the model.
+    Raises ContractError where the two cannot be compared, DataError where AP is asked for and the data set's classes
+    have other names than the model's (`match_classes`).
     """
     options = options or ParityOptions()
     _check_comparable(reference.contract, candidate.contract)
+    notes: tuple[str, ...] = ()
     if options.ap:
-        advice = ": there is no AP; give the data set that the model was trained for, or --no-ap"
-        check_classes(reference.contract, dataset, advice)
+        try:
+            match = match_classes(dataset, reference.contract.class_names)
+        except DataError as error:
+            raise DataError(f"{error}, or compare without AP (--no-ap)") from None
+        dataset, notes = match.dataset, (match.note,) if match.note else ()
+        options = replace(options, scoring=replace(options.scoring, columns=match.columns))
+        ground_truth(dataset)  # a data set that cannot be scored is refused before anything runs
     run = _ParityRun(reference, candidate, forced, dataset, options)
     sessions = [run.reference, run.candidate]
     lanes = (_Lane(place, video, run.contract, options) for place, video in enumerate(dataset.videos))
@@ -92,6 +99,7 @@ def run_parity(
         ap_reference=ap_reference,
         ap_candidate=ap_candidate,
         worst=run.pictures.worst(),
+        notes=notes,
     )
 
 
@@ -201,3 +209,10 @@ def _check_comparable(reference: GraphContract, candidate: GraphContract) -> Non
             raise ContractError(
                 f"{name}: the candidate has {found}, the reference {expected}; export the candidate from the reference"
             )
+    ours, theirs = reference.class_names, candidate.class_names
+    if not (made_up(ours) or made_up(theirs)) and same_names(theirs, ours) != tuple(range(len(ours))):
+        one, other = next(pair for pair in zip(ours, theirs, strict=True) if pair[0] != pair[1])
+        raise ContractError(
+            f"class names: the candidate has '{other}' where the reference has '{one}'; export the candidate from the "
+            "reference"
+        )

@@ -29,7 +29,7 @@ def lower(model: ir.Model, lowering: str, target: str, plugin_version: str = "1"
     """Replace every deformable attention node of `model`, in place."""
     graph, opset = model.graph, model.graph.opset_imports[""]
     stream: ir.Value | None = None
-    for node in [node for node in graph if (node.domain, node.op_type) == (DOMAIN, OPERATOR)]:
+    for node in _deformable_nodes(graph):
         build, attention = Builder(graph, named(node)), Attention.of(node)
         if lowering == "gather":
             if stream is None:
@@ -44,6 +44,15 @@ def lower(model: ir.Model, lowering: str, target: str, plugin_version: str = "1"
         graph.opset_imports[PLUGIN_DOMAIN] = 1
     tidy(model)
     return model
+
+
+def has_deformable_attention(model: ir.Model) -> bool:
+    """Whether there is anything to lower."""
+    return bool(_deformable_nodes(model.graph))
+
+
+def _deformable_nodes(graph: ir.Graph) -> list[ir.Node]:
+    return [node for node in graph if (node.domain, node.op_type) == (DOMAIN, OPERATOR)]
 
 
 def grid_sample(build: Builder, a: Attention, mode: str) -> ir.Value:

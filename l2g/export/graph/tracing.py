@@ -22,14 +22,14 @@ from l2g.export.graph.batch_axis import generalise
 from l2g.export.graph.folding import fold
 from l2g.export.graph.sigmoid import spell_out_box_sigmoids
 from l2g.export.graph.stateless_step import StatelessStep
-from l2g.modeling.local2global import Local2Global
+from l2g.modeling.family.protocol import VideoModel
 from l2g.progress import SILENT, Progress
 
 # Two numbers of streams greater than one, so that nothing is traced as a broadcast, and different, so that they show.
 STREAMS = (2, 3)
 
 
-def trace(model: Local2Global, contract: GraphContract, opset: int, progress: Progress = SILENT) -> ir.Model:
+def trace(model: VideoModel, contract: GraphContract, opset: int, progress: Progress = SILENT) -> ir.Model:
     """The graph of `contract` (its inputs and outputs, B dynamic) for `model`, deformable attention not yet lowered."""
     top_k = None if contract.output_kind == "raw" else int(contract.output("scores").shape[1])
     step = StatelessStep(model, top_k).eval()
@@ -58,7 +58,6 @@ def _trace(step: StatelessStep, contract: GraphContract, opset: int, streams: in
                 opset_version=opset,
                 input_names=[spec.name for spec in contract.inputs],
                 output_names=[spec.name for spec in contract.outputs],
-                custom_opsets={DOMAIN: 1},
             )
     except torch.onnx.errors.OnnxExporterError as error:
         raise ExportError(

@@ -144,6 +144,7 @@ def search_fp32_blocks(
     header = {
         "graph": hashlib.sha256(graph).hexdigest(),
         "dataset": dataset.name,
+        **({} if dataset.class_map is None else {"classes": dict(dataset.class_map)}),
         "videos": [video.name for video in dataset.videos],
         "streams": streams,
         "confidence": confidence,

@@ -16,6 +16,8 @@ from l2g.export.graph.blocks import block_of
 DEFORMABLE = "/DeformableAttention/"
 # What `Local2Global.step`, the decoder and the proposals compute themselves, between their modules.
 GLUE = ("step", "decoder", "proposals")
+# The module that gives the class logits, in each family.
+CLASS_HEADS = ("class_embed", "class_predictor")
 PERIODIC = ("Sin", "Cos")
 
 
@@ -109,7 +111,7 @@ def _sine(graph: Islands, node: ir.Node) -> bool:
 
 
 def _scores(graph: Islands, node: ir.Node) -> bool:
-    return node.op_type == "TopK" or "/class_embed/" in (node.name or "")
+    return node.op_type == "TopK" or any(f"/{head}/" in (node.name or "") for head in CLASS_HEADS)
 
 
 def _boxes(graph: Islands, node: ir.Node) -> bool:

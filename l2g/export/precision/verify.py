@@ -12,18 +12,17 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from l2g.config import ModelConfig
 from l2g.contract import GraphContract
 from l2g.errors import ExportError
 from l2g.export.graph.node_builder import Builder
 from l2g.export.graph.values import constant, input_of, named, producer_of
 from l2g.export.precision.convert import FP16, FP16_MAX, FP32, MOVING
 from l2g.export.precision.emulate import emulate
-from l2g.export.verification.comparison import TOLERANCES, differences
+from l2g.export.verification.comparison import differences, tolerance
 from l2g.export.verification.decisions import expose_decisions
 from l2g.export.verification.rollouts import ROLLOUTS, Step, rollouts
 from l2g.export.verification.verify import open_session, run
-from l2g.modeling.local2global import Local2Global
+from l2g.modeling.family.protocol import VideoModel
 from l2g.progress import SILENT, Progress
 from l2g.provenance import FP16Verification, Verification
 
@@ -39,7 +38,7 @@ SMALL = 16
 
 
 def verify_fp16(
-    model: Local2Global,
+    model: VideoModel,
     float32: bytes,
     fp16: bytes,
     contract: GraphContract,
@@ -51,22 +50,26 @@ def verify_fp16(
     Raises ExportError where a tensor leaves FP16's range (its name and block, and how to keep it float32), and where
     an output is further from the model than FP16 explains.
     """
-    slots = model.config.num_queries
     weights = _rounded_weights(float32)
     known = {value.name for node in weights.graph for value in node.outputs}
     names = {name: node for name, node in fp16_tensors(_parse(fp16)).items() if name in known}
-    rounded = _serialise(_with_maxima(expose_decisions(weights, slots), names))
-    emulated = _serialise(expose_decisions(emulate(_parse(fp16)), slots))
+    emulation = emulate(_parse(fp16))
+    if next(rollouts(model, contract)).decisions is not None:
+        weights, emulation = (expose_decisions(graph, model.config.num_queries) for graph in (weights, emulation))
+    rounded, emulated = _serialise(_with_maxima(weights, names)), _serialise(emulation)
     # Both hold every tensor twice or three times: at 480x864 the arenas of two sessions would not fit 16 GB.
     sessions = open_session(rounded, arena=False), open_session(emulated, arena=False)
-    sums = _Sums(contract, model.config)
+    sums = _Sums(contract)
     largest = dict.fromkeys(names, 0.0)
-    for step in rollouts(model, contract.height, contract.width):
-        inputs = (*step.inputs, step.local.indices.numpy(), step.local.boxes.numpy())
-        expected, *maxima = _split(run(sessions[0], inputs), len(contract.outputs))
+    for step in rollouts(model, contract):
+        inputs = step.inputs
+        if step.decisions is not None:
+            inputs = (*inputs, *step.decisions.arrays())
+        decided = len(inputs) - len(step.inputs)
+        expected, *maxima = _split(run(sessions[0], inputs), len(contract.outputs), decided)
         largest = {name: max(largest[name], float(m)) for name, m in zip(names, maxima, strict=True)}
         _check_range(largest, names, step)
-        found, *_ = _split(run(sessions[1], inputs), len(contract.outputs))
+        found, *_ = _split(run(sessions[1], inputs), len(contract.outputs), decided)
         sums.add(step, expected, found)
         progress.step()
     return sums.judge(verified, max(largest.items(), key=lambda item: item[1], default=("none", 0.0)))
@@ -89,8 +92,8 @@ def fp16_tensors(model: ir.Model) -> dict[str, str]:
 class _Sums:
     """Squares of differences, of the graph with rounded weights and of the FP16 graph."""
 
-    def __init__(self, contract: GraphContract, config: ModelConfig):
-        self.contract, self.config = contract, config
+    def __init__(self, contract: GraphContract):
+        self.contract = contract
         names = [spec.name for spec in contract.outputs]
         self.floor, self.fp16 = ({name: [0.0, 0] for name in names} for _ in range(2))
         self.largest = dict.fromkeys(names, 0.0)
@@ -98,7 +101,7 @@ class _Sums:
     def add(self, step: Step, expected: list[np.ndarray], found: list[np.ndarray]) -> None:
         margin = MASK_MARGIN * float(step.output.mask_logits.square().mean().sqrt())
         for outputs, sums in ((expected, self.floor), (found, self.fp16)):
-            for name, values in differences(self.contract, step, outputs, self.config, margin).items():
+            for name, values in differences(self.contract, step, outputs, margin).items():
                 sums[name][0] += float(np.square(values, dtype=np.float64).sum())
                 sums[name][1] += values.size
                 if sums is self.fp16:
@@ -110,7 +113,7 @@ class _Sums:
         errors, floors = (
             {name: (total / count) ** 0.5 for name, (total, count) in sums.items()} for sums in (self.fp16, self.floor)
         )
-        limits = {name: max(FACTOR * floor, FLOORS.get(name, 0.0), TOLERANCES[name]) for name, floor in floors.items()}
+        limits = {name: max(FACTOR * floor, FLOORS.get(name, 0.0), tolerance(name)) for name, floor in floors.items()}
         worst = max(errors, key=lambda name: np.nan_to_num(errors[name], nan=np.inf) / limits[name])
         if not errors[worst] <= limits[worst]:
             raise ExportError(
@@ -164,9 +167,9 @@ def _with_maxima(model: ir.Model, names: dict[str, str]) -> ir.Model:
     return model
 
 
-def _split(outputs: list[np.ndarray], contract_outputs: int) -> list:
-    """The contract's outputs, then what follows the two decisions."""
-    return [outputs[:contract_outputs], *outputs[contract_outputs + 2 :]]
+def _split(outputs: list[np.ndarray], contract_outputs: int, decisions: int) -> list:
+    """The contract's outputs, then what follows the decisions."""
+    return [outputs[:contract_outputs], *outputs[contract_outputs + decisions :]]
 
 
 def _parse(graph: bytes) -> ir.Model:

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from l2g.errors import ExportError
 from l2g.export.graph.values import constant, input_of, shape_of
 from l2g.export.verification.comparison import TOLERANCES, local_box_error
-from l2g.export.verification.rollouts import Step
+from l2g.modeling.family.protocol import Decisions
 
 # Class scores (logits) of tokens that may change places.
 TIE = 1e-4
@@ -44,13 +44,13 @@ def expose_decisions(model: ir.Model, slots: int) -> ir.Model:
     return model
 
 
-def compare_decisions(step: Step, indices: np.ndarray, boxes: np.ndarray, box_init: str) -> DecisionsCompared:
+def compare_decisions(decisions: Decisions, indices: np.ndarray, boxes: np.ndarray) -> DecisionsCompared:
     """`indices` int64 [B, N] and `boxes` float32 [B, N, 4] of the graph, the latter at the model's own indices."""
-    scores, expected = step.token_scores.numpy(), step.local.indices.numpy()
+    scores, expected = decisions.token_scores.numpy(), decisions.local.indices.numpy()
     gap = np.abs(np.take_along_axis(scores, indices, axis=1) - np.take_along_axis(scores, expected, axis=1))
     distinct = all(len(set(row)) == len(row) for row in indices.tolist())
-    reach = local_box_error(boxes, step, box_init)
-    moved = np.abs(boxes - step.local.boxes.numpy()).max(axis=-1) > TOLERANCES["boxes"]
+    reach = local_box_error(boxes, decisions)
+    moved = np.abs(boxes - decisions.local.boxes.numpy()).max(axis=-1) > TOLERANCES["boxes"]
     tied = distinct and float(gap.max()) <= TIE and float(reach.max()) <= TOLERANCES["boxes"]
     return DecisionsCompared(tied, int((indices != expected).sum() + moved.sum()))
 

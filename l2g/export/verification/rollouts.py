@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from torch import Tensor
 
-from l2g.modeling.local2global import FrameOutput, FrameState, Local2Global
-from l2g.modeling.proposals import LocalQueries
+from l2g.contract import GraphContract
+from l2g.modeling.family.protocol import Decisions, Predictions, VideoModel
 
 # (streams, frames): one stream alone, then several, of which one starts again at the second frame.
 ROLLOUTS = ((1, 3), (3, 2))
@@ -21,30 +21,38 @@ ROLLOUTS = ((1, 3), (3, 2))
 class Step:
     """One frame of B streams: what went in (in the contract's order) and what the model made of it.
 
-    token_scores: float32 [B, S], by which the local queries were chosen.
+    state: the next one, of the model's own class. decisions: None where the model only computes. normed: see
+    `l2g.modeling.family.protocol.VideoModel`.
     """
 
     streams: int
     frame: int
     inputs: tuple[np.ndarray, ...]
-    output: FrameOutput
-    state: FrameState
-    local: LocalQueries
-    token_scores: Tensor
+    output: Predictions
+    state: Any
+    decisions: Decisions | None
+    normed: bool = True
+
+    def size(self, output: str) -> float:
+        """What differences of an output are counted in: 1, or where a model has no norm its root mean square."""
+        holder = self.output if hasattr(self.output, output) else self.state
+        if self.normed or not hasattr(holder, output):
+            return 1.0
+        return max(1.0, float(getattr(holder, output).square().mean().sqrt()))
 
 
-def rollouts(model: Local2Global, height: int, width: int, seed: int = 0) -> Iterator[Step]:
+def rollouts(model: VideoModel, contract: GraphContract, seed: int = 0) -> Iterator[Step]:
     """The steps of `ROLLOUTS` over moving random pictures; the model's own state is every next step's prior.
 
     The prior of a fresh stream is NaN, which must stay without effect.
     """
     for number, (streams, frames) in enumerate(ROLLOUTS):
         state = None
-        for frame, pictures in enumerate(random_video(streams, frames, height, width, seed + number)):
-            prior = _prior(model, state, streams)
+        for frame, pictures in enumerate(random_video(streams, frames, contract.height, contract.width, seed + number)):
+            prior = _nothing(model, contract, streams) if state is None else state
             if frame == 1 and streams > 1:
                 prior = _fresh(prior, stream=1)
-            step = _step(model, pictures, prior, frame)
+            step = _step(model, contract, pictures, prior, frame)
             state = step.state
             yield step
 
@@ -64,28 +72,21 @@ def random_video(streams: int, frames: int, height: int, width: int, seed: int) 
         yield np.clip(views + noise, 0, 255).astype(np.uint8)
 
 
-def _prior(model: Local2Global, state: FrameState | None, streams: int) -> FrameState:
-    if state is not None:
-        return state
-    slots, width = model.config.num_queries, model.config.hidden_dim
-    nothing = torch.full((streams, slots, width + 4), torch.nan)
-    return FrameState(nothing[..., :width].contiguous(), nothing[..., width:].contiguous(), torch.zeros(streams, 1))
+def _nothing(model: VideoModel, contract: GraphContract, streams: int) -> Any:
+    """The state of fresh streams, full of NaN."""
+    priors = {pair.output: torch.full(contract.input(pair.input).sized(streams), torch.nan) for pair in contract.states}
+    return model.State(**priors, valid=torch.zeros(streams, 1))
 
 
-def _fresh(state: FrameState, stream: int) -> FrameState:
-    queries, boxes, valid = state.queries.clone(), state.boxes.clone(), state.valid.clone()
-    queries[stream], boxes[stream], valid[stream] = torch.nan, torch.nan, 0
-    return FrameState(queries, boxes, valid)
+def _fresh(state: Any, stream: int) -> Any:
+    tensors = {field.name: getattr(state, field.name).clone() for field in fields(state)}
+    for name, tensor in tensors.items():
+        tensor[stream] = 0 if name == "valid" else torch.nan
+    return replace(state, **tensors)
 
 
 @torch.no_grad()
-def _step(model: Local2Global, frames: np.ndarray, prior: FrameState, frame: int) -> Step:
-    features = []
-    hook = model.proposals.norm.register_forward_hook(lambda _, __, result: features.append(result))
-    try:
-        decoded = model.decode(model.encode(torch.from_numpy(frames)), prior)
-    finally:
-        hook.remove()
-    scores = model.heads.class_embed(features[0]).amax(dim=-1)
-    inputs = (frames, prior.queries.numpy(), prior.boxes.numpy(), prior.valid.numpy())
-    return Step(len(frames), frame, inputs, decoded.output, decoded.state, decoded.local, scores)
+def _step(model: VideoModel, contract: GraphContract, frames: np.ndarray, prior: Any, frame: int) -> Step:
+    output, state, decisions = model.explained_step(torch.from_numpy(frames), prior)
+    priors = [getattr(prior, pair.output).numpy() for pair in contract.states]
+    return Step(len(frames), frame, (frames, *priors, prior.valid.numpy()), output, state, decisions, model.normed)

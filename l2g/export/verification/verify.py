@@ -8,15 +8,15 @@ import onnx_ir as ir
 
 from l2g.contract import GraphContract
 from l2g.errors import ExportError
-from l2g.export.verification.comparison import TOLERANCES, Difference, largest_differences
+from l2g.export.verification.comparison import Difference, largest_differences, tolerance
 from l2g.export.verification.decisions import compare_decisions, expose_decisions
 from l2g.export.verification.rollouts import ROLLOUTS, Step, rollouts
-from l2g.modeling.local2global import Local2Global
+from l2g.modeling.family.protocol import Decisions, VideoModel
 from l2g.progress import SILENT, Progress
 from l2g.provenance import Verification
 
 
-def verify(model: Local2Global, graph: bytes, contract: GraphContract, progress: Progress = SILENT) -> Verification:
+def verify(model: VideoModel, graph: bytes, contract: GraphContract, progress: Progress = SILENT) -> Verification:
     """Run a serialised ONNX graph beside the model over the rollouts of `l2g.export.verification.rollouts`.
 
     Every step starts from the model's own state. Raises ExportError at the first step where an output differs by more
@@ -28,17 +28,19 @@ def verify(model: Local2Global, graph: bytes, contract: GraphContract, progress:
     forced = None
     largest = dict.fromkeys((spec.name for spec in contract.outputs), 0.0)
     ties = 0
-    for step in rollouts(model, contract.height, contract.width):
-        differences = largest_differences(contract, step, run(session, step.inputs), model.config)
+    for step in rollouts(model, contract):
+        differences = largest_differences(contract, step, run(session, step.inputs))
         if _worst(differences).excess > 1:
+            if step.decisions is None:
+                raise _refusal(differences, step, "")
             forced = forced or open_session(_with_decisions(graph, model.config.num_queries))
-            differences = _without_ties(model, contract, forced, step, differences)
+            differences = _without_ties(contract, forced, step, step.decisions, differences)
             ties += 1
         for difference in differences:
             largest[difference.output] = max(largest[difference.output], difference.value)
         progress.step()
     library = f"onnxruntime {onnxruntime.__version__} CPU"
-    return Verification(library, ROLLOUTS, largest, {name: TOLERANCES[name] for name in largest}, ties)
+    return Verification(library, ROLLOUTS, largest, {name: tolerance(name) for name in largest}, ties)
 
 
 def open_session(graph: bytes, arena: bool = True):
@@ -67,23 +69,25 @@ def run(session, arrays: tuple[np.ndarray, ...]) -> list[np.ndarray]:
 
 
 def _without_ties(
-    model: Local2Global, contract: GraphContract, forced, step: Step, before: list[Difference]
+    contract: GraphContract, forced, step: Step, decisions: Decisions, before: list[Difference]
 ) -> list[Difference]:
     """The differences that remain with the model's decisions in the graph; ExportError unless ties were all it was."""
-    decided = (step.local.indices.numpy(), step.local.boxes.numpy())
-    *outputs, indices, boxes = run(forced, (*step.inputs, *decided))
-    verdict = compare_decisions(step, indices, boxes, model.config.box_init)
-    after = largest_differences(contract, step, outputs, model.config)
+    *outputs, indices, boxes = run(forced, (*step.inputs, *decisions.arrays()))
+    verdict = compare_decisions(decisions, indices, boxes)
+    after = largest_differences(contract, step, outputs)
     if verdict.changed and verdict.tied and _worst(after).excess <= 1:
         return after
-    worst = _worst(before)
-    raise ExportError(
+    raise _refusal(before, step, " No tie explains it.")
+
+
+def _refusal(differences: list[Difference], step: Step, ties: str) -> ExportError:
+    worst = _worst(differences)
+    return ExportError(
         f"the exported graph differs from the model: output '{worst.output}' by {worst.value:.3g} "
-        f"(tolerance {TOLERANCES[worst.output]:g}) at {list(worst.position)}, first in frame {step.frame} of the "
+        f"(tolerance {worst.tolerance:g}) at {list(worst.position)}, first in frame {step.frame} of the "
         f"rollout with {step.streams} streams; all outputs there: "
-        + ", ".join(f"{difference.output} {difference.value:.3g}" for difference in before)
-        + ". No tie explains it. "
-        "Nothing was written; try another --lowering or --opset, or leave --simplify out"
+        + ", ".join(f"{difference.output} {difference.value:.3g}" for difference in differences)
+        + f".{ties} Nothing was written; try another --lowering or --opset, or leave --simplify out"
     )
 
 

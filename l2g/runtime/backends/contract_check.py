@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from l2g.contract import GraphContract
+from l2g.contract import RESIZES, SCORINGS, GraphContract
 from l2g.errors import ContractError
-from l2g.runtime.outputs import OUTPUT_KINDS
+from l2g.runtime.outputs import OUTPUT_KINDS, outputs_class
 
 
 def check_drivable(path: Path, contract: GraphContract, command: str) -> None:
@@ -22,7 +22,9 @@ def check_drivable(path: Path, contract: GraphContract, command: str) -> None:
 
     kind = contract.output_kind
     expect(kind in OUTPUT_KINDS, f"output kind '{kind}' found, {' or '.join(OUTPUT_KINDS)} expected")
-    needed = {"frames", contract.valid_input, *OUTPUT_KINDS[kind].__dataclass_fields__}
+    for name, asked, known in (("scoring", contract.scoring, SCORINGS), ("resize mode", contract.resize, RESIZES)):
+        expect(asked in known, f"{name} '{asked}' found, {' or '.join(known)} expected")
+    needed = {"frames", contract.valid_input, *outputs_class(contract).required()}
     needed |= {name for state in contract.states for name in (state.input, state.output)}
     absent = needed - {spec.name for spec in (*contract.inputs, *contract.outputs)}
     expect(not absent, f"the contract names no tensor '{min(absent, default='')}'")

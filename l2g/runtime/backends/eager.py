@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from l2g.contract import GraphContract, make_contract
+from l2g.contract import GraphContract
 from l2g.errors import ContractError
 from l2g.modeling.detections import select_detections
-from l2g.modeling.local2global import FrameOutput, FrameState, Local2Global
+from l2g.modeling.family.protocol import Predictions, VideoModel
 from l2g.provenance import BuildFacts
 from l2g.runtime.arrays import Array, BoolArray, ByteArray
 from l2g.runtime.backends.base import HostState
-from l2g.runtime.outputs import Detections, FrameOutputs, RawOutputs
+from l2g.runtime.outputs import FrameOutputs, outputs_class
 
 # cuDNN computes FP32 convolutions in TF32 (10 bits of mantissa) unless told; what others are compared with does not.
 _full_precision = partial(torch.backends.cudnn.flags, enabled=True, allow_tf32=False)
 
 
 class EagerBackend:
-    """Drives a Local2Global model frame by frame; see `l2g.runtime.backends.base.Backend`.
+    """Drives a model of any family frame by frame; see `l2g.runtime.backends.base.Backend`.
 
     Args:
         model: in evaluation mode, on any device.
@@ -30,25 +32,14 @@ class EagerBackend:
         canvas: (height, width) of the network canvas; the model's `input_size` unless given.
     """
 
-    def __init__(self, model: Local2Global, top_k: int | None = None, canvas: tuple[int, int] | None = None):
-        config = model.config
-        height, width = canvas or config.input_size
-        if top_k is not None:
-            top_k = min(top_k, config.num_queries)
-        self.model, self.top_k = model, top_k
+    def __init__(self, model: VideoModel, top_k: int | None = None, canvas: tuple[int, int] | None = None):
+        build = BuildFacts(precision="fp32", versions={"torch": torch.__version__})
+        self.contract: GraphContract = replace(model.contract(canvas, top_k), build=build)
+        self.model = model
+        self.top_k = None if top_k is None else int(self.contract.output("scores").shape[1])
         self.device = next(model.parameters()).device
-        self.contract: GraphContract = make_contract(
-            height=height,
-            width=width,
-            num_queries=config.num_queries,
-            hidden_dim=config.hidden_dim,
-            class_names=config.class_names,
-            association=config.association,
-            top_k=top_k,
-            model=config.to_dict(),
-            build=BuildFacts(precision="fp32", versions={"torch": torch.__version__}),
-        )
-        self._state: FrameState | None = None
+        self._results = outputs_class(self.contract)
+        self._state: Any | None = None  # the family's own
 
     def step(self, frames: ByteArray, reset: BoolArray) -> FrameOutputs:
         self.contract.input("frames").check(frames)
@@ -61,19 +52,20 @@ class EagerBackend:
         state = self._state
         if state is not None:
             fresh = torch.from_numpy(np.asarray(reset, bool)).to(self.device)
-            state = FrameState(state.queries, state.boxes, state.valid * ~fresh[:, None])
+            state = replace(state, valid=state.valid * ~fresh[:, None])
         with torch.inference_mode(), _full_precision():
             output, self._state = self.model.step(torch.from_numpy(frames).to(self.device), state)
-            return self._results(output, self._state)
+            return self._to_host(output, self._state)
 
-    def _results(self, output: FrameOutput, state: FrameState) -> FrameOutputs:
-        # A copy: on a CPU the state's memory would be shared with the caller.
-        queries = _host(state.queries).copy()
-        if self.top_k is None:
-            # The contract's one `boxes` is the next prior, drawn from the masks, and not what the box head says.
-            return RawOutputs(queries, _host(state.boxes).copy(), _host(output.logits), _host(output.mask_logits))
-        chosen = select_detections(output, self.top_k)
-        return Detections(_host(chosen.scores), _host(chosen.labels), _host(chosen.slots), _host(chosen.masks), queries)
+    def _to_host(self, output: Predictions, state: Any) -> FrameOutputs:
+        found = output if self.top_k is None else select_detections(output, self.top_k, self.contract.scoring)
+        carried = {pair.output for pair in self.contract.states}
+        results = {}
+        for name in {spec.name for spec in self.contract.outputs} & set(self._results.__dataclass_fields__):
+            # The contract's one `boxes` is the next prior, drawn from the masks, and not what the box head says. The
+            # state is copied: on a CPU its memory would be shared with the caller.
+            results[name] = _host(getattr(state, name)).copy() if name in carried else _host(getattr(found, name))
+        return self._results.of(results)
 
     def read_state(self) -> HostState | None:
         state = self._state
@@ -89,7 +81,7 @@ class EagerBackend:
             for pair in self.contract.states
         }
         valid = torch.from_numpy(np.asarray(state.valid, np.float32)[:, None].copy()).to(self.device)
-        self._state = FrameState(**tensors, valid=valid)
+        self._state = self.model.State(**tensors, valid=valid)
 
     def close(self) -> None:
         self._state = None

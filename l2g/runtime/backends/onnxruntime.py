@@ -15,7 +15,8 @@ from l2g.errors import ContractError, L2GError
 from l2g.runtime.arrays import Array, BoolArray, ByteArray
 from l2g.runtime.backends.base import HostState
 from l2g.runtime.backends.contract_check import check_drivable, describe
-from l2g.runtime.outputs import OUTPUT_KINDS, FrameOutputs
+from l2g.runtime.backends.optimised import open_kept
+from l2g.runtime.outputs import FrameOutputs, outputs_class
 
 Provider = str | tuple[str, Mapping[str, Any]]
 
@@ -36,21 +37,28 @@ class OnnxRuntimeBackend:
             [("CUDAExecutionProvider", {"device_id": 1}), "CPUExecutionProvider"]. None: CUDA where this installation
             and this machine have it, else the CPU. CUDA without options computes FP32 in full, not in TF32.
         threads: of the CPU provider within an operator; None is ONNX Runtime's own choice, the physical cores.
+        keep: on a CPU, keep the graph as it was optimised, so that the next opening costs a third (`optimised`).
 
     Raises ContractError for a file without a contract, with one of another version, with other inputs and outputs
     than its contract says, or whose graph was changed after its export; L2GError for a file that is no ONNX graph or a
     provider that is not available.
     """
 
-    def __init__(self, path: str | Path, providers: Sequence[Provider] | None = None, threads: int | None = None):
+    def __init__(
+        self,
+        path: str | Path,
+        providers: Sequence[Provider] | None = None,
+        threads: int | None = None,
+        keep: bool = False,
+    ):
         self.path = Path(path)
-        self._session = _open_session(self.path, providers, threads)
+        self._session = _open_session(self.path, providers, threads, keep)
         self.contract = _read_contract(self.path, self._session)
         check_graph(self.path, self.contract, _export_command(self.path))
         _check_boundary(self.path, self.contract, self._session)
         check_drivable(self.path, self.contract, _export_command(self.path))
         self.device, self._device_id = _device(self._session)
-        self._results = OUTPUT_KINDS[self.contract.output_kind]
+        self._results = outputs_class(self.contract)
         carried = {state.output for state in self.contract.states}
         self._host_outputs = [spec for spec in self.contract.outputs if spec.name not in carried]
         self._shown_state = carried & set(self._results.__dataclass_fields__)
@@ -86,7 +94,7 @@ class OnnxRuntimeBackend:
         self._valid = np.ones(streams, bool)
         for name in self._shown_state:
             results[name] = _copy(self._current[name])
-        return self._results(**results)
+        return self._results.of(results)
 
     def read_state(self) -> HostState | None:
         if self._valid is None:
@@ -126,7 +134,9 @@ class OnnxRuntimeBackend:
             raise L2GError(f"{self.path}: ONNX Runtime failed in a step: {_first_line(error)}") from None
 
 
-def _open_session(path: Path, providers: Sequence[Provider] | None, threads: int | None) -> ort.InferenceSession:
+def _open_session(
+    path: Path, providers: Sequence[Provider] | None, threads: int | None, keep: bool
+) -> ort.InferenceSession:
     if not path.is_file():
         raise L2GError(f"{path}: no such file; export a checkpoint with: {_export_command(path)}")
     available = ort.get_available_providers()
@@ -150,8 +160,15 @@ def _open_session(path: Path, providers: Sequence[Provider] | None, threads: int
         if threads < 1:
             raise L2GError(f"{threads} threads asked for, at least 1 expected")
         options.intra_op_num_threads = threads
+    chosen = list(providers)
+
+    def opened(name: str, options: ort.SessionOptions) -> ort.InferenceSession:
+        return ort.InferenceSession(name, options, providers=chosen)
+
     try:
-        session = ort.InferenceSession(str(path), options, providers=list(providers))
+        # What is optimised for another provider cannot be written down.
+        kept = keep and chosen == ["CPUExecutionProvider"]
+        session = open_kept(path, options, opened) if kept else opened(str(path), options)
     except Exception as error:  # ONNX Runtime's own classes share no other base
         raise L2GError(
             f"{path}: ONNX Runtime cannot open it: {_first_line(error)}; export it for ONNX Runtime with: "

@@ -9,6 +9,7 @@ from typing import Any
 
 from l2g.artifacts import ENGINE_SUFFIX
 from l2g.errors import CheckpointError, L2GError
+from l2g.public.hub import is_hub_checkpoint
 from l2g.runtime.backends.base import Backend
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".pkl")
@@ -30,7 +31,7 @@ def open_backend(
     else on the CPU; an engine on a GPU.
 
     top_k: the backend chooses that many slots of each frame (output kind "detections"); None gives raw outputs.
-    canvas: (height, width) of the network input, multiples of 32; None is the model's own, turned upright for
+    canvas: (height, width) of the network input that the model can take; None is the model's own, turned upright for
     `portrait` sources. checkpoint_options: what the public formats do not tell (num_queries, class_names, ...), see
     `load_checkpoint`, whose defaults hold where an option is None. Raises L2GError for a file that no backend opens,
     a library that is not installed, and whatever is wrong with the file.
@@ -45,14 +46,13 @@ def open_backend(
     if suffix in CHECKPOINT_SUFFIXES:
         if not Path(model).is_file():
             raise CheckpointError(f"{model}: no such file; check the path of the checkpoint")
-    elif suffix or Path(model).exists():
+    elif not is_hub_checkpoint(model) and (suffix or Path(model).exists()):
         raise L2GError(
             f"{model}: no backend opens this; expected a checkpoint ({', '.join(CHECKPOINT_SUFFIXES)}), "
-            f"an exported graph ({GRAPH_SUFFIX}), an engine ({ENGINE_SUFFIX}) or the name of a shipped model such as "
-            "l2g_tiny"
+            f"an exported graph ({GRAPH_SUFFIX}), an engine ({ENGINE_SUFFIX}), a Hugging Face folder with its "
+            "config.json, an id of its hub (owner/name), or the name of a shipped model such as l2g_tiny or of one in "
+            "`l2g models`"
         )
-    if canvas is not None and (min(canvas) < 32 or canvas[0] % 32 or canvas[1] % 32):
-        raise L2GError(f"canvas {canvas[0]}x{canvas[1]} found, multiples of 32 expected, for example 480x864")
     return _open_eager(str(model), top_k, canvas, portrait, given)
 
 
@@ -114,5 +114,5 @@ def _open_graph(model: str) -> Backend:
             f"{model}: a graph runs on ONNX Runtime, but '{error.name}' is not installed; "
             "install it with: pip install 'l2g[cpu]' (or 'l2g[gpu]' for CUDA)"
         ) from None
-    backend: Backend = library.OnnxRuntimeBackend(model)
+    backend: Backend = library.OnnxRuntimeBackend(model, keep=True)
     return backend

@@ -70,10 +70,14 @@ class Letterbox:
         if (self.content_height, self.content_width) == frame.shape[:2]:
             content[...] = frame
         else:
-            # Averages when it shrinks, as the antialiased bilinear resize of the public training code does.
-            shrinks = self.scale < 1 and self.scale * self.pixel_aspect < 1
-            content[...] = cv2.resize(frame, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+            content[...] = self._resized(frame, size)
         return canvas
+
+    def _resized(self, frame: ByteArray, size: tuple[int, int]) -> Array:
+        """size: (width, height)."""
+        # Averages when it shrinks, as the antialiased bilinear resize of the public training code does.
+        shrinks = self.scale < 1 and self.scale * self.pixel_aspect < 1
+        return cv2.resize(frame, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
     def mask_to_source(self, logits: FloatArray) -> InstanceMask:
         """Cut one mask map at source resolution.
@@ -120,6 +124,32 @@ class Letterbox:
             dtype=np.float32,
         )
         return np.concatenate([(center - size / 2) * scale, (center + size / 2) * scale], axis=-1)
+
+
+class Squash(Letterbox):
+    """Each side stretched or shrunk to the canvas's own, whatever becomes of the aspect ratio; no padding."""
+
+    @property
+    def content_height(self) -> int:
+        return self.canvas_height
+
+    @property
+    def content_width(self) -> int:
+        return self.canvas_width
+
+    def _resized(self, frame: ByteArray, size: tuple[int, int]) -> Array:
+        # A triangle as wide as what it shrinks, as the public processor resizes; OpenCV has none.
+        try:
+            from PIL import Image
+        except ModuleNotFoundError:
+            raise L2GError(
+                "the model's frames are squashed onto its canvas by Pillow, which is not installed; pip install pillow"
+            ) from None
+        return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR))
+
+
+# By the contract's resize mode.
+RESIZES: dict[str, type[Letterbox]] = {"letterbox": Letterbox, "squash": Squash}
 
 
 def _window(first: int, last: int, step: float, length: int) -> tuple[int, int]:

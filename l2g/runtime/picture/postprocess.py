@@ -71,12 +71,13 @@ def select_detections(raw: RawOutputs, top_k: int) -> Detections:
 
     Equal scores keep the order of their slots, equal classes of a slot the lower label.
     """
-    best_logit = raw.logits.max(axis=2)
+    logits = raw.class_logits()
+    best_logit = logits.max(axis=2)
     order = np.argsort(-best_logit, axis=1, kind="stable")[:, :top_k]
     rows = np.arange(len(order))[:, None]
     return Detections(
         scores=sigmoid(best_logit[rows, order]),
-        labels=raw.logits.argmax(axis=2)[rows, order].astype(np.int32),
+        labels=logits.argmax(axis=2)[rows, order].astype(np.int32),
         slots=order.astype(np.int32),
         masks=np.rint(sigmoid(raw.mask_logits[rows, order]) * 255).astype(np.uint8),
         queries=raw.queries,

@@ -37,7 +37,8 @@ class FrameTargets:
 @dataclass(frozen=True)
 class Batch:
     """B clips of T frames. frames: uint8 [B, T, H, W, 3]; labels int64 [B, I]; masks uint8 [B, I, T, H, W];
-    boxes float32 [B, I, T, 4]; present bool [B, I, T]. start: which frame of its clip the first one is."""
+    boxes float32 [B, I, T, 4]; present bool [B, I, T]. start: which frame of its clip the first one is. left_out: what
+    could not be read while these clips were drawn, in words."""
 
     frames: Tensor
     labels: Tensor
@@ -45,6 +46,7 @@ class Batch:
     masks: Tensor
     present: Tensor
     start: int = 0
+    left_out: tuple[str, ...] = ()
 
     def targets(self, t: int) -> FrameTargets:
         return FrameTargets(self.labels, self.boxes[:, :, t], self.masks[:, :, t], self.present[:, :, t])
@@ -52,13 +54,13 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         tensors = (self.frames, self.labels, self.boxes, self.masks, self.present)
         frames, labels, boxes, masks, present = (tensor.to(device, non_blocking=True) for tensor in tensors)
-        return Batch(frames, labels, boxes, masks, present, self.start)
+        return Batch(frames, labels, boxes, masks, present, self.start, self.left_out)
 
     def window(self, start: int, length: int) -> Batch:
         """Frames start..start+length-1, with all of the clip's instances."""
         part = slice(start, start + length)
         boxes, masks, present = self.boxes[:, :, part], self.masks[:, :, part], self.present[:, :, part]
-        return Batch(self.frames[:, part], self.labels, boxes, masks, present, self.start + start)
+        return Batch(self.frames[:, part], self.labels, boxes, masks, present, self.start + start, self.left_out)
 
 
 def collate(clips: Sequence[Clip]) -> Batch:

@@ -34,7 +34,7 @@ def contract():
 
 @pytest.fixture(scope="module")
 def steps():
-    return list(rollouts(exported_model(), *exported_model().config.input_size))
+    return list(rollouts(exported_model(), contract_of(exported_model(), ExportOptions())))
 
 
 @pytest.fixture
@@ -145,17 +145,12 @@ def outputs(step, **changes):
 def test_nan_is_a_difference(steps, contract):
     queries = steps[0].state.queries.numpy().copy()
     queries[0, 3, 7] = np.nan
-    (difference, *_) = largest_differences(
-        contract, steps[0], outputs(steps[0], queries=queries), exported_model().config
-    )
+    (difference, *_) = largest_differences(contract, steps[0], outputs(steps[0], queries=queries))
     assert difference.excess == np.inf
     assert difference.position == (0, 3, 7)
     boxes = steps[0].state.boxes.numpy().copy()
     boxes[0, 2] = np.nan
-    assert (
-        largest_differences(contract, steps[0], outputs(steps[0], boxes=boxes), exported_model().config)[1].excess
-        == np.inf
-    )
+    assert largest_differences(contract, steps[0], outputs(steps[0], boxes=boxes))[1].excess == np.inf
 
 
 def test_a_box_may_lie_where_its_mask_is_undecided(steps):
@@ -212,7 +207,7 @@ def test_detections_are_held_to_the_slots_they_name(steps):
         masks = (step.output.mask_logits.sigmoid().numpy()[rows, slots] * 255 + 0.5).astype(np.uint8)
         found = [best[rows, slots] + np.float32(shift), labels[rows, slots].astype(np.int32), slots.astype(np.int32)]
         arrays = [step.state.queries.numpy(), step.state.boxes.numpy(), *found, masks]
-        return {d.output: d.value for d in largest_differences(contract, step, arrays, exported_model().config)}
+        return {d.output: d.value for d in largest_differences(contract, step, arrays)}
 
     right = detections(slots)
     assert all(right[name] <= TOLERANCES[name] * 0.1 for name in ("scores", "labels", "slots", "masks"))
@@ -229,4 +224,4 @@ def test_detection_masks_are_of_their_slots(steps):
     labels = step.output.logits.argmax(-1).numpy()[0, slots].astype(np.int32)
     masks = (step.output.mask_logits.sigmoid().numpy()[0, slots[0, ::-1]] * 255 + 0.5).astype(np.uint8)[None]
     arrays = [step.state.queries.numpy(), step.state.boxes.numpy(), best[0, slots], labels, slots, masks]
-    assert largest_differences(contract, step, arrays, exported_model().config)[-1].excess > 1
+    assert largest_differences(contract, step, arrays)[-1].excess > 1

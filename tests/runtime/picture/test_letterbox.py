@@ -1,12 +1,14 @@
 """Onto the canvas and back: sizes, padding, positions, against sampling written out by hand."""
 
+import sys
+
 import cv2
 import numpy as np
 import pytest
 
 from l2g.contract import PAD_VALUE
 from l2g.errors import L2GError
-from l2g.runtime.picture.letterbox import Letterbox
+from l2g.runtime.picture.letterbox import Letterbox, Squash
 
 SIZES = [(270, 480), (1080, 1920), (480, 270), (101, 150), (33, 500), (64, 96), (7, 5)]
 
@@ -137,3 +139,9 @@ def test_boxes_scale_with_the_content_not_the_canvas():
 def test_wrong_sizes_are_named(make, message):
     with pytest.raises(L2GError, match=message):
         make()
+
+
+def test_squashing_without_pillow_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(L2GError, match="pip install pillow"):
+        Squash(20, 30, 32, 32).to_canvas(np.zeros((20, 30, 3), np.uint8))

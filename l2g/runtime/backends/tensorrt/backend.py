@@ -19,7 +19,7 @@ from l2g.runtime.backends.contract_check import check_drivable
 from l2g.runtime.backends.tensorrt.device import CudaDevice, Device, find_gpu
 from l2g.runtime.backends.tensorrt.executor import EngineExecutor, Executor
 from l2g.runtime.backends.tensorrt.library import Library, load_library
-from l2g.runtime.outputs import OUTPUT_KINDS, FrameOutputs
+from l2g.runtime.outputs import FrameOutputs, outputs_class
 
 
 class Platform:
@@ -103,7 +103,7 @@ class TensorRTBackend:
         self.library, self.device = library.name, f"cuda:{device_index}"
         self._capture = cuda_graphs and not self._executor.captures_itself
         self._closed = False
-        self._results = OUTPUT_KINDS[self.contract.output_kind]
+        self._results = outputs_class(self.contract)
         self._buffers: _Buffers | None = None  # None before the first step
 
     @property
@@ -127,7 +127,7 @@ class TensorRTBackend:
         buffers.valid = np.ones(len(frames), bool)
         # The pinned arrays are written again by the next step; what comes back is the caller's.
         results: dict[str, Array] = {spec.name: buffers.host[spec.name].copy() for spec in self._host_outputs()}
-        return self._results(**results)
+        return self._results.of(results)
 
     def read_state(self) -> HostState | None:
         buffers = self._buffers

@@ -1,0 +1,1 @@
+"""What all model families have in common."""

@@ -1,0 +1,200 @@
+"""A VidEoMT out of a Hugging Face folder or a file of its authors, and into a folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import VideomtConfig, VideomtForUniversalSegmentation
+from transformers.utils import logging
+
+from l2g.errors import CheckpointError, ConfigError
+from l2g.modeling.videomt.model import MASK_STRIDE, Videomt
+
+# Of training: a file may have them or not.
+_TRAINING = re.compile(r"^(criterion\..*|attn_mask_probs|embeddings\.mask_token)$")
+# The channels of an attention head, the same in every public ViT: a file of tensors does not tell it.
+_HEAD_CHANNELS = 64
+# The authors' names and transformers', by prefix. Query, key and value of an attention lie in one tensor there.
+_TRUNK = "backbone.encoder.backbone."
+_AUTHORS = (
+    (_TRUNK + "cls_token", "embeddings.cls_token"),
+    (_TRUNK + "reg_token", "embeddings.register_tokens"),
+    (_TRUNK + "pos_embed", "embeddings.position_embeddings.weight"),
+    (_TRUNK + "patch_embed.proj.", "embeddings.patch_embeddings.projection."),
+    (_TRUNK + "norm.", "layernorm."),
+    (_TRUNK + "blocks.", "layers."),
+    ("backbone.q.", "query."),
+    ("backbone.query_updater.", "query_updater."),
+    ("backbone.class_head.", "class_predictor."),
+    ("backbone.mask_head.0.", "mask_head.fc1."),
+    ("backbone.mask_head.2.", "mask_head.fc2."),
+    ("backbone.mask_head.4.", "mask_head.fc3."),
+    ("backbone.upscale.", "upscale_block.block."),
+    ("backbone.attn_mask_probs", "attn_mask_probs"),
+)
+# What follows the number of a layer or of an upscaling.
+_INSIDE = (
+    (".attn.proj.", ".attention.out_proj."),
+    (".ls1.gamma", ".layer_scale1.lambda1"),
+    (".ls2.gamma", ".layer_scale2.lambda1"),
+    (".norm.", ".layernorm2d."),
+)
+
+
+def load(folder: Path, class_names: tuple[str, ...] | None = None) -> Videomt:
+    """The model of `folder` (config.json, *.safetensors) in float32, in evaluation mode on the CPU.
+
+    class_names: in place of the config's `id2label`. Raises CheckpointError where a file is missing, damaged or not of
+    this network.
+    """
+    with _quiet(), _named(folder, "expected config.json and model.safetensors as transformers writes them"):
+        config = VideomtConfig.from_pretrained(folder, local_files_only=True)
+        loaded: Any = VideomtForUniversalSegmentation.from_pretrained(
+            folder,
+            config=config,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,  # which is refused below, with the names
+            output_loading_info=True,
+        )
+        network, report = loaded
+        model = Videomt(network, class_names)
+    shaped = [f"{name} is {list(found)}, expected {list(wanted)}" for name, found, wanted in report["mismatched_keys"]]
+    _check(folder, report["missing_keys"], report["unexpected_keys"], shaped)
+    _check_finite(folder, network)
+    return model.eval()
+
+
+def from_tensors(path: Path, tensors: dict[str, Tensor], class_names: tuple[str, ...] | None = None) -> Videomt:
+    """The model of the authors' own file, whose names and shapes tell the network; as `load` otherwise."""
+    renamed = dict(pair for name, tensor in tensors.items() for pair in _renamed(name, tensor))
+    with _quiet(), _named(path, "expected a whole VidEoMT with a DINOv2 backbone"):
+        network = VideomtForUniversalSegmentation(_config(renamed))
+        model = Videomt(network, class_names)
+    expected = network.state_dict()
+    shaped = [
+        f"{name} is {list(renamed[name].shape)}, expected {list(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in renamed and renamed[name].shape != tensor.shape
+    ]
+    _check(path, set(expected) - set(renamed), set(renamed) - set(expected), shaped)
+    network.load_state_dict({name: renamed.get(name, tensor) for name, tensor in expected.items()})
+    _check_finite(path, network)
+    return model.eval()
+
+
+def save(model: Videomt, folder: Path) -> None:
+    """Write config.json and model.safetensors, which transformers reads too."""
+    network = model.network
+    network.config.id2label = dict(enumerate(model.config.class_names))
+    network.config.label2id = {name: index for index, name in network.config.id2label.items()}
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder}: a file is there; a VidEoMT is saved into a folder, give its name")
+    try:
+        with _quiet():
+            network.save_pretrained(folder)
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be written ({error.strerror}); check your permissions") from None
+
+
+def _config(tensors: dict[str, Tensor]) -> VideomtConfig:
+    """What names and shapes describe; KeyError for a tensor that is missing for that."""
+    hidden = tensors["embeddings.cls_token"].shape[-1]
+    patch = tensors["embeddings.patch_embeddings.projection.weight"].shape[-1]
+    side = round(len(tensors["embeddings.position_embeddings.weight"]) ** 0.5)
+    if hidden % _HEAD_CHANNELS:
+        raise ConfigError(f"a width of {hidden} channels found, a multiple of {_HEAD_CHANNELS} expected")
+    return VideomtConfig(
+        hidden_size=hidden,
+        num_attention_heads=hidden // _HEAD_CHANNELS,
+        num_hidden_layers=_count(tensors, "layers."),
+        mlp_ratio=tensors["layers.0.mlp.fc1.weight"].shape[0] // hidden,
+        image_size=side * patch,
+        patch_size=patch,
+        num_register_tokens=tensors["embeddings.register_tokens"].shape[1],
+        num_upscale_blocks=(patch // MASK_STRIDE).bit_length() - 1,
+        num_blocks=len(tensors["attn_mask_probs"]),
+        num_queries=len(tensors["query.weight"]),
+        num_labels=len(tensors["class_predictor.weight"]) - 1,  # type: ignore[call-arg]
+    )
+
+
+def _renamed(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """A tensor of the authors under transformers' name; three of a fused attention."""
+    tensor = tensor.float()
+    known = next((pair for pair in _AUTHORS if name.startswith(pair[0])), None)
+    if known is None:
+        if not name.startswith("criterion."):
+            yield name, tensor
+        return
+    new = known[1] + name.removeprefix(known[0])
+    for old, public in _INSIDE:
+        if new.startswith(("layers.", "upscale_block.")):
+            new = new.replace(old, public)
+    if ".attn.qkv." in new:
+        for part, third in zip(("q_proj", "k_proj", "v_proj"), tensor.chunk(3), strict=True):
+            yield new.replace(".attn.qkv.", f".attention.{part}."), third
+    else:
+        yield new, tensor[0] if new == "embeddings.position_embeddings.weight" else tensor
+
+
+def _count(tensors: dict[str, Tensor], prefix: str) -> int:
+    pattern = re.compile(re.escape(prefix) + r"(\d+)\.")
+    return 1 + max((int(match[1]) for name in tensors if (match := pattern.match(name))), default=-1)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the library's bars and warnings: what it would warn of is refused here."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def _named(path: Path, expected: str) -> Iterator[None]:
+    """One CheckpointError for whatever the libraries say, whose classes share no other base."""
+    try:
+        yield
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise CheckpointError(
+            f"{path}: no whole VidEoMT ({type(error).__name__}: {reason}); {expected}; copy or download it again"
+        ) from None
+
+
+def _check(path: Path, missing: Any, unexpected: Any, shaped: list[str]) -> None:
+    parts = []
+    for kind, names in (("missing", missing), ("unexpected", unexpected)):
+        if names := sorted(name for name in names if not _TRAINING.match(name)):
+            parts.append(f"{len(names)} {kind}: {', '.join(names[:3])}")
+    if shaped:
+        parts.append(f"{len(shaped)} of another shape: {'; '.join(sorted(shaped)[:3])}")
+    if parts:
+        raise CheckpointError(
+            f"{path}: the tensors do not fit the network. {'. '.join(parts)}. Is it of one checkpoint?"
+        )
+
+
+def _check_finite(path: Path, network: torch.nn.Module) -> None:
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise CheckpointError(
+                f"{path}: tensor '{name}' holds NaN or infinity: the training that wrote it had diverged, or the file "
+                "is damaged; download it again"
+            )

@@ -1,0 +1,1 @@
+"""Public checkpoints: which there are, where they lie, and how they get here."""

@@ -1,0 +1,75 @@
+"""Small VidEoMTs with random weights, whose numbers are spread as a trained one's: `transformers` is the truth."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import torch
+from transformers import VideomtConfig, VideomtForUniversalSegmentation
+
+from l2g.modeling.videomt.model import Videomt
+
+NAMES = ("person", "dog", "cat", "bird", "fish", "boat")
+
+
+def config(**changes) -> VideomtConfig:
+    return VideomtConfig(
+        **{
+            "hidden_size": 48,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "image_size": 96,
+            "num_blocks": 2,
+            "num_queries": 11,
+            "num_register_tokens": 3,
+            "id2label": dict(enumerate(NAMES)),
+            **changes,
+        }
+    )
+
+
+def network(seed: int = 0, **changes) -> VideomtForUniversalSegmentation:
+    torch.manual_seed(seed)
+    found = VideomtForUniversalSegmentation(config(**changes)).eval()
+    with torch.no_grad():
+        found.embeddings.register_tokens.normal_()
+        found.class_predictor.weight.mul_(8)  # so that classes win over "no object", and by a margin
+    return found
+
+
+@functools.cache
+def small_videomt() -> Videomt:
+    return Videomt(network()).eval()
+
+
+def moving_frames(model: Videomt, streams: int, frames: int, seed: int = 0) -> np.ndarray:
+    """uint8 [B, T, H, W, 3]: blobs of colour that drift."""
+    rng = np.random.default_rng(seed)
+    height, width = model.config.input_size
+    coarse = rng.integers(0, 256, (streams, 6, 6, 3)).repeat(height // 3, 1).repeat(width // 3, 2).astype(np.uint8)
+    return np.stack([coarse[:, 3 * t : 3 * t + height, t : t + width] for t in range(frames)], axis=1)
+
+
+def public_forward(model: Videomt, clip: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What transformers makes of clips uint8 [B, T, H, W, 3]: logits [T, B, N, K + 1] and mask logits [T, B, N, h, w].
+
+    Its rows come frame by frame. The pixels are normalised as its processor does, a factor of 1/255 in mean and std.
+    """
+    mean, std = (torch.tensor(values) * 255 for values in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    pixels = ((torch.from_numpy(clip).float() - mean) / std).permute(0, 1, 4, 2, 3)
+    with torch.no_grad():
+        found = model.network(pixel_values_videos=pixels)
+    shape = (clip.shape[1], clip.shape[0])
+    return tuple(t.unflatten(0, shape).numpy() for t in (found.class_queries_logits, found.masks_queries_logits))
+
+
+def public_queries(model: Videomt, clip: np.ndarray) -> list[np.ndarray]:
+    """The queries that its forward carries from frame to frame, caught on their way into the next."""
+    caught: list[np.ndarray] = []
+    hook = model.network.query_updater.register_forward_pre_hook(lambda _, args: caught.append(args[0].numpy().copy()))
+    try:
+        public_forward(model, clip)
+    finally:
+        hook.remove()
+    return caught
