@@ -26,6 +26,7 @@ import av
 import numpy as np
 
 from l2g.runtime.video.writer import VideoWriter
+from l2g.training.config import load_config
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 # Of the trainer 1: it ends in good order.
@@ -55,12 +56,14 @@ def jobs(folder: Path) -> list[Job]:
             image = np.full((96, 160, 3), 90, np.uint8)
             image[20:60, index % 100 : index % 100 + 40] = rng.integers(0, 255, 3)
             writer.write(image, index / 30)
-    small = ("phases.0.iterations=6", "phases.0.batch_size=1", "save_every=2", "data.workers=0")
+    phases = load_config("synthetic_tiny").phases
+    shrunk = [f"phases.{index}.{key}" for index in range(len(phases)) for key in ("iterations=4", "batch_size=1")]
+    small = (*shrunk, "save_every=2", "data.workers=0", "evaluation.every=0")
     return [
         Job("run", ("run", "--model", "l2g_tiny", "--input", str(clip), "--output", "OUT", "--quiet"),
             ("frames.jsonl", "results.json", "overlay.mp4"), ("--resume",)),
         Job("export", ("export", "--ckpt", "l2g_tiny", "--output", "OUT/m.onnx", "--quiet"), ("m.onnx",)),
-        Job("train", ("train", "--config", "synthetic_tiny", "--output", "OUT", *small), ("phase0.safetensors",)),
+        Job("train", ("train", "--config", "synthetic_tiny", "--output", "OUT", *small), ("model.safetensors",)),
     ]  # fmt: skip
 
 
