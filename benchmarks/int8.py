@@ -19,13 +19,14 @@ import argparse
 import os
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
 
-from l2g.artifacts.onnx_file import read_contract, read_model, with_contract
+from l2g.artifacts.onnx_file import read_contract, read_model, with_contract, with_sum
 from l2g.calibration.job import QuantizeOptions, export_base
 from l2g.calibration.observation import Observed, observe
 from l2g.calibration.placement import ONNXRUNTIME, find_places, quantise
@@ -103,7 +104,8 @@ def _quantised(model: onnx.ModelProto, units, recording: Recording, cache: Path,
 
 def _saved(model: onnx.ModelProto, contract, path: Path) -> Path:
     del model.metadata_props[:]
-    path.write_bytes(with_contract(model.SerializeToString(), contract))
+    graph = model.SerializeToString()
+    path.write_bytes(with_contract(graph, replace(contract, build=with_sum(contract.build, graph))))
     return path
 
 

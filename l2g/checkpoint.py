@@ -179,7 +179,14 @@ def find_checkpoint(path: str | os.PathLike) -> Path:
 
 def save_checkpoint(model: VideoModel, path: str | os.PathLike) -> None:
     """Write a native checkpoint: safetensors with the config in its header, replaced atomically. Of another family than
-    Local2Global: a Hugging Face folder."""
+    Local2Global: a Hugging Face folder. CheckpointError, with nothing written, for weights that hold NaN or infinity.
+    """
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise CheckpointError(
+                f"{path}: not written, since '{name}' holds NaN or infinity; lower the learning rate, and go on from "
+                "weights that were good"
+            )
     if model.family in FAMILIES:
         _family(Path(path), model.family).save(model, Path(path))
         return
@@ -243,7 +250,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], ModelConfig | None
         return tensors, None
     try:
         return tensors, ModelConfig.from_dict(json.loads(metadata[CONFIG_KEY]))
-    except (ValueError, TypeError, ConfigError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError, OverflowError, ConfigError) as error:
         raise CheckpointError(
             f"{path}: the config in its header is damaged or from another version of l2g ({error}); "
             "load it with the version that wrote it, or copy it again"

@@ -188,6 +188,10 @@ class ModelConfig:
             len(self.class_names) == self.num_classes,
             f"{len(self.class_names)} class names found for {self.num_classes} classes; give one name per class",
         )
+        for name in self.class_names:
+            _expect(
+                isinstance(name, str) and name.strip() != "", f"class name {name!r:.60}; give a text for each class"
+            )
         _expect(self.box_init in BOX_INITS, f"box_init '{self.box_init}'; use one of {', '.join(BOX_INITS)}")
         _expect(
             type(self.slot_marks) in (int, float) and 0 <= self.slot_marks < 1,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from l2g.errors import ContractError
 from l2g.provenance import BuildFacts
+from l2g.untrusted.contract_rules import check_contract, parse_contract
 
 if TYPE_CHECKING:
     import numpy as np
@@ -137,14 +138,11 @@ class GraphContract:
     def from_json(cls, text: str) -> GraphContract:
         """Parse `text`, of any of `SCHEMA_VERSIONS`.
 
-        Raises ContractError when it is not JSON, of another schema version, lacks a field, or says what no runtime of
-        this version knows: another scoring or resize.
+        Raises ContractError when it is not JSON, of another schema version, lacks a field, has one of another type or
+        range (`untrusted.contract_rules`), or says what no runtime of this version knows: another scoring or resize.
         """
-        try:
-            data = json.loads(text)
-            found = data.get("schema_version")
-        except (ValueError, AttributeError, RecursionError) as error:
-            raise ContractError(f"the contract is not a JSON object: {error}; export the model again") from None
+        data = parse_contract(text)
+        found = data["schema_version"]
         if found not in SCHEMA_VERSIONS:
             raise ContractError(
                 f"contract schema version {found!r} found, {' or '.join(map(str, SCHEMA_VERSIONS))} expected; "
@@ -164,6 +162,7 @@ class GraphContract:
         except (KeyError, TypeError, ValueError) as error:
             raise ContractError(f"the contract is incomplete or damaged ({error}); export the model again") from None
         contract.check_known()
+        check_contract(contract)
         return contract
 
     def check_known(self) -> None:

@@ -1,4 +1,4 @@
-"""Files: written so that they appear whole or not at all, summed, read as JSON; and the folder of the cache.
+"""Files: written so that they appear whole or not at all, summed, read as JSON; folders held by one process; the cache.
 
 Whatever l2g leaves on a disk goes through `PendingFile`: a new file beside the target under a name that nobody can
 guess, which takes the target's name when it is complete and is removed when it is not.
@@ -11,13 +11,25 @@ import errno
 import hashlib
 import json
 import os
+import re
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from l2g.errors import DataError, L2GError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
 
 StrPath = str | os.PathLike[str]
 _JSON = TypeVar("_JSON")
@@ -39,7 +51,8 @@ class PendingFile:
     """A new, empty file beside `path` that takes its name on `commit` and is removed on `discard`.
 
     For writers that keep a file open for long; others use `write_atomically`. The file is created, never opened where
-    one is, so a link that waits at its name is not followed. Its mode is 0644 less the umask.
+    one is, so a link that waits at its name is not followed. Its mode is 0644 less the umask. What a writer of the same
+    target left that was killed is removed: while a writer lives the system holds a lock on its file.
 
     path: the target; a link there is replaced, not followed. error: the class of the error that is raised, which names
     the target and the reason, where the folder takes no file or the target is a folder.
@@ -51,9 +64,11 @@ class PendingFile:
         try:
             if self.path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-            os.close(os.open(self.temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
+            _clear_leftovers(self.path)
+            self._handle: int | None = os.open(self.temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         except (OSError, ValueError) as reason:  # ValueError: a null byte in the name
             raise self.refusal(reason) from None
+        _lock(self._handle)
 
     def commit(self) -> None:
         """Bring the content to the disk, then give it its name; what cannot have it is removed."""
@@ -64,6 +79,7 @@ class PendingFile:
             finally:
                 os.close(handle)
             os.replace(self.temporary, self.path)
+            self._release()
         except OSError as reason:
             self.discard()
             raise self.refusal(reason) from None
@@ -75,6 +91,16 @@ class PendingFile:
         """Remove the temporary file, if it is still there."""
         with contextlib.suppress(OSError):
             os.unlink(self.temporary)
+        self._release()
+
+    def _release(self) -> None:
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            os.close(handle)
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None) is not None:
+            self._release()
 
     def refusal(self, reason: Exception) -> L2GError:
         """The error to raise where the system refuses to write."""
@@ -176,6 +202,40 @@ def name_beside(path: Path) -> Path:
     return path.parent / f".{beginning}.{os.urandom(8).hex()}.part"
 
 
+# A writer locks its file a moment after it has made it; younger ones are left alone.
+_YOUNG_SECONDS = 1.0
+
+
+def _clear_leftovers(path: Path) -> None:
+    """Remove what writers of `path` that were killed have left beside it."""
+    # What precedes the random part; a name that was cut short could be another's.
+    if fcntl is None or len(path.name.encode()) > 200:
+        return
+    ours = re.compile(re.escape(f".{path.name}.") + "[0-9a-f]{16}[.]part")
+    with contextlib.suppress(OSError), os.scandir(path.parent) as entries:
+        for entry in entries:
+            if ours.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                with contextlib.suppress(OSError):
+                    _remove_unlocked(entry)
+
+
+def _remove_unlocked(entry: os.DirEntry[str]) -> None:
+    if time.time() - entry.stat(follow_symlinks=False).st_mtime < _YOUNG_SECONDS:
+        return
+    handle = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # OSError where its writer lives
+        os.unlink(entry.path)
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int) -> None:
+    if fcntl is not None:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 def cache_root() -> Path:
     """Where l2g keeps what it can make again: $L2G_CACHE, else `l2g` in the user's cache directory.
 
@@ -207,3 +267,69 @@ def _cache_without_home() -> Path:
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != user or found.st_mode & 0o022:
         raise L2GError(f"{folder}: is not a folder of this user alone; set L2G_CACHE to one that is")
     return folder
+
+
+LOCK = ".l2g.lock"
+
+
+@contextmanager
+def locked(folder: str | os.PathLike[str], error: type[L2GError] = L2GError) -> Iterator[Path]:
+    """Hold the folder for this process while the block lasts; the folder is made where it is missing.
+
+    The lock is the system's, on a file that names the process: it ends with the process, however that ends, so there
+    is none to clear away. Raises `error` where another process, or this one already, holds it, and where the folder
+    cannot be written. A link in the lock's place is not followed.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as reason:
+        text = getattr(reason, "strerror", None) or reason
+        raise error(f"{folder}: cannot be made ({text}); give another output folder") from None
+    handle = _take(folder, error)
+    try:
+        yield folder
+    finally:
+        if handle is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(folder / LOCK)
+            os.close(handle)
+
+
+def _take(folder: Path, error: type[L2GError]) -> int | None:
+    if fcntl is None:
+        return None
+    path = folder / LOCK
+    while True:
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        except OSError as reason:
+            raise error(
+                f"{folder}: cannot be written ({reason.strerror}); check its permissions, or give another output folder"
+            ) from None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever held it has removed the name meanwhile: what was locked is a file that nobody else will find.
+            if os.fstat(handle).st_ino == _inode(path):
+                os.truncate(handle, 0)
+                os.write(handle, f"{os.getpid()}\n".encode())
+                return handle
+        except BlockingIOError:
+            owner = os.read(handle, 20).decode(errors="replace").strip() or "unknown"
+            os.close(handle)
+            raise error(
+                f"{folder}: another run writes there now (process {owner}); wait for it, or give another output folder"
+            ) from None
+        except OSError as reason:
+            os.close(handle)
+            raise error(
+                f"{folder}: cannot be written ({reason.strerror}); make room on the disk, or give another output folder"
+            ) from None
+        os.close(handle)
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.lstat().st_ino
+    except OSError:
+        return None

@@ -7,14 +7,17 @@ import functools
 import shutil
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 
+from l2g.artifacts.onnx_file import read_contract, with_contract, with_sum
 from l2g.checkpoint import save_checkpoint
 from l2g.contract import METADATA_KEY
 from l2g.data.synthetic.shapes import CLASS_NAMES
+from l2g.errors import ContractError
 from l2g.export.exporter import ExportOptions, export
 from l2g.modeling.local2global import Local2Global
 from tests.modeling.small import small_model
@@ -49,11 +52,21 @@ def small_graph(top_k: int | None = None) -> Path:
     return path
 
 
-def edited(path: Path, change: Callable[[onnx.ModelProto], None], output: Path) -> Path:
-    """A copy of the graph at `output` with `change` done to it."""
+def edited(path: Path, change: Callable[[onnx.ModelProto], None], output: Path, summed: bool = True) -> Path:
+    """A copy of the graph at `output` with `change` done to it. summed: its contract, where it has one that can be
+    read, carries the sum of the new graph, as that of a graph that was exported so."""
     model = onnx.load(path)
     change(model)
-    onnx.save(model, output)
+    try:
+        contract = read_contract(model, path)
+    except ContractError:
+        contract = None
+    if not summed or contract is None or contract.build.graph_sha256 is None:
+        onnx.save(model, output)
+        return output
+    del model.metadata_props[:]
+    graph = model.SerializeToString()
+    output.write_bytes(with_contract(graph, replace(contract, build=with_sum(contract.build, graph))))
     return output
 
 

@@ -102,13 +102,13 @@ def test_foreign_and_damaged_contracts_are_refused():
     data = json.loads(text)
     broken = {
         "not JSON": text[:-5],
-        "not a JSON object": "[1, 2]",
+        "not a JSON object but a list": "[1, 2]",
         "schema version 99 found, 1 or 2 expected": json.dumps(data | {"schema_version": 99}),
-        "schema version None found": "{}",
+        "schema_version: None found": "{}",
         "unexpected keyword": json.dumps(data | {"colour": 1}),
         "'states'": json.dumps({key: value for key, value in data.items() if key != "states"}),
         "'dtype'": json.dumps(data | {"inputs": [{"name": "frames"}]}),
-        "incomplete": json.dumps(data | {"mean": 3}),
+        "mean: 3 found, expected a list": json.dumps(data | {"mean": 3}),
     }
     for message, damaged in broken.items():
         with pytest.raises(ContractError) as error:
@@ -122,6 +122,67 @@ def test_every_prefix_of_a_contract_is_refused_cleanly():
     for length in itertools.chain(range(0, len(text) - 1, 97), [len(text) - 1]):
         with pytest.raises(ContractError):
             GraphContract.from_json(text[:length])
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"schema_version": True}, "schema_version: True"),
+        ({"schema_version": 1.0}, "schema_version: 1.0"),
+        ({"class_names": ["a"]}, "class_names: '1 names'"),
+        ({"class_names": []}, "class_names"),
+        ({"class_names": "abc"}, "class_names: 'abc' found, expected a list"),
+        ({"class_names": [1, 2, 3]}, "class_names: 1 found"),
+        ({"class_names": ["a\0", "b", "c"]}, "class_names"),
+        ({"class_names": ["\ud800", "b", "c"]}, "class_names"),
+        ({"pad_value": [300, -5, 1]}, "pad_value: 300"),
+        ({"pad_value": [1, 2]}, "pad_value"),
+        ({"pad_value": [True, 2, 3]}, "pad_value: True"),
+        ({"mean": [0, float("nan"), 0]}, "mean: nan"),
+        ({"mean": [0, "x", 0]}, "mean: 'x'"),
+        ({"std": [1, 0, 1]}, "std: 0"),
+        ({"std": [1, float("inf"), 1]}, "std: inf"),
+        ({"height": 10**9}, "height: 1000000000"),
+        ({"height": 64.0}, "height: 64.0"),
+        ({"width": -96}, "width: -96"),
+        ({"association": "none"}, "association: 'none'"),
+        ({"association": ["propagate"]}, r"association: \['propagate'\]"),
+        ({"output_kind": {}}, "output_kind: {}"),
+        ({"valid_input": []}, r"valid_input: \[\]"),
+        ({"resize": None}, "resize mode 'None'"),
+        ({"model": []}, r"model: \[\]"),
+        ({"states": [{"input": [1], "output": "queries"}]}, "states: input"),
+        ({"states": [{"input": "prior_queries", "output": "queries"}] * 2}, "each name once"),
+        ({"inputs": []}, "inputs"),
+        ({"outputs": [{"name": "a", "dtype": "float32", "shape": "abc"}]}, "outputs entry"),
+        ({"outputs": [{"name": "a", "dtype": "float31", "shape": [1]}]}, "dtype: 'float31'"),
+        ({"outputs": [{"name": "a", "dtype": "float32", "shape": [2**20, 2**20]}]}, "at most 1073741824 numbers"),
+        ({"outputs": [{"name": "a", "dtype": "float32", "shape": [True]}]}, "shape: True"),
+        ({"build": {"graph_bytes": 2**62}}, "build.graph_bytes"),
+        ({"build": {"max_streams": -1}}, "build.max_streams: -1"),
+        ({"build": {"graph_sha256": "0" * 64}}, "build.graph_bytes: None"),
+        ({"build": {"graph_sha256": "x", "graph_bytes": 5}}, "build.graph_sha256: 'x'"),
+        ({"build": {"precision": "int4"}}, "build.precision: 'int4'"),
+        ({"build": []}, "build"),
+    ],
+)
+def test_every_field_has_its_type_and_range(change, named):
+    data = json.loads(make_contract(**ARGUMENTS).to_json())
+    with pytest.raises(ContractError, match=named):
+        GraphContract.from_json(json.dumps(data | change))
+
+
+@pytest.mark.parametrize("side", ["inputs", "outputs"])
+def test_a_tensor_is_named_once(side):
+    data = json.loads(make_contract(**ARGUMENTS).to_json())
+    data[side].append(data[side][0])
+    with pytest.raises(ContractError, match="each name once"):
+        GraphContract.from_json(json.dumps(data))
+
+
+def test_depth_is_no_crash():
+    with pytest.raises(ContractError, match="nested too deep"):
+        GraphContract.from_json("[" * 200_000)
 
 
 SQUASHED = {**ARGUMENTS, "boxes": False, "scoring": "softmax", "resize": "squash"}

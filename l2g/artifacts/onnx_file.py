@@ -51,10 +51,3 @@ def read_model(path: str | os.PathLike[str]) -> onnx.ModelProto:
     if not model.graph.node:
         raise ExportError(f"{path}: not an ONNX file, or an empty one; export or copy it again")
     return model
-
-
-def intact(path: str | os.PathLike[str], contract: GraphContract) -> bool:
-    """Whether the graph in the file is, byte for byte, the one that was exported."""
-    with Path(path).open("rb") as file:
-        graph = file.read(contract.build.graph_bytes or 0)
-    return hashlib.sha256(graph).hexdigest() == contract.build.graph_sha256

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -127,11 +129,31 @@ def read_sidecar(engine: str | os.PathLike[str]) -> Sidecar:
                 f"carries), so nothing it says of the engine can be relied on; {build}"
             )
         contract = GraphContract.from_json(json.dumps(data["contract"]))
-        return Sidecar(contract, EngineFacts.from_json(data["engine"], "engine"))
+        facts = EngineFacts.from_json(data["engine"], "engine")
+        _check_facts(facts)
+        return Sidecar(contract, facts)
     except ContractError as error:
         raise EngineError(f"{path}: {error}; {build}") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise EngineError(f"{path}: not a whole sidecar ({type(error).__name__}: {error}); {build}") from None
+
+
+def _check_facts(facts: EngineFacts) -> None:
+    """ValueError for what the types let through and nobody could use."""
+    for name in ("engine_sha256", "onnx_sha256"):
+        if not re.fullmatch("[0-9a-f]{64}", getattr(facts, name)):
+            raise ValueError(f"engine.{name}: found {getattr(facts, name)!r:.40}, expected 64 hexadecimal digits")
+    if facts.engine_bytes < 1:
+        raise ValueError(f"engine.engine_bytes: found {facts.engine_bytes}, expected 1 or more")
+    if facts.onnx != Path(facts.onnx).name or not facts.onnx.isprintable() or len(facts.onnx) > 255:
+        raise ValueError(f"engine.onnx: found {facts.onnx!r:.60}, expected the name of a file, without a folder")
+    for capability in facts.compute_capabilities:
+        if not re.fullmatch(r"\d{1,3}\.\d{1,3}", capability):
+            raise ValueError(f"engine.compute_capabilities: found {capability!r:.40}, expected such as 8.6")
+    if not facts.compute_capabilities:
+        raise ValueError("engine.compute_capabilities: none found, expected such as 8.6")
+    if not math.isfinite(facts.build_seconds):
+        raise ValueError(f"engine.build_seconds: found {facts.build_seconds}, expected a number")
 
 
 def write_sidecar(engine: str | os.PathLike[str], sidecar: Sidecar) -> Path:

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 
 import l2g
+from l2g.artifacts.graph_sum import check_graph
 from l2g.artifacts.onnx_file import read_contract, read_model, with_contract, with_sum
 from l2g.calibration.ledger import Ledger, name_of
 from l2g.calibration.observation import Observed, observe
@@ -30,7 +31,7 @@ from l2g.data.classes import match_classes
 from l2g.data.dataset import VideoDataset
 from l2g.errors import ExportError
 from l2g.export.verification.verify import open_session
-from l2g.files import sha256_of_file, write_atomically, write_bytes
+from l2g.files import LOCK, sha256_of_file, write_atomically, write_bytes
 from l2g.provenance import BuildFacts, Verification
 from l2g.public.hub import weights_of
 from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend
@@ -405,11 +406,17 @@ def export_base(
 
 def clear(work: Path) -> None:
     """Forget an earlier run."""
-    if work.is_dir():
-        shutil.rmtree(work)
+    for entry in work.iterdir() if work.is_dir() else ():
+        if entry.name == LOCK:
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
 
 
 def _check_base(path: Path, model: onnx.ModelProto, contract: GraphContract, options: QuantizeOptions) -> None:
+    check_graph(path, contract, f"l2g export --ckpt CKPT --output {path}")
     precision = contract.build.precision or "fp32"
     if precision != "fp32":
         raise ExportError(f"{path}: a graph in {precision} found, FP32 expected; quantise the FP32 export")

@@ -128,13 +128,10 @@ def _parsed(path: Path, text: str):
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path}: is not JSON ({error})") from None
     try:
-        import yaml
+        from l2g.untrusted.yaml_files import parse_yaml
     except ModuleNotFoundError:
         raise DataError(f"{path}: YAML needs PyYAML; pip install pyyaml, or write the file as JSON") from None
-    try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise DataError(f"{path}: is not YAML ({str(error).splitlines()[0]})") from None
+    return parse_yaml(text, str(path), DataError)
 
 
 def _mapped(dataset: VideoDataset, class_names: Sequence[str], mapping: Mapping[str, str]) -> ClassMatch:

@@ -98,7 +98,7 @@ def build_engine(
     bound = gpu if not library.rtx or CURRENT in options.compute_capabilities else None
     name = f"{bound.name} {bound.capability}" if bound else None
     key = engine_cache.cache_key(source, library.name, library.version, name, options.for_engine(contract))
-    found = engine_cache.find(cache, key) if cache else None
+    found = engine_cache.find(cache, key, source, contract) if cache else None
     if found is not None:
         content, sidecar = found
         sidecar = dataclasses.replace(sidecar, engine=dataclasses.replace(sidecar.engine, onnx=onnx_file.name))

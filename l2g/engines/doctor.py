@@ -12,13 +12,15 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto
 
-from l2g.artifacts.onnx_file import intact, read_contract, read_model
+from l2g.artifacts.graph_sum import intact
+from l2g.artifacts.onnx_file import read_contract, read_model
 from l2g.artifacts.records import MIN_SHARE
 from l2g.artifacts.sidecar import Gpu
 from l2g.contract import GraphContract
 from l2g.engines.audit import quantised
 from l2g.errors import ContractError, EngineError
 from l2g.export.graph.flops import contractions, shapes_for_one_stream
+from l2g.runtime.backends.contract_check import check_drivable, describe
 from l2g.runtime.backends.tensorrt.library import LIBRARIES, version_tuple
 
 SEVERITIES = ("refuse", "warn", "note")
@@ -95,7 +97,7 @@ class Examined:
 
     path: Path
     model: onnx.ModelProto
-    contract: GraphContract | None
+    contract: GraphContract | ContractError
     opset: int
     types: dict[str, int]
 
@@ -144,9 +146,9 @@ def available_memory() -> int | None:
 def _examined(path: Path) -> Examined:
     model = read_model(path)
     try:
-        contract = read_contract(model, path)
-    except ContractError:
-        contract = None
+        contract: GraphContract | ContractError = read_contract(model, path)
+    except ContractError as error:
+        contract = error
     opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
     return Examined(path, model, contract, opset, _types(model))
 
@@ -193,11 +195,24 @@ _SAME_TYPE = frozenset(
 
 def _contract_rules(graph: Examined, asked: Circumstances) -> Findings:
     export = f"export the model again: l2g export --ckpt CKPT --target tensorrt --output {graph.path}"
-    if graph.contract is None:
+    if isinstance(graph.contract, ContractError):
         text = "the graph carries no readable contract, so no runtime could drive its engine"
-        entries = f"no usable 'l2g.contract' among {len(graph.model.metadata_props)} metadata entries"
-        yield Finding("refuse", "contract", text, entries, export)
+        yield Finding("refuse", "contract", text, f"no usable 'l2g.contract': {graph.contract}", export)
         return
+    try:
+        check_drivable(graph.path, graph.contract, "l2g export")
+    except ContractError as error:
+        text = "no runtime of l2g could drive an engine of what the contract describes"
+        yield Finding("refuse", "contract", text, str(error), export)
+    sides = (("input", graph.contract.inputs, graph.model.graph.input),)
+    for kind, specs, values in (*sides, ("output", graph.contract.outputs, graph.model.graph.output)):
+        expected = {spec.name: describe(spec.dtype, spec.shape) for spec in specs}
+        has = {value.name: _described(value) for value in values}
+        for name in sorted({*expected, *has}):
+            if expected.get(name) != has.get(name):
+                text = f"the contract and the graph differ in {kind} '{name}'"
+                evidence = f"the contract has {expected.get(name, 'none')}, the graph {has.get(name, 'none')}"
+                yield Finding("refuse", "boundary", text, evidence, export)
     build = graph.contract.build
     if build.graph_sha256 is None:
         text = "the contract has no sum of the graph, so nothing shows that it is the one that was exported"
@@ -209,6 +224,15 @@ def _contract_rules(graph: Examined, asked: Circumstances) -> Findings:
     if build.target == "onnxruntime" and build.lowering == "gather":
         text = "the gather is laid out for ONNX Runtime; a GPU holds all its samples in memory for that"
         yield Finding("warn", "target", text, "contract: target onnxruntime", export)
+
+
+def _described(value: onnx.ValueInfoProto) -> str:
+    tensor = value.type.tensor_type
+    dims = [dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim]
+    try:
+        return describe(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name, dims)
+    except (KeyError, ValueError):
+        return f"tensor type {tensor.elem_type}"
 
 
 def _opset_rules(graph: Examined, asked: Circumstances) -> Findings:
@@ -268,7 +292,7 @@ def _type_rules(graph: Examined, asked: Circumstances) -> Findings:
 
 
 def _precision_rules(graph: Examined, asked: Circumstances) -> Findings:
-    says = graph.contract.build.precision if graph.contract else None
+    says = graph.contract.build.precision if isinstance(graph.contract, GraphContract) else None
     precision = asked.precision or says or "fp32"
     if precision not in ("fp16", "int8"):
         return
@@ -341,7 +365,7 @@ def _plugin_rules(graph: Examined, asked: Circumstances) -> Findings:
         mend = "install TensorRT with its plugins, or export it with --lowering gather"
         yield Finding("refuse", "plugin", text, f"{kinds}; {len(asked.plugins)} plugins are registered", mend)
         return
-    version = graph.contract.build.plugin_version if graph.contract else None
+    version = graph.contract.build.plugin_version if isinstance(graph.contract, GraphContract) else None
     expected = None if not asked.release else ("1" if asked.release[0] <= 10 else "2")
     if version and expected and version != expected:
         text = f"{_named(asked)} wants version {expected} of the plugin"

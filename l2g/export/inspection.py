@@ -10,11 +10,13 @@ from math import prod
 
 import onnx
 
-from l2g.artifacts.onnx_file import intact, read_contract, read_model
+from l2g.artifacts.graph_sum import intact
+from l2g.artifacts.onnx_file import read_contract, read_model
 from l2g.contract import GraphContract, TensorSpec
 from l2g.errors import ContractError
 from l2g.export.graph.flops import Shapes, count_flops, shapes_for_one_stream
 from l2g.provenance import INT8Verification
+from l2g.runtime.backends.contract_check import check_drivable
 
 # What makes a graph's sizes depend on its data: an engine cannot plan memory for that.
 DATA_DEPENDENT = ("NonZero", "Unique", "Compress", "NonMaxSuppression", "If", "Loop", "Scan", "SequenceAt")
@@ -137,7 +139,7 @@ def _contract(model: onnx.ModelProto, path, findings: list[Finding]) -> GraphCon
     try:
         return read_contract(model, path)
     except ContractError as error:
-        findings.append(Finding("warning", f"no contract, so no runtime of l2g drives this file: {error}"))
+        findings.append(Finding("error", f"no contract, so no runtime of l2g drives this file: {error}"))
         return None
 
 
@@ -152,7 +154,11 @@ def _check_contract(contract: GraphContract, inputs, outputs, path, findings: li
             findings.append(Finding("error", f"{kind} '{extra}' is not in the contract"))
     if contract.build.graph_sha256 is not None and not intact(path, contract):
         text = "the graph was changed after its export, so its verification no longer holds"
-        findings.append(Finding("warning", text))
+        findings.append(Finding("error", text))
+    try:
+        check_drivable(path, contract, "l2g export")
+    except ContractError as error:
+        findings.append(Finding("error", f"no runtime of l2g drives this file: {error}"))
 
 
 def _judge_operators(model: onnx.ModelProto, opset: int, contract: GraphContract | None) -> list[Finding]:

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from l2g.data.transforms import Augment
 from l2g.errors import ConfigError
+from l2g.training.ranges import check_ranges
+from l2g.untrusted.yaml_files import parse_yaml
 
 SHIPPED = Path(__file__).parent / "configs"
 
@@ -138,6 +138,7 @@ class TrainConfig:
     log_every: int = 20
 
     def __post_init__(self):
+        check_ranges(self)
         for index, phase in enumerate(self.phases):
             if phase.kind not in ("image", "align", "clip"):
                 raise ConfigError(f"phases.{index}.kind '{phase.kind}' found; expected image, align or clip")
@@ -167,12 +168,12 @@ def load_config(source: str, changes: typing.Sequence[str] = ()) -> TrainConfig:
     Raises ConfigError for a missing file, broken YAML, an unknown field or a value of the wrong type.
     """
     path = SHIPPED / f"{source}.yaml" if "/" not in source and not source.endswith((".yaml", ".yml")) else Path(source)
-    if not path.is_file():
+    if not _is_file(path):
         names = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.yaml")))
         raise ConfigError(f"no config '{source}': give a YAML file or one of {names}")
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        data = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not a YAML file: {error}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: a {type(data).__name__} found, expected the fields of TrainConfig")
@@ -181,30 +182,38 @@ def load_config(source: str, changes: typing.Sequence[str] = ()) -> TrainConfig:
     return _build(TrainConfig, data, "")
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
 def _apply(data: dict, change: str) -> None:
     key, equals, value = change.partition("=")
     if not equals:
         raise ConfigError(f"'{change}' found, expected key=value, as in phases.0.lr=1e-3")
     *parents, last = key.split(".")
+    content = parse_yaml(value, f"'{shortened(change)}'")
     node: Any = data
     try:
         for parent in parents:
             node = node[int(parent)] if isinstance(node, list) else node.setdefault(parent, {})
         if isinstance(node, list):
-            node[int(last)] = yaml.safe_load(value)
+            node[int(last)] = content
         else:
-            node[last] = yaml.safe_load(value)
+            node[last] = content
     except (ValueError, IndexError, TypeError, AttributeError):
-        raise ConfigError(f"'{key}' names no field of the config") from None
+        raise ConfigError(f"'{shortened(key)}' names no field of the config") from None
 
 
 def _build(cls, data: Any, where: str):
     if not isinstance(data, dict):
-        raise ConfigError(f"{where or 'the config'}: {data!r} found, expected the fields of {cls.__name__}")
+        raise ConfigError(f"{where or 'the config'}: {shortened(data)} found, expected the fields of {cls.__name__}")
     kinds = typing.get_type_hints(cls)
-    unknown = sorted(set(data) - set(kinds))
+    unknown = sorted(map(str, set(data) - set(kinds)))
     if unknown:
-        raise ConfigError(f"unknown field {where}{unknown[0]}; the fields are {', '.join(kinds)}")
+        raise ConfigError(f"unknown field {where}{shortened(unknown[0])}; the fields are {', '.join(kinds)}")
     missing = [
         f.name
         for f in dataclasses.fields(cls)
@@ -226,7 +235,7 @@ def _convert(kind, value, where: str):
         return _build(kind, value, f"{where}.")
     if origin is tuple and isinstance(value, (list, tuple)):
         if arguments[-1] is not Ellipsis and len(arguments) != len(value):
-            raise ConfigError(f"{where}: {value!r} found, expected {len(arguments)} values")
+            raise ConfigError(f"{where}: {shortened(value)} found, expected {len(arguments)} values")
         return tuple(_convert(arguments[0], item, f"{where}.{index}") for index, item in enumerate(value))
     if origin is dict and isinstance(value, dict):
         return value
@@ -234,7 +243,7 @@ def _convert(kind, value, where: str):
         # YAML 1.1 reads 1e-3 as text.
         try:
             return float(value) if not isinstance(value, bool) else _wrong(kind, value, where)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             _wrong(kind, value, where)
     if origin is None and isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
         return value
@@ -242,4 +251,10 @@ def _convert(kind, value, where: str):
 
 
 def _wrong(kind, value, where: str):
-    raise ConfigError(f"{where}: {value!r} found, expected {getattr(kind, '__name__', kind)}")
+    raise ConfigError(f"{where}: {shortened(value)} found, expected {getattr(kind, '__name__', kind)}")
+
+
+def shortened(value: object) -> str:
+    """A value for a message, however long it is."""
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

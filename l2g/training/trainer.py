@@ -260,6 +260,11 @@ class Trainer:
     def _save_resume(self, objective: nn.Module, optimiser, averaged, scaler) -> None:
         if not self.chief:
             return
+        if not all(bool(torch.isfinite(value).all()) for value in self.model.state_dict().values()):
+            raise TrainingError(
+                f"phase {self.progress.phase}, iteration {self.progress.iteration}: the weights hold NaN or infinity; "
+                f"lower the learning rate and start again from {self.output / RESUME_FILE}"
+            )
         self._write(
             {
                 **self._run_facts(),

@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("torch")  # the small graph is exported from a model
 pytest.importorskip("onnxruntime")
 
+from l2g.artifacts import sidecar as sidecar_module
 from l2g.artifacts.records import EngineVerification
 from l2g.artifacts.sidecar import (
     Gpu,
@@ -21,6 +22,7 @@ from l2g.artifacts.sidecar import (
     sidecar_path,
     write_sidecar,
 )
+from l2g.engines import cache as engine_cache
 from l2g.errors import EngineError
 from l2g.runtime.backends.tensorrt.backend import TensorRTBackend
 from tests.exported import edited, scale_one_weight, small_graph
@@ -180,3 +182,59 @@ def test_engines_need_no_torch_and_no_onnx():
         "import l2g.engines.verification"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"onnx": 5}, "engine.onnx"),
+        ({"onnx": "../../secret.onnx"}, "without a folder"),
+        ({"engine_bytes": "x"}, "engine.engine_bytes"),
+        ({"engine_bytes": -1}, "engine.engine_bytes"),
+        ({"engine_sha256": ["a"]}, "engine.engine_sha256"),
+        ({"onnx_sha256": "000"}, "engine.onnx_sha256"),
+        ({"compute_capabilities": "8.6"}, "engine.compute_capabilities"),
+        ({"compute_capabilities": ["new"]}, "engine.compute_capabilities"),
+        ({"compute_capabilities": []}, "engine.compute_capabilities"),
+        ({"audit": 3}, "engine.audit"),
+        ({"build_seconds": float("nan")}, "engine.build_seconds"),
+        ({"versions": []}, "engine.versions"),
+    ],
+)
+def test_a_sidecar_of_wrong_types_is_refused_whoever_signed_it(engine, change, named):
+    data = json.loads(sidecar_path(engine).read_text())
+    del data["sha256"]
+    data["engine"] |= change
+    sidecar_path(engine).write_text(json.dumps(data | {"sha256": sidecar_module._sum_of(data)}))
+    with pytest.raises(EngineError, match=f"(?s)not a whole sidecar.*{named}"):
+        read_sidecar(engine)
+
+
+def test_the_cache_gives_nothing_of_another_graph(tmp_path):
+    """Whatever lies at the place of a key: an engine of this graph, whole, or nothing."""
+    entry = tmp_path / "key"
+    entry.mkdir()
+
+    def put():
+        sidecar = read_sidecar(fake_engine(entry / engine_cache.ENGINE_NAME, small_graph()))
+        return sidecar.engine.onnx_sha256, sidecar.contract
+
+    source, contract = put()
+    content, _ = engine_cache.find(tmp_path, "key", source, contract)
+    assert content == (entry / engine_cache.ENGINE_NAME).read_bytes()
+    assert engine_cache.find(tmp_path, "key", "0" * 64, contract) is None
+    assert list(entry.iterdir()) == [], "what is wrong is removed"
+    put()
+    assert engine_cache.find(tmp_path, "key", source, dataclasses.replace(contract, association="embedding")) is None
+    put()
+    (entry / engine_cache.ENGINE_NAME).write_bytes(b"other code")
+    assert engine_cache.find(tmp_path, "key", source, contract) is None
+
+
+def test_a_cache_that_others_can_write_to_is_not_believed(tmp_path):
+    entry = tmp_path / "key"
+    entry.mkdir()
+    sidecar = read_sidecar(fake_engine(entry / engine_cache.ENGINE_NAME, small_graph()))
+    entry.chmod(0o777)
+    with pytest.raises(EngineError, match="others than you can write there"):
+        engine_cache.find(tmp_path, "key", sidecar.engine.onnx_sha256, sidecar.contract)

@@ -7,7 +7,8 @@ import numpy as np
 import onnx
 import pytest
 
-from l2g.artifacts.onnx_file import intact, read_contract, read_model
+from l2g.artifacts.graph_sum import intact
+from l2g.artifacts.onnx_file import read_contract, read_model
 from l2g.calibration import job
 from l2g.calibration.scoring import Verdict
 from l2g.calibration.units import Inventory, Unit

@@ -15,6 +15,7 @@ from pycocotools import mask as coco_mask
 
 from l2g.cli.running import run as run_video
 from l2g.errors import L2GError
+from l2g.files import locked
 from l2g.runtime.assembler import FrameResult
 from l2g.runtime.video.overlay import track_color
 from tests.runtime.blobs import CLASS_NAMES, COLORS, BlobBackend, scene
@@ -290,3 +291,15 @@ def test_both_ways_to_call_it(tmp_path, command):
     )
     assert done.returncode == 2
     assert done.stderr == f"error: {tmp_path / 'no.mp4'}: no such file or folder; check the path\n"
+
+
+def test_a_folder_that_another_run_writes_is_refused(tmp_path, backends, capsys):
+    clip = write_clip(tmp_path / "a.mp4", moving_scenes(4))
+    with locked(tmp_path / "out"):
+        code, _ = _run(tmp_path, clip)
+        assert code == 2
+        assert "another run writes there now" in capsys.readouterr().err
+        assert [file.name for file in (tmp_path / "out").iterdir()] == [".l2g.lock"]
+    code, _ = _run(tmp_path, clip)
+    assert code == 0
+    assert ".l2g.lock" not in {file.name for file in (tmp_path / "out").iterdir()}

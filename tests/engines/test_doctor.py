@@ -13,6 +13,7 @@ from l2g.artifacts.sidecar import Gpu
 from l2g.cli.making.doctor import main
 from l2g.engines.doctor import Circumstances, examine, refuse
 from l2g.errors import EngineError
+from l2g.export.inspection import inspect_graph
 from tests.engines.engines import engine_graph, rewritten
 from tests.export.precision.half import halve, uncast
 from tests.exported import edited, set_contract, small_graph
@@ -50,7 +51,10 @@ def test_a_changed_graph_is_refused(tmp_path):
     def change(model):
         model.graph.node[5].name += "?"
 
-    assert "have not the sum" in only(edited(engine_graph(), change, tmp_path / "m.onnx"), RTX, "sum").evidence
+    assert (
+        "have not the sum"
+        in only(edited(engine_graph(), change, tmp_path / "m.onnx", summed=False), RTX, "sum").evidence
+    )
 
 
 def test_casts_that_were_removed(tmp_path):
@@ -229,3 +233,19 @@ def test_the_fixtures_are_valid_onnx(tmp_path):
     onnx.checker.check_model(onnx.load(uncast_again), full_check=True)
     weights = onnx.load(engine_graph("fp16")).graph.initializer
     assert sum(weight.data_type == TensorProto.FLOAT16 for weight in weights) > 20
+
+
+@pytest.mark.parametrize(
+    "change", [{"class_names": ["a"]}, {"association": "no"}, {"output_kind": "detections"}, {"height": 96}]
+)
+def test_what_the_runtime_refuses_is_refused(tmp_path, change):
+    data = inspect_graph(engine_graph()).contract.to_dict() | change
+    only(edited(engine_graph(), set_contract(json.dumps(data)), tmp_path / "m.onnx"), RTX, "contract")
+
+
+def test_a_graph_of_another_boundary_is_refused(tmp_path):
+    def rename(model):
+        model.graph.output[0].name += "?"
+
+    path = edited(engine_graph(), rename, tmp_path / "m.onnx")
+    assert {finding.rule for finding in examine(path, RTX) if finding.severity == "refuse"} == {"boundary"}

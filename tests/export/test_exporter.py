@@ -10,7 +10,8 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from l2g.artifacts.onnx_file import intact, read_contract, read_model
+from l2g.artifacts.graph_sum import intact
+from l2g.artifacts.onnx_file import read_contract, read_model
 from l2g.contract import METADATA_KEY, GraphContract
 from l2g.errors import ExportError
 from l2g.export import exporter

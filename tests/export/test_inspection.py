@@ -12,7 +12,7 @@ from l2g.cli.making.inspect import main
 from l2g.errors import ExportError
 from l2g.export.inspection import format_report, inspect_graph
 from l2g.provenance import DatasetLoss, INT8Verification
-from tests.exported import edited, exported_model, set_contract, small_graph
+from tests.exported import edited, exported_model, scale_one_weight, set_contract, small_graph
 
 
 def known(path, opset=17):
@@ -51,8 +51,8 @@ def test_counts_of_a_known_graph(tmp_path):
     assert report.operators == {"MatMul": 2, "Conv": 1, "Reshape": 1, "Transpose": 1}
     assert report.inputs[0].shape == ("B", 4, 8, 10)
     assert report.contract is None
-    assert [finding.level for finding in report.findings] == ["warning"]
-    assert report.usable
+    assert [finding.level for finding in report.findings] == ["error"]
+    assert not report.usable
 
 
 def test_report_of_an_export():
@@ -80,7 +80,7 @@ def test_a_graph_that_broke_its_contract(tmp_path, capsys):
     def narrower(model):
         model.graph.output[2].type.tensor_type.shape.dim[2].dim_value = 7
 
-    path = edited(small_graph(), narrower, tmp_path / "model.onnx")
+    path = edited(small_graph(), narrower, tmp_path / "model.onnx", summed=False)
     report = inspect_graph(path)
     assert not report.usable
     texts = [finding.text for finding in report.findings]
@@ -127,7 +127,7 @@ def test_findings(tmp_path):
 
 def test_a_file_without_a_contract(tmp_path, capsys):
     path = edited(small_graph(), set_contract(None), tmp_path / "model.onnx")
-    assert main([str(path), "--json"]) == 0
+    assert main([str(path), "--json"]) == 1
     report = json.loads(capsys.readouterr().out)
     assert report["contract"] is None
     assert "no contract" in report["findings"][0]["text"]
@@ -167,3 +167,18 @@ def test_a_truncated_file(tmp_path):
     path.write_bytes(small_graph().read_bytes()[:20000])
     with pytest.raises(ExportError, match="export or copy it again"):
         inspect_graph(path)
+
+
+@pytest.mark.parametrize(
+    "change", [{"class_names": ["a"]}, {"pad_value": [300, 0, 0]}, {"build": {"graph_bytes": 2**62}}, {"height": 96}]
+)
+def test_what_no_runtime_opens_should_not_be_used(tmp_path, change, capsys):
+    data = inspect_graph(small_graph()).contract.to_dict() | change
+    path = edited(small_graph(), set_contract(json.dumps(data)), tmp_path / "model.onnx")
+    assert main([str(path)]) == 1
+    assert "no runtime of l2g drives this file" in capsys.readouterr().out
+
+
+def test_a_changed_graph_should_not_be_used(tmp_path):
+    path = edited(small_graph(), scale_one_weight, tmp_path / "model.onnx", summed=False)
+    assert [finding.level for finding in inspect_graph(path).findings] == ["error"]

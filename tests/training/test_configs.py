@@ -9,6 +9,7 @@ from pycocotools import mask as coco
 
 from l2g import load_checkpoint
 from l2g.data.synthetic.dataset import write_synthetic
+from l2g.errors import ConfigError
 from l2g.training.config import load_config
 from l2g.training.trainer import Trainer
 from tests.training.small import SMALL, small
@@ -94,3 +95,39 @@ def test_the_papers_ablations_train_from_the_config(switch, tmp_path):
         assert any(name.startswith("decoder.") for name in moved)
         if switch.get("trajectory") is False:
             assert "slot_boxes" in moved
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("phases.0.lr=[", "not a YAML file"),
+        ("phases.0.lr=.nan", r"phases\.0\.lr nan"),
+        ("phases.0.lr=.inf", r"phases\.0\.lr inf"),
+        ("phases.0.lr=-1", r"phases\.0\.lr -1"),
+        ("phases.0.lr=1e30", r"phases\.0\.lr 1e\+30"),
+        ("phases.0.batch_size=0", r"phases\.0\.batch_size 0"),
+        ("phases.0.clip_length=0", r"clip_length 0"),
+        ("phases.0.iterations=-1", "iterations -1"),
+        ("phases.0.hold=-1", "hold -1"),
+        ("log_every=0", "log_every 0"),
+        ("save_every=0", "save_every 0"),
+        ("seed=-1", "seed -1"),
+        ("ema=2", "ema 2"),
+        ("clip_norm=0", "clip_norm 0"),
+        ("loss.num_points=-1", "num_points -1"),
+        ("loss.num_points=100000000000", r"num_points 1e\+11"),
+        ("loss.mask=.nan", "loss.mask nan"),
+        ("data.workers=100000", "data.workers 100000"),
+        ("data.augment.canvas=[3200000, 32]", "canvas 3.2e"),
+        ("data.stride=[3, 1]", r"data\.stride 3, 1"),
+        ("phases=[]", "phases: none"),
+        ("=1", "unknown field"),
+        ("weight_decay=" + "9" * 400, "weight_decay"),
+        ("a" * 100_000 + ".b=1", "unknown field"),
+        ("phases.0." + "a" * 100_000 + "=1", "unknown field"),
+    ],
+)
+def test_numbers_that_no_run_can_have_are_refused_before_it(change, named):
+    with pytest.raises(ConfigError, match=named) as error:
+        load_config("synthetic_tiny", [change])
+    assert len(str(error.value)) < 1500

@@ -9,18 +9,21 @@ goes on where it stopped. Exit code: 0 trained, 1 stopped in good order, 2 bad i
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from l2g.cli.entry import main_of
+from l2g.files import locked
 
 if TYPE_CHECKING:
     from l2g.data.dataset import VideoDataset
     from l2g.modeling.local2global import Local2Global
-    from l2g.training.config import EvaluationConfig
+    from l2g.training.config import EvaluationConfig, TrainConfig
 
 
 def scores(model: Local2Global, config: EvaluationConfig) -> dict[str, float]:
@@ -54,12 +57,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from l2g.data.classes import match_classes
     from l2g.training.config import load_config
-    from l2g.training.trainer import Trainer
 
     config = load_config(options.config, options.changes)
-    trainer = Trainer(config, options.output, partial(scores, config=config.evaluation))
+    # One process of several holds the folder for all.
+    with locked(options.output) if os.environ.get("RANK", "0") == "0" else nullcontext():
+        return _train(config, options.output)
+
+
+def _train(config: TrainConfig, output: Path) -> int:
+    from l2g.data.classes import match_classes
+    from l2g.training.trainer import Trainer
+
+    trainer = Trainer(config, output, partial(scores, config=config.evaluation))
     if trainer.chief:
         for line in trainer.dataset.left_out():
             print(line, flush=True)

@@ -27,10 +27,14 @@ from l2g.cli.arguments import (
 from l2g.cli.entry import main_of
 from l2g.cli.table import Row, table
 from l2g.errors import ExportError
+from l2g.files import locked
 
 if TYPE_CHECKING:
-    from l2g.calibration.job import Quantised
+    from l2g.calibration.job import Quantised, QuantizeOptions
     from l2g.calibration.report import Report
+    from l2g.data.dataset import VideoDataset
+
+    Data = tuple[VideoDataset, VideoDataset, tuple[VideoDataset, ...]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -114,10 +118,9 @@ def quantise(arguments: argparse.Namespace) -> Quantised:
     import onnx  # noqa: F401
     import onnxruntime  # noqa: F401
 
-    from l2g.calibration.job import QuantizeJob, QuantizeOptions, clear, export_base
+    from l2g.calibration.job import QuantizeOptions, clear
     from l2g.calibration.recording import RecordingOptions
     from l2g.calibration.scoring import first_videos
-    from l2g.files import write_json, write_text
 
     options = QuantizeOptions(
         layout=arguments.layout,
@@ -140,8 +143,18 @@ def quantise(arguments: argparse.Namespace) -> Quantised:
     calibration = dataset if other is None else open_dataset(arguments, other)
     others = tuple(first_videos(open_dataset(arguments, name), arguments.verdict_videos) for name in arguments.also_on)
     work = arguments.work or output.with_name(f"{output.name}.work")
-    if arguments.fresh:
-        clear(work)
+    with locked(work, ExportError):
+        if arguments.fresh:
+            clear(work)
+        return _quantise(arguments, options, (dataset, calibration, others), work)
+
+
+def _quantise(arguments: argparse.Namespace, options: QuantizeOptions, data: Data, work: Path) -> Quantised:
+    from l2g.calibration.job import QuantizeJob, export_base
+    from l2g.files import write_json, write_text
+
+    output: Path = arguments.output
+    dataset, calibration, others = data
     canvas, deployed = (arguments.height, arguments.width), None
     if not arguments.ckpt.endswith(".onnx"):
         base = export_base(arguments.ckpt, work, options, *canvas)

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from l2g.artifacts.graph_sum import check_graph
 from l2g.contract import METADATA_KEY, GraphContract
 from l2g.errors import ContractError, L2GError
 from l2g.runtime.arrays import Array, BoolArray, ByteArray
 from l2g.runtime.backends.base import HostState
 from l2g.runtime.backends.contract_check import check_drivable, describe
-from l2g.runtime.backends.optimised import open_kept
+from l2g.runtime.backends.optimised import KeptGraph
 from l2g.runtime.outputs import FrameOutputs, outputs_class
 
 Provider = str | tuple[str, Mapping[str, Any]]
@@ -38,8 +39,9 @@ class OnnxRuntimeBackend:
         threads: of the CPU provider within an operator; None is ONNX Runtime's own choice, the physical cores.
         keep: on a CPU, keep the graph as it was optimised, so that the next opening costs a third (`optimised`).
 
-    Raises ContractError for a file without a contract, with one of another version, or with other inputs and outputs
-    than its contract says; L2GError for a file that is no ONNX graph or a provider that is not available.
+    Raises ContractError for a file without a contract, with one of another version, with other inputs and outputs
+    than its contract says, or whose graph was changed after its export; L2GError for a file that is no ONNX graph or a
+    provider that is not available.
     """
 
     def __init__(
@@ -50,10 +52,16 @@ class OnnxRuntimeBackend:
         keep: bool = False,
     ):
         self.path = Path(path)
-        self._session = _open_session(self.path, providers, threads, keep)
-        self.contract = _read_contract(self.path, self._session)
-        _check_boundary(self.path, self.contract, self._session)
-        check_drivable(self.path, self.contract, _export_command(self.path))
+        self._session, kept = _open_session(self.path, providers, threads, keep)
+        try:
+            self.contract = _read_contract(self.path, self._session)
+            if not kept.found:
+                check_graph(self.path, self.contract, _export_command(self.path))
+            _check_boundary(self.path, self.contract, self._session)
+            check_drivable(self.path, self.contract, _export_command(self.path))
+            kept.keep()
+        finally:
+            kept.discard()
         self.device, self._device_id = _device(self._session)
         self._results = outputs_class(self.contract)
         carried = {state.output for state in self.contract.states}
@@ -133,7 +141,7 @@ class OnnxRuntimeBackend:
 
 def _open_session(
     path: Path, providers: Sequence[Provider] | None, threads: int | None, keep: bool
-) -> ort.InferenceSession:
+) -> tuple[ort.InferenceSession, KeptGraph]:
     if not path.is_file():
         raise L2GError(f"{path}: no such file; export a checkpoint with: {_export_command(path)}")
     available = ort.get_available_providers()
@@ -164,8 +172,9 @@ def _open_session(
 
     try:
         # What is optimised for another provider cannot be written down.
-        kept = keep and chosen == ["CPUExecutionProvider"]
-        session = open_kept(path, options, opened) if kept else opened(str(path), options)
+        may_keep = keep and chosen == ["CPUExecutionProvider"]
+        kept = KeptGraph(path, opened)
+        session = kept.open(options) if may_keep else opened(str(path), options)
     except Exception as error:  # ONNX Runtime's own classes share no other base
         raise L2GError(
             f"{path}: ONNX Runtime cannot open it: {_first_line(error)}; export it for ONNX Runtime with: "
@@ -173,11 +182,12 @@ def _open_session(
         ) from None
     # ONNX Runtime goes on with the CPU, in silence, when CUDA's libraries cannot be loaded.
     if wanted and wanted[0] not in session.get_providers():
+        kept.discard()
         raise L2GError(
             f"execution provider '{wanted[0]}' could not be started, ONNX Runtime offers "
             f"{', '.join(session.get_providers())}; check the GPU's driver and the CUDA and cuDNN libraries"
         )
-    return session
+    return session, kept
 
 
 def _read_contract(path: Path, session: ort.InferenceSession) -> GraphContract:

@@ -28,42 +28,64 @@ MOST_FILES, MOST_BYTES = 16, 2 << 30
 Open = Callable[[str, ort.SessionOptions], ort.InferenceSession]
 
 
-def open_kept(path: Path, options: ort.SessionOptions, opened: Open) -> ort.InferenceSession:
-    """The session of a graph for the CPU, from what is kept of it; kept now where it was not.
+class KeptGraph:
+    """What is kept of one graph file. found: whether its session is of what was kept, of a graph that was found good
+    when `keep` was called. Without `keep` or `discard` after `open` a file of no use is left.
 
-    opened: makes a session of a file's name and options. Whatever goes wrong with what is kept, the graph itself is
-    opened.
+    opened: makes a session of a file's name and options.
     """
-    kept = _kept_file(path)
-    if kept is None:
-        return opened(str(path), options)
-    level = options.graph_optimization_level
-    if _whole(kept):
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        with contextlib.suppress(Exception):  # of another build under the same version, say
-            session = opened(str(kept), options)
-            os.utime(kept)
-            return session
-        options.graph_optimization_level = level
-    try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        pending = PendingFile(kept, L2GError)
-    except (L2GError, OSError):
-        return opened(str(path), options)
-    options.optimized_model_filepath = str(pending.temporary)
-    try:
-        session = opened(str(path), options)
-        _sum_file(kept).write_text(_checksum(pending.temporary))
-        pending.commit()
-        _make_room(kept.parent)
-    except Exception:  # no space, say: what matters is the graph
-        pending.discard()
-        options.optimized_model_filepath = ""
-        return opened(str(path), options)
-    except BaseException:
-        pending.discard()
-        raise
-    return session
+
+    def __init__(self, path: Path, opened: Open):
+        self._path, self._opened = path, opened
+        self._pending: PendingFile | None = None
+        self.found = False
+
+    def open(self, options: ort.SessionOptions) -> ort.InferenceSession:
+        """The session, on a CPU. Whatever goes wrong with what is kept, the graph itself is opened."""
+        kept = _kept_file(self._path)
+        if kept is None:
+            return self._opened(str(self._path), options)
+        level = options.graph_optimization_level
+        if _whole(kept):
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+            with contextlib.suppress(Exception):  # of another build under the same version, say
+                session = self._opened(str(kept), options)
+                os.utime(kept)
+                self.found = True
+                return session
+            options.graph_optimization_level = level
+        try:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            self._pending = PendingFile(kept, L2GError)
+        except (L2GError, OSError):
+            return self._opened(str(self._path), options)
+        options.optimized_model_filepath = str(self._pending.temporary)
+        try:
+            return self._opened(str(self._path), options)
+        except Exception:  # no space, say: what matters is the graph
+            self.discard()
+            options.optimized_model_filepath = ""
+            return self._opened(str(self._path), options)
+        except BaseException:
+            self.discard()
+            raise
+
+    def keep(self) -> None:
+        """The graph is good: the next opening is of what was made of it."""
+        if self._pending is None:
+            return
+        pending, self._pending = self._pending, None
+        try:
+            _sum_file(pending.path).write_text(_checksum(pending.temporary))
+            pending.commit()
+            _make_room(pending.path.parent)
+        except (L2GError, OSError, ValueError):
+            pending.discard()
+
+    def discard(self) -> None:
+        if self._pending is not None:
+            self._pending.discard()
+            self._pending = None
 
 
 def _kept_file(path: Path) -> Path | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from l2g.contract import GraphContract
 from l2g.errors import L2GError, VideoError
+from l2g.files import locked
 from l2g.runtime.arrays import ByteArray
 from l2g.runtime.assembler import FrameAssembler, letterbox_of
 from l2g.runtime.frame_result import FrameResult
@@ -83,16 +84,13 @@ class Lane:
     resets: dict[str, int] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise VideoError(f"{self.folder}: cannot be made ({error}); give another output folder") from None
         source = self.source
         self._letterbox = letterbox_of(self.contract, source.height, source.width, source.pixel_aspect)
         self._assembler = FrameAssembler(self._letterbox, self.contract, self.parameters, self.top_k)
         self._cuts = cut_finder(self.cuts)
         self._files = ExitStack()
         with self._files:
+            self._files.enter_context(locked(self.folder, VideoError))
             self.results = Results(self._files, source, self.contract.class_names, self.folder, self.output, self.name)
             self._files = self._files.pop_all()
 

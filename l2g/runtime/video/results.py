@@ -59,6 +59,7 @@ class JsonLinesSink:
         self.path = Path(path)
         self._class_names = class_names
         self._pending = PendingFile(self.path, VideoError)
+        self._frames = 0
         self._file = open(self._pending.temporary, "w", encoding="utf-8")  # noqa: SIM115 - `close` does
 
     @property
@@ -71,16 +72,20 @@ class JsonLinesSink:
             self._file.write(line_of(result, self._class_names) + "\n")
         except OSError as error:
             raise VideoError(f"{self.path}: writing failed ({error}); is the disk full?") from None
+        self._frames += 1
 
     def close(self) -> None:
-        """Give the file its name."""
+        """Give the file its name; without a single frame what lay there before stays."""
         if not self._file.closed:
             try:
                 self._file.close()
             except OSError as error:
                 self._pending.discard()
                 raise self._pending.refusal(error) from None
-            self._pending.commit()
+            if self._frames:
+                self._pending.commit()
+            else:
+                self._pending.discard()
 
     def __enter__(self) -> JsonLinesSink:
         return self
@@ -198,8 +203,12 @@ class TubeResultsSink:
         self._frames += 1
 
     def close(self) -> None:
-        """Write the list, best first within a track, and give the file its name."""
+        """Write the list, best first within a track, and give the file its name; without a single frame what lay
+        there before stays."""
         if self._spool.closed:
+            return
+        if not self._frames:
+            self._spool.close()
             return
         with (
             self._spool,

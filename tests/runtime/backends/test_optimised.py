@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("torch")  # the small graph is exported from a model
 ort = pytest.importorskip("onnxruntime")
 
+from l2g.errors import ContractError  # noqa: E402
 from l2g.runtime.backends import optimised  # noqa: E402
 from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend  # noqa: E402
 from l2g.runtime.backends.open import open_backend  # noqa: E402
@@ -151,3 +152,12 @@ def test_the_oldest_use_goes_first(cache, monkeypatch, tmp_path):
     assert files[0] in kept(cache)
     assert files[1] not in kept(cache)
     assert len(kept(cache)) == 2 == len(list(cache.glob("*.crc32")))
+
+
+def test_a_graph_that_is_refused_is_not_kept(cache, tmp_path):
+    changed = edited(small_graph(), scale_one_weight, tmp_path / "changed.onnx", summed=False)
+    for _ in range(2):
+        with pytest.raises(ContractError, match="changed after its export"):
+            open_backend(changed)
+    assert kept(cache) == []
+    assert not list(cache.glob("*.part"))

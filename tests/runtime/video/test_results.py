@@ -203,3 +203,12 @@ def test_live_lines_go_on_in_new_files(tmp_path):
     parts = [[json.loads(line)["index"] for line in path.read_text().splitlines()] for path in lines.paths]
     assert parts == [[0, 2], [4, 6]]
     assert [path.name for path in lines.paths] == ["f-0000.jsonl", "f-0001.jsonl"]
+
+
+def test_without_a_frame_earlier_results_stay(tmp_path):
+    """A run that fails before its first frame costs nothing of the run before."""
+    for sink in (JsonLinesSink(tmp_path / "frames.jsonl", "abc"), TubeResultsSink(tmp_path / "results.json")):
+        sink.path.write_text("of the run before")
+        sink.close()
+        assert sink.path.read_text() == "of the run before"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["frames.jsonl", "results.json"]

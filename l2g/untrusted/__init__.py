@@ -1,0 +1,1 @@
+"""What comes from outside, held to limits before it is believed or takes memory."""

@@ -1,0 +1,33 @@
+"""A bounded share of the mutations, with seeds of its own; `python -m tests.mutations` runs as many as one likes."""
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("onnxruntime")
+
+from tests.mutations.__main__ import one
+from tests.mutations.child import Forks
+from tests.mutations.families import FAMILIES, Originals
+
+CASES = {"configs": 8, "safetensors": 14, "pth": 14}
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    return Originals.made(tmp_path_factory.mktemp("good"))
+
+
+@pytest.fixture(scope="module")
+def forks():
+    with Forks() as running:
+        yield running
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_result_or_one_clear_error(forks, good, family, tmp_path):
+    ended = set()
+    for number in range(CASES.get(family, 18)):
+        words, outcome = one(forks, good, family, f"suite.{number}", tmp_path / str(number))
+        assert outcome.good, f"{outcome.kind}: {words}\n{outcome.text}"
+        ended.add(outcome.kind)
+    assert "error" in ended or family in ("videos", "pictures"), "nothing was refused, so nothing was spoiled"
