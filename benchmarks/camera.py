@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -131,3 +133,39 @@ def number_of(image: np.ndarray) -> int:
     side = width // _BITS
     row = image[height - height // _SHARE // 2, : _BITS * side].mean(axis=1).reshape(_BITS, side)
     return sum(1 << bit for bit in range(_BITS) if np.median(row[bit]) > 127)
+
+
+class CameraProcess:
+    """A `Camera` of drawn video in a process of its own, so that its memory is not that of whoever looks."""
+
+    def __init__(self, rate: float, seed: int):
+        command = [sys.executable, "-m", "benchmarks.camera", str(rate), str(seed)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        self.url = self._process.stdout.readline().strip()
+
+    def tell(self, what: str) -> None:
+        """ "kill", "stall" or "start"."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(what + "\n")
+        self._process.stdin.flush()
+
+    def __enter__(self) -> CameraProcess:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+def main(rate: str, seed: str) -> None:
+    from l2g.data.synthetic.video import synthetic_video
+
+    with Camera(list(synthetic_video("long", int(seed), frames=60).frames), float(rate)) as camera:
+        print(camera.url, flush=True)
+        for line in sys.stdin:
+            getattr(camera, line.strip())()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -20,8 +20,7 @@ from collections import Counter
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-from benchmarks.camera import Camera
-from l2g.data.synthetic.video import synthetic_video
+from benchmarks.camera import CameraProcess
 from l2g.errors import L2GError
 from l2g.runtime.backends.open import open_backend
 from l2g.runtime.video.job import FlowOptions, process_videos
@@ -60,7 +59,7 @@ class Log(Board):
         self.away, self._since = away, moment
 
 
-def disturb(cameras: list[Camera], names: list[str], log: Log, ended: threading.Event) -> None:
+def disturb(cameras: list[CameraProcess], names: list[str], log: Log, ended: threading.Event) -> None:
     """Kill and stall one camera after the other, until the end."""
     for turn in itertools.count():
         if ended.wait(CYCLE - AWAY - SETTLING):
@@ -69,10 +68,10 @@ def disturb(cameras: list[Camera], names: list[str], log: Log, ended: threading.
         how = "kill" if turn // len(cameras) % 2 == 0 else "stall"
         print(f"-- {names[number]}: {how}", flush=True)
         log.now(names[number])
-        getattr(cameras[number], how)()
+        cameras[number].tell(how)
         if ended.wait(AWAY):
             return
-        cameras[number].start()
+        cameras[number].tell("start")
         log.now("settling")
         if ended.wait(SETTLING):
             return
@@ -89,10 +88,7 @@ def main(argv: list[str] | None = None) -> int:
     log = Log()
     try:
         with ExitStack() as stack:
-            cameras = [
-                stack.enter_context(Camera(list(synthetic_video("long", n, frames=60).frames), rate))
-                for n, rate in enumerate(RATES)
-            ]
+            cameras = [stack.enter_context(CameraProcess(rate, seed)) for seed, rate in enumerate(RATES)]
             names = [f"cam{rate}" for rate in RATES]
             options = LiveOptions(read_timeout=2, reconnect=None, longest_pause=1)
             sources = open_sources([c.url for c in cameras], Selection(end=60 * args.minutes), live=options)
@@ -118,6 +114,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{name:8}{summary.frames:>9}{summary.dropped:>9}{source.connection:>12}{well:>17.2f}{away:>21.2f}")
     early = [size for moment, size in memory if moment <= 60][-1]
     growth = memory[-1][1] / early - 1
+    print("resident MB: " + ", ".join(f"{size / 1e6:.0f}" for _, size in memory[::12]))
     minutes, last = memory[-1][0] / 60, memory[-1][1]
     print(
         f"{minutes:.1f} minutes; resident {early / 1e6:.1f} MB after one, {last / 1e6:.1f} MB at the end: {growth:+.1%}"

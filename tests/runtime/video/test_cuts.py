@@ -41,11 +41,12 @@ def test_a_pan_is_none():
 
 
 @pytest.mark.parametrize("length", [1, 3])
-@pytest.mark.parametrize(("gain", "offset"), [(1.6, 60), (2.5, 120), (1, 255)])
+@pytest.mark.parametrize(("gain", "offset"), [(1.6, 60), (2.5, 120), (3, 160), (2, 200), (1, 255)])
 def test_a_flash_is_none(length, gain, offset):
-    frames = drawn(4, 24).astype(float)
-    frames[10 : 10 + length] = frames[10 : 10 + length] * gain + offset
-    assert found(np.clip(frames, 0, 255).astype(np.uint8)) == []
+    for index in range(12):
+        frames = drawn(index, 24).astype(float)
+        frames[10 : 10 + length] = frames[10 : 10 + length] * gain + offset
+        assert found(np.clip(frames, 0, 255).astype(np.uint8)) == []
 
 
 def test_a_fade_is_none():
