@@ -3,7 +3,7 @@
     python benchmarks/kills.py --kills 40
 
 Each command is killed (SIGKILL, SIGTERM or SIGINT in turn) at a random moment of its undisturbed time, then run again
-to its end, `run` with --resume. Its files are then compared with those of the undisturbed run, byte for byte, the
+to its end. Its files are then compared with those of the undisturbed run, byte for byte, the
 overlay by its pictures. Exit code: 0 all equal, 1 some not.
 """
 
@@ -61,7 +61,7 @@ def jobs(folder: Path) -> list[Job]:
     small = (*shrunk, "save_every=2", "data.workers=0", "evaluation.every=0")
     return [
         Job("run", ("run", "--model", "l2g_tiny", "--input", str(clip), "--output", "OUT", "--quiet"),
-            ("frames.jsonl", "results.json", "overlay.mp4"), ("--resume",)),
+            ("frames.jsonl", "results.json", "overlay.mp4")),
         Job("export", ("export", "--ckpt", "l2g_tiny", "--output", "OUT/m.onnx", "--quiet"), ("m.onnx",)),
         Job("train", ("train", "--config", "synthetic_tiny", "--output", "OUT", *small), ("model.safetensors",)),
     ]  # fmt: skip

@@ -108,8 +108,8 @@ def _camera(number: int) -> Address:
         return Address(f"camera {number}", str(number), "avfoundation", "camera")
     if sys.platform == "win32":
         raise VideoError(
-            f"camera {number}: Windows knows cameras by name; give dshow://NAME, for the NAME that "
-            "`ffmpeg -list_devices true -f dshow -i dummy` lists"
+            f"camera {number}: cameras of Windows are not read; send their frames through a pipe (--input -), or as a "
+            "network stream"
         )
     device = f"/dev/video{number}"
     if not Path(device).exists():
