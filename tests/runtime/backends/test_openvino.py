@@ -281,3 +281,45 @@ def test_the_contract_says_nothing_of_the_library():
     assert OpenVinoBackend(small_graph()).contract.to_dict() == json.loads(text)
     with pytest.raises(ContractError):
         OpenVinoBackend(small_graph()).step(np.zeros((1, 8, 8, 3), np.uint8), np.full(1, True))
+
+
+# Eight bits
+
+
+@pytest.fixture(scope="module")
+def int8_graphs(bf16_graph, tmp_path_factory):
+    """The small model with its default set on eight bits: FP32 around it, and BF16. The ranges are anything."""
+    from l2g.calibration.placement import LAYOUTS, quantise
+    from l2g.calibration.ranges import Interval
+    from l2g.calibration.units import take_inventory
+
+    folder = tmp_path_factory.mktemp("int8")
+    float32 = read_model(bf16_graph["fp32"])
+    contract = read_contract(float32, bf16_graph["fp32"])
+    inventory = take_inventory(float32)
+    nodes = inventory.nodes(inventory.default)
+    graph = quantise(float32, nodes, lambda tensor: Interval(-4.0, 4.0), LAYOUTS["openvino"])
+    del graph.metadata_props[:]
+    content = graph.SerializeToString()
+    paths = {}
+    for scales, data in (("fp32", content), ("bf16", reduced_graph(content, "bf16"))):
+        build = with_sum(BuildFacts(precision="int8"), data)
+        paths[scales] = folder / f"{scales}.onnx"
+        paths[scales].write_bytes(with_contract(data, dataclasses.replace(contract, build=build)))
+    return paths, inventory.share(inventory.default)
+
+
+@pytest.mark.parametrize("scales", ["fp32", pytest.param("bf16", marks=needs_bf16)])
+def test_eight_bits_are_computed_in_eight_bits(int8_graphs, scales):
+    paths, share = int8_graphs
+    backend = OpenVinoBackend(paths[scales], cached=False)  # noqa: F811
+    audited = backend.audit()
+    total = sum(audited.flops.values())
+    assert (audited.asked, audited.share) == ("int8", 1.0)
+    assert 100 * audited.flops["int8"] / total == pytest.approx(share, abs=0.1)
+    assert audited.flops["unknown"] == 0
+    if scales == "bf16":
+        assert audited.flops["bf16"] > audited.flops["fp32"]
+    else:
+        assert audited.flops["bf16"] == 0
+    assert np.isfinite(backend.step(pictures(0), np.full(2, True)).logits).all()
