@@ -187,7 +187,7 @@ def add_library(parser: Options) -> None:
 
 def add_running(parser: Options) -> None:
     """--library, --device and --precision of an exported graph; `running` gives what they say to `open_backend`."""
-    from l2g.runtime.backends.open import GRAPH_LIBRARIES
+    from l2g.artifacts import GRAPH_LIBRARIES
 
     group = parser.add_argument_group("what runs an .onnx")
     default = next(iter(GRAPH_LIBRARIES))

@@ -7,15 +7,14 @@ import os
 from pathlib import Path
 from typing import Any
 
-from l2g.artifacts import ENGINE_SUFFIX
+from l2g.artifacts import ENGINE_SUFFIX, GRAPH_LIBRARIES
 from l2g.errors import CheckpointError, L2GError
 from l2g.public.hub import is_hub_checkpoint
 from l2g.runtime.backends.base import Backend
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".pkl")
 GRAPH_SUFFIX = ".onnx"
-# What runs an exported graph, the default first, and what brings it.
-GRAPH_LIBRARIES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+# What brings them.
 _INSTALL = {"onnxruntime": "'l2g[cpu]' (or 'l2g[gpu]' for CUDA)", "openvino": "'l2g[openvino]'"}
 # What has its canvas and its outputs inside, and opens without PyTorch.
 ARTIFACT_SUFFIXES = (GRAPH_SUFFIX, ENGINE_SUFFIX)
