@@ -51,7 +51,8 @@ class OpenVinoBackend:
 
     Args:
         path: an ONNX file that `l2g export` wrote.
-        device: "CPU", "GPU", "NPU" or "AUTO", with a number where there are several ("GPU.1").
+        device: "CPU", "GPU", "NPU" or "AUTO" (a GPU where there is one, else the CPU), with a number where there are
+            several ("GPU.1").
         precision: None computes every tensor in the type that the graph gives it. "fp32", "bf16" or "fp16" is what the
             floating point tensors are computed in whatever their type; the integers of an INT8 graph stay. Lowering a
             float32 graph so has no islands and costs what it costs: `l2g export --precision bf16` is the way.
@@ -72,7 +73,7 @@ class OpenVinoBackend:
         threads: int | None = None,
         cached: bool = True,
     ):
-        self.path, self.device = Path(path), device.upper()
+        self.path, self.device = Path(path), _physical(device.upper())
         model = _read_model(self.path)
         command = export_command(self.path)
         self.contract = parse_contract(self.path, _metadata(model), command)
@@ -87,6 +88,7 @@ class OpenVinoBackend:
             if threads < 1:
                 raise L2GError(f"{threads} threads asked for, at least 1 expected")
             settings["INFERENCE_NUM_THREADS"] = threads
+        self._settings = settings
         self._compiled = _compile(model, self.path, self.device, settings, cached)
         self.hint = _type_name(self._compiled.get_property("INFERENCE_PRECISION_HINT"))
         _check_hint(self.path, self.hint, settings["INFERENCE_PRECISION_HINT"])
@@ -147,7 +149,9 @@ class OpenVinoBackend:
 
     def audit(self) -> Audit:
         """What every layer really computes in, weighed by FLOPs; see `l2g.runtime.backends.openvino_audit`."""
-        return audit(_read_model(self.path), self._compiled.get_runtime_model(), self.precision)
+        # Compiled again: one from the cache has lost the names of what was fused.
+        fresh = _compile(_read_model(self.path), self.path, self.device, self._settings, cached=False)
+        return audit(_read_model(self.path), fresh.get_runtime_model(), self.precision)
 
     def _allocate(self, streams: int) -> BoolArray:
         """Two sets of buffers for so many streams, of zeros, the contract's initial content; none of them is valid."""
@@ -191,6 +195,13 @@ def native_precisions(device: str = "CPU") -> tuple[str, ...]:
     return ("fp32", *(name for name, capability in _CAPABILITY.items() if capability in capabilities))
 
 
+def _physical(device: str) -> str:
+    """What "AUTO" stands for. OpenVINO's own tells of no precision, and may change the device on the way."""
+    if device != "AUTO":
+        return device
+    return next((name for name in devices() if name.startswith("GPU")), "CPU")
+
+
 def _read_model(path: Path) -> ov.Model:
     if not path.is_file():
         raise L2GError(f"{path}: no such file; export a checkpoint with: {export_command(path)}")
@@ -227,10 +238,9 @@ def _settings(path: Path, typed: str, precision: str | None, device: str) -> dic
         raise L2GError(f"precision '{precision}' found, one of {', '.join(_HINTS)} expected")
     wanted = precision or (typed if typed in _HINTS else "fp32")
     _check_device(path, device)
-    physical = "CPU" if device == "AUTO" else device
-    if wanted not in native_precisions(physical):
+    if wanted not in native_precisions(device):
         raise L2GError(
-            f"{path}: {wanted.upper()} asked for, but {physical} has no {wanted.upper()} arithmetic and OpenVINO would "
+            f"{path}: {wanted.upper()} asked for, but {device} has no {wanted.upper()} arithmetic and OpenVINO would "
             "compute it in FP32 without a word; ask for that with --precision fp32, or export with --precision fp32"
         )
     settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
@@ -242,7 +252,7 @@ def _settings(path: Path, typed: str, precision: str | None, device: str) -> dic
 
 def _check_device(path: Path, device: str) -> None:
     here = devices()
-    if device == "AUTO" or any(device in (name, name.partition(".")[0]) for name in here):
+    if any(device in (name, name.partition(".")[0]) for name in here):
         return
     raise L2GError(f"{path}: device '{device}' asked for, OpenVINO has {', '.join((*here, 'AUTO'))} here")
 
