@@ -16,7 +16,8 @@ from l2g.runtime.backends.open import GRAPH_SUFFIX, open_backend
 
 @dataclass(frozen=True)
 class Candidate:
-    """One model in one library on one device. open: opens it, with raw outputs where it is not exported."""
+    """One model in one library on one device, "" where the model's name says it. open: opens it, with raw outputs where
+    it is not exported."""
 
     model: str
     runs_on: str
@@ -24,7 +25,7 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        return f"{Path(self.model).name}, {self.runs_on}"
+        return ", ".join(filter(None, (Path(self.model).name, self.runs_on)))
 
 
 @dataclass(frozen=True)
