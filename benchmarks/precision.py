@@ -25,7 +25,7 @@ from l2g.artifacts.onnx_file import read_contract, read_model
 from l2g.data.registry import load_dataset
 from l2g.errors import L2GError
 from l2g.evaluation.precision import Measured, measure
-from l2g.export.precision.emulate import emulate_file, is_fp16
+from l2g.export.precision.emulate import emulate_file, is_reduced
 from l2g.files import write_json
 from l2g.runtime.backends.base import Backend
 from l2g.runtime.backends.open import open_backend
@@ -106,7 +106,7 @@ def _files(options: argparse.Namespace, folder: Path) -> dict[str, tuple[str, st
         model = read_model(path)
         precision = read_contract(model, path).build.precision or "fp16"
         precision, name = precision if precision in BUDGETS else "fp16", Path(path).name
-        half = is_fp16(model)
+        half = is_reduced(model)
         if not half or not options.no_direct:
             found[name] = str(path), precision
         if half:

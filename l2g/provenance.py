@@ -25,12 +25,12 @@ class Verification(Record):
 
 
 @dataclass(frozen=True)
-class FP16Verification(Record):
-    """An FP16 graph against the model, over all steps, each from the model's own state.
+class ReducedVerification(Record):
+    """An FP16 or BF16 graph against the model, over all steps, each from the model's own state.
 
     library: what ran the graph. differences: the largest absolute difference of each output. errors: the root mean
     square of all differences; limits: what was allowed, a multiple of what rounding the weights alone costs.
-    largest_activation: the FP16 tensor that comes nearest to FP16's end, and its largest magnitude in float32.
+    largest_activation: the reduced tensor that comes nearest to its type's end, and its largest magnitude in float32.
     float32: the verification of the float32 graph that this one was made from.
     """
 
@@ -109,11 +109,12 @@ _NULLABLE = ("plugin_version", "checkpoint", "checkpoint_sha256")
 class BuildFacts(Record):
     """How an artifact was made; None is what is not known of it.
 
-    precision: "fp32", "fp16" or "int8"; fp32_blocks: what stays float32 in an FP16 graph. lowering, target, opset,
-    max_streams, plugin_version, simplified: as the options of an export. checkpoint: its file's name, checkpoint_sha256
-    its sum. versions: of the libraries that took part, by name. graph_bytes: length of the graph before the contract,
-    graph_sha256 its sum. verification: what the graph was held to. int8: how it was quantised, from the graph of the
-    sum float32_sha256 that was itself held to float32_verification. more: what another version of l2g says besides.
+    precision: "fp32", "fp16", "bf16" or "int8"; fp32_blocks: what stays float32 in an FP16 or BF16 graph. lowering,
+    target, opset, max_streams, plugin_version, simplified: as the options of an export. checkpoint: its file's name,
+    checkpoint_sha256 its sum. versions: of the libraries that took part, by name. graph_bytes: length of the graph
+    before the contract, graph_sha256 its sum. verification: what the graph was held to. int8: how it was quantised,
+    from the graph of the sum float32_sha256 that was itself held to float32_verification. more: what another version of
+    l2g says besides.
     """
 
     precision: str | None = None
@@ -129,7 +130,7 @@ class BuildFacts(Record):
     versions: dict[str, str] = field(default_factory=dict)
     graph_bytes: int | None = None
     graph_sha256: str | None = None
-    verification: Verification | FP16Verification | INT8Verification | None = None
+    verification: Verification | ReducedVerification | INT8Verification | None = None
     int8: Quantisation | None = None
     float32_sha256: str | None = None
     float32_verification: Verification | None = None

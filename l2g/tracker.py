@@ -60,6 +60,7 @@ class Tracker:
         cuts: "auto" finds hard cuts, where a stream starts anew by itself as after `reset`; "off" does not; a sequence
             names their times in seconds. A result's `reset` says where it was.
         num_queries, class_names: what a public checkpoint does not tell; see `load_checkpoint`.
+        library, device, precision: what runs an exported graph; see `open_backend`.
 
     One `Tracker` is driven from one thread. Raises L2GError for a model that cannot be opened and for an option that
     does not fit it.
@@ -76,6 +77,9 @@ class Tracker:
         num_queries: int | None = None,
         class_names: tuple[str, ...] | None = None,
         cuts: Cuts = "auto",
+        library: str | None = None,
+        device: str | None = None,
+        precision: str | None = None,
     ):
         cut_finder(cuts)  # refuses what is none
         self._cuts = cuts
@@ -87,6 +91,7 @@ class Tracker:
         # Opens the checkpoint again, upright: until the first frames have shown which way up they are.
         self._upright: Callable[[], Backend] | None = None
         facts: dict[str, Any] = {"canvas": canvas, "num_queries": num_queries, "class_names": class_names}
+        facts |= {"library": library, "device": device, "precision": precision}
         self._owned = isinstance(model, (str, os.PathLike))
         if isinstance(model, (str, os.PathLike)):
             opening = partial(open_backend, os.fspath(model), top_k=None, **facts)

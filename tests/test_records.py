@@ -13,16 +13,16 @@ from l2g.provenance import (
     BuildFacts,
     CalibrationData,
     DatasetLoss,
-    FP16Verification,
     INT8Verification,
     Quantisation,
     Ranges,
+    ReducedVerification,
     Verification,
 )
 from l2g.records import Record
 
 FLOAT32 = Verification("onnxruntime 1.2 CPU", ((1, 3), (3, 2)), {"queries": 1e-5}, {"queries": 1e-4}, 0)
-HALVED = FP16Verification("x", ((1, 3),), {"a": 1.0}, {"a": 0.5}, {"a": 2.0}, ("t", 12.0), FLOAT32)
+HALVED = ReducedVerification("x", ((1, 3),), {"a": 1.0}, {"a": 0.5}, {"a": 2.0}, ("t", 12.0), FLOAT32)
 LOST = INT8Verification("x", None, 0.25, (DatasetLoss("val", 80, 40.5, 40.25, None, (0.9, None), 0.25),))
 INTEGERS = Quantisation(
     "tensorrt",

@@ -2,3 +2,5 @@
 
 # Here, so that whoever only tells files apart need not load what reads them.
 ENGINE_SUFFIX = ".engine"
+# What runs an exported graph, the default first.
+GRAPH_LIBRARIES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}

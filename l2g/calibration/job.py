@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 
 import l2g
 from l2g.artifacts.graph_sum import check_graph
@@ -22,7 +23,14 @@ from l2g.calibration.placement import LAYOUTS, find_places, quantise
 from l2g.calibration.ranges import AUTO, METHODS, PERCENTILE
 from l2g.calibration.recording import STATES, Recording, RecordingOptions, record
 from l2g.calibration.report import MethodError, Report
-from l2g.calibration.scoring import Verdict, average_precision, compare_on, first_videos, interleaved_speed
+from l2g.calibration.scoring import (
+    Verdict,
+    average_precision,
+    compare_on,
+    first_videos,
+    interleaved_speed,
+    open_candidate,
+)
 from l2g.calibration.sensitivity import output_error, references
 from l2g.calibration.unit_search import UnitSearch, ranked, search_units
 from l2g.calibration.units import take_inventory
@@ -30,6 +38,7 @@ from l2g.contract import GraphContract
 from l2g.data.classes import match_classes
 from l2g.data.dataset import VideoDataset
 from l2g.errors import ExportError
+from l2g.export.precision.emulate import emulate
 from l2g.export.verification.verify import open_session
 from l2g.files import LOCK, sha256_of_file, write_atomically, write_bytes
 from l2g.provenance import BuildFacts, Verification
@@ -37,18 +46,19 @@ from l2g.public.hub import weights_of
 from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend
 
 BEST = "best"
-SCALES = ("fp32", "fp16")
+SCALES = ("fp32", "fp16", "bf16")
 # Two graphs of one recipe differ by nothing; this leaves room for other fusions around the same integers.
 SAME_STATE = 1e-3
-# Q and DQ take FP16 scales from here on.
-FP16_SCALES_OPSET = 19
+# Q and DQ take FP16 scales from 19 on; BF16 is around them from 20 on.
+SCALES_OPSETS = {"fp32": 17, "fp16": 19, "bf16": 20}
 
 
 @dataclass(frozen=True)
 class QuantizeOptions:
     """What to make, and how much to measure on the way.
 
-    layout: "onnxruntime" or "tensorrt". scales: "fp32", or "fp16" for a graph that is FP16 around its integers. method:
+    layout: "onnxruntime", "tensorrt" or "openvino". scales: "fp32", or "fp16" or "bf16" for a graph that is so
+    around its integers. method:
     one of METHODS for all tensors, "auto" for the best of each, "best" for whichever of these four changes the outputs
     least. ap_budget: percent points of AP that may be lost on the whole data set; None lifts it. search_videos: sets
     are tried on these. probe_frames: recorded frames on which methods and units are compared. max_trials: sets tried;
@@ -83,8 +93,14 @@ class QuantizeOptions:
             raise ExportError(f"AP budget {self.ap_budget} found, a number of percent points from 0 up expected")
         if not 50 < self.percentile <= 100:
             raise ExportError(f"percentile {self.percentile} found, a number above 50 and up to 100 expected")
-        if self.scales == "fp16" and self.layout == "onnxruntime":
-            raise ExportError("FP16 scales are for TensorRT: ONNX Runtime's CPU has no FP16; add --layout tensorrt")
+        if self.scales == "fp16" and self.layout != "tensorrt":
+            raise ExportError(
+                f"FP16 scales are for TensorRT: {self.layout} on a CPU has no FP16; add --layout tensorrt"
+            )
+        if self.scales == "bf16" and self.layout != "openvino":
+            raise ExportError(
+                f"BF16 around the integers is for OpenVINO: {self.layout} takes none; add --layout openvino"
+            )
 
 
 @dataclass(frozen=True)
@@ -126,6 +142,8 @@ class QuantizeJob:
         self.notes = tuple(dict.fromkeys(match.note for match in matches if match.note))
         self.inventory = take_inventory(self.model)
         self.layout = LAYOUTS[options.layout]
+        # What judges: the library that the graph is for, where that runs on a CPU.
+        self.library = "openvino" if options.layout == "openvino" else "onnxruntime"
         work.mkdir(parents=True, exist_ok=True)
         self.ledger = Ledger(work / "measurements.json", self._facts())
 
@@ -137,7 +155,8 @@ class QuantizeJob:
         sensitivity = self._sensitivity(recording, observed, method)
         found = self._search(observed, method, sensitivity)
         chosen, judged = self._judge(observed, method, found, sensitivity)
-        speed = interleaved_speed({"fp32": self.base, "int8": self._candidate}, next(iter(recording)))
+        candidate = open_candidate(self._candidate, self.library)
+        speed = interleaved_speed({"fp32": self.base, "int8": candidate}, next(iter(recording)))
         accepted = self._within(judged[-1][1])
         report = Report(
             model=self.contract.build.checkpoint or self.base.name,
@@ -240,7 +259,7 @@ class QuantizeJob:
         def loss(units: frozenset[str]) -> float:
             def measure() -> float:
                 self._write_candidate(observed, method, units)
-                return average_precision(self._candidate, videos, streams, self.progress)
+                return average_precision(self._candidate, videos, streams, self.progress, self.library)
 
             whole = self.ledger.measured(
                 "ap:fp32", lambda: average_precision(self.base, videos, streams, self.progress)
@@ -282,7 +301,8 @@ class QuantizeJob:
         name = f"verdict:{dataset.name}:{len(dataset.videos)}:{method}:{name_of(units)}"
         values = self.ledger.values
         if f"{name}:frames" not in values:
-            verdict = compare_on(self.base, self._candidate, dataset, self.options.streams, self.progress)
+            streams, library = self.options.streams, self.library
+            verdict = compare_on(self.base, self._candidate, dataset, streams, self.progress, library)
             numbers = {f"drift{i}": value for i, value in enumerate(verdict.drift)}
             numbers |= {"ap_reference": verdict.ap_reference, "ap": verdict.ap, "identity": verdict.identity}
             for key, value in (numbers | {"frames": verdict.frames}).items():
@@ -293,7 +313,7 @@ class QuantizeJob:
         return Verdict(dataset.name, int(values[f"{name}:frames"]), one, other, values.get(f"{name}:identity"), drift)
 
     def _quantised(self, model: onnx.ModelProto, observed: Observed, method: str, nodes) -> onnx.ModelProto:
-        half = self.options.scales == "fp16"
+        half = self.options.scales == "fp16"  # beside BF16 scales are float32
         return quantise(model, nodes, lambda tensor: observed.interval(tensor, method), self.layout, half)
 
     def _serialised(self, model: onnx.ModelProto, observed: Observed, method: str, units) -> bytes:
@@ -302,17 +322,17 @@ class QuantizeJob:
         # The FP32 file's contract; another one is put at the end again.
         del graph.metadata_props[:]
         data = graph.SerializeToString(deterministic=True)
-        if self.options.scales == "fp16":
-            from l2g.export.exporter import fp16_graph
+        if self.options.scales != "fp32":
+            from l2g.export.exporter import reduced_graph
 
-            data = fp16_graph(data)
+            data = reduced_graph(data, self.options.scales)
         onnx.checker.check_model(onnx.load_from_string(data), full_check=True)
         return data
 
     def _write_candidate(self, observed: Observed, method: str, units) -> None:
         """The graph as it will be, with the contract, in the working folder."""
         data = self._serialised(self.model, observed, method, units)
-        contract = dataclasses.replace(self.contract, build=with_sum(BuildFacts(), data))
+        contract = dataclasses.replace(self.contract, build=with_sum(BuildFacts(precision="int8"), data))
         write_bytes(self._candidate, with_contract(data, contract), ExportError)
 
     def _final(self, observed: Observed, method: str, units, recording: Recording) -> tuple[bytes, GraphContract]:
@@ -325,7 +345,9 @@ class QuantizeJob:
             return self._candidate.read_bytes()[:length], self.contract
         model = read_model(self.deployed)
         graph = self._serialised(model, observed, method, units)
-        sessions = open_session(self._candidate.read_bytes()), open_session(graph)
+        sessions = [
+            open_session(_runnable(data, self.options.scales)) for data in (self._candidate.read_bytes(), graph)
+        ]
         for sample in itertools.islice(recording, self.options.probe_frames):
             one, other = (session.run(["queries"], sample.inputs)[0] for session in sessions)
             if not np.abs(one - other).max() <= SAME_STATE * np.abs(one).max():
@@ -340,7 +362,7 @@ class QuantizeJob:
         """The graph under its final name, its contract complete."""
         graph, contract = final
         versions = {"l2g": l2g.__version__}
-        versions |= {name: importlib.metadata.version(name) for name in ("onnx", "onnxruntime")}
+        versions |= {name: importlib.metadata.version(name) for name in ("onnx", "onnxruntime", self.library)}
         was = contract.build
         build = dataclasses.replace(
             was,
@@ -397,11 +419,18 @@ def export_base(
         height=height,
         width=width,
         top_k=top_k,
-        target=options.layout,
-        opset=FP16_SCALES_OPSET if options.scales == "fp16" else 17,
+        target="tensorrt" if options.layout == "tensorrt" else "onnxruntime",
+        opset=SCALES_OPSETS[options.scales],
     )
     export(model, path, choices, source)
     return path
+
+
+def _runnable(graph: bytes, scales: str) -> bytes:
+    """What ONNX Runtime's CPU can run: in place of BF16, which it has not, float32 rounded to it."""
+    if scales != "bf16":
+        return graph
+    return ir.to_proto(emulate(ir.from_proto(onnx.load_from_string(graph)))).SerializeToString()
 
 
 def clear(work: Path) -> None:
@@ -423,8 +452,9 @@ def _check_base(path: Path, model: onnx.ModelProto, contract: GraphContract, opt
     if contract.output_kind != "raw":
         raise ExportError(f"{path}: chosen detections found, but AP needs all; export with --outputs raw")
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    if options.scales == "fp16" and opset < FP16_SCALES_OPSET:
+    needed = SCALES_OPSETS[options.scales]
+    if opset < needed:
         raise ExportError(
-            f"{path}: opset {opset} found, {FP16_SCALES_OPSET} expected for FP16 scales; "
-            f"export with --opset {FP16_SCALES_OPSET}"
+            f"{path}: opset {opset} found, {needed} expected for {options.scales.upper()} scales; "
+            f"export with --opset {needed}"
         )

@@ -33,7 +33,9 @@ class Layout:
 # TensorRT asks for symmetric pairs in front of a layer, and keeps what comes out in the precision around it.
 TENSORRT = Layout("tensorrt", symmetric=True, outputs=False)
 ONNXRUNTIME = Layout("onnxruntime", symmetric=False, outputs=True)
-LAYOUTS = {layout.name: layout for layout in (TENSORRT, ONNXRUNTIME)}
+# OpenVINO is quicker with that of TensorRT than with that of ONNX Runtime, and runs both.
+OPENVINO = Layout("openvino", symmetric=True, outputs=False)
+LAYOUTS = {layout.name: layout for layout in (TENSORRT, ONNXRUNTIME, OPENVINO)}
 
 # FP16's steps are 6 % of it here; a channel whose largest weight is 0.0001 loses nothing that counts.
 LEAST_HALF_SCALE = np.float16(2**-20)

@@ -16,7 +16,9 @@ from l2g.errors import DataError
 from l2g.evaluation.parity.report import ParityReport
 from l2g.evaluation.parity.run import ParityOptions, run_parity
 from l2g.evaluation.run import evaluate_backend
+from l2g.runtime.backends.base import Backend
 from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from l2g.runtime.backends.open import open_backend
 
 SPEED_ROUNDS = 15
 
@@ -46,21 +48,38 @@ def first_videos(dataset: VideoDataset, count: int | None) -> VideoDataset:
     return dataset if count is None else replace(dataset, videos=dataset.videos[:count])
 
 
-def average_precision(path: Path, dataset: VideoDataset, streams: int, progress: bool = True) -> float:
-    """AP in percent of a graph over a data set; DataError where nothing is annotated."""
-    with closing(OnnxRuntimeBackend(path)) as backend:
+def open_candidate(path: Path, library: str) -> Backend:
+    """A graph that is one of many, of which none is kept: the cache of compiled models has no room for them."""
+    if library != "openvino":
+        return open_backend(path, library=library)
+    from l2g.runtime.backends.openvino import OpenVinoBackend
+
+    return OpenVinoBackend(path, cached=False)
+
+
+def average_precision(
+    path: Path, dataset: VideoDataset, streams: int, progress: bool = True, library: str = "onnxruntime"
+) -> float:
+    """AP in percent of a graph in a library over a data set; DataError where nothing is annotated."""
+    with closing(open_candidate(path, library)) as backend:
         value = evaluate_backend(backend, dataset, streams=streams, progress=progress).report.stats["AP"]
     if value < 0:
         raise DataError(f"data set '{dataset.name}' holds no annotation that counts, so there is no AP; use another")
     return 100 * value
 
 
-def compare_on(reference: Path, candidate: Path, dataset: VideoDataset, streams: int, progress: bool = True) -> Verdict:
-    """Both over the whole data set, each feeding back its own state."""
+def compare_on(
+    reference: Path,
+    candidate: Path,
+    dataset: VideoDataset,
+    streams: int,
+    progress: bool = True,
+    library: str = "onnxruntime",
+) -> Verdict:
+    """Both over the whole data set, each feeding back its own state. library: what runs the candidate."""
     with ExitStack() as stack:
-        backends = [
-            stack.enter_context(closing(OnnxRuntimeBackend(path))) for path in (reference, candidate, candidate)
-        ]
+        opened = (OnnxRuntimeBackend(reference), *(open_candidate(candidate, library) for _ in range(2)))
+        backends = [stack.enter_context(closing(backend)) for backend in opened]
         options = ParityOptions(streams=streams, pictures=0)
         names = (str(reference), str(candidate))
         one, other, forced = backends
@@ -69,10 +88,16 @@ def compare_on(reference: Path, candidate: Path, dataset: VideoDataset, streams:
 
 
 def interleaved_speed(
-    paths: dict[str, Path], sample: Sample, rounds: int = SPEED_ROUNDS, threads: int | None = None
+    paths: dict[str, Path | Backend], sample: Sample, rounds: int = SPEED_ROUNDS, threads: int | None = None
 ) -> dict[str, float]:
-    """Median seconds of one frame of each graph, by name; they take turns, so that what disturbs disturbs all."""
-    backends = {name: OnnxRuntimeBackend(path, threads=threads) for name, path in paths.items()}
+    """Median seconds of one frame of each graph, by name; they take turns, so that what disturbs disturbs all.
+
+    paths: of graphs for ONNX Runtime, with so many threads; or open backends, which are closed.
+    """
+    backends: dict[str, Backend] = {
+        name: OnnxRuntimeBackend(path, threads=threads) if isinstance(path, Path) else path
+        for name, path in paths.items()
+    }
     seconds: dict[str, list[float]] = {name: [] for name in paths}
     for number in range(rounds + 1):
         for name, backend in backends.items():

@@ -185,6 +185,29 @@ def add_library(parser: Options) -> None:
     parser.add_argument("--min-share", type=share, default=0.95, help="least part of the FLOPs in it, 0 to 1")
 
 
+def add_running(parser: Options) -> None:
+    """--library, --device and --precision of an exported graph; `running` gives what they say to `open_backend`."""
+    from l2g.artifacts import GRAPH_LIBRARIES
+
+    group = parser.add_argument_group("what runs an .onnx")
+    default = next(iter(GRAPH_LIBRARIES))
+    group.add_argument("--library", choices=tuple(GRAPH_LIBRARIES), help=f"the inference library (default: {default})")
+    group.add_argument(
+        "--device",
+        help="ONNX Runtime: cpu, cuda; OpenVINO: CPU, GPU, NPU, AUTO (default: a GPU for ONNX Runtime where "
+        "it has one, else the CPU)",
+    )
+    group.add_argument(
+        "--precision",
+        choices=("fp32", "bf16", "fp16"),
+        help="OpenVINO: compute floating point in it (default: the graph's own types)",
+    )
+
+
+def running(options: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in ("library", "device", "precision")}
+
+
 def add_streams(parser: Options) -> None:
     parser.add_argument("--streams", type=int, default=4, help="videos that share a step")
 

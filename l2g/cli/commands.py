@@ -42,6 +42,8 @@ COMMANDS = (
     Command("evaluate", "l2g.cli.running.evaluate", "AP of a model on a data set", _RUN, "eager"),
     Command("parity", "l2g.cli.running.parity", "is an artifact the model it was made from? over whole videos", _RUN,
             "eager"),
+    Command("bench", "l2g.cli.running.bench", "how fast models are on this machine, and what they are worth", _RUN,
+            "eager"),
     Command("train", "l2g.cli.learning.train", "train a model from a config", _LEARN, "train",
             "stopped; the same command goes on"),
     Command("data check", "l2g.cli.learning.data_check", "what is wrong with a data set", _LEARN),

@@ -57,7 +57,7 @@ class GpuFacts:
 @dataclass(frozen=True)
 class Machine:
     """Everything that `l2g doctor` reports without a file. libraries: version by name, None where not installed.
-    providers: ONNX Runtime's execution providers."""
+    providers: ONNX Runtime's execution providers. openvino: OpenVINO's devices, with what they compute natively."""
 
     system: str
     board: str | None
@@ -68,6 +68,7 @@ class Machine:
     gpus: tuple[GpuFacts, ...]
     libraries: dict[str, str | None]
     providers: tuple[str, ...]
+    openvino: dict[str, tuple[str, ...]]
     extras: tuple[Extra, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -93,6 +94,8 @@ class Machine:
         ]
         if self.providers:
             lines.append(_row("  providers", ", ".join(self.providers)))
+        for device, precisions in self.openvino.items():
+            lines.append(_row("  openvino", f"{device} ({', '.join(precisions)})"))
         if not self.extras:
             return "\n".join([*lines, "", "l2g is not installed as a package, so its extras are unknown"])
         lines += ["", "extras (pip install 'l2g[NAME]')"]
@@ -115,6 +118,7 @@ def look_at_machine() -> Machine:
         gpus=find_gpus(),
         libraries=library_versions(),
         providers=_providers(),
+        openvino=_openvino(),
         extras=extras(),
     )
 
@@ -190,6 +194,15 @@ def _providers() -> tuple[str, ...]:
         return tuple(onnxruntime.get_available_providers())
     except Exception:  # not installed, or its libraries do not load
         return ()
+
+
+def _openvino() -> dict[str, tuple[str, ...]]:
+    try:
+        from l2g.runtime.backends.openvino import devices, native_precisions
+
+        return {device: native_precisions(device) for device in devices()}
+    except Exception:  # not installed, or its libraries do not load
+        return {}
 
 
 def _output(command: list[str]) -> str:

@@ -24,24 +24,26 @@ from l2g.export.deformable.lowering import LOWERINGS, PLUGIN_VERSIONS, TARGETS, 
 from l2g.export.deformable.plugin import check_plugins
 from l2g.export.graph.feedforward import part_sums_from_norms, split_feed_forward
 from l2g.export.graph.tracing import STREAMS, trace
-from l2g.export.precision.convert import to_fp16
-from l2g.export.precision.verify import verify_fp16
+from l2g.export.precision.convert import REDUCED, reduce_precision
+from l2g.export.precision.verify import verify_reduced
 from l2g.export.verification.rollouts import ROLLOUTS
 from l2g.export.verification.verify import verify
 from l2g.files import sha256_of_file, write_atomically
 from l2g.modeling.family.protocol import VideoModel
 from l2g.progress import SILENT, Progress
-from l2g.provenance import BuildFacts, FP16Verification, Verification
+from l2g.provenance import BuildFacts, ReducedVerification, Verification
 from l2g.public.hub import name_of, weights_of
 
 # LayerNormalization is one operator from 17 on; PyTorch's TorchScript exporter knows nothing after 20.
 OPSETS = range(17, 21)
-PRECISIONS = ("fp32", "fp16")
+PRECISIONS = ("fp32", *REDUCED)
+# That from which a graph can be in BF16.
+BF16_OPSET = REDUCED["bf16"].since
 # Row numbers of all streams together are int32.
 MAX_STREAMS = (1 << 31) // MAX_ROWS - 1
 # The stages of an export, as a `Progress` is told of them.
 TRACING, LOWERING, CHECKING, VERIFYING = "trace and fold", "lower", "check the ONNX", "verify beside PyTorch"
-CHOOSING, CONVERTING, VERIFYING_FP16 = "search for what stays float32", "convert to FP16", "verify the FP16 graph"
+CHOOSING, CONVERTING, VERIFYING_REDUCED = "search for what stays float32", "convert to 16 bits", "verify that graph"
 WRITING = "write and read back"
 
 
@@ -55,8 +57,8 @@ class ExportOptions:
     lowering: "gather", "gridsample" or "plugin". target: "onnxruntime" or "tensorrt", which decides the gather's form.
     plugin_version: "1" for TensorRT 10, "2" for TensorRT 11.
     simplify: run onnxslim over the graph.
-    precision: "fp32", or "fp16" for a mixed graph (`l2g.export.precision.convert`). fp32_blocks: blocks of the model
-    (`l2g.export.graph.blocks`) that stay float32 in it, besides the islands.
+    precision: "fp32", or "fp16" or "bf16" for a mixed graph (`l2g.export.precision.convert`). fp32_blocks: blocks of
+    the model (`l2g.export.graph.blocks`) that stay float32 in it, besides the islands.
 
     Raises ExportError for a combination that is known not to work.
     """
@@ -80,8 +82,10 @@ class ExportOptions:
         _expect_one_of("precision", self.precision, PRECISIONS)
         if self.fp32_blocks and self.precision == "fp32":
             raise ExportError(
-                f"block {self.fp32_blocks[0]} is to stay float32, and so is all else; add --precision fp16"
+                f"block {self.fp32_blocks[0]} is to stay float32, and so is all else; add --precision fp16 or bf16"
             )
+        if self.precision == "bf16" and self.opset < BF16_OPSET:
+            raise ExportError(f"opset {self.opset} found, {BF16_OPSET} expected for BF16; add --opset {BF16_OPSET}")
         if not 1 <= self.max_streams <= MAX_STREAMS:
             raise ExportError(f"max-streams {self.max_streams} found, 1 to {MAX_STREAMS} expected")
         if self.top_k is not None and self.top_k < 1:
@@ -103,7 +107,7 @@ class Exported:
 
     path: Path
     contract: GraphContract
-    verification: Verification | FP16Verification
+    verification: Verification | ReducedVerification
 
 
 def export(
@@ -117,8 +121,9 @@ def export(
     """Write the ONNX file of `model` (in evaluation mode, on the CPU, float32) to `output`.
 
     The file gets its name only after ONNX Runtime has given the model's numbers with it (`verification.verify`).
-    `checkpoint` is named in the contract, with its sum. `choose` gets the verified float32 graph of an FP16 export
-    (with the gather in the place of plugins) and its contract; it says which blocks stay float32 besides the options'.
+    `checkpoint` is named in the contract, with its sum. `choose` gets the verified float32 graph of an FP16 or BF16
+    export (with the gather in the place of plugins) and its contract; it says which blocks stay float32 besides the
+    options'.
     `progress` is told of the stages.
     Raises ExportError, with nothing written, for options that do not fit the model and for a graph that is not the
     model.
@@ -129,18 +134,19 @@ def export(
     with write_atomically(output, ExportError) as temporary:
         float32, passed = _verified(model, contract, options, progress)
         graph = float32
-        verification: Verification | FP16Verification = passed
-        if options.precision == "fp16":
+        verification: Verification | ReducedVerification = passed
+        if options.precision in REDUCED:
             if choose:
                 progress.stage(CHOOSING)
             chosen = choose(runnable(float32, options), contract) if choose else ()
             options = dataclasses.replace(options, fp32_blocks=tuple(dict.fromkeys((*options.fp32_blocks, *chosen))))
             progress.stage(CONVERTING)
-            graph = fp16_graph(float32, options.fp32_blocks)
+            graph = reduced_graph(float32, options.precision, options.fp32_blocks)
             _check(graph)
-            progress.stage(VERIFYING_FP16)
+            progress.stage(VERIFYING_REDUCED)
             runnables = runnable(float32, options), runnable(graph, options)
-            verification = verify_fp16(model, *runnables, contract, passed, progress)
+            target = REDUCED[options.precision]
+            verification = verify_reduced(model, target, *runnables, contract, passed, progress)
         progress.stage(WRITING)
         build = with_sum(dataclasses.replace(build_facts(options, checkpoint), verification=verification), graph)
         contract = dataclasses.replace(contract, build=build)
@@ -154,9 +160,9 @@ def _stages(options: ExportOptions, choosing: bool) -> dict[str, int]:
     """The stages of an export and their steps, in order."""
     compared = sum(frames for _, frames in ROLLOUTS)
     stages = {TRACING: len(STREAMS), LOWERING: 1, CHECKING: 1, VERIFYING: compared}
-    if options.precision == "fp16":
+    if options.precision in REDUCED:
         stages |= {CHOOSING: 1} if choosing else {}
-        stages |= {CONVERTING: 1, VERIFYING_FP16: compared}
+        stages |= {CONVERTING: 1, VERIFYING_REDUCED: compared}
     return {**stages, WRITING: 1}
 
 
@@ -171,10 +177,10 @@ def _verified(
     return float32, verify(model, runnable(float32, options), contract, progress)
 
 
-def fp16_graph(graph: bytes, fp32_blocks: tuple[str, ...] = ()) -> bytes:
-    """A serialised float32 graph in FP16, but for the islands and `fp32_blocks`."""
+def reduced_graph(graph: bytes, precision: str, fp32_blocks: tuple[str, ...] = ()) -> bytes:
+    """A serialised float32 graph in "fp16" or "bf16", but for the islands and `fp32_blocks`."""
     model = ir.from_proto(onnx.load_from_string(graph))
-    to_fp16(model, fp32_blocks)
+    reduce_precision(model, REDUCED[precision], fp32_blocks)
     return ir.to_proto(model).SerializeToString(deterministic=True)
 
 
@@ -192,9 +198,10 @@ def build_graph(
     model: VideoModel, contract: GraphContract, options: ExportOptions, progress: Progress = SILENT
 ) -> bytes:
     """The serialised graph, neither verified nor with a contract inside."""
-    if options.precision == "fp16":
+    if options.precision in REDUCED:
         float32 = dataclasses.replace(options, precision="fp32", fp32_blocks=())
-        return fp16_graph(build_graph(model, contract, float32, progress), options.fp32_blocks)
+        whole = build_graph(model, contract, float32, progress)
+        return reduced_graph(whole, options.precision, options.fp32_blocks)
     progress.stage(TRACING)
     graph = trace(model, contract, options.opset, progress)
     progress.stage(LOWERING)

@@ -20,7 +20,7 @@ Tensor: TypeAlias = Any
 
 ASSOCIATIONS = ("propagate", "embedding")
 KINDS = ("raw", "detections")
-PRECISIONS = ("fp32", "fp16", "int8")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 DTYPES = ("float32", "float16", "uint8", "int8", "int32", "int64", "bool")
 
 # Far beyond every model of the field. MOST_ELEMENTS: of one tensor and stream, 4 GiB in float32.

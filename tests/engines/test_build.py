@@ -22,7 +22,7 @@ from l2g.engines.audit import audit, layers_from_log
 from l2g.engines.build import build_engine
 from l2g.engines.builder import BuildOptions
 from l2g.errors import EngineError
-from l2g.export.exporter import ExportOptions, build_facts, build_graph, contract_of, fp16_graph
+from l2g.export.exporter import ExportOptions, build_facts, build_graph, contract_of, reduced_graph
 from l2g.runtime.backends.tensorrt.executor import why_invalid
 from l2g.runtime.backends.tensorrt.library import LibraryLog, installed_version, load_library
 from tests.engines.engines import engine_graph, rewritten
@@ -46,7 +46,7 @@ def graphs(tmp_path_factory):
     convolutions = [node.name for node in proto.graph.node if node.op_type == "Conv"]
     # A range for all: this is about what an engine computes in, not about what comes out.
     quantised = quantise(proto, convolutions, lambda name: Interval(-4.0, 4.0), TENSORRT)
-    made = {"fp32": single, "fp16": fp16_graph(single), "int8": quantised.SerializeToString()}
+    made = {"fp32": single, "fp16": reduced_graph(single, "fp16"), "int8": quantised.SerializeToString()}
     for precision, graph in made.items():
         facts = with_sum(dataclasses.replace(build_facts(options, None), precision=precision), graph)
         path = folder / f"tiny-{precision}.onnx"

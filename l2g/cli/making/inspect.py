@@ -1,18 +1,33 @@
 """Say what is in an ONNX file: tensors, contract, operators, parameters, FLOPs and findings.
 
-Exit code: 0 fine, 1 a finding says that the file should not be used, 2 bad input.
+With --library openvino also what that library computes its products in on this machine, weighed by FLOPs.
+Exit code: 0 fine, 1 a finding says that the file should not be used, or less is in its precision than --min-share,
+2 bad input.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, cast
 
+from l2g.cli.arguments import share
 from l2g.cli.entry import main_of
+
+if TYPE_CHECKING:
+    from l2g.artifacts.records import Audit
+    from l2g.runtime.backends.openvino import OpenVinoBackend
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="ONNX", help="an ONNX file")
+    parser.add_argument("--library", choices=("openvino",), help="audit what it computes in here (default: none)")
+    parser.add_argument("--device", default="CPU", help="of that library")
+    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="for it (default: the graph's own types)")
+    parser.add_argument(
+        "--min-share", type=share, default=0.95, help="least part of the FLOPs in the precision, 0 to 1"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON, with the whole contract")
 
 
@@ -20,8 +35,36 @@ def run(options: argparse.Namespace) -> int:
     from l2g.export.inspection import format_report, inspect_graph
 
     report = inspect_graph(options.model)
-    print(json.dumps(report.to_dict(), indent=1) if options.json else format_report(report))
-    return 0 if report.usable else 1
+    audit = audited(options) if options.library else None
+    if options.json:
+        more = {} if audit is None else {"audit": audit.to_json()}
+        print(json.dumps({**report.to_dict(), **more}, indent=1))
+    else:
+        print(format_report(report))
+        print(*([] if audit is None else audit_lines(audit, options)), sep="\n", end="\n" if audit else "")
+    met = audit is None or audit.share >= options.min_share
+    return 0 if report.usable and met else 1
+
+
+def audited(options: argparse.Namespace) -> Audit:
+    """What the library computes the graph in on this machine."""
+    from contextlib import closing
+
+    from l2g.runtime.backends.open import open_backend
+
+    opened = open_backend(options.model, library=options.library, device=options.device, precision=options.precision)
+    with closing(cast("OpenVinoBackend", opened)) as backend:
+        return backend.audit()
+
+
+def audit_lines(audit: Audit, options: argparse.Namespace) -> Iterator[str]:
+    total = sum(audit.flops.values()) or 1
+    shares = ", ".join(f"{name.upper()} {100 * count / total:.1f} %" for name, count in audit.flops.items() if count)
+    yield f"\nOpenVINO    on {options.device}: {shares} of the FLOPs of convolutions and products"
+    verdict = "" if audit.share >= options.min_share else f"; FAIL, {100 * options.min_share:.0f} % asked for"
+    yield f"  {100 * audit.share:.1f} % of what is to be in {audit.asked.upper()} is{verdict}"
+    for name, precision in audit.wider:
+        yield f"  not so    {name}, in {precision.upper()}"
 
 
 main = main_of("inspect")

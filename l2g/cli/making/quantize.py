@@ -50,12 +50,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ap-budget", default="0.5", help="AP points that may be lost, or 'none'")
     parser.add_argument(
         "--layout",
-        choices=("onnxruntime", "tensorrt"),
+        choices=("onnxruntime", "tensorrt", "openvino"),
         default="onnxruntime",
-        help="which library is to be quick with it; onnxruntime: on a CPU",
+        help="which library is to be quick with it; onnxruntime, openvino: on a CPU",
     )
     parser.add_argument(
-        "--scales", choices=("fp32", "fp16"), default="fp32", help="fp16: FP16 around the integers, for TensorRT"
+        "--scales",
+        choices=("fp32", "fp16", "bf16"),
+        default="fp32",
+        help="what is around the integers; fp16: for TensorRT, bf16: for OpenVINO",
     )
     add_canvas(parser)
     add_outputs(parser, text="; needs a checkpoint")

@@ -14,7 +14,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from l2g.cli.arguments import add_dataset, add_model, add_quiet, add_streams, note, open_dataset
+from l2g.cli.arguments import (
+    add_dataset,
+    add_model,
+    add_quiet,
+    add_running,
+    add_streams,
+    note,
+    open_dataset,
+    running,
+)
 from l2g.cli.entry import main_of
 
 if TYPE_CHECKING:
@@ -39,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--results", type=Path, metavar="FILE", help="write the results in YouTube-VIS format (default: nowhere)"
     )
     parser.add_argument("--report", metavar="FILE", help="write the scores as JSON, in percent (default: nowhere)")
+    add_running(parser)
     add_quiet(parser)
 
 
@@ -49,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
 
     dataset = open_dataset(options, decode=False)  # frames that cannot be read are found on the way
     scoring = ScoringOptions(top_k=options.top_k, handover=not options.no_handover, cuts=options.cuts)
-    with closing(open_backend(options.model, top_k=None)) as backend:
+    with closing(open_backend(options.model, top_k=None, **running(options))) as backend:
         evaluation = evaluate_backend(
             backend,
             dataset,

@@ -1,8 +1,11 @@
 """Is an artifact the model it was made from? Two models over whole videos, with the state fed back.
 
     l2g parity --reference l2g_tiny --candidate tiny.onnx --dataset synthetic:val --report outputs/parity
+    l2g parity --reference tiny.onnx --candidate tiny.onnx --library openvino --dataset synthetic:val \\
+        --report outputs/openvino
 
-Writes parity.json and parity.html into the report's folder. Exit code: 0 within tolerance, 1 beyond it, 2 bad input.
+--library, --device and --precision are the candidate's. Writes parity.json and parity.html into the report's folder.
+Exit code: 0 within tolerance, 1 beyond it, 2 bad input.
 """
 
 from __future__ import annotations
@@ -11,9 +14,18 @@ import argparse
 from contextlib import ExitStack, closing
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from l2g.cli.arguments import add_dataset, add_model, add_quiet, add_streams, note, open_dataset
+from l2g.cli.arguments import (
+    add_dataset,
+    add_model,
+    add_quiet,
+    add_running,
+    add_streams,
+    note,
+    open_dataset,
+    running,
+)
 from l2g.cli.entry import main_of
 from l2g.errors import L2GError
 
@@ -38,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "precision: FP32 0.02, 0.001, 99.9; FP16 0.2, none, 95; INT8 0.5, none, 95)",
     )
     parser.add_argument("--no-ap", action="store_true", help="do not score: the data set has other classes or no truth")
+    add_running(parser)
     add_quiet(parser)
 
 
@@ -60,7 +73,7 @@ def compare(options: argparse.Namespace) -> ParityReport:
     make_folder(options.report)
     dataset = open_dataset(options)
     with ExitStack() as stack:
-        reference, candidate, forced = open_models(options.reference, options.candidate, stack)
+        reference, candidate, forced = open_models(options.reference, options.candidate, stack, running(options))
         return run_parity(
             reference,
             candidate,
@@ -73,8 +86,11 @@ def compare(options: argparse.Namespace) -> ParityReport:
         )
 
 
-def open_models(reference: str, candidate: str, stack: ExitStack) -> list[Backend]:
-    """The reference, and the candidate twice: one is fed the reference's state, the other keeps its own."""
+def open_models(reference: str, candidate: str, stack: ExitStack, how: dict[str, Any] | None = None) -> list[Backend]:
+    """The reference, and the candidate twice: one is fed the reference's state, the other keeps its own.
+
+    how: what runs the candidate, as `open_backend` takes it.
+    """
     from l2g.runtime.backends.open import ARTIFACT_SUFFIXES, open_backend
 
     models = [reference, candidate, candidate]
@@ -82,7 +98,9 @@ def open_models(reference: str, candidate: str, stack: ExitStack) -> list[Backen
     canvas = None
     # An artifact's canvas is fixed, a checkpoint takes any: artifacts first.
     for index in sorted(range(3), key=lambda i: Path(models[i]).suffix.lower() not in ARTIFACT_SUFFIXES):
-        backend = opened[index] = stack.enter_context(closing(open_backend(models[index], top_k=None, canvas=canvas)))
+        library = how if how and index else {}
+        opening = open_backend(models[index], top_k=None, canvas=canvas, **library)
+        backend = opened[index] = stack.enter_context(closing(opening))
         canvas = (backend.contract.height, backend.contract.width)
     return [opened[index] for index in range(3)]
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from l2g.cli.arguments import add_model, add_quiet, cuts, duration, names, note, size
+from l2g.cli.arguments import add_model, add_quiet, add_running, cuts, duration, names, note, running, size
 from l2g.cli.entry import INTERRUPTED, main_of
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fps", type=float, default=30.0, help="frame rate of pictures")
     add_overlay_options(parser)
     add_live_options(parser)
+    add_running(parser)
     add_quiet(parser)
 
 
@@ -191,6 +192,7 @@ def process(options: argparse.Namespace) -> list[JobSummary]:
             portrait=all(source.is_portrait for source in sources),
             num_queries=options.num_queries,
             class_names=options.class_names,
+            **running(options),
         )
         stack.enter_context(closing(backend))
         watcher = stack.enter_context(_watcher(options, sources))

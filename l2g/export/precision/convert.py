@@ -1,9 +1,10 @@
-"""A float32 graph becomes an FP16-mixed one: strongly typed, with islands that stay float32.
+"""A float32 graph becomes one mixed with FP16 or BF16: strongly typed, with islands that stay float32.
 
 Every tensor's type is explicit, as TensorRT 11 wants it (precision lives in the graph, nothing is left to a builder).
 Graph inputs and outputs, and with them the state, stay as the contract has them. Operators that only move or select
 values take the type of what they move, so that no cast stands where nothing is computed; a value is cast at most once.
-Q/DQ nodes are converted like any other (their scales become FP16, which takes opset 19).
+Q/DQ nodes are converted like any other (their scales become FP16, which takes opset 19). BF16 takes opset 22, whose
+convolution is the first that has it; nothing that these graphs hold but the types changed after 20.
 
 onnxconverter-common fails on this graph and ModelOpt's AutoCast finds no islands by what a tensor means; since the
 graph is our own, a node's place in the model says what it computes (`ISLANDS`).
@@ -24,8 +25,27 @@ from l2g.export.graph.folding import tidy
 from l2g.export.graph.values import constant, input_of, producer_of
 from l2g.export.precision.islands import Islands
 
-FP16, FP32 = ir.DataType.FLOAT16, ir.DataType.FLOAT
-FP16_MAX = 65504.0
+FP16, BF16, FP32 = ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.FLOAT
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """A type that a graph can be mixed with. name: what people call it. largest: its end. bits: of its fraction, the
+    leading one included. suffix: of what is converted to it. opset: the first that has it for all operators; since: the
+    first from which a graph can be declared to be of that opset as it is."""
+
+    name: str
+    dtype: ir.DataType
+    largest: float
+    bits: int
+    suffix: str
+    opset: int
+    since: int
+
+
+HALF = Reduced("FP16", FP16, 65504.0, 11, "half", 17, 17)
+BFLOAT = Reduced("BF16", BF16, 3.3895e38, 8, "bfloat", 22, 20)
+REDUCED = {"fp16": HALF, "bf16": BFLOAT}
 
 # Operators that compute nothing, with the inputs that they move (None: all).
 MOVING = {
@@ -48,40 +68,44 @@ MOVING = {
     "Unsqueeze": (0,),
     "Where": (1, 2),
 }
+# What stands around eight bits, and the products that are computed on them.
+PAIRS, PRODUCTS = ("QuantizeLinear", "DequantizeLinear"), ("Conv", "Gemm", "MatMul")
 # Inputs that are float32 whatever a node computes in: a Resize's region and scales.
 ALWAYS_FLOAT = {"Resize": (1, 2)}
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What `to_fp16` did.
+    """What `reduce_precision` did.
 
-    fp16: nodes that compute in FP16. islands: nodes that stayed float32, by the name of the island. kept: the same by
-    block, for blocks that were to be kept. casts: Cast nodes that were added.
+    reduced: nodes that compute in the reduced type. islands: nodes that stayed float32, by the name of the island.
+    kept: the same by block, for blocks that were to be kept. casts: Cast nodes that were added.
     """
 
-    fp16: int
+    reduced: int
     islands: dict[str, int]
     kept: dict[str, int]
     casts: int
 
 
-def to_fp16(model: ir.Model, keep: Collection[str] = ()) -> Conversion:
+def reduce_precision(model: ir.Model, target: Reduced, keep: Collection[str] = ()) -> Conversion:
     """Convert `model`, in place.
 
     keep: blocks (`graph.blocks`) that stay float32 besides the islands: "encoder.layers.0", or "layer:encoder"
-    where the name alone would be that of a larger block too. Raises ExportError for a block that is not in the graph.
+    where the name alone would be that of a larger block too. Raises ExportError for a block that is not in the graph,
+    and for a graph of an opset that cannot hold the type.
     """
+    _raise_opset(model, target)
     _infer_types(model)
     _check_blocks(model.graph, keep)
-    conversion = _Converter(model.graph, keep).run()
+    conversion = _Converter(model.graph, target, keep).run()
     tidy(model)
     _infer_types(model)
     return conversion
 
 
 def all_blocks(model: ir.Model, granularity: str = "layer") -> list[str]:
-    """The blocks of a graph that compute something in FP16 when nothing is kept, in the graph's order."""
+    """The blocks of a graph that compute something in a reduced type when nothing is kept, in the graph's order."""
     islands = Islands(model.graph)
     found: dict[str, None] = {}
     for node in model.graph:
@@ -91,11 +115,12 @@ def all_blocks(model: ir.Model, granularity: str = "layer") -> list[str]:
 
 
 class _Converter:
-    def __init__(self, graph: ir.Graph, keep: Collection[str]):
-        self.graph, self.keep = graph, frozenset(keep)
+    def __init__(self, graph: ir.Graph, target: Reduced, keep: Collection[str]):
+        self.graph, self.target, self.keep = graph, target, frozenset(keep)
         self.islands = Islands(graph)
+        self.quantised = any(node.op_type in PAIRS for node in graph)
         self.casts: dict[tuple[int, ir.DataType], ir.Value] = {}
-        self.counts = {"fp16": 0, "casts": 0}
+        self.counts = {"reduced": 0, "casts": 0}
         self.in_islands: dict[str, int] = {}
         self.in_kept: dict[str, int] = {}
 
@@ -105,31 +130,32 @@ class _Converter:
             if _floats(node):
                 self._convert(node)
         for index, value in enumerate(list(self.graph.outputs)):
-            if id(value) in outputs and value.dtype == FP16:
+            if id(value) in outputs and value.dtype == self.target.dtype:
                 self._restore_output(index, value)
-        return Conversion(self.counts["fp16"], self.in_islands, self.in_kept, self.counts["casts"])
+        return Conversion(self.counts["reduced"], self.in_islands, self.in_kept, self.counts["casts"])
 
     def _convert(self, node: ir.Node) -> None:
-        wanted = FP16 if self._computes_in_fp16(node) else FP32
+        reduced = self.target.dtype
+        wanted = reduced if self._is_reduced(node) else FP32
         always = ALWAYS_FLOAT.get(node.op_type, ())
         if node.op_type == "Cast":
-            return  # to float32 from another type: what needs it in FP16 casts it so from there
+            return  # to float32 from another type: what needs it reduced casts it so from there
         for index, value in enumerate(node.inputs):
-            if value is None or index in always or value.dtype not in (FP16, FP32) or value.dtype == wanted:
+            if value is None or index in always or value.dtype not in (reduced, FP32) or value.dtype == wanted:
                 continue
             node.replace_input_with(index, self._cast(value, wanted, node))
-        if wanted == FP16:
-            self.counts["fp16"] += 1
+        if wanted == reduced:
+            self.counts["reduced"] += 1
             for value in node.outputs:
                 if value.dtype == FP32:
-                    value.dtype = FP16
+                    value.dtype = reduced
 
-    def _computes_in_fp16(self, node: ir.Node) -> bool:
+    def _is_reduced(self, node: ir.Node) -> bool:
         if node.op_type in MOVING:
             moved = MOVING[node.op_type]
             values = [value for index, value in enumerate(node.inputs) if moved is None or index in moved]
-            return any(value is not None and value.dtype == FP16 for value in values)
-        island = self.islands.of(node) or self._out_of_range(node)
+            return any(value is not None and value.dtype == self.target.dtype for value in values)
+        island = self.islands.of(node) or self._out_of_range(node) or self._on_integers(node)
         if island is not None:
             self.in_islands[island] = self.in_islands.get(island, 0) + 1
             return False
@@ -140,11 +166,22 @@ class _Converter:
         return True
 
     def _out_of_range(self, node: ir.Node) -> str | None:
-        """A constant that FP16 cannot hold keeps its node in float32."""
+        """A constant that the type cannot hold keeps its node in float32."""
         arrays = [constant(value) for value in node.inputs if value is not None and value.dtype == FP32]
         finite = (array[np.isfinite(array)] for array in arrays if array is not None)
-        beyond = any(array.size and np.abs(array).max() > FP16_MAX for array in finite)
-        return "constants beyond FP16" if beyond else None
+        beyond = any(array.size and np.abs(array).max() > self.target.largest for array in finite)
+        return f"constants beyond {self.target.name}" if beyond else None
+
+    def _on_integers(self, node: ir.Node) -> str | None:
+        """Beside BF16 the scales of eight bits stay float32, and the products between them, which integers compute:
+        OpenVINO takes no BF16 scale. It also moves scales behind a normalisation, which has to be of their type."""
+        if self.target is not BFLOAT or not self.quantised:
+            return None
+        if node.op_type == "InstanceNormalization":
+            return "eight bits"
+        producers = [value.producer() for value in node.inputs[:2] if value is not None]
+        product = node.op_type in PRODUCTS and all(p is not None and p.op_type == PAIRS[1] for p in producers)
+        return "eight bits" if product or node.op_type in PAIRS else None
 
     def _cast(self, value: ir.Value, dtype: ir.DataType, reader: ir.Node) -> ir.Value:
         """`value` in another type: one cast for all readers, a converted copy of a constant."""
@@ -178,9 +215,9 @@ class _Converter:
         return result
 
     def _restore_output(self, index: int, value: ir.Value) -> None:
-        """A graph output that became FP16 gets its cast back to float32, and keeps its name."""
+        """A graph output that was reduced gets its cast back to float32, and keeps its name."""
         name = value.name
-        value.name = f"{name}_half"
+        value.name = f"{name}_{self.target.suffix}"
         node = ir.node("Cast", [value], {"to": FP32}, name=_beside(value, "Cast_output"))
         result = node.outputs[0]
         result.name, result.dtype, result.shape = name, FP32, value.shape
@@ -203,17 +240,28 @@ def _beside(value: ir.Value, name: str) -> str:
 
 
 def _suffix(dtype: ir.DataType) -> str:
-    return "half" if dtype == FP16 else "float"
+    return next((reduced.suffix for reduced in REDUCED.values() if reduced.dtype == dtype), "float")
 
 
 def _floats(node: ir.Node) -> bool:
-    return any(value is not None and value.dtype in (FP16, FP32) for value in (*node.inputs, *node.outputs))
+    return any(value is not None and value.dtype in (FP16, BF16, FP32) for value in (*node.inputs, *node.outputs))
 
 
 def _names(node: ir.Node) -> list[str]:
     """How the blocks of a node may be called: "encoder", "stage:encoder", "layer:encoder.layers.0" and so on."""
     named = [(granularity, block_of(node, granularity)) for granularity in GRANULARITIES]
     return [name for granularity, block in named for name in (block, f"{granularity}:{block}")]
+
+
+def _raise_opset(model: ir.Model, target: Reduced) -> None:
+    """Declare the graph to be of an opset whose operators have the type."""
+    found = model.opset_imports.get("", 0)
+    if found < target.since:
+        raise ExportError(
+            f"opset {found} found, {target.since} expected for {target.name}; export with --opset {target.since}"
+        )
+    if found < target.opset:
+        model.opset_imports[""] = target.opset
 
 
 def _check_blocks(graph: ir.Graph, keep: Collection[str]) -> None:

@@ -1,9 +1,9 @@
-"""Which blocks FP16 hurts, found by measuring: AP and drift over videos decide, bisection finds the guilty.
+"""Which blocks FP16 or BF16 hurts, found by measuring: AP and drift over videos decide, bisection finds the guilty.
 
-The search starts from everything in FP16 but the islands. Where that does not hold the budget, halves of the model are
-put into FP16 alone, and the halves that fail are split until single blocks are left. Blocks that hold alone may still
-fail together; then the costliest of the rest follow, as few as it takes. Every trial goes into a log, from which an
-interrupted search goes on.
+The search starts from everything in 16 bits but the islands. Where that does not hold the budget, halves of the model
+are put into 16 bits alone, and the halves that fail are split until single blocks are left. Blocks that hold alone may
+still fail together; then the costliest of the rest follow, as few as it takes. Every trial goes into a log, from which
+an interrupted search goes on.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from l2g.contract import GraphContract
 from l2g.data.dataset import VideoDataset
 from l2g.errors import ExportError
 from l2g.evaluation.precision import Measured, measure
-from l2g.export.precision.convert import all_blocks, to_fp16
+from l2g.export.precision.convert import HALF, Reduced, all_blocks, reduce_precision
 from l2g.export.precision.emulate import emulate
 from l2g.files import write_text
 from l2g.provenance import BuildFacts
@@ -63,7 +63,8 @@ class BlockTrial:
 class BlockSearch:
     """What a search found.
 
-    kept: the blocks that stay float32, as `to_fp16` takes them ("layer:encoder"). alone: blocks measured alone in FP16.
+    kept: the blocks that stay float32, as `reduce_precision` takes them ("layer:encoder"). alone: blocks measured
+    alone in 16 bits.
     """
 
     kept: tuple[str, ...]
@@ -127,6 +128,7 @@ def search_fp32_blocks(
     contract: GraphContract,
     dataset: VideoDataset,
     *,
+    target: Reduced = HALF,
     budget: Budget | None = None,
     granularity: str = "layer",
     streams: int = 4,
@@ -149,8 +151,10 @@ def search_fp32_blocks(
         "streams": streams,
         "confidence": confidence,
         "granularity": granularity,
+        # What logs of FP16 have always been without.
+        **({} if target is HALF else {"precision": target.name}),
     }
-    how = granularity, streams, confidence
+    how = target, granularity, streams, confidence
     trials = _Trials(graph, contract, dataset, budget, blocks, _Log(log, header), how, progress)
     try:
         kept = find_kept(blocks, trials.holds, trials.costs)
@@ -167,7 +171,7 @@ class _Trials:
     def __init__(self, graph, contract, dataset, budget, blocks, log, how, progress):
         self.graph, self.contract, self.dataset, self.budget = graph, contract, dataset, budget
         self.blocks, self.log = blocks, log
-        self.granularity, self.streams, self.confidence = how
+        self.target, self.granularity, self.streams, self.confidence = how
         self.done: dict[frozenset[str], BlockTrial] = {}
         self._reference: Measured | None = None
         self.folder = TemporaryDirectory(prefix="l2g-precision-")
@@ -216,7 +220,8 @@ class _Trials:
         if self.float32 is None:
             self.float32 = self._open("float32", self.graph)
         model = ir.from_proto(onnx.load_from_string(self.graph))
-        to_fp16(model, keep=[f"{self.granularity}:{block}" for block in self.blocks if block not in fp16])
+        keep = [f"{self.granularity}:{block}" for block in self.blocks if block not in fp16]
+        reduce_precision(model, self.target, keep)
         candidate = self._open("fp16", ir.to_proto(emulate(model)).SerializeToString())
         try:
             reference, found = measure(

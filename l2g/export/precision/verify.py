@@ -1,9 +1,10 @@
-"""Proof that an FP16 graph is the float32 graph it was made from, but for FP16's rounding.
+"""Proof that an FP16 or BF16 graph is the float32 graph it was made from, but for that type's rounding.
 
 No fixed tolerance serves every model: one with random weights multiplies a rounding by thousands, a trained one does
-not. So the graph is held to what the model itself makes of FP16: how far the float32 graph gets when nothing but its
-weights are rounded. Both run with the model's decisions (`verification.decisions`) from the model's state, so that what
-is compared is arithmetic; the FP16 graph is run as a GPU computes it (`l2g.export.precision.emulate`).
+not. So the graph is held to what the model itself makes of the type: how far the float32 graph gets when nothing but
+its weights are rounded. Both run with the model's decisions (`verification.decisions`) from the model's state, so that
+what is compared is arithmetic; the graph is run as a library that has the type computes it
+(`l2g.export.precision.emulate`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from l2g.contract import GraphContract
 from l2g.errors import ExportError
 from l2g.export.graph.node_builder import Builder
 from l2g.export.graph.values import constant, input_of, named, producer_of
-from l2g.export.precision.convert import FP16, FP16_MAX, FP32, MOVING
+from l2g.export.precision.convert import FP32, HALF, MOVING, Reduced
 from l2g.export.precision.emulate import emulate
 from l2g.export.verification.comparison import differences, tolerance
 from l2g.export.verification.decisions import expose_decisions
@@ -24,7 +25,7 @@ from l2g.export.verification.rollouts import ROLLOUTS, Step, rollouts
 from l2g.export.verification.verify import open_session, run
 from l2g.modeling.family.protocol import VideoModel
 from l2g.progress import SILENT, Progress
-from l2g.provenance import FP16Verification, Verification
+from l2g.provenance import ReducedVerification, Verification
 
 # Rounding every tensor may cost this many times what rounding the weights alone costs. Measured: 0.8 to 1.7 (l2g_tiny,
 # a small random model). One layer's weights off by a tenth: 37 and more; a single weight: 8 to 10; swapped streams: 59.
@@ -37,29 +38,30 @@ FLOORS = {"boxes": 0.01, "labels": 0.01, "slots": 0.01, "scores": 1e-3, "masks":
 SMALL = 16
 
 
-def verify_fp16(
+def verify_reduced(
     model: VideoModel,
+    target: Reduced,
     float32: bytes,
-    fp16: bytes,
+    reduced: bytes,
     contract: GraphContract,
     verified: Verification,
     progress: Progress = SILENT,
-) -> FP16Verification:
-    """Hold the FP16 graph to the model. float32: the float32 graph, itself `verified`. Both without plugins.
+) -> ReducedVerification:
+    """Hold the reduced graph to the model. float32: the float32 graph, itself `verified`. Both without plugins.
 
-    Raises ExportError where a tensor leaves FP16's range (its name and block, and how to keep it float32), and where
-    an output is further from the model than FP16 explains.
+    Raises ExportError where a tensor leaves the type's range (its name and block, and how to keep it float32), and
+    where an output is further from the model than the type explains.
     """
-    weights = _rounded_weights(float32)
+    weights = _rounded_weights(float32, target, _parse(reduced))
     known = {value.name for node in weights.graph for value in node.outputs}
-    names = {name: node for name, node in fp16_tensors(_parse(fp16)).items() if name in known}
-    emulation = emulate(_parse(fp16))
+    names = {name: node for name, node in reduced_tensors(_parse(reduced), target).items() if name in known}
+    emulation = emulate(_parse(reduced))
     if next(rollouts(model, contract)).decisions is not None:
         weights, emulation = (expose_decisions(graph, model.config.num_queries) for graph in (weights, emulation))
     rounded, emulated = _serialise(_with_maxima(weights, names)), _serialise(emulation)
     # Both hold every tensor twice or three times: at 480x864 the arenas of two sessions would not fit 16 GB.
     sessions = open_session(rounded, arena=False), open_session(emulated, arena=False)
-    sums = _Sums(contract)
+    sums = _Sums(target, contract)
     largest = dict.fromkeys(names, 0.0)
     for step in rollouts(model, contract):
         inputs = step.inputs
@@ -68,90 +70,100 @@ def verify_fp16(
         decided = len(inputs) - len(step.inputs)
         expected, *maxima = _split(run(sessions[0], inputs), len(contract.outputs), decided)
         largest = {name: max(largest[name], float(m)) for name, m in zip(names, maxima, strict=True)}
-        _check_range(largest, names, step)
+        _check_range(target, largest, names, step)
         found, *_ = _split(run(sessions[1], inputs), len(contract.outputs), decided)
         sums.add(step, expected, found)
         progress.step()
     return sums.judge(verified, max(largest.items(), key=lambda item: item[1], default=("none", 0.0)))
 
 
-def fp16_tensors(model: ir.Model) -> dict[str, str]:
-    """The tensors that a graph computes in FP16 or casts to it, in order, by the names of their float32 originals; each
-    with the node that is to blame if FP16 cannot hold it: what computes it, or what wants it cast."""
+def reduced_tensors(model: ir.Model, target: Reduced) -> dict[str, str]:
+    """The tensors that a graph computes in the type or casts to it, in order, by the names of their float32 originals;
+    each with the node that is to blame if the type cannot hold it: what computes it, or what wants it cast."""
     found = {}
     for node in model.graph:
         value = node.outputs[0]
-        if node.op_type == "Cast" and value.dtype == FP16 and input_of(node, 0).producer() is not None:
+        if node.op_type == "Cast" and value.dtype == target.dtype and input_of(node, 0).producer() is not None:
             if input_of(node, 0).dtype == FP32 and (readers := value.consumers()):
                 found[named(input_of(node, 0))] = named(readers[0])
-        elif node.op_type not in MOVING and node.op_type != "Cast" and value.dtype == FP16:
-            found[named(value).removesuffix("_half")] = named(node)
+        elif node.op_type not in MOVING and node.op_type != "Cast" and value.dtype == target.dtype:
+            found[named(value).removesuffix(f"_{target.suffix}")] = named(node)
     return found
 
 
 class _Sums:
-    """Squares of differences, of the graph with rounded weights and of the FP16 graph."""
+    """Squares of differences, of the graph with rounded weights and of the reduced graph."""
 
-    def __init__(self, contract: GraphContract):
-        self.contract = contract
+    def __init__(self, target: Reduced, contract: GraphContract):
+        self.target, self.contract = target, contract
         names = [spec.name for spec in contract.outputs]
-        self.floor, self.fp16 = ({name: [0.0, 0] for name in names} for _ in range(2))
+        self.floor, self.reduced = ({name: [0.0, 0] for name in names} for _ in range(2))
         self.largest = dict.fromkeys(names, 0.0)
 
     def add(self, step: Step, expected: list[np.ndarray], found: list[np.ndarray]) -> None:
         margin = MASK_MARGIN * float(step.output.mask_logits.square().mean().sqrt())
-        for outputs, sums in ((expected, self.floor), (found, self.fp16)):
+        for outputs, sums in ((expected, self.floor), (found, self.reduced)):
             for name, values in differences(self.contract, step, outputs, margin).items():
                 sums[name][0] += float(np.square(values, dtype=np.float64).sum())
                 sums[name][1] += values.size
-                if sums is self.fp16:
+                if sums is self.reduced:
                     self.largest[name] = max(self.largest[name], float(np.nan_to_num(values, nan=np.inf).max()))
 
-    def judge(self, verified: Verification, activation: tuple[str, float]) -> FP16Verification:
+    def judge(self, verified: Verification, activation: tuple[str, float]) -> ReducedVerification:
         import onnxruntime
 
         errors, floors = (
-            {name: (total / count) ** 0.5 for name, (total, count) in sums.items()} for sums in (self.fp16, self.floor)
+            {name: (total / count) ** 0.5 for name, (total, count) in sums.items()}
+            for sums in (self.reduced, self.floor)
         )
         limits = {name: max(FACTOR * floor, FLOORS.get(name, 0.0), tolerance(name)) for name, floor in floors.items()}
         worst = max(errors, key=lambda name: np.nan_to_num(errors[name], nan=np.inf) / limits[name])
         if not errors[worst] <= limits[worst]:
             raise ExportError(
-                f"the FP16 graph differs from the model by more than FP16 explains: output '{worst}' by "
+                f"the {self.target.name} graph differs from the model by more than {self.target.name} explains: output "
+                f"'{worst}' by "
                 f"{errors[worst]:.3g} (root mean square; {limits[worst]:.3g} allowed, {FACTOR:g} times what rounded "
                 f"weights alone cost); all outputs: "
                 + ", ".join(f"{name} {errors[name]:.3g}/{limits[name]:.3g}" for name in errors)
-                + ". Nothing was written; --precision auto finds the blocks that FP16 hurts, --fp32-blocks keeps them"
+                + ". Nothing was written; --precision auto (or bf16 with --dataset) finds the blocks that hurt, "
+                "--fp32-blocks keeps them"
             )
-        library = f"onnxruntime {onnxruntime.__version__} CPU, FP16 emulated"
-        return FP16Verification(library, ROLLOUTS, self.largest, errors, limits, activation, verified)
+        library = f"onnxruntime {onnxruntime.__version__} CPU, {self.target.name} emulated"
+        return ReducedVerification(library, ROLLOUTS, self.largest, errors, limits, activation, verified)
 
 
-def _check_range(largest: dict[str, float], nodes: dict[str, str], step: Step) -> None:
+def _check_range(target: Reduced, largest: dict[str, float], nodes: dict[str, str], step: Step) -> None:
     from l2g.export.graph.blocks import block_of
 
     for name, value in largest.items():
-        if not value <= FP16_MAX:
+        if not value <= target.largest:
             raise ExportError(
                 f"tensor '{name}' reaches {value:.3g} in frame {step.frame} of the rollout with {step.streams} "
-                f"streams, FP16 ends at {FP16_MAX:g}; it is the first to overflow. Nothing was written; keep its "
-                f"block in float32 with --fp32-blocks {block_of(nodes[name])}, or use --precision auto"
+                f"streams, {target.name} ends at {target.largest:g}; it is the first to overflow. Nothing was written; "
+                f"keep its block in float32 with --fp32-blocks {block_of(nodes[name])}, or use --precision auto"
             )
 
 
-def _rounded_weights(graph: bytes) -> ir.Model:
+def _rounded_weights(graph: bytes, target: Reduced, reduced: ir.Model) -> ir.Model:
+    """The float32 graph, of whose weights those are rounded that the reduced graph has so.
+
+    Of FP16 all: its eleven bits do little to an island. BF16's eight would move the rows that deformable attention
+    reads, and so allow anything.
+    """
     model = _parse(graph)
     for value in model.graph.initializers.values():
+        if target is not HALF and f"{value.name}_{target.suffix}" not in reduced.graph.initializers:
+            continue
         array = constant(value) if value.dtype == FP32 else None
         if array is not None and array.size >= SMALL:
-            value.const_value = ir.tensor(_round(array), name=value.name)
+            value.const_value = ir.tensor(_round(array, target.bits), name=value.name)
     return model
 
 
-def _round(array: np.ndarray) -> np.ndarray:
-    """To FP16's eleven bits, but without its end: a block that stays float32 may have weights beyond it."""
+def _round(array: np.ndarray, bits: int) -> np.ndarray:
+    """To so many bits, but without the type's end: a block that stays float32 may have weights beyond it."""
     fraction, exponent = np.frexp(array)
-    return np.ldexp(np.rint(fraction * 2048) / 2048, exponent).astype(np.float32)
+    return np.ldexp(np.rint(fraction * 2**bits) / 2**bits, exponent).astype(np.float32)
 
 
 def _with_maxima(model: ir.Model, names: dict[str, str]) -> ir.Model:

@@ -2,12 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from l2g.contract import RESIZES, SCORINGS, GraphContract
+from l2g.contract import METADATA_KEY, RESIZES, SCORINGS, GraphContract
 from l2g.errors import ContractError
 from l2g.runtime.outputs import OUTPUT_KINDS, outputs_class
+
+
+def export_command(path: Path) -> str:
+    """What makes a graph again."""
+    return f"l2g export --ckpt CKPT --output {path}"
+
+
+def parse_contract(path: Path, text: str | None, command: str) -> GraphContract:
+    """The contract of a graph; ContractError where there is none (None) or where it is not one that is known.
+
+    command: what makes the artifact again.
+    """
+    if text is None:
+        raise ContractError(
+            f"{path}: carries no '{METADATA_KEY}', so nothing says how it is to be driven; export it with: {command}"
+        )
+    try:
+        return GraphContract.from_json(text)
+    except ContractError as error:
+        raise ContractError(f"{path}: {error}: {command}") from None
+
+
+def check_boundary(path: Path, contract: GraphContract, found: Mapping[str, Mapping[str, str]], command: str) -> None:
+    """ContractError unless the graph's inputs and outputs are those that its contract names.
+
+    found: what `describe` says of each tensor by name, of "input" and of "output".
+    """
+    for kind, specs in (("input", contract.inputs), ("output", contract.outputs)):
+        expected = {spec.name: describe(spec.dtype, spec.shape) for spec in specs}
+        for name in [*expected, *found[kind]]:
+            if found[kind].get(name) != expected.get(name):
+                raise ContractError(
+                    f"{path}: {kind} '{name}': the graph has {found[kind].get(name, 'none of that name')}, its "
+                    f"contract says {expected.get(name, 'none of that name')}; export it again with: {command}"
+                )
 
 
 def check_drivable(path: Path, contract: GraphContract, command: str) -> None:
@@ -52,3 +87,8 @@ def describe(dtype: str, shape: Sequence[int | str | None]) -> str:
     """ "float32 [*, 300, 4]", to be compared and shown."""
     # A free dimension has whatever name, or none.
     return f"{dtype} [{', '.join(str(dim) if isinstance(dim, int) else '*' for dim in shape)}]"
+
+
+def first_line(error: Exception) -> str:
+    """What a library's error says, in one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -10,11 +10,18 @@ import numpy as np
 import onnxruntime as ort
 
 from l2g.artifacts.graph_sum import check_graph
-from l2g.contract import METADATA_KEY, GraphContract
+from l2g.contract import METADATA_KEY
 from l2g.errors import ContractError, L2GError
 from l2g.runtime.arrays import Array, BoolArray, ByteArray
 from l2g.runtime.backends.base import HostState
-from l2g.runtime.backends.contract_check import check_drivable, describe
+from l2g.runtime.backends.contract_check import (
+    check_boundary,
+    check_drivable,
+    describe,
+    export_command,
+    first_line,
+    parse_contract,
+)
 from l2g.runtime.backends.optimised import KeptGraph
 from l2g.runtime.outputs import FrameOutputs, outputs_class
 
@@ -53,12 +60,16 @@ class OnnxRuntimeBackend:
     ):
         self.path = Path(path)
         self._session, kept = _open_session(self.path, providers, threads, keep)
+        command = export_command(self.path)
         try:
-            self.contract = _read_contract(self.path, self._session)
+            self.contract = parse_contract(
+                self.path, self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY), command
+            )
             if not kept.found:
-                check_graph(self.path, self.contract, _export_command(self.path))
-            _check_boundary(self.path, self.contract, self._session)
-            check_drivable(self.path, self.contract, _export_command(self.path))
+                check_graph(self.path, self.contract, command)
+            found = {"input": _tensors(self._session.get_inputs()), "output": _tensors(self._session.get_outputs())}
+            check_boundary(self.path, self.contract, found, command)
+            check_drivable(self.path, self.contract, command)
             kept.keep()
         finally:
             kept.discard()
@@ -136,14 +147,14 @@ class OnnxRuntimeBackend:
             self._session.run_with_iobinding(binding)
             binding.synchronize_outputs()
         except Exception as error:  # ONNX Runtime's own classes share no other base
-            raise L2GError(f"{self.path}: ONNX Runtime failed in a step: {_first_line(error)}") from None
+            raise L2GError(f"{self.path}: ONNX Runtime failed in a step: {first_line(error)}") from None
 
 
 def _open_session(
     path: Path, providers: Sequence[Provider] | None, threads: int | None, keep: bool
 ) -> tuple[ort.InferenceSession, KeptGraph]:
     if not path.is_file():
-        raise L2GError(f"{path}: no such file; export a checkpoint with: {_export_command(path)}")
+        raise L2GError(f"{path}: no such file; export a checkpoint with: {export_command(path)}")
     available = ort.get_available_providers()
     wanted = [p if isinstance(p, str) else p[0] for p in providers or ()]
     absent = [name for name in wanted if name not in available]
@@ -176,9 +187,14 @@ def _open_session(
         kept = KeptGraph(path, opened)
         session = kept.open(options) if may_keep else opened(str(path), options)
     except Exception as error:  # ONNX Runtime's own classes share no other base
+        if "NOT_IMPLEMENTED" in str(error) and b"bfloat" in path.read_bytes():  # how l2g names what is cast to BF16
+            raise L2GError(
+                f"{path}: BF16 found, and ONNX Runtime's CPU has no BF16; run it with --library openvino, or export it "
+                "with --precision fp32"
+            ) from None
         raise L2GError(
-            f"{path}: ONNX Runtime cannot open it: {_first_line(error)}; export it for ONNX Runtime with: "
-            f"{_export_command(path)}"
+            f"{path}: ONNX Runtime cannot open it: {first_line(error)}; export it for ONNX Runtime with: "
+            f"{export_command(path)}"
         ) from None
     # ONNX Runtime goes on with the CPU, in silence, when CUDA's libraries cannot be loaded.
     if wanted and wanted[0] not in session.get_providers():
@@ -190,31 +206,8 @@ def _open_session(
     return session, kept
 
 
-def _read_contract(path: Path, session: ort.InferenceSession) -> GraphContract:
-    text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-    if text is None:
-        raise ContractError(
-            f"{path}: carries no '{METADATA_KEY}', so nothing says how it is to be driven; "
-            f"export it with: {_export_command(path)}"
-        )
-    try:
-        return GraphContract.from_json(text)
-    except ContractError as error:
-        raise ContractError(f"{path}: {error}: {_export_command(path)}") from None
-
-
-def _check_boundary(path: Path, contract: GraphContract, session: ort.InferenceSession) -> None:
-    """The graph's inputs and outputs are those that its contract names."""
-    kinds = (("input", contract.inputs, session.get_inputs()), ("output", contract.outputs, session.get_outputs()))
-    for kind, specs, nodes in kinds:
-        found = {node.name: describe(_DTYPES.get(node.type, node.type), node.shape) for node in nodes}
-        expected = {spec.name: describe(spec.dtype, spec.shape) for spec in specs}
-        for name in [*expected, *found]:
-            if found.get(name) != expected.get(name):
-                raise ContractError(
-                    f"{path}: {kind} '{name}': the graph has {found.get(name, 'none of that name')}, its contract says "
-                    f"{expected.get(name, 'none of that name')}; export it again with: {_export_command(path)}"
-                )
+def _tensors(nodes: Sequence[ort.NodeArg]) -> dict[str, str]:
+    return {node.name: describe(_DTYPES.get(node.type, node.type), node.shape) for node in nodes}
 
 
 def _device(session: ort.InferenceSession) -> tuple[str, int]:
@@ -228,11 +221,3 @@ def _device(session: ort.InferenceSession) -> tuple[str, int]:
 def _copy(value: ort.OrtValue) -> Array:
     # On a CPU numpy() is a view of the buffer that the next step but one writes.
     return np.array(value.numpy())
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _export_command(path: Path) -> str:
-    return f"l2g export --ckpt CKPT --output {path}"

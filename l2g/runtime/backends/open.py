@@ -7,13 +7,15 @@ import os
 from pathlib import Path
 from typing import Any
 
-from l2g.artifacts import ENGINE_SUFFIX
+from l2g.artifacts import ENGINE_SUFFIX, GRAPH_LIBRARIES
 from l2g.errors import CheckpointError, L2GError
 from l2g.public.hub import is_hub_checkpoint
 from l2g.runtime.backends.base import Backend
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".pkl")
 GRAPH_SUFFIX = ".onnx"
+# What brings them.
+_INSTALL = {"onnxruntime": "'l2g[cpu]' (or 'l2g[gpu]' for CUDA)", "openvino": "'l2g[openvino]'"}
 # What has its canvas and its outputs inside, and opens without PyTorch.
 ARTIFACT_SUFFIXES = (GRAPH_SUFFIX, ENGINE_SUFFIX)
 
@@ -24,6 +26,9 @@ def open_backend(
     top_k: int | None = 50,
     canvas: tuple[int, int] | None = None,
     portrait: bool = False,
+    library: str | None = None,
+    device: str | None = None,
+    precision: str | None = None,
     **checkpoint_options: Any,
 ) -> Backend:
     """Open a checkpoint, an exported graph (.onnx) or an engine (.engine) by path, or a shipped checkpoint by name
@@ -36,13 +41,19 @@ def open_backend(
     `load_checkpoint`, whose defaults hold where an option is None. Raises L2GError for a file that no backend opens,
     a library that is not installed, and whatever is wrong with the file.
 
+    library: what runs a graph, "onnxruntime" (the default) or "openvino". device: "cpu" or "cuda" of ONNX Runtime;
+    "CPU", "GPU", "NPU" or "AUTO" of OpenVINO. precision: what OpenVINO computes the floating point tensors in, "fp32",
+    "bf16" or "fp16", where not in the types that the graph gives them.
+
     A graph's canvas and outputs were fixed when it was exported: `top_k` and `portrait` change nothing, and another
     canvas or a checkpoint option is refused.
     """
     suffix = Path(model).suffix.lower()
     given = {name: value for name, value in checkpoint_options.items() if value is not None}
+    running = {"library": library, "device": device, "precision": precision}
     if suffix in ARTIFACT_SUFFIXES:
-        return _open_artifact(str(model), suffix, canvas, given)
+        return _open_artifact(str(model), suffix, canvas, given, running)
+    _refuse_running(str(model), running)
     if suffix in CHECKPOINT_SUFFIXES:
         if not Path(model).is_file():
             raise CheckpointError(f"{model}: no such file; check the path of the checkpoint")
@@ -82,7 +93,11 @@ def _open_eager(
 
 
 def _open_artifact(
-    model: str, suffix: str, canvas: tuple[int, int] | None, checkpoint_options: dict[str, Any]
+    model: str,
+    suffix: str,
+    canvas: tuple[int, int] | None,
+    checkpoint_options: dict[str, Any],
+    running: dict[str, str | None],
 ) -> Backend:
     if checkpoint_options:
         raise L2GError(
@@ -90,10 +105,11 @@ def _open_artifact(
             "a graph's contract says all of it, so leave it away"
         )
     if suffix == ENGINE_SUFFIX:
+        _refuse_running(model, running)
         library = importlib.import_module("l2g.runtime.backends.tensorrt.backend")
         backend: Backend = library.TensorRTBackend(model)
     else:
-        backend = _open_graph(model)
+        backend = _open_graph(model, **running)
     fixed = (backend.contract.height, backend.contract.width)
     if canvas is not None and tuple(canvas) != fixed:
         backend.close()
@@ -104,15 +120,35 @@ def _open_artifact(
     return backend
 
 
-def _open_graph(model: str) -> Backend:
+def _open_graph(model: str, library: str | None, device: str | None, precision: str | None) -> Backend:
+    library = library or next(iter(GRAPH_LIBRARIES))
+    if library not in GRAPH_LIBRARIES:
+        raise L2GError(f"library '{library}' found, one of {', '.join(GRAPH_LIBRARIES)} expected")
     try:
-        library = importlib.import_module("l2g.runtime.backends.onnxruntime")
+        module = importlib.import_module(f"l2g.runtime.backends.{library}")
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] == "l2g":
             raise
         raise L2GError(
-            f"{model}: a graph runs on ONNX Runtime, but '{error.name}' is not installed; "
-            "install it with: pip install 'l2g[cpu]' (or 'l2g[gpu]' for CUDA)"
+            f"{model}: a graph runs on {GRAPH_LIBRARIES[library]}, but '{error.name}' is not installed; "
+            f"install it with: pip install {_INSTALL[library]}"
         ) from None
-    backend: Backend = library.OnnxRuntimeBackend(model, keep=True)
+    if library == "openvino":
+        backend: Backend = module.OpenVinoBackend(model, device or "CPU", precision)
+        return backend
+    if precision is not None:
+        raise L2GError(f"{model}: precision given, which ONNX Runtime takes from the graph; add --library openvino")
+    providers = {None: None, "cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"]}
+    name = device.lower() if device else None
+    if name not in providers:
+        raise L2GError(
+            f"{model}: device '{device}' asked for, ONNX Runtime has cpu and cuda; or add --library openvino"
+        )
+    backend = module.OnnxRuntimeBackend(model, providers[name], keep=True)
     return backend
+
+
+def _refuse_running(model: str, running: dict[str, str | None]) -> None:
+    given = [name for name, value in running.items() if value is not None]
+    if given:
+        raise L2GError(f"{model}: {', '.join(given)} given, which only an exported graph takes; leave it away")

@@ -10,9 +10,9 @@ from onnx import numpy_helper
 from l2g.cli.making.export import main
 from l2g.contract import METADATA_KEY
 from l2g.errors import ExportError
-from l2g.export.exporter import ExportOptions, export, fp16_graph
-from l2g.export.precision.convert import to_fp16
-from l2g.export.precision.verify import FACTOR, _round, fp16_tensors, verify_fp16
+from l2g.export.exporter import ExportOptions, build_graph, contract_of, export, reduced_graph
+from l2g.export.precision.convert import BFLOAT, HALF, reduce_precision
+from l2g.export.precision.verify import FACTOR, _round, reduced_tensors, verify_reduced
 from l2g.provenance import Verification
 from tests.export.models import inputs, run, session
 from tests.export.precision.half_models import PLANTED, contract, parsed, planted_model, single
@@ -22,7 +22,7 @@ FLOAT32 = Verification("onnxruntime", (), {}, {}, 0)
 
 
 def verify(half: bytes):
-    return verify_fp16(exported_model(), single(), half, contract(), FLOAT32)
+    return verify_reduced(exported_model(), HALF, single(), half, contract(), FLOAT32)
 
 
 def test_an_fp16_file_from_the_command_line(tmp_path, capsys):
@@ -56,7 +56,7 @@ def scale_a_layer(model: onnx.ModelProto) -> None:
 
 @pytest.mark.parametrize("change", [scale_a_layer, swap_streams, ignore_prior_valid])
 def test_a_wrong_graph_is_refused(change):
-    proto = onnx.load_from_string(fp16_graph(single()))
+    proto = onnx.load_from_string(reduced_graph(single(), "fp16"))
     change(proto)
     with pytest.raises(ExportError, match=f"more than FP16 explains.*{FACTOR:g} times"):
         verify(proto.SerializeToString())
@@ -73,16 +73,16 @@ def test_overflow_is_named_before_anything_is_written(tmp_path):
 def test_rounding_for_the_limits_is_fp16s():
     """Eleven bits, as FP16 has within its range; beyond it nothing becomes infinite or zero."""
     array = np.random.default_rng(0).standard_normal(10_000).astype(np.float32)
-    np.testing.assert_array_equal(_round(array), array.astype(np.float16).astype(np.float32))
-    assert np.isfinite(_round(array * np.float32(2.0**30))).all()
-    assert (_round(array * np.float32(2.0**-40)) != 0).all()
+    np.testing.assert_array_equal(_round(array, HALF.bits), array.astype(np.float16).astype(np.float32))
+    assert np.isfinite(_round(array * np.float32(2.0**30), HALF.bits)).all()
+    assert (_round(array * np.float32(2.0**-40), HALF.bits) != 0).all()
 
 
 def test_what_is_cast_to_fp16_counts_too():
     """A float32 block before an FP16 one: the value between them must fit as well, and the reader is to blame."""
     half = parsed(single())
-    to_fp16(half, keep=["encoder.layers.0.linear1"])
-    found = fp16_tensors(half)
+    reduce_precision(half, HALF, keep=["encoder.layers.0.linear1"])
+    found = reduced_tensors(half, HALF)
     assert found["/encoder/layers.0/Relu_output_0"] == "/encoder/layers.0/linear2/MatMul"
     assert "/encoder/layers.0/linear1/MatMul_output_0" not in found
     assert "prior_queries" not in found  # NaN where a stream is fresh
@@ -90,9 +90,9 @@ def test_what_is_cast_to_fp16_counts_too():
 
 def test_the_block_kept_the_same_model_passes():
     half = ir.from_proto(onnx.load_from_string(single(planted=True)))
-    to_fp16(half, keep=[PLANTED])
+    reduce_precision(half, HALF, keep=[PLANTED])
     half = ir.to_proto(half).SerializeToString()
-    found = verify_fp16(planted_model(), single(planted=True), half, contract(), FLOAT32)
+    found = verify_reduced(planted_model(), HALF, single(planted=True), half, contract(), FLOAT32)
     assert found.largest_activation[1] < 65504
 
 
@@ -110,3 +110,53 @@ def test_bad_options(arguments, text, tmp_path, capsys):
     assert main(["--ckpt", str(small_checkpoint()), "--output", str(path), *arguments]) == 2
     assert text in capsys.readouterr().err
     assert os.listdir(tmp_path) == []
+
+
+def scale_a_bf16_layer(model: onnx.ModelProto) -> None:
+    """A quarter more of one layer's weights."""
+    node = next(node for node in model.graph.node if node.name == "/encoder/layers.0/linear2/MatMul")
+    weight = next(w for w in model.graph.initializer if w.name == node.input[1])
+    assert weight.data_type == onnx.TensorProto.BFLOAT16
+    array = numpy_helper.to_array(weight)
+    weight.CopyFrom(numpy_helper.from_array((array.astype(np.float32) * 1.25).astype(array.dtype), weight.name))
+
+
+@pytest.fixture(scope="module")
+def float32_of_opset_20():
+    options = ExportOptions(opset=20)
+    return build_graph(exported_model(), contract_of(exported_model(), options), options)
+
+
+def test_a_bf16_graph_is_held_to_bf16s_rounding(float32_of_opset_20):
+    graph = reduced_graph(float32_of_opset_20, "bf16")
+    found = verify_reduced(exported_model(), BFLOAT, float32_of_opset_20, graph, contract(), FLOAT32)
+    assert "BF16 emulated" in found.library
+    for name, error in found.errors.items():
+        assert error <= found.limits[name], name
+    # An error of eight bits, and not the room that a broken graph would need.
+    assert 1e-3 < found.errors["queries"] < found.limits["queries"] < 1
+
+
+@pytest.mark.parametrize("change", [scale_a_bf16_layer, swap_streams, ignore_prior_valid])
+def test_a_wrong_bf16_graph_is_refused(float32_of_opset_20, change):
+    proto = onnx.load_from_string(reduced_graph(float32_of_opset_20, "bf16"))
+    change(proto)
+    with pytest.raises(ExportError, match="differs from the model by more than BF16 explains"):
+        verify_reduced(exported_model(), BFLOAT, float32_of_opset_20, proto.SerializeToString(), contract(), FLOAT32)
+
+
+def test_bf16_needs_its_opset(tmp_path, capsys):
+    arguments = ["--ckpt", str(small_checkpoint()), "--output", str(tmp_path / "b.onnx"), "--precision", "bf16"]
+    assert main([*arguments, "--opset", "18"]) == 2
+    assert "opset 18 found, 20 expected for BF16; add --opset 20" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == []
+    with pytest.raises(ExportError, match="opset 17 found, 20 expected for BF16; export with --opset 20"):
+        reduced_graph(single(), "bf16")
+    assert main([*arguments, "--quiet"]) == 0
+    model = onnx.load(tmp_path / "b.onnx")
+    assert next(entry.version for entry in model.opset_import if not entry.domain) == 22
+    build = json.loads(next(p.value for p in model.metadata_props if p.key == METADATA_KEY))["build"]
+    assert build["precision"] == "bf16"
+    # The state crosses in float32, as the contract says.
+    kinds = {value.name: value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)}
+    assert kinds["queries"] == kinds["prior_queries"] == kinds["boxes"] == onnx.TensorProto.FLOAT

@@ -1,0 +1,63 @@
+"""How fast models are on this machine: every library and device that can run them, in turn, frame by frame.
+
+    l2g bench tiny.onnx tiny.bf16.onnx tiny.int8.onnx --dataset synthetic:val --videos 12 --output outputs/bench
+
+With a data set AP is measured beside it, and the fastest within the budget is recommended. Writes bench.json and
+bench.html into the output folder. Exit code: 0 measured, 1 nothing is within the AP budget, 2 bad input.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from l2g.cli.arguments import MODEL, add_dataset, add_quiet, add_streams, open_dataset, size
+from l2g.cli.entry import main_of
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("models", nargs="+", metavar="MODEL", help=f"{MODEL}; several of one canvas")
+    add_dataset(parser, "for AP: ", required=False, seed=True)
+    parser.add_argument(
+        "--ap-budget", type=float, default=0.5, help="percent points of AP that the recommended may lose"
+    )
+    add_streams(parser)
+    parser.add_argument("--frames", type=int, default=50, help="interleaved frames that count")
+    parser.add_argument("--threads", type=int, metavar="N", help="on a CPU (default: each library's own choice)")
+    parser.add_argument("--size", type=size, metavar="HxW", help="canvas of a checkpoint (default: the model's)")
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="folder for bench.json and bench.html (default: none)"
+    )
+    add_quiet(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    from l2g.cli.running.parity import make_folder
+    from l2g.evaluation.bench.candidates import candidates
+    from l2g.evaluation.bench.measure import measure
+    from l2g.evaluation.bench.page import render_page, table
+    from l2g.files import write_json, write_text
+
+    if options.output:
+        make_folder(options.output)
+    dataset = open_dataset(options) if options.dataset else None
+    found, left = candidates(options.models, options.size, options.threads)
+    report = measure(
+        found,
+        left=left,
+        frames=options.frames,
+        threads=options.threads,
+        dataset=dataset,
+        ap_budget=options.ap_budget,
+        streams=options.streams,
+        progress=not options.quiet,
+    )
+    print(table(report))
+    if options.output:
+        write_json(options.output / "bench.json", report.to_json())
+        write_text(options.output / "bench.html", render_page(report))
+        print(f"report: {options.output / 'bench.html'}")
+    return 0 if report.recommended else 1
+
+
+main = main_of("bench")

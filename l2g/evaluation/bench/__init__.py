@@ -1,0 +1,1 @@
+"""How fast models are on this machine, side by side, and what each is worth."""

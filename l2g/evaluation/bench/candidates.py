@@ -1,0 +1,89 @@
+"""What this machine can run of some models: every library and device, and why the rest is not run."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from l2g.errors import L2GError
+from l2g.runtime.backends.base import Backend
+from l2g.runtime.backends.open import GRAPH_SUFFIX, open_backend
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One model in one library on one device, "" where the model's name says it. open: opens it, with raw outputs where
+    it is not exported."""
+
+    model: str
+    runs_on: str
+    open: Callable[[], Backend]
+
+    @property
+    def name(self) -> str:
+        return ", ".join(filter(None, (Path(self.model).name, self.runs_on)))
+
+
+@dataclass(frozen=True)
+class Left:
+    """What is not measured, and why."""
+
+    name: str
+    reason: str
+
+
+def candidates(
+    models: Sequence[str], canvas: tuple[int, int] | None = None, threads: int | None = None
+) -> tuple[tuple[Candidate, ...], tuple[Left, ...]]:
+    """Everything that can be tried of these models, and the libraries that are not installed.
+
+    canvas: of checkpoints; None is the model's own. threads: of CPUs, None is each library's own choice.
+    """
+    if not models:
+        raise L2GError("no model given; give a checkpoint, a graph or an engine")
+    found: list[Candidate] = []
+    left: list[Left] = []
+    for model in dict.fromkeys(models):
+        suffix = Path(model).suffix.lower()
+        if suffix == GRAPH_SUFFIX:
+            _add_graph(model, threads, found, left)
+        elif suffix == ".engine":
+            found.append(Candidate(model, "TensorRT", partial(open_backend, model, top_k=None)))
+        else:
+            found.append(Candidate(model, "PyTorch", _eager_opener(model, canvas, threads)))
+    return tuple(found), tuple(left)
+
+
+def _add_graph(model: str, threads: int | None, found: list[Candidate], left: list[Left]) -> None:
+    try:
+        onnxruntime = importlib.import_module("onnxruntime")
+        graph = importlib.import_module("l2g.runtime.backends.onnxruntime").OnnxRuntimeBackend
+        for provider in ("CPUExecutionProvider", "CUDAExecutionProvider"):
+            if provider in onnxruntime.get_available_providers():
+                where = provider.removesuffix("ExecutionProvider")
+                opener = partial(graph, model, providers=[provider], threads=threads)
+                found.append(Candidate(model, f"ONNX Runtime {where}", opener))
+    except ModuleNotFoundError:
+        left.append(Left(f"{Path(model).name}, ONNX Runtime", "not installed; pip install 'l2g[cpu]'"))
+    try:
+        openvino = importlib.import_module("l2g.runtime.backends.openvino")
+        for device in openvino.devices():
+            opener = partial(openvino.OpenVinoBackend, model, device, threads=threads if device == "CPU" else None)
+            found.append(Candidate(model, f"OpenVINO {device}", opener))
+    except ModuleNotFoundError:
+        left.append(Left(f"{Path(model).name}, OpenVINO", "not installed; pip install 'l2g[openvino]'"))
+
+
+def _eager_opener(model: str, canvas: tuple[int, int] | None, threads: int | None) -> Callable[[], Backend]:
+    def opened() -> Backend:
+        backend = open_backend(model, top_k=None, canvas=canvas)
+        import torch
+
+        torch.set_num_threads(threads or os.cpu_count() or 1)
+        return backend
+
+    return opened

@@ -1,0 +1,228 @@
+"""Candidates in turn, frame by frame, in one process and so under one load."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from l2g.data.dataset import VideoDataset
+from l2g.errors import DataError, L2GError
+from l2g.evaluation.bench.candidates import Candidate, Left
+from l2g.evaluation.run import evaluate_backend
+from l2g.records import Record
+from l2g.runtime.backends.base import Backend
+
+# The choice of kernels and the growth of memory fall on the first frames.
+WARM_UP = 3
+
+
+@dataclass(frozen=True)
+class Measured(Record):
+    """One candidate. Times in milliseconds of one frame of one stream, but for `start`.
+
+    precision: what the model is said to be in. median, p99, best: from giving the frame to having the results. cpu: of
+    the processor, all threads together. rate: frames a second at the median. start: seconds to open it and have the
+    first frame's results. memory: bytes that opening and warming it up added to the process; None where the system does
+    not tell. ap: percent; None where it was not asked for.
+    """
+
+    name: str
+    model: str
+    runs_on: str
+    precision: str
+    median: float
+    p99: float
+    best: float
+    cpu: float
+    rate: float
+    start: float
+    memory: int | None
+    ap: float | None
+
+
+@dataclass(frozen=True)
+class BenchReport(Record):
+    """What `measure` found. frames: that count. load: of the machine before and after, processes that want to run (one
+    minute's mean). reference: the candidate whose AP the others are held to. recommended: the fastest within
+    `ap_budget`, or of all where no AP was measured; None where none is."""
+
+    canvas: tuple[int, int]
+    frames: int
+    threads: int | None
+    cores: int
+    load: tuple[float, float]
+    dataset: str | None
+    ap_budget: float
+    measured: tuple[Measured, ...]
+    left: tuple[tuple[str, str], ...]
+    reference: str | None
+    recommended: str | None
+
+
+def measure(
+    candidates: Sequence[Candidate],
+    *,
+    left: Sequence[Left] = (),
+    frames: int = 50,
+    threads: int | None = None,
+    dataset: VideoDataset | None = None,
+    ap_budget: float = 0.5,
+    streams: int = 4,
+    progress: bool = True,
+) -> BenchReport:
+    """Time all candidates, and score them where a data set is given.
+
+    A candidate that this machine cannot run goes to what is left out, with the reason. dataset: its first video gives
+    the frames as well, else they are noise. streams: videos that share a step while AP is measured.
+    Raises L2GError where nothing can be run and where the models have different canvases.
+    """
+    if frames < 1:
+        raise L2GError(f"{frames} frames asked for, at least 1 expected")
+    before = _load()
+    refused = [(item.name, item.reason) for item in left]
+    with ExitStack() as stack:
+        opened: dict[Candidate, tuple[Backend, float, int | None]] = {}
+        for candidate in tqdm(candidates, desc="open", disable=None if progress else True):
+            try:
+                opened[candidate] = _start(candidate, stack)
+            except L2GError as error:
+                refused.append((candidate.name, str(error)))
+        if not opened:
+            raise L2GError("nothing here can be run: " + "; ".join(f"{name}: {reason}" for name, reason in refused))
+        canvas = _canvas({c.name: backend for c, (backend, *_) in opened.items()})
+        pictures = _pictures(canvas, frames + WARM_UP)
+        wall, cpu = _turns({c: backend for c, (backend, *_) in opened.items()}, pictures, progress)
+        scores = {c: _ap(backend, dataset, streams, progress) for c, (backend, *_) in opened.items()}
+        measured = tuple(
+            _row(candidate, backend, wall[candidate], cpu[candidate], start, memory, scores[candidate])
+            for candidate, (backend, start, memory) in opened.items()
+        )
+    reference = _reference(measured)
+    return BenchReport(
+        canvas=canvas,
+        frames=frames,
+        threads=threads,
+        cores=os.cpu_count() or 1,
+        load=(before, _load()),
+        dataset=None if dataset is None else dataset.name,
+        ap_budget=ap_budget,
+        measured=measured,
+        left=tuple(refused),
+        reference=reference.name if reference else None,
+        recommended=_recommended(measured, reference, ap_budget),
+    )
+
+
+def _start(candidate: Candidate, stack: ExitStack) -> tuple[Backend, float, int | None]:
+    held, start = _resident(), time.perf_counter()
+    backend = stack.enter_context(closing(candidate.open()))
+    spec = backend.contract.input("frames")
+    backend.step(np.zeros(spec.sized(1), np.uint8), np.array([True]))
+    seconds, now = time.perf_counter() - start, _resident()
+    return backend, seconds, None if held is None or now is None else now - held
+
+
+def _turns(
+    backends: dict[Candidate, Backend], pictures: Sequence[np.ndarray], progress: bool
+) -> tuple[dict[Candidate, list[float]], dict[Candidate, list[float]]]:
+    """Seconds of every frame after the warm-up: on the wall and of the processor."""
+    wall: dict[Candidate, list[float]] = {candidate: [] for candidate in backends}
+    cpu: dict[Candidate, list[float]] = {candidate: [] for candidate in backends}
+    for index, frame in enumerate(tqdm(pictures, desc="frames", disable=None if progress else True)):
+        for candidate, backend in backends.items():
+            start, used = time.perf_counter(), time.process_time()
+            backend.step(frame, np.array([index == 0]))
+            if index >= WARM_UP:
+                wall[candidate].append(time.perf_counter() - start)
+                cpu[candidate].append(time.process_time() - used)
+    return wall, cpu
+
+
+def _row(
+    candidate: Candidate,
+    backend: Backend,
+    wall: list[float],
+    cpu: list[float],
+    start: float,
+    memory: int | None,
+    ap: float | None,
+) -> Measured:
+    build = backend.contract.build
+    precision = build.precision or "fp32"
+    if build.int8 is not None:
+        precision += f" + {build.int8.scales}"
+    median = float(np.median(wall))
+    return Measured(
+        name=candidate.name,
+        model=candidate.model,
+        runs_on=candidate.runs_on,
+        precision=precision,
+        median=1e3 * median,
+        p99=1e3 * float(np.percentile(wall, 99)),
+        best=1e3 * min(wall),
+        cpu=1e3 * float(np.median(cpu)),
+        rate=1 / median,
+        start=start,
+        memory=memory,
+        ap=ap,
+    )
+
+
+def _ap(backend: Backend, dataset: VideoDataset | None, streams: int, progress: bool) -> float | None:
+    if dataset is None:
+        return None
+    value = evaluate_backend(backend, dataset, streams=streams, progress=progress).report.stats["AP"]
+    if value < 0:
+        raise DataError(f"data set '{dataset.name}' holds no annotation that counts, so there is no AP; use another")
+    return 100 * value
+
+
+def _reference(measured: Sequence[Measured]) -> Measured | None:
+    """The first in FP32, of which the others are to keep the AP; else the one of the highest AP."""
+    scored = [item for item in measured if item.ap is not None]
+    float32 = [item for item in scored if item.precision == "fp32"]
+    return next(iter(float32 or sorted(scored, key=lambda item: -(item.ap or 0))), None)
+
+
+def _recommended(measured: Sequence[Measured], reference: Measured | None, budget: float) -> str | None:
+    def within(item: Measured) -> bool:
+        if reference is None or reference.ap is None:
+            return True
+        return item.ap is not None and reference.ap - item.ap <= budget + 1e-9
+
+    kept = [item for item in measured if within(item)]
+    return min(kept, key=lambda item: item.median).name if kept else None
+
+
+def _canvas(backends: dict[str, Backend]) -> tuple[int, int]:
+    sizes = {name: (b.contract.height, b.contract.width) for name, b in backends.items()}
+    if len(set(sizes.values())) > 1:
+        shown = ", ".join(f"{name}: {height}x{width}" for name, (height, width) in sizes.items())
+        raise L2GError(f"models of several canvases found ({shown}); give models of one, or --size for a checkpoint")
+    return next(iter(sizes.values()))
+
+
+def _pictures(canvas: tuple[int, int], count: int) -> list[np.ndarray]:
+    """Noise that moves: the time does not depend on what is seen."""
+    noise = np.random.default_rng(0).integers(0, 256, (1, *canvas, 3), np.uint8)
+    return [np.roll(noise, 4 * number, axis=2) for number in range(count)]
+
+
+def _resident() -> int | None:
+    """Bytes of this process that are in memory."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, IndexError, ValueError):
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _load() -> float:
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0

@@ -1,0 +1,311 @@
+"""The OpenVINO backend: an exported graph on a CPU (or what else OpenVINO drives), its precision always stated.
+
+Left alone OpenVINO computes a float32 graph in bfloat16 on every CPU that can, without a word. `l2g_tiny` then loses a
+third of its AP. So every graph is compiled with its precision said, and refused where it would run in something else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+
+from l2g.artifacts.graph_sum import check_graph
+from l2g.artifacts.records import Audit
+from l2g.contract import METADATA_KEY
+from l2g.errors import ContractError, L2GError
+from l2g.files import cache_root, sha256_of_file
+from l2g.runtime.arrays import Array, BoolArray, ByteArray
+from l2g.runtime.backends.base import HostState
+from l2g.runtime.backends.contract_check import (
+    check_boundary,
+    check_drivable,
+    describe,
+    export_command,
+    first_line,
+    parse_contract,
+)
+from l2g.runtime.backends.openvino_audit import audit, layer_precisions
+from l2g.runtime.outputs import FrameOutputs, outputs_class
+
+# What the float32 tensors of a graph are computed in, as OpenVINO spells it.
+_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+# The types of a graph stay as they are: float32 is computed in float32, bfloat16 in bfloat16, eight bits in eight.
+_AS_TYPED = {"EXECUTION_MODE_HINT": "ACCURACY", "INFERENCE_PRECISION_HINT": "dynamic"}
+_DTYPES = {"f32": "float32", "u8": "uint8", "i32": "int32"}
+# The capability of a device that computes a precision natively; without it OpenVINO widens it to float32 in silence.
+_CAPABILITY = {"bf16": "BF16", "fp16": "FP16"}
+
+
+class OpenVinoBackend:
+    """Drives an exported graph frame by frame; see `l2g.runtime.backends.base.Backend`. Needs no torch.
+
+    The state of B streams lives on the host in two sets of buffers: a step reads the one and writes the other, then
+    they swap. (OpenVINO's own state begins empty where the batch is free, and is reset for all streams at once.)
+
+    Args:
+        path: an ONNX file that `l2g export` wrote.
+        device: "CPU", "GPU", "NPU" or "AUTO" (a GPU where there is one, else the CPU), with a number where there are
+            several ("GPU.1").
+        precision: None computes every tensor in the type that the graph gives it. "fp32", "bf16" or "fp16" is what the
+            floating point tensors are computed in whatever their type; the integers of an INT8 graph stay. Lowering a
+            float32 graph so has no islands and costs what it costs: `l2g export --precision bf16` is the way.
+        threads: None is OpenVINO's own choice, the physical cores.
+        cached: keep the compiled model in the cache of l2g, by the sum of the file, OpenVINO's version, device and
+            precision.
+
+    Raises ContractError for a file without a contract, with one of another version, or with other inputs and outputs
+    than its contract says; L2GError for a file that is no ONNX graph, a device that is not there, and a precision that
+    the device would compute in another one.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        device: str = "CPU",
+        precision: str | None = None,
+        threads: int | None = None,
+        cached: bool = True,
+    ):
+        self.path, self.device = Path(path), _physical(device.upper())
+        model = _read_model(self.path)
+        command = export_command(self.path)
+        self.contract = parse_contract(self.path, _metadata(model), command)
+        check_graph(self.path, self.contract, command)
+        check_boundary(self.path, self.contract, _boundary(model), command)
+        check_drivable(self.path, self.contract, command)
+        build = self.contract.build
+        self.precision = precision or build.precision or "fp32"
+        # What is around the integers of an INT8 graph.
+        typed = build.int8.scales if build.precision == "int8" and build.int8 else build.precision
+        settings = _settings(self.path, typed or "fp32", precision, self.device)
+        if threads is not None:
+            if threads < 1:
+                raise L2GError(f"{threads} threads asked for, at least 1 expected")
+            settings["INFERENCE_NUM_THREADS"] = threads
+        self._settings = settings
+        self._compiled = _compile(model, self.path, self.device, settings, cached)
+        self.hint = _type_name(self._compiled.get_property("INFERENCE_PRECISION_HINT"))
+        _check_hint(self.path, self.hint, settings["INFERENCE_PRECISION_HINT"])
+        _check_layers(self.path, self._compiled, self.precision)
+        self._request = self._compiled.create_infer_request()
+        self._results = outputs_class(self.contract)
+        carried = {state.output for state in self.contract.states}
+        self._host_outputs = [spec for spec in self.contract.outputs if spec.name not in carried]
+        self._shown_state = carried & set(self._results.__dataclass_fields__)
+        # By output name: what the next step reads, and what it writes.
+        self._current: dict[str, Array] = {}
+        self._next: dict[str, Array] = {}
+        self._valid: BoolArray | None = None  # bool [B]; None before the first step
+
+    def step(self, frames: ByteArray, reset: BoolArray) -> FrameOutputs:
+        self.contract.input("frames").check(frames)
+        streams = len(frames)
+        if self._valid is None:
+            self._valid = self._allocate(streams)
+        elif len(self._valid) != streams:
+            raise ContractError(
+                f"{streams} frames given, but the state holds {len(self._valid)} streams; "
+                "re-arrange the state with write_state first (VideoSession does)"
+            )
+        valid = self._valid & ~np.asarray(reset, bool)
+        poisoned = self._enter(valid)
+        results = {spec.name: np.empty(spec.sized(streams), spec.dtype) for spec in self._host_outputs}
+        inputs = {"frames": np.ascontiguousarray(frames), self.contract.valid_input: valid.astype(np.float32)[:, None]}
+        inputs |= {state.input: self._current[state.output] for state in self.contract.states}
+        self._run(inputs, {**results, **self._next})
+        if poisoned.any():
+            # OpenVINO makes numbers of NaN (Relu, Clip, Max), and the stream would look healthy.
+            for array in (*results.values(), *self._next.values()):
+                if array.dtype.kind == "f":
+                    array[poisoned] = np.nan
+        self._current, self._next = self._next, self._current
+        self._valid = np.ones(streams, bool)
+        results |= {name: self._current[name].copy() for name in self._shown_state}
+        return self._results.of(results)
+
+    def read_state(self) -> HostState | None:
+        if self._valid is None:
+            return None
+        tensors = {state.input: self._current[state.output].copy() for state in self.contract.states}
+        return HostState(tensors, self._valid.copy())
+
+    def write_state(self, state: HostState) -> None:
+        state.check(self.contract)
+        if self._valid is None or len(self._valid) != len(state):
+            self._allocate(len(state))
+        for pair in self.contract.states:
+            self._current[pair.output][...] = state.tensors[pair.input]
+        self._valid = np.array(state.valid, bool)
+
+    def close(self) -> None:
+        self._current, self._next, self._valid = {}, {}, None
+        self._request = self._compiled = None
+
+    def audit(self) -> Audit:
+        """What every layer really computes in, weighed by FLOPs; see `l2g.runtime.backends.openvino_audit`."""
+        # Compiled again: one from the cache has lost the names of what was fused.
+        fresh = _compile(_read_model(self.path), self.path, self.device, self._settings, cached=False)
+        return audit(_read_model(self.path), fresh.get_runtime_model(), self.precision)
+
+    def _allocate(self, streams: int) -> BoolArray:
+        """Two sets of buffers for so many streams, of zeros, the contract's initial content; none of them is valid."""
+        for buffers in (self._current, self._next):
+            for state in self.contract.states:
+                spec = self.contract.output(state.output)
+                buffers[state.output] = np.zeros(spec.sized(streams), spec.dtype)
+        return np.zeros(streams, bool)
+
+    def _enter(self, valid: BoolArray) -> BoolArray:
+        """Zeros in the rows without a history, so that nothing there reaches a kernel; bool [B], True where a stream
+        that has one carries NaN or infinity."""
+        finite = np.ones(len(valid), bool)
+        for array in self._current.values():
+            array[~valid] = 0
+            finite &= np.isfinite(array.reshape(len(array), -1)).all(axis=1)
+        return ~finite
+
+    def _run(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
+        try:
+            for name, array in (*inputs.items(), *outputs.items()):
+                self._request.set_tensor(name, ov.Tensor(array, shared_memory=True))
+            self._request.infer()
+        except RuntimeError as error:
+            raise L2GError(f"{self.path}: OpenVINO failed in a step: {_reason(error)}") from None
+
+
+@cache
+def _core() -> ov.Core:
+    return ov.Core()
+
+
+def devices() -> tuple[str, ...]:
+    """What this installation can run on here: ("CPU",), ("CPU", "GPU.0") and so on."""
+    return tuple(_core().available_devices)
+
+
+def native_precisions(device: str = "CPU") -> tuple[str, ...]:
+    """Which of "fp32", "bf16" and "fp16" the device computes as such."""
+    capabilities = _core().get_property(device, "OPTIMIZATION_CAPABILITIES")
+    return ("fp32", *(name for name, capability in _CAPABILITY.items() if capability in capabilities))
+
+
+def _physical(device: str) -> str:
+    """What "AUTO" stands for. OpenVINO's own tells of no precision, and may change the device on the way."""
+    if device != "AUTO":
+        return device
+    return next((name for name in devices() if name.startswith("GPU")), "CPU")
+
+
+def _read_model(path: Path) -> ov.Model:
+    if not path.is_file():
+        raise L2GError(f"{path}: no such file; export a checkpoint with: {export_command(path)}")
+    try:
+        return _core().read_model(path)
+    except RuntimeError as error:
+        raise L2GError(
+            f"{path}: OpenVINO cannot open it: {_reason(error)}; export it again with: {export_command(path)}"
+        ) from None
+
+
+def _metadata(model: ov.Model) -> str | None:
+    """The contract's text: ONNX metadata are kept under "framework"."""
+    place = ["framework", METADATA_KEY]
+    return str(model.get_rt_info(place).astype(str)) if model.has_rt_info(place) else None
+
+
+def _boundary(model: ov.Model) -> dict[str, dict[str, str]]:
+    def tensors(ports: list[Any]) -> dict[str, str]:
+        return {port.any_name: _describe(port) for port in ports}
+
+    return {"input": tensors(model.inputs), "output": tensors(model.outputs)}
+
+
+def _describe(port: Any) -> str:
+    shape = [None if dim.is_dynamic else dim.get_length() for dim in port.partial_shape]
+    kind = port.element_type.get_type_name()
+    return describe(_DTYPES.get(kind, kind), shape)
+
+
+def _settings(path: Path, typed: str, precision: str | None, device: str) -> dict[str, Any]:
+    """The properties that state what is computed in what. typed: the precision of the graph's own types."""
+    if precision is not None and precision not in _HINTS:
+        raise L2GError(f"precision '{precision}' found, one of {', '.join(_HINTS)} expected")
+    wanted = precision or (typed if typed in _HINTS else "fp32")
+    _check_device(path, device)
+    if wanted not in native_precisions(device):
+        raise L2GError(
+            f"{path}: {wanted.upper()} asked for, but {device} has no {wanted.upper()} arithmetic and OpenVINO would "
+            "compute it in FP32 without a word; ask for that with --precision fp32, or export with --precision fp32"
+        )
+    settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+    if precision is None and typed != "fp32":
+        return {**settings, **_AS_TYPED}
+    mode = "ACCURACY" if wanted == "fp32" else "PERFORMANCE"
+    return {**settings, "EXECUTION_MODE_HINT": mode, "INFERENCE_PRECISION_HINT": _HINTS[wanted]}
+
+
+def _check_device(path: Path, device: str) -> None:
+    here = devices()
+    if any(device in (name, name.partition(".")[0]) for name in here):
+        return
+    raise L2GError(f"{path}: device '{device}' asked for, OpenVINO has {', '.join((*here, 'AUTO'))} here")
+
+
+def _compile(model: ov.Model, path: Path, device: str, settings: dict[str, Any], cached: bool) -> ov.CompiledModel:
+    if cached:
+        # A cache that cannot be written or read is no reason to fail.
+        with contextlib.suppress(RuntimeError, OSError, L2GError):
+            folder = _cache_folder(path, device, settings)
+            folder.mkdir(parents=True, exist_ok=True)
+            return _core().compile_model(model, device, {**settings, "CACHE_DIR": str(folder)})
+    try:
+        return _core().compile_model(model, device, settings)
+    except RuntimeError as error:
+        raise L2GError(f"{path}: OpenVINO cannot compile it for {device}: {_reason(error)}") from None
+
+
+def _cache_folder(path: Path, device: str, settings: dict[str, Any]) -> Path:
+    """Of its own for every file, version, device and set of properties."""
+    facts = (sha256_of_file(path), ov.__version__, device, *map(str, sorted(settings.items())))
+    return cache_root() / "openvino" / hashlib.sha256("\n".join(facts).encode()).hexdigest()[:32]
+
+
+def _check_hint(path: Path, found: str, asked: str) -> None:
+    """L2GError unless the library says that it will compute in what it was told."""
+    if found != asked:
+        raise L2GError(
+            f"{path}: OpenVINO was told to compute in {asked} and says that it computes in {found}; use another "
+            "--device, or --library onnxruntime"
+        )
+
+
+def _check_layers(path: Path, compiled: ov.CompiledModel, asked: str) -> None:
+    """L2GError where no product is in what was asked for, or where float32 was and another floating point type is
+    there. Which share of the arithmetic is in what takes the whole graph: `OpenVinoBackend.audit`."""
+    found = layer_precisions(compiled.get_runtime_model())
+    lowered = {"bf16", "fp16"} & set(found) if asked == "fp32" else set()
+    if asked not in found or lowered:
+        layers = ", ".join(f"{count} in {name.upper()}" for name, count in sorted(found.items()))
+        raise L2GError(
+            f"{path}: {asked.upper()} asked for, but of its layers OpenVINO computes {layers or 'none that is known'}; "
+            "use another --device, or --library onnxruntime"
+        )
+
+
+def _type_name(kind: Any) -> str:
+    return str(kind.get_type_name()) if hasattr(kind, "get_type_name") else str(kind)
+
+
+def _reason(error: Exception) -> str:
+    """OpenVINO's errors begin with places in its source; what went wrong comes after."""
+    places = re.compile(r"^(Exception from |Check '|.*\bfailed at src/)")
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not places.match(line.strip())]
+    return lines[0] if lines else first_line(error)
