@@ -93,9 +93,8 @@ def test_weights_are_stored_in_fp16(tmp_path):
     )
     assert path.stat().st_size < 0.62 * small_graph().stat().st_size
     # Nothing is wrong with it but that it is a graph alone.
-    assert [finding.text for finding in inspect_graph(path).findings if finding.level == "error"] == [
-        f"{path}: an ONNX file without 'l2g.contract'; expected one that l2g export wrote"
-    ]
+    (error,) = (finding.text for finding in inspect_graph(path).findings if finding.level == "error")
+    assert error.startswith("no contract")
 
 
 def test_every_island_is_there_and_says_why():
