@@ -113,8 +113,8 @@ class BuildFacts(Record):
     target, opset, max_streams, plugin_version, simplified: as the options of an export. checkpoint: its file's name,
     checkpoint_sha256 its sum. versions: of the libraries that took part, by name. graph_bytes: length of the graph
     before the contract, graph_sha256 its sum. verification: what the graph was held to. int8: how it was quantised,
-    from the graph of the sum float32_sha256 that was itself held to float32_verification. more: what another version of
-    l2g says besides.
+    from the graph of the sum float32_sha256 that was itself held to float32_verification. more: what another version
+    of this package says besides.
     """
 
     precision: str | None = None

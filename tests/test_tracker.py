@@ -229,7 +229,7 @@ def test_a_closed_tracker_says_so_and_leaves_what_was_given_open():
 def test_what_it_opens_it_closes_and_turns_upright(monkeypatch):
     opened = []
 
-    def open_backend(model, *, top_k, canvas=None, portrait=False, num_queries=None, class_names=None):
+    def open_backend(model, *, top_k, canvas=None, portrait=False, **_):
         assert top_k is None
         opened.append(BlobBackend(canvas or ((96, 64) if portrait else (64, 96))))
         return opened[-1]

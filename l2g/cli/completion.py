@@ -71,12 +71,13 @@ def fish() -> str:
     for command, actions in _actions():
         condition = "; and ".join(f"__fish_seen_subcommand_from {word}" for word in command.name.split())
         for action in actions:
-            if not action.option_strings:
-                continue
-            line = f"complete -c l2g -n {_quoted(condition)} -l {action.option_strings[-1].lstrip('-')}"
-            if choices := _choices(action):
-                line += f" -x -a {_quoted(' '.join(map(str, choices)))}"
-            lines.append(f"{line} -d {_quoted((action.help or '').split('; ')[0])}")
+            for name in action.option_strings:
+                if not name.startswith("--"):
+                    continue
+                line = f"complete -c l2g -n {_quoted(condition)} -l {name.lstrip('-')}"
+                if choices := _choices(action):
+                    line += f" -x -a {_quoted(' '.join(map(str, choices)))}"
+                lines.append(f"{line} -d {_quoted((action.help or '').split('; ')[0])}")
     return "\n".join(lines)
 
 

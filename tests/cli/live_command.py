@@ -17,7 +17,7 @@ class Slow(BlobBackend):
         return super().step(frames, reset)
 
 
-def open_backend(model, *, top_k, canvas=None, portrait=False, num_queries=None, class_names=None):
+def open_backend(model, *, top_k, canvas=None, portrait=False, **_):
     backend = Slow(canvas or ((96, 64) if portrait else (64, 96)), top_k=top_k)
     backend.seconds = float(model)
     return backend

@@ -29,7 +29,7 @@ def backends(monkeypatch):
     """Stand in for the inference library; the list holds the backends that were opened."""
     opened = []
 
-    def open_backend(model, *, top_k, canvas=None, portrait=False, num_queries=None, class_names=None):
+    def open_backend(model, *, top_k, canvas=None, portrait=False, **_):
         size = canvas or ((96, 64) if portrait else (64, 96))
         opened.append(BlobBackend(size, association="embedding" if model == "image" else "propagate", top_k=top_k))
         return opened[-1]

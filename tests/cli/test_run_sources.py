@@ -17,7 +17,7 @@ from tests.runtime.made import write_tracks
 def run(monkeypatch, tmp_path, capsys):
     """Run the command without an inference library; gives the exit code and what went to stderr."""
 
-    def open_backend(model, *, top_k, canvas=None, portrait=False, num_queries=None, class_names=None):
+    def open_backend(model, *, top_k, canvas=None, portrait=False, **_):
         return BlobBackend((96, 64) if portrait else (64, 96), top_k=top_k)
 
     monkeypatch.setattr("l2g.runtime.backends.open.open_backend", open_backend)

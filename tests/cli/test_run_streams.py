@@ -34,7 +34,7 @@ class Recorder(BlobBackend):
 def backends(monkeypatch):
     opened = []
 
-    def open_backend(model, *, top_k, canvas=None, portrait=False, num_queries=None, class_names=None):
+    def open_backend(model, *, top_k, canvas=None, portrait=False, **_):
         opened.append(Recorder(canvas or ((96, 64) if portrait else (64, 96))))
         return opened[-1]
 
