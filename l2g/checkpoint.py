@@ -275,9 +275,9 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         while key := next((key for key in CONTAINERS if isinstance(data.get(key), dict)), None):
             data = data[key]
         tensors = {name: value for name, value in data.items() if isinstance(value, Tensor)}
-        odd = next((name for name in tensors if not isinstance(name, str)), None)
-        if odd is not None:
-            raise CheckpointError(f"{path}: a tensor is named {odd!r}, expected text; save a model's state_dict()")
+        odd = [name for name in tensors if not isinstance(name, str)]
+        if odd:
+            raise CheckpointError(f"{path}: a tensor is named {odd[0]!r}, expected text; save a model's state_dict()")
         for name, tensor in tensors.items():
             if tensor.layout is not torch.strided or tensor.is_quantized:
                 kind = "quantised" if tensor.is_quantized else "sparse"

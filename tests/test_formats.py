@@ -172,7 +172,13 @@ def test_the_report_of_evaluate(folder):
 
 def test_a_missing_field_and_a_made_up_one_are_found():
     text = section("results.md", "frames.jsonl")
-    value = {"index": 0, "time": 0.0, "tracks": [{"id": 1, "label": 0, "name": "", "score": 1.0, "box": []}]}
+    value = {
+        "stream": "door",
+        "index": 0,
+        "time": 0.0,
+        "reset": "cut",
+        "tracks": [{"id": 1, "label": 0, "name": "", "score": 1.0, "box": []}],
+    }
     value["tracks"][0]["segmentation"] = {"size": [1, 1], "counts": ""}
     compare(value, text)
     with pytest.raises(AssertionError, match=r"not named: \[.age"):

@@ -235,7 +235,7 @@ def _convert(kind, value, where: str):
         return _build(kind, value, f"{where}.")
     if origin is tuple and isinstance(value, (list, tuple)):
         if arguments[-1] is not Ellipsis and len(arguments) != len(value):
-            raise ConfigError(f"{where}: {shortened(value)} found, expected {len(arguments)} values")
+            raise ConfigError(f"{where}: {shortened(repr(value))} found, expected {len(arguments)} values")
         return tuple(_convert(arguments[0], item, f"{where}.{index}") for index, item in enumerate(value))
     if origin is dict and isinstance(value, dict):
         return value
@@ -251,7 +251,7 @@ def _convert(kind, value, where: str):
 
 
 def _wrong(kind, value, where: str):
-    raise ConfigError(f"{where}: {shortened(value)} found, expected {getattr(kind, '__name__', kind)}")
+    raise ConfigError(f"{where}: {shortened(repr(value))} found, expected {getattr(kind, '__name__', kind)}")
 
 
 def shortened(value: object) -> str:

@@ -24,7 +24,7 @@ _RUN = {
     "log_every": (1, 10**9),
 }
 _PHASE = {
-    "iterations": (1, 10**9),
+    "iterations": (0, 10**9),  # 0: the phase is left out
     "batch_size": (1, 65536),
     "lr": (0, 10),
     "backbone_lr": (0, 1000),

@@ -53,6 +53,8 @@ def test_tensors_that_are_not_plain(tmp_path, tiny):
     refused(tmp_path / "model.pth", name, "is sparse", **golden.TINY)
     save({**tiny, 1: torch.zeros(2)}, tmp_path / "model.pth")
     refused(tmp_path / "model.pth", "a tensor is named 1", **golden.TINY)
+    save({**tiny, None: torch.zeros(2)}, tmp_path / "model.pth")
+    refused(tmp_path / "model.pth", "a tensor is named None", **golden.TINY)
 
 
 def test_layers_that_are_only_claimed_are_not_built(tmp_path, tiny):

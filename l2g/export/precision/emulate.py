@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
 import onnx_ir as ir
 
-from l2g.artifacts.onnx_file import read_model
-from l2g.errors import ExportError, L2GError
+from l2g.artifacts.onnx_file import read_contract, read_model, with_contract, with_sum
+from l2g.errors import ContractError, ExportError, L2GError
 from l2g.export.graph.values import array_of, producer_of
 from l2g.export.precision.convert import BF16, FP16, FP32, MOVING
 from l2g.files import write_bytes
@@ -76,14 +77,21 @@ def is_reduced(model: onnx.ModelProto) -> bool:
 
 
 def emulate_file(path: str | Path, output: str | Path) -> Path:
-    """The same for a file; its contract and everything else in it stay."""
+    """The same for a file; its contract stays, with the sum of the new graph."""
     proto = read_model(path)
     if not is_reduced(proto):
         raise ExportError(
             f"{path}: no FP16 or BF16 tensor found, so there is nothing to emulate; run the file as it is"
         )
-    model = ir.from_proto(proto)
-    write_bytes(output, ir.to_proto(emulate(model)).SerializeToString(), ExportError)
+    try:
+        contract = read_contract(proto, path)
+    except ContractError:  # a graph alone
+        contract = None
+    del proto.metadata_props[:]
+    graph = ir.to_proto(emulate(ir.from_proto(proto))).SerializeToString()
+    if contract is not None:
+        graph = with_contract(graph, replace(contract, build=with_sum(contract.build, graph)))
+    write_bytes(output, graph, ExportError)
     return Path(output)
 
 
