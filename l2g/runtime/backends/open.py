@@ -9,7 +9,6 @@ from typing import Any
 
 from l2g.artifacts import ENGINE_SUFFIX, GRAPH_LIBRARIES
 from l2g.errors import CheckpointError, L2GError
-from l2g.public.hub import is_hub_checkpoint
 from l2g.runtime.backends.base import Backend
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".pkl")
@@ -53,6 +52,8 @@ def open_backend(
     running = {"library": library, "device": device, "precision": precision}
     if suffix in ARTIFACT_SUFFIXES:
         return _open_artifact(str(model), suffix, canvas, given, running)
+    from l2g.public.hub import is_hub_checkpoint  # here: a graph on a device needs none of it
+
     _refuse_running(str(model), running)
     if suffix in CHECKPOINT_SUFFIXES:
         if not Path(model).is_file():

@@ -50,7 +50,7 @@ class KeptGraph:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
             with contextlib.suppress(Exception):  # of another build under the same version, say
                 session = self._opened(str(kept), options)
-                os.utime(kept)
+                os.utime(_sum_file(kept))
                 self.found = True
                 return session
             options.graph_optimization_level = level
@@ -104,8 +104,7 @@ def _sum_of(path: Path, folder: Path) -> str:
 
     The time of an inode's change is the system's own: whoever writes into a file, or sets its other times, moves it.
     """
-    found = path.stat()
-    state = f"{found.st_dev} {found.st_ino} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
+    found, state = path.stat(), _state(path)
     note = folder / f"{hashlib.sha256(os.path.realpath(path).encode()).hexdigest()}.sum"
     if os.name == "posix":  # elsewhere st_ctime is the time of making
         with contextlib.suppress(OSError, ValueError):
@@ -121,6 +120,11 @@ def _sum_of(path: Path, folder: Path) -> str:
     return digest
 
 
+def _state(path: Path) -> str:
+    found = path.stat()
+    return f"{found.st_dev} {found.st_ino} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
+
+
 def _checksum(file: Path) -> str:
     """Against damage: four times as quick as a cryptographic sum, and read without a copy."""
     with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -132,8 +136,16 @@ def _sum_file(kept: Path) -> Path:
 
 
 def _whole(kept: Path) -> bool:
+    """Read through only where its inode or times are not those of when it was kept, or last read through."""
     try:
-        return _sum_file(kept).read_text() == _checksum(kept)
+        known, _, seen = _sum_file(kept).read_text().partition("\n")
+        if os.name == "posix" and seen == _state(kept):
+            return True
+        if known != _checksum(kept):
+            return False
+        with contextlib.suppress(L2GError, OSError):
+            write_text(_sum_file(kept), f"{known}\n{_state(kept)}")
+        return True
     except (OSError, ValueError):
         return False
 
@@ -148,10 +160,17 @@ def _processor() -> str:
 
 
 def _make_room(folder: Path) -> None:
-    files = sorted(folder.glob("*.onnx"), key=lambda file: file.stat().st_mtime, reverse=True)
+    files = sorted(folder.glob("*.onnx"), key=_last_use, reverse=True)
     total = 0
     for number, file in enumerate(files):
         total += file.stat().st_size
         if number >= MOST_FILES or (number and total > MOST_BYTES):
             file.unlink(missing_ok=True)
             _sum_file(file).unlink(missing_ok=True)
+
+
+def _last_use(kept: Path) -> float:
+    try:
+        return _sum_file(kept).stat().st_mtime
+    except OSError:
+        return 0.0

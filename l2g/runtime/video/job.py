@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -176,7 +175,11 @@ def process_videos(
             lanes.append(lane)
             stack.callback(lane.close)
         # Decoders and encoders work outside the interpreter's lock: several videos have a thread each for either.
-        writers = stack.enter_context(ThreadPoolExecutor(len(lanes))) if len(lanes) > 1 else None
+        writers = None
+        if len(lanes) > 1:
+            from concurrent.futures import ThreadPoolExecutor  # here: it loads what one video does not need
+
+            writers = stack.enter_context(ThreadPoolExecutor(len(lanes)))
         watchdog = stack.enter_context(Watchdog(lanes, flow.stall, watcher))
         stepper = Stepper(VideoSession(backend), watcher, watchdog)
 

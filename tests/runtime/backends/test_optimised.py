@@ -146,7 +146,7 @@ def test_the_oldest_use_goes_first(cache, monkeypatch, tmp_path):
     for age, graph in zip((30, 20), graphs[:2], strict=True):
         open_backend(graph).close()
         files += [file for file in kept(cache) if file not in files]
-        os.utime(files[-1], (1e9 - age, 1e9 - age))
+        os.utime(files[-1].with_suffix(".crc32"), (1e9 - age, 1e9 - age))
     open_backend(graphs[0]).close()  # used again: the second is the oldest now
     open_backend(graphs[2]).close()
     assert files[0] in kept(cache)
