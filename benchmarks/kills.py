@@ -35,16 +35,14 @@ CODES = {signal.SIGKILL: (-9,), signal.SIGTERM: (130, 1, -15), signal.SIGINT: (1
 
 @dataclass(frozen=True)
 class Job:
-    """words: of the command, with OUT for its folder. files: what it leaves under final names, to be compared.
-    again: more words for the second time."""
+    """words: of the command, with OUT for its folder. files: what it leaves under final names, to be compared."""
 
     name: str
     words: tuple[str, ...]
     files: tuple[str, ...]
-    again: tuple[str, ...] = ()
 
-    def command(self, out: Path, again: bool = False) -> list[str]:
-        words = [word.replace("OUT", str(out)) for word in (*self.words, *(self.again if again else ()))]
+    def command(self, out: Path) -> list[str]:
+        words = [word.replace("OUT", str(out)) for word in self.words]
         return [sys.executable, "-m", "l2g", *words]
 
 
@@ -133,7 +131,7 @@ def main(argv: list[str] | None = None) -> int:
                     longest = max(longest, seconds)
                     row["hit"] += code in CODES[how]
                     row["whole"] += all(whole(out / name) for name in job.files if (out / name).exists())
-                    assert wait(job.command(out, again=True))[0] == 0
+                    assert wait(job.command(out))[0] == 0
                     row["left"] += len(list(out.rglob("*.part")))
                     row["equal"] += all(equal(out / name, folder / job.name / name) for name in job.files)
                     bad += code not in CODES[how]

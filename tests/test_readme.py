@@ -5,7 +5,6 @@ blocks of a page in docs/ follow each other in one folder, as a reader would run
 `<!-- file: outputs/NAME -->` is put there as a file.
 """
 
-import importlib.util
 import os
 import re
 import shlex
@@ -30,7 +29,6 @@ COMMANDS = {
     "l2g": ["-m", "l2g"],
     "polygraphy": ["-c", "import sys; from polygraphy.tools import main; sys.exit(main())"],
 }
-needs_command = pytest.mark.skipif(importlib.util.find_spec("l2g.cli.commands") is None, reason="no command l2g")
 
 
 def run(command, tmp_path):
@@ -109,7 +107,6 @@ def quoted(text):
     return "\n".join(line for line in text.splitlines() if line.startswith(("l2g", " ")))
 
 
-@needs_command
 def test_every_command_that_is_named_exists_and_takes_these_options(capsys):
     from l2g.cli.commands import BY_NAME, FAMILIES
     from l2g.cli.entry import parser_of
@@ -139,7 +136,6 @@ def test_every_command_that_is_named_exists_and_takes_these_options(capsys):
                 pytest.fail(f"{path.name}: l2g {' '.join(words)}\n{capsys.readouterr().err}")
 
 
-@needs_command
 def test_every_option_that_a_page_of_a_command_names_exists():
     """Options in tables and sentences of a command's own guide, such as `--min-share`."""
     from l2g.cli.commands import COMMANDS as TABLE
