@@ -31,7 +31,7 @@ from l2g.data.synthetic.video import (
 )
 from l2g.errors import DataError
 
-FORMAT_VERSION = 1  # part of the cache's directory names: raise it whenever the drawing changes
+FORMAT_VERSION = 2  # part of the cache's directory names: raise it whenever the drawing changes
 THINGS = instances.CATEGORIES
 CATEGORIES = (*THINGS, *(Category(len(THINGS) + 1 + k, name, is_thing=False) for k, name in enumerate(STUFF_NAMES)))
 _STUFF_TAG = 9  # enters the seed of a video's stuff, beside that of its things
