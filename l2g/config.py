@@ -309,6 +309,18 @@ def _expect(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
+# Small enough to train on two CPU cores and to ship.
+_TINY = ModelConfig(
+    backbone=BackboneConfig("bottleneck", (1, 2, 2, 1), stem_channels=32, width=16, out_channels=64),
+    encoder=EncoderConfig(layers=2, ffn_dim=256, mask_dim=64),
+    aligner=AlignerConfig(layers=3, ffn_dim=256, local_position="none"),
+    decoder=DecoderConfig(layers=3, ffn_dim=256),
+    num_queries=20,
+    num_classes=8,
+    hidden_dim=64,
+    state_box="head",
+    input_size=(96, 160),
+)
 PRESETS = {
     # The paper's model: Mask DINO R50 with the three-layer aligner, YouTube-VIS classes.
     "l2g_r50": ModelConfig(),
@@ -325,18 +337,9 @@ PRESETS = {
     ),
     "l2g_swin_l": ModelConfig(backbone=SwinConfig.swin("large"), encoder=EncoderConfig(levels=5, finest=2)),
     "l2g_swin_t": ModelConfig(backbone=SwinConfig.swin("tiny")),
-    # Small enough to train on two CPU cores and to ship.
-    "l2g_tiny": ModelConfig(
-        backbone=BackboneConfig("bottleneck", (1, 2, 2, 1), stem_channels=32, width=16, out_channels=64),
-        encoder=EncoderConfig(layers=2, ffn_dim=256, mask_dim=64),
-        aligner=AlignerConfig(layers=3, ffn_dim=256, local_position="none"),
-        decoder=DecoderConfig(layers=3, ffn_dim=256),
-        num_queries=20,
-        num_classes=8,
-        hidden_dim=64,
-        state_box="head",
-        input_size=(96, 160),
-    ),
+    "l2g_tiny": _TINY,
+    # The same for things and stuff: the eight shapes and four textures of synthetic panoptic video.
+    "l2g_tiny_panoptic": _TINY.replace(num_classes=12, stuff_classes=(8, 9, 10, 11)),
 }
 
 

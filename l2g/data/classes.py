@@ -104,6 +104,20 @@ def same_names(names: Sequence[str], wanted: Sequence[str]) -> tuple[int, ...] |
     return tuple(places[name] for name in plain)
 
 
+def common_names(names: Sequence[str], wanted: Sequence[str]) -> tuple[int | None, ...]:
+    """Where each of `wanted` stands in `names`, None where it does not; all None where a name comes twice.
+
+    In one and the same order a name may come twice.
+    """
+    if (same := same_names(names, wanted)) is not None:
+        return same
+    places = {_plain(name): place for place, name in enumerate(names)}
+    plain = [_plain(name) for name in wanted]
+    if len(places) < len(names) or len(set(plain)) < len(plain):
+        return (None,) * len(plain)
+    return tuple(places.get(name) for name in plain)
+
+
 def read_mapping(source: str | Path) -> dict[str, str]:
     """The mapping of a shipped name (`SHIPPED_MAPS`), or of a YAML or JSON file {data set's class: model's class}."""
     if str(source) in SHIPPED_MAPS:

@@ -9,6 +9,7 @@ from l2g.data.coco import load_coco
 from l2g.data.dataset import VideoDataset
 from l2g.data.ovis import load_ovis
 from l2g.data.synthetic.dataset import cached_synthetic, synthetic_dataset
+from l2g.data.synthetic.panoptic import cached_panoptic, panoptic_dataset
 from l2g.data.synthetic.video import split_facts
 from l2g.data.vipseg import load_vipseg
 from l2g.data.youtube_vis import load_youtube_vis
@@ -38,8 +39,9 @@ def load_dataset(
     """Open a data set.
 
     source: a directory in the YouTube-VIS layout; "FORMAT:DIR" with FORMAT one of youtube_vis_2019, youtube_vis_2021,
-    youtube_vis_2022, ovis, vipseg, coco; or "synthetic:SPLIT". `synthetic:train` is drawn on demand and has no end;
-    the other synthetic splits are written to the cache on first use (see `cached_synthetic`). split: of a directory.
+    youtube_vis_2022, ovis, vipseg, coco; or "synthetic:SPLIT" or "synthetic_panoptic:SPLIT" (things and stuff). Their
+    "train" is drawn on demand and has no end; the other splits are written to the cache on first use (see
+    `cached_synthetic`), in the layout of YouTube-VIS or VIPSeg. split: of a directory.
     seed, videos: of a synthetic split. skip_broken, drop_empty, allow_outside: as in `load_youtube_vis`. Raises
     DataError when it cannot be opened.
     """
@@ -50,6 +52,11 @@ def load_dataset(
             return synthetic_dataset(rest, seed=seed, videos=videos)
         split_facts(rest)
         return load_youtube_vis(cached_synthetic(rest, seed=seed, videos=videos), name=text, drop_empty=drop_empty)
+    if colon and kind == "synthetic_panoptic":
+        if rest == "train":
+            return panoptic_dataset(rest, seed=seed, videos=videos)
+        split_facts(rest)
+        return load_vipseg(cached_panoptic(rest, seed=seed, videos=videos), rest, name=text, drop_empty=drop_empty)
     if colon and kind in _READERS:
         return _READERS[kind](
             rest, split, skip_broken=skip_broken, drop_empty=drop_empty, allow_outside=allow_outside, name=text
@@ -60,5 +67,6 @@ def load_dataset(
         )
     raise DataError(
         f"no data set '{text}'; give a directory in the YouTube-VIS layout, FORMAT:DIR with FORMAT one of "
-        f"{', '.join(_READERS)}, or synthetic:val, synthetic:occluded, synthetic:long, synthetic:train"
+        f"{', '.join(_READERS)}, or synthetic:val, synthetic:occluded, synthetic:long, synthetic:train, the same with "
+        "synthetic_panoptic"
     )

@@ -21,7 +21,8 @@ SHIPPED = Path(__file__).parent / "configs"
 class DataConfig:
     """Where clips come from and what happens to them on the way.
 
-    source: "synthetic" (drawn on the fly), or a data set of l2g.data: "youtube_vis", "ovis", "vipseg", "coco".
+    source: "synthetic" or "synthetic_panoptic" (drawn on the fly), or a data set of l2g.data: "youtube_vis", "ovis",
+    "vipseg", "coco".
     root: the data set's folder. split: "train". augment: the canvas, and what may happen to a clip. stride: frames
     from one to the next of a clip, drawn from (low, high). reverse: chance that a clip runs backwards. skip_broken:
     leave broken entries, and clips with a frame that cannot be read, out (they are named) instead of stopping.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from l2g.checkpoint import load_checkpoint
 from l2g.config import get_config
-from l2g.data.classes import same_names
+from l2g.data.classes import common_names
 from l2g.errors import CheckpointError, ConfigError
 from l2g.modeling.aligner import AlignerLayer
 from l2g.modeling.local2global import Local2Global
@@ -24,8 +24,8 @@ FRESH_PARTS = ("aligner.", "slot_boxes", *CLASS_PARTS)
 class Start:
     """What a run starts from.
 
-    model: in training mode. fresh: the names of the tensors that `init` did not give. note: what became of the
-    checkpoint's classes, empty where they are the data set's.
+    model: in training mode. fresh: the names of the tensors that `init` did not give, or not for all classes. note:
+    what became of the checkpoint's classes, empty where they are the data set's.
     """
 
     model: Local2Global
@@ -36,8 +36,8 @@ class Start:
 def build_start(config: TrainConfig, class_names: tuple[str, ...], stuff_classes: tuple[int, ...] = ()) -> Start:
     """The model, random or from `init`.
 
-    class_names, stuff_classes: the data set's. A checkpoint's class head is taken over where its classes have the same
-    names, its rows in the data set's order; else it starts fresh. Raises CheckpointError when anything but an aligner, slot boxes or
+    class_names, stuff_classes: the data set's. Of a checkpoint's class head the rows of classes with the same names are
+    taken over; the others start fresh. Raises CheckpointError when anything but an aligner, slot boxes or
     class heads does not fit, ConfigError when the model has another number of classes than the data set.
     """
     shape = get_config(config.model, **config.overrides)
@@ -56,10 +56,10 @@ def build_start(config: TrainConfig, class_names: tuple[str, ...], stuff_classes
             raise CheckpointError(
                 f"{config.init}: a {given.family} model found; a run starts from a Local2Global or a Mask DINO"
             )
-        found, note = _for_classes(given, class_names, config.init)
         wanted = model.state_dict()
+        found, partly, note = _for_classes(given, wanted, class_names, config.init)
         fitting = {name: value for name, value in found.items() if name in wanted and wanted[name].shape == value.shape}
-        fresh = sorted(set(wanted) - set(fitting))
+        fresh = sorted({*wanted} - {*fitting} | partly)
         wrong = [name for name in fresh if not name.startswith(FRESH_PARTS)]
         if wrong:
             raise CheckpointError(
@@ -72,21 +72,31 @@ def build_start(config: TrainConfig, class_names: tuple[str, ...], stuff_classes
     return Start(model.train(), tuple(fresh), note)
 
 
-def _for_classes(given: Local2Global, names: tuple[str, ...], init: str) -> tuple[dict[str, Tensor], str]:
-    """A checkpoint's tensors for a data set with these classes, and what became of its class head."""
+def _for_classes(
+    given: Local2Global, wanted: dict[str, Tensor], names: tuple[str, ...], init: str
+) -> tuple[dict[str, Tensor], set[str], str]:
+    """A checkpoint's tensors for a data set with these classes, those of them that are fresh in part or as a whole, and
+    what became of its class head. wanted: the fresh model's tensors."""
     found, classes = given.state_dict(), given.config.class_names
-    order = same_names(classes, names)
-    if order == tuple(range(len(names))):
-        return found, ""
-    heads = [name for name in found if name.startswith(CLASS_PARTS)]
-    if order is None:
-        kept = {name: value for name, value in found.items() if name not in heads}
-        return kept, f"{init} knows other classes than the data set; its class head starts fresh"
-    rows = torch.tensor(order)
+    places = common_names(classes, names)
+    known = [row for row, place in enumerate(places) if place is not None]
+    heads = [name for name in found if name.startswith(CLASS_PARTS) and found[name].shape[1:] == wanted[name].shape[1:]]
     for name in heads:
-        # Rows beyond the classes, such as that of "no class", stay.
-        found[name] = torch.cat([found[name][rows], found[name][len(order) :]])
-    return found, f"{init} has the data set's classes in another order; the rows of its class head were put into it"
+        rows, fresh = found[name], wanted[name].clone()
+        fresh[known] = rows[[place for place in places if place is not None]]
+        if len(rows) - len(classes) == len(fresh) - len(names):
+            fresh[len(names) :] = rows[len(classes) :]  # beyond the classes, such as that of "no class"
+        found[name] = fresh
+    if len(known) == len(names):
+        if places == tuple(range(len(classes))):
+            return found, set(), ""
+        how = "in another order" if len(names) == len(classes) else "among others"
+        return found, set(), f"{init} has the data set's classes {how}; the rows of its class head were put into it"
+    if known:
+        note = f"{init} knows {len(known)} of the data set's {len(names)} classes; the others' rows start fresh"
+    else:
+        note = f"{init} knows other classes than the data set; its class head starts fresh"
+    return found, set(heads), note
 
 
 def quiet_aligner(model: Local2Global) -> None:

@@ -84,17 +84,38 @@ def test_classes_in_another_order_take_their_rows_along(config_file, init):
         assert torch.equal(value, given[name].flip(0) if name in heads else given[name])
 
 
-@pytest.mark.parametrize("names", [tuple(f"thing {i}" for i in range(8)), (*CLASS_NAMES[:7], "cat"), CLASS_NAMES[:5]])
-def test_other_classes_start_fresh(config_file, init, names):
+def test_other_classes_start_fresh(config_file, init):
     """Also where there are as many."""
     path, given = init
-    start = started(config_file, path, names)
+    start = started(config_file, path, tuple(f"thing {i}" for i in range(8)))
     heads = [name for name in start.model.state_dict() if name.startswith(CLASS_PARTS)]
     assert start.fresh == tuple(sorted(heads))
     assert "starts fresh" in start.note
     found = start.model.state_dict()
-    assert not any(torch.equal(found[name], given[name][: len(names)]) for name in heads)
+    assert not any((found[name][row] == given[name][row]).all() for name in heads for row in range(8))
     assert all(torch.equal(value, given[name]) for name, value in found.items() if name not in heads)
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        ((*CLASS_NAMES[5:], "cat", "dog"), "3 of the data set's 5 classes"),
+        (("cat", *OTHER_ORDER, "sky"), "8 of the data set's 10 classes"),
+        (OTHER_ORDER[:5], "among others"),
+    ],
+)
+def test_the_rows_of_classes_that_the_checkpoint_knows_are_taken_over(config_file, init, names, says):
+    path, given = init
+    start = started(config_file, path, names)
+    found = start.model.state_dict()
+    heads = [name for name in found if name.startswith(CLASS_PARTS)]
+    assert says in start.note
+    assert start.fresh == (() if set(names) <= set(CLASS_NAMES) else tuple(sorted(heads)))
+    for row, name in enumerate(names):
+        for head in heads:
+            old = given[head][CLASS_NAMES.index(name)] if name in CLASS_NAMES else None
+            assert old is None or torch.equal(found[head][row], old)
+            assert old is not None or not (found[head][row] == given[head]).all(-1).any()
 
 
 def test_a_checkpoint_that_names_no_classes_gives_no_class_head(config_file, tmp_path):

@@ -1,15 +1,19 @@
-"""Synthetic video as a data set: drawn in memory for training, or written to disk in the YouTube-VIS layout."""
+"""Synthetic video as a data set: drawn in memory for training, or written to disk in the YouTube-VIS layout.
+
+What `panoptic` shares lies here too: videos drawn on demand, new directories, the cache.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Protocol, overload
 
 import cv2
 import numpy as np
@@ -26,15 +30,30 @@ ENDLESS = 2**31 - 1
 SUM = "sum.sha256"  # lies in a cached split, over all of its other files
 
 
-class DrawnVideo(Video):
-    """A synthetic video of which only the frames asked for are drawn."""
+class Drawing(Protocol):
+    """Annotated frames, as `SyntheticVideo` has them."""
 
-    def __init__(self, split: str, index: int, seed: int, length: int, size: tuple[int, int], cuts: int = 0):
+    @property
+    def frames(self) -> np.ndarray: ...
+
+    @property
+    def labels(self) -> np.ndarray: ...
+
+    def masks(self) -> np.ndarray: ...
+
+
+class DrawnVideo(Video):
+    """A synthetic video of which only the frames asked for are drawn.
+
+    draw: (index, frames=[...]) -> Drawing.
+    """
+
+    def __init__(self, index: int, *, name: str, length: int, size: tuple[int, int], draw: Callable[..., Drawing]):
         self.id = index
-        self.name = f"synthetic:{split}/{seed}/{index}"
+        self.name = f"{name}/{index}"
         self.height, self.width = size
         self.length = length
-        self._draw = partial(synthetic_video, split, index, seed=seed, size=size, cuts=cuts)
+        self._draw = partial(draw, index)
 
     def frame(self, t: int) -> np.ndarray:
         return self._draw(frames=[t]).frames[0]
@@ -81,11 +100,27 @@ def synthetic_dataset(
 
     videos: None means without end for "train", else the split's own number. frames: per video (None: the split's own).
     """
+    draw = partial(synthetic_video, split, seed=seed, size=size, cuts=cuts)
+    name = f"synthetic:{split}"
+    return drawn_dataset(name, CATEGORIES, draw, split, seed=seed, videos=videos, frames=frames, size=size)
+
+
+def drawn_dataset(
+    name: str,
+    categories: tuple[Category, ...],
+    draw: Callable[..., Drawing],
+    split: str,
+    *,
+    seed: int,
+    videos: int | None,
+    frames: int | None,
+    size: tuple[int, int],
+) -> VideoDataset:
+    """A split whose videos `draw` draws; see `synthetic_dataset`."""
     kind = split_facts(split)
     count = videos or (ENDLESS if split == "train" else kind.videos)
-    length = frames or kind.frames
-    draw = partial(DrawnVideo, split, seed=seed, length=length, size=size, cuts=cuts)
-    return VideoDataset(f"synthetic:{split}", CATEGORIES, _DrawnVideos(count, draw))
+    video = partial(DrawnVideo, name=f"{name}/{seed}", length=frames or kind.frames, size=size, draw=draw)
+    return VideoDataset(name, categories, _DrawnVideos(count, video))
 
 
 def write_synthetic(
@@ -104,17 +139,9 @@ def write_synthetic(
     picture_format: "jpg" (quality 95, full chroma) or "png" (exact). The directory appears complete or not at all. It
     must not exist or be empty, else DataError. Returns it.
     """
-    directory = Path(directory)
     if picture_format not in ("jpg", "png"):
         raise DataError(f"picture format '{picture_format}' asked for; there are jpg and png")
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise DataError(f"'{directory}' exists and is not empty; give another directory or remove it")
-    count = videos if videos is not None else split_facts(split).videos
-    if count < 1:
-        raise DataError(f"{count} videos asked for; ask for 1 or more")
-    part = name_beside(directory)
-    part.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with new_directory(directory, split, videos) as (part, count):
         records: list[dict[str, Any]] = []
         marks: list[dict[str, Any]] = []
         for index in range(count):
@@ -129,23 +156,44 @@ def write_synthetic(
             "annotations": marks,
         }
         (part / "instances.json").write_text(json.dumps(data), encoding="utf-8")
+    return Path(directory)
+
+
+@contextlib.contextmanager
+def new_directory(directory: str | Path, split: str, videos: int | None) -> Iterator[tuple[Path, int]]:
+    """(an empty folder that becomes `directory` in the end, how many videos of the split are asked for); see
+    `write_synthetic`."""
+    directory = Path(directory)
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise DataError(f"'{directory}' exists and is not empty; give another directory or remove it")
+    count = videos if videos is not None else split_facts(split).videos
+    if count < 1:
+        raise DataError(f"{count} videos asked for; ask for 1 or more")
+    part = name_beside(directory)
+    part.mkdir(parents=True)
+    try:
+        yield part, count
         part.replace(directory)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return directory
 
 
 def _write_frames(root: Path, name: str, video: SyntheticVideo, picture_format: str) -> dict:
     (root / name).mkdir(parents=True)
-    options = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
     files = []
     for t, frame in enumerate(video.frames):
         files.append(f"{name}/{t:05d}.{picture_format}")
-        encoded = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
-        if not cv2.imwrite(str(root / files[-1]), encoded, options if picture_format == "jpg" else []):
-            raise DataError(f"frame '{root / files[-1]}' cannot be written; is the disk full?")
+        write_frame(root / files[-1], frame)
     count, height, width = video.frames.shape[:3]
     return {"width": width, "height": height, "length": count, "file_names": files}
+
+
+def write_frame(path: Path, frame: np.ndarray) -> None:
+    """A frame uint8 [H, W, 3] RGB as a PNG, or as a JPEG of quality 95 with full chroma, by the name's ending."""
+    options = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    encoded = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
+    if not cv2.imwrite(str(path), encoded, options if path.suffix == ".jpg" else []):
+        raise DataError(f"frame '{path}' cannot be written; is the disk full?")
 
 
 def _annotations(video: SyntheticVideo, video_id: int, first_id: int) -> list[dict]:
@@ -193,16 +241,23 @@ def cached_synthetic(split: str, *, seed: int = 0, videos: int | None = None, fr
 
     A sum of its files lies beside them: what was edited, or has lost a file, is drawn anew, with a warning.
     """
+    return cached_split(write_synthetic, f"synthetic-v{FORMAT_VERSION}", split, seed, videos, frames)
+
+
+def cached_split(
+    write: Callable[..., Path], folder: str, split: str, seed: int, videos: int | None, frames: int | None
+) -> Path:
+    """A split that `write` writes, in a folder of the cache; see `cached_synthetic`."""
     kind = split_facts(split)
     videos, frames = videos or kind.videos, frames or kind.frames
-    directory = cache_root() / f"synthetic-v{FORMAT_VERSION}" / f"{split}-seed{seed}-{videos}x{frames}"
+    directory = cache_root() / folder / f"{split}-seed{seed}-{videos}x{frames}"
     if _is_as_drawn(directory):
         return directory
     if (directory / SUM).is_file():
         warnings.warn(f"'{directory}' was changed since it was drawn; it is drawn anew", stacklevel=2)
     fresh = name_beside(directory)
     try:
-        write_synthetic(fresh, split, seed=seed, videos=videos, frames=frames)
+        write(fresh, split, seed=seed, videos=videos, frames=frames)
         write_text(fresh / SUM, _sum_of(fresh))
         _put_in_place(fresh, directory)
     except (OSError, L2GError) as error:

@@ -9,7 +9,7 @@ needs no disk.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -96,17 +96,19 @@ def synthetic_video(
     ever, so any number from 0 on exists). size: (height, width) in pixels. cuts: scene cuts within the split's length.
     Raises DataError for an unknown split or a size or frame count that cannot be drawn.
     """
+    scene = sample_scene(split, index, seed=seed, size=size, cuts=cuts)
+    times = frame_numbers(split, frames)
+    return annotated(*draw(scene, times, scene.backdrop), scene)
+
+
+def sample_scene(split: str, index: int, *, seed: int, size: tuple[int, int], cuts: int) -> Scene:
+    """What video `index` of a split shows; arguments and errors as of `synthetic_video`."""
     kind = split_facts(split)
     height, width = size
     if min(height, width) < 32:
         raise DataError(f"synthetic video of {height}x{width} asked for; at least 32x32 is needed")
     if min(seed, index) < 0:
         raise DataError(f"synthetic video {index} of seed {seed} asked for; both start at 0")
-    count = kind.frames if frames is None else frames
-    times = np.asarray(count)
-    times = np.arange(int(times)) if times.ndim == 0 else times
-    if times.size == 0 or times.min() < 0:
-        raise DataError(f"synthetic video with frames {frames!r} asked for; ask for 1 or more, numbered from 0")
     rng = np.random.default_rng([kind.tag, seed, index])
     unit = math.sqrt(height * width / (96 * 160))
     # Any run of videos has its share of crowded ones, so that sets of other seeds are equally hard.
@@ -115,7 +117,16 @@ def synthetic_video(
     motion = sample_motion(rng, kind.recipe, sprites, (width / unit, height / unit))
     shots = sample_shots(rng, sprites, kind.frames, cuts)
     camera = _Camera(unit, rng.uniform(0.35, 0.75), int(rng.integers(2, 6)), int(rng.integers(0, 2**31)))
-    return _annotated(*_draw(sprites, motion, shots, camera, times, height, width), sprites)
+    return Scene(sprites, motion, shots, camera, height, width)
+
+
+def frame_numbers(split: str, frames: int | Sequence[int] | None) -> np.ndarray:
+    """int [T]: the frames that `frames` asks for; DataError for none, and for one before the first."""
+    times = np.asarray(split_facts(split).frames if frames is None else frames)
+    times = np.arange(int(times)) if times.ndim == 0 else times
+    if times.size == 0 or times.min() < 0:
+        raise DataError(f"synthetic video with frames {frames!r} asked for; ask for 1 or more, numbered from 0")
+    return times
 
 
 def synthetic_image(split: str, index: int, *, seed: int = 0, size: tuple[int, int] = DEFAULT_SIZE) -> SyntheticVideo:
@@ -140,18 +151,43 @@ class _Camera:
     seed: int
 
 
-def _draw(
-    sprites: Sprites,
-    motion: Motion,
-    shots: tuple[Shot, ...],
-    camera: _Camera,
-    times: np.ndarray,
-    height: int,
-    width: int,
+@dataclass(frozen=True)
+class Scene:
+    """All that a video shows, at every frame, and the size of its pictures."""
+
+    sprites: Sprites
+    motion: Motion
+    shots: tuple[Shot, ...]
+    camera: _Camera
+    height: int
+    width: int
+
+    def backdrop(self, shot: int, t: int) -> np.ndarray:
+        """The part of the noise field that the camera sees at frame t, in the shot's colours: uint8 [H, W, 3]."""
+        x, y, angle, zoom, speed, a, b, c = self.shots[shot].backdrop
+        theta = 2 * np.pi * angle + 0.15 * math.sin(t / 40 + 6.3 * a)
+        scale = (0.5 + 0.7 * zoom) * (1 + 0.1 * math.sin(t / 50 + 6.3 * b)) / self.camera.unit
+        pan = 20 + 60 * speed
+        cos, sin = scale * math.cos(theta), scale * math.sin(theta)
+        cx = 512 * x + pan * math.sin(t / 60 + 6.3 * c)
+        cy = 512 * y + pan * math.sin(t / 75 + 6.3 * a)
+        width, height = self.width, self.height
+        matrix = np.array(
+            [[cos, -sin, cx - (cos * width - sin * height) / 2], [sin, cos, cy - (sin * width + cos * height) / 2]]
+        )
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        seen = cv2.warpAffine(background_field(), matrix, (width, height), flags=flags, borderMode=cv2.BORDER_WRAP)
+        return coloured(seen, self.shots[shot].table)
+
+
+def draw(
+    scene: Scene, times: np.ndarray, backdrop: Callable[[int, int], np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Frames uint8 [T, H, W, 3], label map uint8 [T, H, W] with occluders as 0, uncovered areas int64 [T, objects]."""
-    geometry = place(sprites, motion, shots, times, height, width)
-    sides = texel_count(sprites, camera.unit)
+    """Frames uint8 [T, H, W, 3], label map uint8 [T, H, W] (sprite n is n + 1, occluders come last, 0 is the backdrop),
+    uncovered areas int64 [T, objects]. backdrop: (number of the shot, frame) -> uint8 [H, W, 3], which is drawn on."""
+    sprites, height, width, unit = scene.sprites, scene.height, scene.width, scene.camera.unit
+    geometry = place(sprites, scene.motion, scene.shots, times, height, width)
+    sides = texel_count(sprites, unit)
     textures = [
         coloured(pattern(name, variant, side), table)
         for name, variant, side, table in zip(sprites.texture, sprites.variant, sides, sprites.colours, strict=True)
@@ -159,31 +195,12 @@ def _draw(
     frames = np.empty((len(times), height, width, 3), np.uint8)
     labels = np.zeros((len(times), height, width), np.uint8)
     areas = np.zeros((len(times), sprites.objects), np.int64)
-    starts = [shot.start for shot in shots]
+    starts = [shot.start for shot in scene.shots]
     for k, t in enumerate(times):
-        shot = shots[np.searchsorted(starts, t, side="right") - 1]
-        picture = _backdrop(shot, int(t), camera.unit, height, width)
+        picture = backdrop(int(np.searchsorted(starts, t, side="right")) - 1, int(t))
         _paint(picture, labels[k], areas[k], sprites, textures, sides, geometry, k)
-        frames[k] = _expose(picture, camera, int(t))
-    labels[labels > sprites.objects] = 0
+        frames[k] = _expose(picture, scene.camera, int(t))
     return frames, labels, areas
-
-
-def _backdrop(shot: Shot, t: int, unit: float, height: int, width: int) -> np.ndarray:
-    """The part of the noise field that the camera sees at frame t, in the shot's colours."""
-    x, y, angle, zoom, speed, a, b, c = shot.backdrop
-    theta = 2 * np.pi * angle + 0.15 * math.sin(t / 40 + 6.3 * a)
-    scale = (0.5 + 0.7 * zoom) * (1 + 0.1 * math.sin(t / 50 + 6.3 * b)) / unit
-    pan = 20 + 60 * speed
-    cos, sin = scale * math.cos(theta), scale * math.sin(theta)
-    cx = 512 * x + pan * math.sin(t / 60 + 6.3 * c)
-    cy = 512 * y + pan * math.sin(t / 75 + 6.3 * a)
-    matrix = np.array(
-        [[cos, -sin, cx - (cos * width - sin * height) / 2], [sin, cos, cy - (sin * width + cos * height) / 2]]
-    )
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    seen = cv2.warpAffine(background_field(), matrix, (width, height), flags=flags, borderMode=cv2.BORDER_WRAP)
-    return coloured(seen, shot.table)
 
 
 def _paint(
@@ -228,13 +245,14 @@ def _expose(picture: np.ndarray, camera: _Camera, t: int) -> np.ndarray:
     return cv2.add(blurred, noise[y : y + height, x : x + width], dtype=cv2.CV_8U)
 
 
-def _annotated(frames: np.ndarray, labels: np.ndarray, areas: np.ndarray, sprites: Sprites) -> SyntheticVideo:
-    """Count what is visible, drop crumbs and the objects that never show."""
-    visible = np.stack([np.bincount(m.ravel(), minlength=sprites.objects + 1)[1:] for m in labels])
+def annotated(frames: np.ndarray, labels: np.ndarray, areas: np.ndarray, scene: Scene) -> SyntheticVideo:
+    """What `draw` gave, annotated: occluders are nobody, and so are crumbs and the objects that never show."""
+    objects = slice(1, scene.sprites.objects + 1)
+    visible = np.stack([np.bincount(m.ravel(), minlength=256)[objects] for m in labels])
     present = visible >= MIN_VISIBLE
     keep = np.flatnonzero(present.any(0))
     table = np.zeros((len(labels), 256), np.uint8)
     table[:, keep + 1] = np.where(present[:, keep], np.arange(1, len(keep) + 1), 0)
     label_map = np.stack([cv2.LUT(m, row) for m, row in zip(labels, table, strict=True)])
     hidden = np.where(areas >= MIN_VISIBLE, 1 - visible / np.maximum(areas, 1), np.nan).astype(np.float32)
-    return SyntheticVideo(frames, label_map, sprites.label[keep], present[:, keep], hidden[:, keep])
+    return SyntheticVideo(frames, label_map, scene.sprites.label[keep], present[:, keep], hidden[:, keep])
