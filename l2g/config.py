@@ -216,7 +216,7 @@ class ModelConfig:
         _expect(
             all(type(place) is int and 0 <= place < self.num_classes for place in self.stuff_classes)
             and list(self.stuff_classes) == sorted(set(self.stuff_classes)),
-            f"stuff_classes {str(self.stuff_classes):.80}; give ascending places in class_names, 0 to "
+            f"stuff_classes {self.stuff_classes!r:.80}; give ascending places in class_names, 0 to "
             f"{self.num_classes - 1}",
         )
         self.backbone.check()

@@ -204,8 +204,8 @@ class Detections(FrameOutputs):
 
     scores: float32 [B, M], best class probability of the slot. labels: int32 [B, M], that class.
     slots: int32 [B, M], the slot's index. masks: uint8 [B, M, H/4, W/4], probability x 255.
-    queries: float32 [B, N, C] of all N slots, as in RawOutputs. weights: float32 [B, M], of models that know stuff: what
-    each slot's mask probability is multiplied with where slots compete for pixels; None of others.
+    queries: float32 [B, N, C] of all N slots, as in RawOutputs. weights: float32 [B, M], of models that know stuff:
+    what each slot's mask probability is multiplied with where slots compete for pixels; None of others.
     """
 
     scores: FloatArray
@@ -240,8 +240,8 @@ class Detections(FrameOutputs):
         return BestSlots(self.scores[0, :top_k], self.labels[0, :top_k], self.slots[0, :top_k])
 
     def contenders(self, temperature: float) -> Contenders:
-        """The weights are those that the graph gives, whose temperature was fixed when it was exported; the scores where
-        it gives none or the temperature is 0."""
+        """The weights are those that the graph gives, whose temperature was fixed when it was exported; the scores
+        where it gives none or the temperature is 0."""
         weights = self.scores if self.weights is None or not temperature else self.weights
         slots, labels = self.slots[0].astype(np.int64), self.labels[0].astype(np.int64)
         return Contenders(slots, labels, self.scores[0], weights[0])

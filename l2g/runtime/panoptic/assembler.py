@@ -20,11 +20,11 @@ from l2g.runtime.picture.logits import sharpened
 
 
 class PanopticAssembler:
-    """Turns one stream's outputs, frame after frame, into results with a `Segmentation`; the stream's things are tracks.
+    """Turns one stream's outputs, frame after frame, into results with a `Segmentation`, whose things are tracks.
 
-    A thing keeps its id by its slot, as the tracks of instances do, and a class of stuff is one segment. Merging decides
-    which slots are seen, so of `parameters` only `max_age` and `confirm_frames` count. semantic: classes alone, without
-    things.
+    A thing keeps its id by its slot, as the tracks of instances do, and a class of stuff is one segment. Merging
+    decides which slots are seen, so of `parameters` only `max_age` and `confirm_frames` count. semantic: classes alone,
+    without things.
     """
 
     def __init__(

@@ -80,7 +80,7 @@ def shown(merged, stuff):
     return regions
 
 
-@pytest.mark.parametrize("temperature", (0.06, 0))
+@pytest.mark.parametrize("temperature", [0.06, 0])
 @pytest.mark.parametrize("seed", range(6))
 def test_as_the_public_description_has_it(seed, temperature):
     rng = np.random.default_rng([seed, int(temperature > 0)])
@@ -100,9 +100,7 @@ def test_semantic_as_the_public_description_has_it():
     label_of = {region.number: region.label for region in merged.regions}
     for y in range(70):
         for x in range(20):
-            sums = [
-                sum(probability[q, c] / (1 + math.exp(-masks[q, y, x])) for q in range(7)) for c in range(4)
-            ]
+            sums = [sum(probability[q, c] / (1 + math.exp(-masks[q, y, x])) for q in range(7)) for c in range(4)]
             assert label_of[merged.numbers[y, x]] == sums.index(max(sums))
 
 
@@ -143,7 +141,8 @@ def test_small_segments_are_left_out_stuff_once_it_is_one():
 
 def test_no_slot_at_all():
     merged = case([0.1], [0], [[[1, 1]]])
-    assert merged.numbers.tolist() == [[0, 0]] and merged.regions == ()
+    assert merged.numbers.tolist() == [[0, 0]]
+    assert merged.regions == ()
 
 
 def test_sharpened_scores_are_a_softmax_of_the_probabilities():
@@ -164,7 +163,8 @@ def test_contenders_of_each_kind_of_outputs():
     # The second slot is rather nothing than a class.
     softmax = SoftmaxOutputs(queries, None, logits, masks).contenders(0.06)
     share = np.exp(2.0) / np.exp(logits[0, 0].astype(float)).sum()
-    assert softmax.slots.tolist() == [0] and softmax.labels.tolist() == [0]
+    assert softmax.slots.tolist() == [0]
+    assert softmax.labels.tolist() == [0]
     np.testing.assert_allclose([softmax.scores, softmax.weights], share, rtol=1e-6)
     chosen = {"scores": np.array([[0.8, 0.6]], np.float32), "labels": np.array([[1, 0]], np.int32)}
     chosen |= {"slots": np.array([[1, 0]], np.int32), "masks": np.zeros((1, 2, 3, 3), np.uint8), "queries": queries}
