@@ -24,7 +24,7 @@ class PanopticAssembler:
 
     A thing keeps its id by its slot, as the tracks of instances do, and a class of stuff is one segment. Merging
     decides which slots are seen, so of `parameters` only `max_age` and `confirm_frames` count. semantic: classes alone,
-    without things.
+    without things. handover: False where the outputs' slots are identities already.
     """
 
     def __init__(
@@ -34,19 +34,21 @@ class PanopticAssembler:
         parameters: TrackParameters | None = None,
         options: PanopticOptions | None = None,
         semantic: bool = False,
+        handover: bool = True,
     ):
         self.letterbox, self.options, self.semantic = letterbox, options or PanopticOptions(), semantic
         self.class_names = contract.class_names
         self._threshold = self.options.threshold(contract.scoring)
         self._temperature = self.options.temperature if contract.scoring == "sigmoid" else 0.0
         self._stuff = range(len(self.class_names)) if semantic else contract.stuff_classes
-        self.handover = Handover(contract)
+        self._handover = Handover(contract) if handover else None
         seen = replace(parameters or TrackParameters(), birth_score=self._threshold, death_score=None)
         self.tracker = SlotTracker(seen)
 
     def reset(self) -> None:
         """Forget the stream's history: the next frame's things get new track ids."""
-        self.handover.reset()
+        if self._handover:
+            self._handover.reset()
         self.tracker.reset()
 
     def assemble(self, outputs: FrameOutputs, index: int, time: float, reset: str | None = None) -> FrameResult:
@@ -95,7 +97,7 @@ class PanopticAssembler:
         return {track.slot: track for track in seen}
 
     def _panoptic(self, outputs: FrameOutputs, index: int) -> Merged:
-        outputs = self.handover.link(outputs)
+        outputs = self._handover.link(outputs) if self._handover else outputs
         contenders = outputs.contenders(self._temperature)
         _check_finite(contenders.scores, index)
         return merge_panoptic(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +40,7 @@ class Categories:
         return [{"id": id_, "name": name, "isthing": int(thing)} for id_, name, thing in rows]
 
 
-class PanopticVideo:
+class VideoMaps:
     """One video's maps, written as they come: `pan_pred/<video_id>/<name>.png`, RGB, id = R + 256 G + 65536 B.
 
     What `pred.json` says of it comes at the end, since a thing's category is the class of its track over the whole
@@ -106,13 +106,14 @@ class PanopticVideo:
         self._spool.close()
 
 
-def write_results(path: Path, videos: Sequence[PanopticVideo], categories: Categories) -> None:
-    """`pred.json` of these videos, under its name once it is whole; VideoError when the disk refuses."""
+def write_results(path: Path, entries: Iterable[Iterable[str]], categories: Categories) -> None:
+    """`pred.json` of these videos' entries, each in parts, under its name once it is whole; VideoError when the disk
+    refuses."""
     with write_atomically(path, VideoError) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(f'{{"categories": {json.dumps(categories.to_json())},\n"annotations": [')
-        for number, video in enumerate(videos):
+        for number, entry in enumerate(entries):
             file.write(",\n" if number else "\n")
-            file.writelines(video.entry())
+            file.writelines(entry)
         file.write("\n]}\n")
 
 
@@ -123,7 +124,7 @@ class PanopticSink:
     def __init__(self, folder: str | Path, video_id: str, categories: Categories):
         self.path = Path(folder) / RESULTS
         self._categories = categories
-        self._video = PanopticVideo(folder, video_id, categories)
+        self._video = VideoMaps(folder, video_id, categories)
         self._open = True
 
     @property
@@ -144,7 +145,7 @@ class PanopticSink:
         with ExitStack() as stack:
             stack.callback(self._video.close)
             if self._video.frames:
-                write_results(self.path, [self._video], self._categories)
+                write_results(self.path, [self._video.entry()], self._categories)
 
     def __enter__(self) -> PanopticSink:
         return self
