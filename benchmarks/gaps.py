@@ -18,7 +18,7 @@ from l2g.data.dataset import AnnotatedVideo, VideoDataset
 from l2g.data.registry import load_dataset
 from l2g.data.youtube_vis import ground_truth
 from l2g.errors import L2GError
-from l2g.evaluation.run import Rollout, ScoringOptions
+from l2g.evaluation.run import Rollout, ScoringOptions, VideoScorer
 from l2g.metrics.identities import IdentityReport, identity_switches
 from l2g.metrics.rle import compress
 from l2g.metrics.vis_ap import evaluate_vis
@@ -51,7 +51,7 @@ def measure(
     session = VideoSession(backend)
     for video in cast("list[AnnotatedVideo]", list(dataset.videos)):
         box = letterbox_of(backend.contract, video.height, video.width)
-        rollout = Rollout(box, backend.contract, ScoringOptions())
+        rollout = Rollout(VideoScorer(box, ScoringOptions()), backend.contract)
         session.join(video.id)
         for t in range(0, video.length, stride):
             if resets and t:

@@ -144,6 +144,7 @@ PARTS = {
 }
 # Fields that came after files were written; at their first value they are left out, so that these files stay the same.
 ADDED_LATER = {"encoder": {"levels": 4, "finest": 3}}
+ADDED_LATER_ON_TOP = {"stuff_classes": (), "two_stage": True, "scoring": "sigmoid"}
 BOX_INITS = ("mask2box", "bitmask", "no")
 
 
@@ -163,6 +164,11 @@ class ModelConfig:
     association: "propagate" (Local2Global: slots are identities) or "embedding" (an image model: the runtime links).
     class_names: one per class; made up ("class_0", ...) where nothing names them.
     input_size: (height, width) of the network canvas that runs and exports use unless told otherwise.
+    stuff_classes: the classes that are stuff (sky, road: regions without instances), ascending places in
+        `class_names`; empty where all are things.
+    two_stage: False puts learned queries and boxes, a pair per slot, in place of the best tokens, as Mask DINO's models
+        of semantic segmentation have it.
+    scoring: "sigmoid", or "softmax" over the classes and a last one more, "no object".
     """
 
     backbone: BackboneConfig | SwinConfig = field(default_factory=BackboneConfig)
@@ -180,6 +186,9 @@ class ModelConfig:
     association: str = "propagate"
     class_names: tuple[str, ...] = ()
     input_size: tuple[int, int] = (480, 864)
+    stuff_classes: tuple[int, ...] = ()
+    two_stage: bool = True
+    scoring: str = "sigmoid"
 
     def __post_init__(self):
         if not self.class_names:
@@ -201,6 +210,14 @@ class ModelConfig:
         _expect(
             self.association in ("propagate", "embedding"),
             f"association '{self.association}'; use propagate or embedding",
+        )
+        _expect(self.scoring in ("sigmoid", "softmax"), f"scoring '{self.scoring}'; use sigmoid or softmax")
+        _expect(type(self.two_stage) is bool, f"two_stage {self.two_stage!r}; use true or false")
+        _expect(
+            all(type(place) is int and 0 <= place < self.num_classes for place in self.stuff_classes)
+            and list(self.stuff_classes) == sorted(set(self.stuff_classes)),
+            f"stuff_classes {self.stuff_classes!r:.80}; give ascending places in class_names, 0 to "
+            f"{self.num_classes - 1}",
         )
         self.backbone.check()
         _expect(
@@ -239,6 +256,9 @@ class ModelConfig:
         for name, first in ADDED_LATER.items():
             if all(data[name][key] == value for key, value in first.items()):
                 data[name] = {key: value for key, value in data[name].items() if key not in first}
+        for name, first in ADDED_LATER_ON_TOP.items():
+            if data[name] == first:
+                del data[name]
         return data
 
     @classmethod
@@ -258,6 +278,7 @@ class ModelConfig:
         """A copy with some fields changed; a part takes a dict of its own fields, as in `aligner={"ffn_dim": 512}`."""
         if changes.get("num_classes", self.num_classes) != self.num_classes:
             changes.setdefault("class_names", ())
+            changes.setdefault("stuff_classes", ())
         data = dataclasses.asdict(self)
         for name, value in changes.items():
             if isinstance(value, dict) and isinstance(data.get(name), dict):
@@ -318,7 +339,7 @@ PRESETS = {
     "l2g_swin_t": ModelConfig(backbone=SwinConfig.swin("tiny")),
     "l2g_tiny": _TINY,
     # The same for things and stuff: the eight shapes and four textures of synthetic panoptic video.
-    "l2g_tiny_panoptic": _TINY.replace(num_classes=12),
+    "l2g_tiny_panoptic": _TINY.replace(num_classes=12, stuff_classes=(8, 9, 10, 11)),
 }
 
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 # What a contract can say by schema version; it is written in the lowest one that says all of it.
 #   1  states queries and boxes, sigmoid scores, frames letterboxed
 #   2  besides: state pairs of any names and shapes, boxes or none, `scoring`, frames squashed
-SCHEMA_VERSIONS = (1, 2)
+#   3  besides: `stuff_classes`
+SCHEMA_VERSIONS = (1, 2, 3)
 METADATA_KEY = "l2g.contract"
 
 # How class logits become probabilities: "sigmoid", each class for itself; "softmax", over the classes and a last one
@@ -89,6 +90,8 @@ class GraphContract:
         pad_value: RGB of a letterbox's padding.
         mean, std: the normalisation that the graph itself applies to 0..255 RGB.
         class_names: one per class, in the order of the logits.
+        stuff_classes: the classes that are stuff, ascending places in `class_names`; the others are things. Empty for a
+            model of instances.
         association: "propagate" (slots are identities) or "embedding" (an image model: slots are linked between frames
             by the runtime, and every frame is a first frame).
         model: the ModelConfig as a plain dict.
@@ -111,10 +114,13 @@ class GraphContract:
     model: dict[str, Any] = field(default_factory=dict)
     build: BuildFacts = field(default_factory=BuildFacts)
     scoring: str = "sigmoid"
+    stuff_classes: tuple[int, ...] = ()
 
     @property
     def schema_version(self) -> int:
         """The lowest of `SCHEMA_VERSIONS` that says all of this contract."""
+        if self.stuff_classes:
+            return 3
         plain = self.scoring == "sigmoid" and self.resize == "letterbox"
         return 1 if plain and self.states == _FIRST_STATES else 2
 
@@ -130,8 +136,9 @@ class GraphContract:
     def to_dict(self) -> dict[str, Any]:
         """As plain dicts and lists, in the order of the fields; what its schema version has."""
         data = {**asdict(self), "build": self.build.to_json()}
-        if self.schema_version == 1:
-            del data["scoring"]
+        for name, first in _FIRST_VERSIONS.items():
+            if self.schema_version < first:
+                del data[name]
         return {**data, "schema_version": self.schema_version}
 
     @classmethod
@@ -150,13 +157,15 @@ class GraphContract:
             )
         try:
             del data["schema_version"]
-            if ("scoring" in data) == (found == 1):
-                raise KeyError("scoring")
+            for name, first in _FIRST_VERSIONS.items():
+                if (name in data) == (found < first):
+                    raise KeyError(name)
             data["inputs"] = tuple(_tensor(spec) for spec in data["inputs"])
             data["outputs"] = tuple(_tensor(spec) for spec in data["outputs"])
             data["states"] = tuple(StateSpec(**spec) for spec in data["states"])
             for key in ("class_names", "pad_value", "mean", "std"):
                 data[key] = tuple(data[key])
+            data["stuff_classes"] = tuple(data.get("stuff_classes", ()))
             data["build"] = BuildFacts.from_json(data.get("build", {}))
             contract = cls(**data)
         except (KeyError, TypeError, ValueError) as error:
@@ -175,6 +184,8 @@ class GraphContract:
                 )
 
 
+# Fields that came later, by the version that has them.
+_FIRST_VERSIONS = {"scoring": 2, "stuff_classes": 3}
 _FIRST_STATES = (StateSpec("prior_queries", "queries"), StateSpec("prior_boxes", "boxes"))
 
 
@@ -190,6 +201,7 @@ def make_contract(
     boxes: bool = True,
     scoring: str = "sigmoid",
     resize: str = "letterbox",
+    stuff_classes: tuple[int, ...] = (),
     model: dict[str, Any] | None = None,
     build: BuildFacts | None = None,
 ) -> GraphContract:
@@ -227,6 +239,7 @@ def make_contract(
         output_kind="raw" if top_k is None else "detections",
         resize=resize,
         scoring=scoring,
+        stuff_classes=stuff_classes,
         model=model or {},
         build=build or BuildFacts(),
     )

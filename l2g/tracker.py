@@ -14,11 +14,12 @@ import numpy as np
 
 from l2g.contract import GraphContract
 from l2g.errors import L2GError
-from l2g.runtime.assembler import FrameAssembler, letterbox_of
+from l2g.runtime.assembler import Assembler, assembler_of, letterbox_of
 from l2g.runtime.backends.base import Backend
 from l2g.runtime.backends.open import ARTIFACT_SUFFIXES, open_backend
 from l2g.runtime.frame_result import FrameResult
 from l2g.runtime.identity.tracks import TrackParameters
+from l2g.runtime.panoptic.options import PanopticOptions, check_task
 from l2g.runtime.picture.letterbox import Letterbox
 from l2g.runtime.session import VideoSession
 from l2g.runtime.video.cuts import CutFinder, Cuts, cut_finder
@@ -28,7 +29,7 @@ from l2g.runtime.video.cuts import CutFinder, Cuts, cut_finder
 class _Stream:
     """What is known of one stream; itself its key in the session."""
 
-    assembler: FrameAssembler
+    assembler: Assembler
     cuts: CutFinder
     started: float
     frames: int = 0
@@ -61,6 +62,9 @@ class Tracker:
             names their times in seconds. A result's `reset` says where it was.
         num_queries, class_names: what a public checkpoint does not tell; see `load_checkpoint`.
         library, device, precision: what runs an exported graph; see `open_backend`.
+        task: "instances"; "panoptic": each pixel to one thing or stuff, a result's `panoptic`, whose things are its
+            tracks; "semantic": each pixel to a class. None is the model's own, panoptic where it knows stuff.
+        panoptic: how slots become segments, in place of `score_threshold` and `top_k`.
 
     One `Tracker` is driven from one thread. Raises L2GError for a model that cannot be opened and for an option that
     does not fit it.
@@ -80,13 +84,15 @@ class Tracker:
         library: str | None = None,
         device: str | None = None,
         precision: str | None = None,
+        task: str | None = None,
+        panoptic: PanopticOptions | None = None,
     ):
         cut_finder(cuts)  # refuses what is none
         self._cuts = cuts
         self._parameters = TrackParameters(birth_score=score_threshold, max_age=max_age)
         if top_k < 1:
             raise L2GError(f"top-k {top_k} found, at least 1 expected")
-        self._top_k = top_k
+        self._top_k, self._task, self._panoptic = top_k, task, panoptic
         self._streams: dict[Hashable, _Stream] = {}
         # Opens the checkpoint again, upright: until the first frames have shown which way up they are.
         self._upright: Callable[[], Backend] | None = None
@@ -95,13 +101,14 @@ class Tracker:
         self._owned = isinstance(model, (str, os.PathLike))
         if isinstance(model, (str, os.PathLike)):
             opening = partial(open_backend, os.fspath(model), top_k=None, **facts)
-            self._session: VideoSession | None = VideoSession(opening())
+            self._session: VideoSession | None = VideoSession(self._checked(opening()))
             if canvas is None and Path(model).suffix.lower() not in ARTIFACT_SUFFIXES:
                 self._upright = partial(opening, portrait=True)
             return
         given = [name for name, value in facts.items() if value is not None]
         if given:
             raise L2GError(f"{', '.join(given)} given with an open backend, which has its own; leave it away")
+        check_task(task, model.contract)
         self._session = VideoSession(model)
 
     @property
@@ -201,6 +208,15 @@ class Tracker:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    def _checked(self, backend: Backend) -> Backend:
+        """A backend of this tracker's own that can do its task; else it is closed."""
+        try:
+            check_task(self._task, backend.contract)
+        except L2GError:
+            backend.close()
+            raise
+        return backend
+
     def _opened(self) -> VideoSession:
         if self._session is None:
             raise L2GError("this Tracker is closed; make another")
@@ -241,7 +257,8 @@ class Tracker:
         """The stream, joined if it is new, with the letterbox of this frame."""
         entry = self._streams.get(stream)
         if entry is None:
-            assembler = FrameAssembler(letterbox, session.backend.contract, self._parameters, self._top_k)
+            contract = session.backend.contract
+            assembler = assembler_of(letterbox, contract, self._parameters, self._top_k, self._task, self._panoptic)
             entry = self._streams[stream] = _Stream(assembler, cut_finder(self._cuts), now)
             session.join(entry)
         entry.assembler.letterbox = letterbox

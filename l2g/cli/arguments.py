@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 if TYPE_CHECKING:
     from l2g.data.dataset import VideoDataset
+    from l2g.runtime.panoptic.options import PanopticOptions
 
 MODEL = "a checkpoint, an .onnx, an .engine, or the name of a model, shipped or in l2g models"
 DATASET = "a directory in YouTube-VIS layout, FORMAT:DIR, or synthetic[_panoptic]:{val,occluded,long}"
@@ -206,6 +207,45 @@ def add_running(parser: Options) -> None:
 
 def running(options: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(options, name) for name in ("library", "device", "precision")}
+
+
+def add_task(parser: Options, *, semantic: bool = True) -> None:
+    """--task and how slots become segments; `panoptic_options` gives what they say."""
+    group = parser.add_argument_group("things and stuff (docs/guides/panoptic.md)")
+    group.add_argument(
+        "--task",
+        choices=("instances", "panoptic", *(["semantic"] if semantic else [])),
+        help="instances: objects, whose masks may overlap; panoptic: each pixel to one thing or to stuff"
+        + ("; semantic: each pixel to a class" if semantic else "")
+        + " (default: panoptic where the model knows stuff, else instances)",
+    )
+    group.add_argument(
+        "--object-mask-threshold",
+        type=float,
+        metavar="SCORE",
+        help="a slot counts above this class score (default: 0.25, of softmax models 0.8)",
+    )
+    group.add_argument(
+        "--overlap-threshold",
+        type=float,
+        default=0.8,
+        metavar="SHARE",
+        help="a slot is dropped where less than this share of its mask is left to it",
+    )
+    group.add_argument(
+        "--temperature", type=float, default=0.06, help="sharpens scores before slots compete for pixels, 0 does not"
+    )
+    for kind in ("thing", "stuff"):
+        group.add_argument(
+            f"--min-{kind}-area", type=int, default=0, metavar="PIXELS", help=f"smallest segment of {kind} shown"
+        )
+
+
+def panoptic_options(options: argparse.Namespace) -> PanopticOptions:
+    from l2g.runtime.panoptic.options import PanopticOptions
+
+    names = ("object_mask_threshold", "overlap_threshold", "temperature", "min_thing_area", "min_stuff_area")
+    return PanopticOptions(**{name: getattr(options, name) for name in names})
 
 
 def add_streams(parser: Options) -> None:

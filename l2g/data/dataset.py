@@ -213,6 +213,11 @@ class VideoDataset:
     def class_names(self) -> tuple[str, ...]:
         return tuple(category.name for category in self.categories)
 
+    @property
+    def stuff_classes(self) -> tuple[int, ...]:
+        """The labels of stuff; empty where all are things."""
+        return tuple(label for label, category in enumerate(self.categories) if not category.is_thing)
+
     def __len__(self) -> int:
         return len(self.videos)
 

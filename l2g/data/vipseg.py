@@ -39,6 +39,10 @@ class PanopticVideo(Video):
     def pictures(self) -> Iterator[PictureFile]:
         return (PictureFile(path, (self.height, self.width)) for path in (*self._pictures, *self._maps))
 
+    def map_name(self, t: int) -> str:
+        """The name of frame t's map, without its suffix."""
+        return self._maps[t].stem
+
     def panoptic(self, t: int) -> np.ndarray:
         """Segment ids uint32 [H, W] of frame t; 0 is void. DataError for an id that the annotation does not list."""
         rgb = read_picture(self._maps[t], (self.height, self.width)).astype(np.uint32)

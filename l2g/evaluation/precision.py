@@ -16,7 +16,7 @@ from l2g.data.dataset import Video, VideoDataset
 from l2g.errors import ContractError
 from l2g.evaluation.lanes import Lane, frames_of, rounds, step
 from l2g.evaluation.parity.frame import FrameDifference, NewcomerNames, compare_frame
-from l2g.evaluation.run import Rollout, Scoreboard, ScoringOptions, scorable
+from l2g.evaluation.run import Rollout, Scoreboard, ScoringOptions, VideoScorer, scorable
 from l2g.runtime.backends.base import Backend
 from l2g.runtime.outputs import RawOutputs
 from l2g.runtime.session import VideoSession
@@ -92,7 +92,7 @@ class _Lane(Lane):
     ):
         super().__init__(place, video, contract)
         self.confidence = confidence
-        self.rollouts = [Rollout(self.letterbox, contract, options) for _ in range(models)]
+        self.rollouts = [Rollout(VideoScorer(self.letterbox, options), contract) for _ in range(models)]
         self.names = [NewcomerNames(confidence) for _ in range(models)]
         self.differences: list[list[FrameDifference]] = [[] for _ in range(models)]
 

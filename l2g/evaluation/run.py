@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Generic, Protocol, TypeVar, cast
 
 import numpy as np
 
@@ -150,12 +150,22 @@ class Evaluation:
         }
 
 
-class Rollout:
+class Scorer(Protocol):
+    """Gathers one video's raw outputs, whose slots are identities, frame after frame."""
+
+    def add(self, outputs: RawOutputs) -> None: ...
+    def cut(self) -> None: ...
+
+
+AnyScorer = TypeVar("AnyScorer", bound=Scorer)
+
+
+class Rollout(Generic[AnyScorer]):
     """One model's own run over one video: its outputs as identities, in the order of a reference's slots, and what they
     score."""
 
-    def __init__(self, letterbox: Letterbox, contract: GraphContract, options: ScoringOptions | None = None):
-        self.scorer = VideoScorer(letterbox, options or ScoringOptions())
+    def __init__(self, scorer: AnyScorer, contract: GraphContract):
+        self.scorer = scorer
         self._handover = Handover(contract)
         self._order: IntArray | None = None
 
@@ -238,10 +248,17 @@ class Scoreboard:
         return Evaluation(report, self._identities, results, notes, broken + self.left_out)
 
 
-class _Lane(Lane):
-    def __init__(self, place: int, video: Video, contract: GraphContract, options: ScoringOptions):
+class _Lane(Lane, Generic[AnyScorer]):
+    def __init__(
+        self,
+        place: int,
+        video: Video,
+        contract: GraphContract,
+        options: ScoringOptions,
+        scorer_of: Callable[[int, Letterbox], AnyScorer],
+    ):
         super().__init__(place, video, contract)
-        self.rollout = Rollout(self.letterbox, contract, options)
+        self.rollout = Rollout(scorer_of(place, self.letterbox), contract)
         self._cuts = cut_finder(options.cuts)
 
     def at_cut(self) -> bool:
@@ -264,10 +281,32 @@ def run_dataset(
     share a step; each gives what it would give alone (to rounding). leave_out: called with the place of a video that
     has a frame which cannot be read, and why; without it that ends the run.
     """
-    options = replace(options or ScoringOptions(), columns=match.columns)
+    scoring = replace(options or ScoringOptions(), columns=match.columns)
     _check_outputs(backend)
-    contract, dataset = backend.contract, match.dataset
-    lanes = (_Lane(place, video, contract, options) for place, video in enumerate(dataset.videos))
+    return score_dataset(
+        backend,
+        match.dataset,
+        lambda _, letterbox: VideoScorer(letterbox, scoring),
+        streams=streams,
+        options=scoring,
+        progress=progress,
+        leave_out=leave_out,
+    )
+
+
+def score_dataset(
+    backend: Backend,
+    dataset: VideoDataset,
+    scorer_of: Callable[[int, Letterbox], AnyScorer],
+    *,
+    streams: int,
+    options: ScoringOptions,
+    progress: bool = True,
+    leave_out: Callable[[int, DataError], None] | None = None,
+) -> Iterator[tuple[int, AnyScorer]]:
+    """`run_dataset` with any scorers: scorer_of makes that of a video, by its place and the letterbox of its frames."""
+    contract = backend.contract
+    lanes = (_Lane(place, video, contract, options, scorer_of) for place, video in enumerate(dataset.videos))
     # Not closed: the backend is the caller's.
     session = VideoSession(backend)
     frames = frames_of(dataset)

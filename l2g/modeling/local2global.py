@@ -140,6 +140,8 @@ class Local2Global(VideoModel):
             class_names=config.class_names,
             association=config.association,
             top_k=None if top_k is None else min(top_k, config.num_queries),
+            scoring=config.scoring,
+            stuff_classes=config.stuff_classes,
             model=config.to_dict(),
         )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Protocol
+
 import numpy as np
 
 from l2g.contract import GraphContract
@@ -11,6 +13,37 @@ from l2g.runtime.identity.handover import Handover
 from l2g.runtime.identity.tracks import SlotTracker, TrackParameters
 from l2g.runtime.outputs import FrameOutputs
 from l2g.runtime.picture.letterbox import RESIZES, Letterbox
+
+if TYPE_CHECKING:
+    from l2g.runtime.panoptic.options import PanopticOptions
+
+
+class Assembler(Protocol):
+    """Turns one stream's outputs, frame after frame, into results in source pixels; letterbox: of the next frame."""
+
+    letterbox: Letterbox
+
+    def reset(self) -> None: ...
+    def assemble(self, outputs: FrameOutputs, index: int, time: float, reset: str | None = None) -> FrameResult: ...
+
+
+def assembler_of(
+    letterbox: Letterbox,
+    contract: GraphContract,
+    parameters: TrackParameters | None = None,
+    top_k: int = 50,
+    task: str | None = None,
+    panoptic: PanopticOptions | None = None,
+) -> Assembler:
+    """The assembler of a task, see `TASKS`; None is the model's own. panoptic: of the tasks that give maps."""
+    from l2g.runtime.panoptic.options import check_task
+
+    task = check_task(task, contract)
+    if task == "instances":
+        return FrameAssembler(letterbox, contract, parameters, top_k)
+    from l2g.runtime.panoptic.assembler import PanopticAssembler
+
+    return PanopticAssembler(letterbox, contract, parameters, panoptic, semantic=task == "semantic")
 
 
 class FrameAssembler:

@@ -15,6 +15,8 @@ from l2g.runtime.picture.masks import InstanceMask
 if TYPE_CHECKING:
     import supervision
 
+    from l2g.runtime.panoptic.segmentation import Segmentation
+
 
 @dataclass(frozen=True)
 class TrackedInstance:
@@ -59,6 +61,8 @@ class FrameResult:
         class_names: the model's classes; `class_names[track.label]` is a track's.
         reset: why the stream's history was forgotten just before this frame ("cut", "gap", "reconnected", "failed"), so
             that its tracks are new ones; None where it was not.
+        panoptic: of the tasks "panoptic" and "semantic", which segment each pixel belongs to; its things are the
+            `tracks`, whose masks then do not overlap. None of instances.
     """
 
     index: int
@@ -68,6 +72,7 @@ class FrameResult:
     width: int = 0
     class_names: tuple[str, ...] = ()
     reset: str | None = None
+    panoptic: Segmentation | None = None
 
     @property
     def instances(self) -> tuple[TrackedInstance, ...]:

@@ -15,13 +15,13 @@ import numpy.typing as npt
 
 from l2g.contract import GraphContract
 from l2g.runtime.arrays import Array, BoolArray, ByteArray, FloatArray, IntArray
-from l2g.runtime.picture.logits import probability_logits, sigmoid
+from l2g.runtime.picture.logits import probability_logits, sharpened, sigmoid
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-# Outputs that some families do not have.
-OPTIONAL = ("boxes",)
+# Outputs that some models do not have.
+OPTIONAL = ("boxes", "weights")
 # What a mask that is not shown reads as: nowhere.
 NOWHERE = np.float32(-10)
 
@@ -32,6 +32,16 @@ class BestSlots(NamedTuple):
     scores: FloatArray
     labels: Array
     slots: Array
+
+
+class Contenders(NamedTuple):
+    """Slots that ask for pixels, in order of row: slots int64 [M], labels int64 [M] (the best class), scores float [M]
+    (its probability), weights float [M] (what a pixel's mask probability is multiplied with)."""
+
+    slots: IntArray
+    labels: IntArray
+    scores: Array
+    weights: Array
 
 
 class FrameOutputs(ABC):
@@ -97,6 +107,11 @@ class FrameOutputs(ABC):
         """The `top_k` slots of highest score (all, where there are fewer); equal scores in the order of their slots."""
 
     @abstractmethod
+    def contenders(self, temperature: float) -> Contenders:
+        """The slots that may become segments of a panoptic map: all that the outputs tell of, but for those which are
+        rather nothing than any class. temperature: of the weights, see `sharpened`."""
+
+    @abstractmethod
     def mask_logits_of(self, slot: int) -> FloatArray:
         """float32 [H/4, W/4], > 0 where the slot's mask is; of a slot that the outputs tell of."""
 
@@ -147,6 +162,12 @@ class RawOutputs(FrameOutputs):
         slots = np.argsort(-best, kind="stable")[:top_k]
         return BestSlots(sigmoid(best[slots]), logits.argmax(axis=1)[slots], slots)
 
+    def contenders(self, temperature: float) -> Contenders:
+        probabilities = self.probabilities()[0]
+        labels = self.class_logits()[0].argmax(axis=1)
+        best = np.take_along_axis(probabilities, labels[:, None], axis=1)[:, 0]
+        return Contenders(np.arange(len(best)), labels, best, sharpened(probabilities, temperature).max(axis=1))
+
     def mask_logits_of(self, slot: int) -> FloatArray:
         mask: FloatArray = self.mask_logits[0, slot]
         return mask
@@ -169,6 +190,13 @@ class SoftmaxOutputs(RawOutputs):
             odds: FloatArray = np.log(exponentials) - np.log(others)
         return odds[..., :-1]
 
+    def contenders(self, temperature: float) -> Contenders:
+        """The weights are the scores: a softmax is sharp enough."""
+        objects = np.flatnonzero(self.logits[0].argmax(axis=1) < self.logits.shape[2] - 1)
+        probabilities, labels = self.probabilities()[0, objects], self.logits[0, objects, :-1].argmax(axis=1)
+        best = np.take_along_axis(probabilities, labels[:, None], axis=1)[:, 0]
+        return Contenders(objects, labels, best, best)
+
 
 @dataclass(frozen=True)
 class Detections(FrameOutputs):
@@ -176,7 +204,8 @@ class Detections(FrameOutputs):
 
     scores: float32 [B, M], best class probability of the slot. labels: int32 [B, M], that class.
     slots: int32 [B, M], the slot's index. masks: uint8 [B, M, H/4, W/4], probability x 255.
-    queries: float32 [B, N, C] of all N slots, as in RawOutputs.
+    queries: float32 [B, N, C] of all N slots, as in RawOutputs. weights: float32 [B, M], of models that know stuff:
+    what each slot's mask probability is multiplied with where slots compete for pixels; None of others.
     """
 
     scores: FloatArray
@@ -184,6 +213,7 @@ class Detections(FrameOutputs):
     slots: npt.NDArray[np.int32]
     masks: ByteArray
     queries: FloatArray
+    weights: FloatArray | None = None
 
     def permuted(self, order: IntArray) -> Self:
         if _is_identity(order):
@@ -208,6 +238,13 @@ class Detections(FrameOutputs):
 
     def best(self, top_k: int) -> BestSlots:
         return BestSlots(self.scores[0, :top_k], self.labels[0, :top_k], self.slots[0, :top_k])
+
+    def contenders(self, temperature: float) -> Contenders:
+        """The weights are those that the graph gives, whose temperature was fixed when it was exported; the scores
+        where it gives none or the temperature is 0."""
+        weights = self.scores if self.weights is None or not temperature else self.weights
+        slots, labels = self.slots[0].astype(np.int64), self.labels[0].astype(np.int64)
+        return Contenders(slots, labels, self.scores[0], weights[0])
 
     def mask_logits_of(self, slot: int) -> FloatArray:
         (row,) = np.flatnonzero(self.slots[0] == slot)

@@ -33,11 +33,11 @@ class Start:
     note: str = ""
 
 
-def build_start(config: TrainConfig, class_names: tuple[str, ...]) -> Start:
+def build_start(config: TrainConfig, class_names: tuple[str, ...], stuff_classes: tuple[int, ...] = ()) -> Start:
     """The model, random or from `init`.
 
-    class_names: the data set's. Of a checkpoint's class head the rows of classes with the same names are taken over; the
-    others start fresh. Raises CheckpointError when anything but an aligner, slot boxes or
+    class_names, stuff_classes: the data set's. Of a checkpoint's class head the rows of classes with the same names are
+    taken over; the others start fresh. Raises CheckpointError when anything but an aligner, slot boxes or
     class heads does not fit, ConfigError when the model has another number of classes than the data set.
     """
     shape = get_config(config.model, **config.overrides)
@@ -47,7 +47,7 @@ def build_start(config: TrainConfig, class_names: tuple[str, ...]) -> Start:
             f"set overrides.num_classes={len(class_names)}"
         )
     torch.manual_seed(config.seed)
-    model = Local2Global(shape.replace(class_names=class_names))
+    model = Local2Global(shape.replace(class_names=class_names, stuff_classes=stuff_classes))
     fresh: list[str] = []
     note = ""
     if config.init:

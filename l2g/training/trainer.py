@@ -96,7 +96,7 @@ class Trainer:
         self.process = Process.join()
         self.output.mkdir(parents=True, exist_ok=True)
         self.dataset = open_dataset(config.data)
-        start = build_start(config, self.dataset.class_names)
+        start = build_start(config, self.dataset.class_names, self.dataset.stuff_classes)
         self.model, self.fresh, self.note = start.model, start.fresh, start.note
         self.model.to(self.process.device)
         self.progress = Progress()

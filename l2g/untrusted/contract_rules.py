@@ -25,7 +25,7 @@ DTYPES = ("float32", "float16", "uint8", "int8", "int32", "int64", "bool")
 
 # Far beyond every model of the field. MOST_ELEMENTS: of one tensor and stream, 4 GiB in float32.
 MOST_PIXELS, MOST_ELEMENTS, MOST_STREAMS, MOST_CLASSES, MOST_BYTES = 1 << 14, 1 << 30, 1 << 12, 1 << 17, 1 << 44
-_LISTS = ("inputs", "outputs", "states", "class_names", "pad_value", "mean", "std")
+_LISTS = ("inputs", "outputs", "states", "class_names", "stuff_classes", "pad_value", "mean", "std")
 
 
 def parse_contract(text: str) -> dict[str, Any]:
@@ -99,6 +99,10 @@ def _check_classes(contract: Contract) -> None:
         _refuse("class_names", f"{len(contract.class_names)} names", f"1 to {MOST_CLASSES}")
     for class_name in contract.class_names:
         _text("class_names", class_name)
+    for place in contract.stuff_classes:
+        _whole("stuff_classes", place, 0, len(contract.class_names) - 1)
+    if list(contract.stuff_classes) != sorted(set(contract.stuff_classes)):
+        _refuse("stuff_classes", list(contract.stuff_classes), "ascending places, each once")
     logits = next((spec for spec in contract.outputs if spec.name == "logits"), None)
     # Softmax has one logit more, of "no object".
     more = getattr(contract, "scoring", "sigmoid") == "softmax"

@@ -1,6 +1,7 @@
-"""AP of a model on a data set, and how often its identities change.
+"""AP of a model on a data set, and how often its identities change; of things and stuff VPQ and STQ.
 
     l2g evaluate --model l2g_tiny --dataset synthetic:val
+    l2g evaluate --model panoptic.onnx --dataset vipseg:VIPSeg --split val --task panoptic
 
 Results are written before they are scored. What was found until an error or Ctrl-C ended the run is kept beside them.
 Exit code: 0 measured, 2 bad input.
@@ -20,13 +21,17 @@ from l2g.cli.arguments import (
     add_quiet,
     add_running,
     add_streams,
+    add_task,
     note,
     open_dataset,
+    panoptic_options,
     running,
 )
 from l2g.cli.entry import main_of
 
 if TYPE_CHECKING:
+    from l2g.data.dataset import VideoDataset
+    from l2g.evaluation.panoptic import PanopticBoard
     from l2g.evaluation.run import Scoreboard
 
 
@@ -45,19 +50,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="auto: where a hard cut is found the video's state and identities start anew; official protocols do not",
     )
     parser.add_argument(
-        "--results", type=Path, metavar="FILE", help="write the results in YouTube-VIS format (default: nowhere)"
+        "--results",
+        type=Path,
+        metavar="FILE",
+        help="write the results in YouTube-VIS format; of things and stuff a folder, for pred.json and the maps "
+        "(default: nowhere)",
     )
     parser.add_argument("--report", metavar="FILE", help="write the scores as JSON, in percent (default: nowhere)")
+    add_task(parser, semantic=False)
     add_running(parser)
     add_quiet(parser)
 
 
 def run(options: argparse.Namespace) -> int:
+    from l2g.evaluation.panoptic import is_panoptic
     from l2g.evaluation.run import ScoringOptions, evaluate_backend
     from l2g.files import write_json
     from l2g.runtime.backends.open import open_backend
 
     dataset = open_dataset(options, decode=False)  # frames that cannot be read are found on the way
+    if options.task == "panoptic" or (options.task is None and is_panoptic(dataset)):
+        return run_panoptic(options, dataset)
     scoring = ScoringOptions(top_k=options.top_k, handover=not options.no_handover, cuts=options.cuts)
     with closing(open_backend(options.model, top_k=None, **running(options))) as backend:
         evaluation = evaluate_backend(
@@ -79,6 +92,41 @@ def run(options: argparse.Namespace) -> int:
     print(evaluation.report.table())
     print(f"{'switches':<14}{evaluation.identities.switches_per_100_frames:.2f} per object and 100 frames")
     return 0
+
+
+def run_panoptic(options: argparse.Namespace, dataset: VideoDataset) -> int:
+    from l2g.evaluation.panoptic import evaluate_panoptic
+    from l2g.evaluation.run import ScoringOptions
+    from l2g.files import write_json
+    from l2g.runtime.backends.open import open_backend
+
+    with closing(open_backend(options.model, top_k=None, **running(options))) as backend:
+        evaluation = evaluate_panoptic(
+            backend,
+            dataset,
+            streams=options.streams,
+            scoring=ScoringOptions(handover=not options.no_handover, cuts=options.cuts),
+            options=panoptic_options(options),
+            progress=not options.quiet,
+            skip_broken=options.skip_broken,
+            folder=options.results,
+            keep=keep_maps if options.results else None,
+        )
+    for line in (*evaluation.notes, *evaluation.report_notes):
+        note(f"note: {line}")
+    for problem in evaluation.left_out:
+        if problem not in dataset.problems:
+            note(f"left out: {problem}")
+    if options.report:
+        write_json(options.report, {"model": options.model, "dataset": options.dataset, **evaluation.to_json()})
+    print(evaluation.table())
+    return 0
+
+
+def keep_maps(board: PanopticBoard) -> None:
+    """Say what is kept of a run that did not come to its end; that of one that did is written when it is scored."""
+    if board.videos and not board.complete:
+        note(f"kept: the maps of {board.videos} of {len(board.match.dataset)} videos, and {board.write()}")
 
 
 def keep(board: Scoreboard, path: Path) -> None:

@@ -1,8 +1,9 @@
 """Run a model over a video: masks and tracks into a folder.
 
 Writes `overlay.mp4` (H.264; of a single picture `overlay.png`), `results.json` (YouTube-VIS results format) and
-`frames.jsonl` (a line a frame). Several inputs run at once, as streams of one batch, each into a folder of its own name
-inside the output folder.
+`frames.jsonl` (a line a frame); of a panoptic or semantic run `pred.json` with the maps in `pan_pred/`, and
+`panoptic.jsonl`, in their place. Several inputs run at once, as streams of one batch, each into a folder of its own
+name inside the output folder.
 Exit code: 0 done, 1 the source is damaged (what could be decoded is done), 2 bad input, 130 interrupted (what was
 done is kept).
 """
@@ -18,7 +19,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from l2g.cli.arguments import add_model, add_quiet, add_running, cuts, duration, names, note, running, size
+from l2g.cli.arguments import (
+    add_model,
+    add_quiet,
+    add_running,
+    add_task,
+    cuts,
+    duration,
+    names,
+    note,
+    panoptic_options,
+    running,
+    size,
+)
 from l2g.cli.entry import INTERRUPTED, main_of
 
 if TYPE_CHECKING:
@@ -42,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--track", type=int, metavar="N", help="video track of files that hold several, from 0 (default: the film)"
     )
-    parser.add_argument("--score-threshold", type=float, default=0.5, help="lowest score shown, 0..1")
+    parser.add_argument("--score-threshold", type=float, default=0.5, help="lowest score of an instance shown, 0..1")
     parser.add_argument("--top-k", type=int, default=50, help="most instances looked at in a frame")
     parser.add_argument("--stride", type=int, default=1, help="use every n-th frame")
     parser.add_argument("--start", type=float, default=0.0, metavar="SECONDS", help="first moment used")
@@ -66,6 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where a new scene begins, with new ids: found in the picture, nowhere, or at these seconds",
     )
     parser.add_argument("--fps", type=float, default=30.0, help="frame rate of pictures")
+    add_task(parser)
     add_overlay_options(parser)
     add_live_options(parser)
     add_running(parser)
@@ -174,6 +188,7 @@ def process(options: argparse.Namespace) -> list[JobSummary]:
         None if options.reconnect < 0 else options.reconnect,
         transport=options.transport,
     )
+    panoptic = panoptic_options(options)
     with ExitStack() as stack:
         # The sources first: a wrong path should not cost the time it takes to load a model.
         inputs = _inputs(options.input)
@@ -210,6 +225,8 @@ def process(options: argparse.Namespace) -> list[JobSummary]:
             flow=flow,
             output=output,
             watcher=watcher,
+            task=options.task,
+            panoptic=panoptic,
         )
 
 

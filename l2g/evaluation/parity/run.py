@@ -16,7 +16,7 @@ from l2g.evaluation.lanes import Lane, frames_of, rounds, step
 from l2g.evaluation.parity.frame import FrameDifference, NewcomerNames, compare_frame
 from l2g.evaluation.parity.pictures import WorstFrames
 from l2g.evaluation.parity.report import ParityReport, Tolerances, VideoParity
-from l2g.evaluation.run import Rollout, ScoringOptions, scorable
+from l2g.evaluation.run import Rollout, ScoringOptions, VideoScorer, scorable
 from l2g.metrics.vis_ap import evaluate_vis
 from l2g.runtime.backends.base import Backend, HostState
 from l2g.runtime.identity.slots import slot_order
@@ -108,7 +108,7 @@ class _Lane(Lane):
 
     def __init__(self, place: int, video: Video, contract: GraphContract, options: ParityOptions):
         super().__init__(place, video, contract)
-        self.rollouts = tuple(Rollout(self.letterbox, contract, options.scoring) for _ in range(2))
+        self.rollouts = tuple(Rollout(VideoScorer(self.letterbox, options.scoring), contract) for _ in range(2))
         self.names = NewcomerNames(options.confidence)
         self.forced: list[FrameDifference] = []
         self.free: list[FrameDifference] = []

@@ -116,6 +116,28 @@ class Letterbox:
         )
         return InstanceMask.from_patch(patch > 0, top, left, self.source_height, self.source_width)
 
+    def map_to_source(self, logits: FloatArray, start: int = 0, stop: int | None = None) -> FloatArray:
+        """Rows `start` to `stop` of the source picture (all of it, unless told) of one mask map, interpolated.
+
+        logits: float32 [canvas_height / 4, canvas_width / 4] -> float32 [stop - start, source_width], sampled as in
+        `mask_to_source`.
+        """
+        expected = (self.canvas_height // MASK_STRIDE, self.canvas_width // MASK_STRIDE)
+        if logits.shape != expected:
+            raise L2GError(f"mask map: found {list(logits.shape)}, expected {list(expected)}")
+        stop = self.source_height if stop is None else stop
+        step_y = self.content_height / self.source_height / MASK_STRIDE
+        step_x = self.content_width / self.source_width / MASK_STRIDE
+        to_map = np.array([[step_x, 0, 0.5 * step_x - 0.5], [0, step_y, (start + 0.5) * step_y - 0.5]])
+        found: FloatArray = cv2.warpAffine(
+            np.ascontiguousarray(logits, dtype=np.float32),
+            to_map,
+            (self.source_width, stop - start),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
+        return found
+
     def boxes_to_source(self, boxes: Array) -> Array:
         """float [..., 4] (cx, cy, w, h) in 0..1 of the canvas -> float32 [..., 4] xyxy in source pixels, unclipped."""
         boxes = np.asarray(boxes, dtype=np.float32)

@@ -16,6 +16,18 @@ def sigmoid(x: Array) -> FloatArray:
     return cast(FloatArray, 1 / (1 + np.exp(-floats)))
 
 
+def sharpened(probabilities: Array, temperature: float) -> Array:
+    """float [..., K] of sigmoids -> the softmax over the classes of each divided by `temperature`; 0: as they are.
+
+    Mask DINO's: the scores of a sigmoid are too blunt to settle which slot a pixel belongs to.
+    """
+    if not temperature:
+        return probabilities
+    exponentials = np.exp((probabilities - probabilities.max(axis=-1, keepdims=True)) / temperature)
+    shares: Array = exponentials / exponentials.sum(axis=-1, keepdims=True)
+    return shares
+
+
 def probability_logits(masks: ByteArray) -> FloatArray:
     """uint8 mask probabilities x 255 -> float32 logits of the same shape, > 0 where the byte is 128 or more.
 

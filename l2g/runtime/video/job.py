@@ -14,6 +14,7 @@ import cv2
 from l2g.errors import VideoError
 from l2g.runtime.backends.base import Backend
 from l2g.runtime.identity.tracks import TrackParameters
+from l2g.runtime.panoptic.options import PanopticOptions, check_task
 from l2g.runtime.session import VideoSession
 from l2g.runtime.video.cuts import Cuts
 from l2g.runtime.video.lane import Decoded, Inferred, Lane, OutputOptions, overlay_name
@@ -21,7 +22,7 @@ from l2g.runtime.video.live.health import Stepper, Watchdog
 from l2g.runtime.video.live.watcher import Watcher
 from l2g.runtime.video.overlay import DEFAULT_STYLE, OverlayStyle
 from l2g.runtime.video.pipeline import DEPTH, ReadAhead, run_pipeline
-from l2g.runtime.video.results import LINES
+from l2g.runtime.video.results import LINES, PANOPTIC_LINES
 from l2g.runtime.video.source import VideoSource
 
 _POLL_SECONDS = 0.05
@@ -87,7 +88,7 @@ def _refuse_own_inputs(jobs: Sequence[tuple[VideoSource, str | Path]], overlay: 
     outputs = [
         Path(folder) / name
         for source, folder in jobs
-        for name in (LINES, "results.json", *([overlay_name(source)] if overlay else []))
+        for name in (LINES, PANOPTIC_LINES, "results.json", "pred.json", *([overlay_name(source)] if overlay else []))
     ]
     there = {(entry.st_dev, entry.st_ino): path for path in outputs if path.exists() for entry in [path.stat()]}
     for source, _ in jobs if there else ():
@@ -114,13 +115,16 @@ def process_video(
     flow: FlowOptions | None = None,
     output: OutputOptions | None = None,
     watcher: Watcher | None = None,
+    task: str | None = None,
+    panoptic: PanopticOptions | None = None,
 ) -> JobSummary:
     """Write `frames.jsonl`, `results.json` and, with `overlay`, `overlay.mp4` of `source` into `folder`; of a single
-    picture `overlay.png`.
+    picture `overlay.png`. A task that gives maps writes `panoptic.jsonl`, `pred.json` and `pan_pred/` in place of the
+    first two.
 
     style: what the overlay shows. cuts: where the stream begins anew, see `Tracker`. flow: which frames are taken.
     output: what else is chosen of the files; its style is that of `overlay` and `style`. watcher: is told of everything
-    as it happens.
+    as it happens. task, panoptic: as in `Tracker`.
     Decoding, inference and writing overlap; memory does not grow with the video. `on_frame` is called after each frame.
     Whatever ends the run, the files hold every frame that was finished. Neither `backend` nor `source` is closed.
     Raises VideoError when the folder cannot be written, a file that is read would be written over, or the source gives
@@ -138,6 +142,8 @@ def process_video(
         flow=flow,
         output=output,
         watcher=watcher,
+        task=task,
+        panoptic=panoptic,
     )[0]
 
 
@@ -154,6 +160,8 @@ def process_videos(
     flow: FlowOptions | None = None,
     output: OutputOptions | None = None,
     watcher: Watcher | None = None,
+    task: str | None = None,
+    panoptic: PanopticOptions | None = None,
 ) -> list[JobSummary]:
     """`process_video` for several videos at once, as streams of one batch; jobs are (source, folder).
 
@@ -161,6 +169,7 @@ def process_videos(
     where a source is live, streams have a pace each, see `FlowOptions`. A source that fails ends alone, with the reason
     as its summary's `damage`; its error is raised when it is the only one, or when all fail.
     """
+    check_task(task, backend.contract)
     _refuse_own_inputs(jobs, overlay)
     flow, watcher = flow or FlowOptions(), watcher or Watcher()
     output = replace(output or OutputOptions(), style=style if overlay else None)
@@ -171,7 +180,7 @@ def process_videos(
         lanes: list[Lane] = []
         for source, folder in jobs:
             name = Path(folder).name if len(jobs) > 1 else ""
-            lane = Lane(source, Path(folder), backend.contract, output, parameters, top_k, cuts, name)
+            lane = Lane(source, Path(folder), backend.contract, output, parameters, top_k, cuts, name, task, panoptic)
             lanes.append(lane)
             stack.callback(lane.close)
         # Decoders and encoders work outside the interpreter's lock: several videos have a thread each for either.

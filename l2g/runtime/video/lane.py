@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
 from collections.abc import Generator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from l2g.contract import GraphContract
 from l2g.errors import L2GError, VideoError
 from l2g.files import locked
 from l2g.runtime.arrays import ByteArray
-from l2g.runtime.assembler import FrameAssembler, letterbox_of
+from l2g.runtime.assembler import assembler_of, letterbox_of
 from l2g.runtime.frame_result import FrameResult
 from l2g.runtime.identity.tracks import TrackParameters
 from l2g.runtime.outputs import FrameOutputs
+from l2g.runtime.panoptic.options import PanopticOptions, check_task
 from l2g.runtime.video.cuts import Cuts, cut_finder
 from l2g.runtime.video.live.watcher import Progress, Watcher
 from l2g.runtime.video.overlay import OverlayPainter, OverlayStyle
 from l2g.runtime.video.picture_writer import PictureWriter
-from l2g.runtime.video.results import LINES, JsonLinesSink, LiveLines, TubeResultsSink
+from l2g.runtime.video.results import LINES, PANOPTIC_LINES, JsonLinesSink, LiveLines, TubeResultsSink
 from l2g.runtime.video.source import VideoFrame, VideoSource
 from l2g.runtime.video.writer import VideoWriter
+
+if TYPE_CHECKING:
+    from l2g.runtime.panoptic.files import PanopticSink
 
 # The rate in the overlay is that of so many frames.
 RATE_FRAMES = 30
@@ -34,8 +40,9 @@ class OutputOptions:
     """What a run writes.
 
     style: of the overlay; None writes none. results: whether `results.json` is written; None: for all but live sources,
-    since it waits on the disk for the end. lines: where `frames.jsonl` goes instead, "-" is stdout; a live source's
-    lines can be read as they come. rotate: seconds after which a live source's files are followed by new ones.
+    since it waits on the disk for the end; of the tasks that give maps these are `pred.json` and `pan_pred/` instead.
+    lines: where `frames.jsonl` (`panoptic.jsonl`) goes instead, "-" is stdout; a live source's lines can be read as
+    they come. rotate: seconds after which a live source's files are followed by new ones.
     """
 
     style: OverlayStyle | None = None
@@ -68,7 +75,7 @@ class Inferred:
 
 @dataclass(eq=False)
 class Lane:
-    """What is known of one video. name: what watchers call it."""
+    """What is known of one video. name: what watchers call it. task, panoptic: see `assembler_of`."""
 
     source: VideoSource
     folder: Path
@@ -78,6 +85,8 @@ class Lane:
     top_k: int = 50
     cuts: Cuts = "auto"
     name: str = ""
+    task: str | None = None
+    panoptic: PanopticOptions | None = None
     failure: L2GError | None = field(default=None, init=False)
     ended: bool = field(default=False, init=False)  # its source gives no more
     dropped: int = field(default=0, init=False)
@@ -86,12 +95,15 @@ class Lane:
     def __post_init__(self) -> None:
         source = self.source
         self._letterbox = letterbox_of(self.contract, source.height, source.width, source.pixel_aspect)
-        self._assembler = FrameAssembler(self._letterbox, self.contract, self.parameters, self.top_k)
+        self._assembler = assembler_of(
+            self._letterbox, self.contract, self.parameters, self.top_k, self.task, self.panoptic
+        )
+        task = check_task(self.task, self.contract)
         self._cuts = cut_finder(self.cuts)
         self._files = ExitStack()
         with self._files:
             self._files.enter_context(locked(self.folder, VideoError))
-            self.results = Results(self._files, source, self.contract.class_names, self.folder, self.output, self.name)
+            self.results = Results(self._files, source, self.contract, self.folder, self.output, self.name, task)
             self._files = self._files.pop_all()
 
     def decode(self) -> Generator[Decoded, None, None]:
@@ -155,20 +167,23 @@ class Results:
         self,
         files: ExitStack,
         source: VideoSource,
-        class_names: tuple[str, ...],
+        contract: GraphContract,
         folder: Path,
         options: OutputOptions,
         stream: str = "",
+        task: str = "instances",
     ):
-        path = folder / LINES
+        class_names, maps = contract.class_names, task != "instances"
+        path = folder / (PANOPTIC_LINES if maps else LINES)
         self.lines: JsonLinesSink | LiveLines
         if source.is_live or options.lines:
             self.lines = files.enter_context(LiveLines(options.lines or path, class_names, stream, options.rotate))
         else:
             self.lines = files.enter_context(JsonLinesSink(path, class_names))
-        self.tubes: TubeResultsSink | None = None
+        self.tubes: TubeResultsSink | PanopticSink | None = None
         if (not source.is_live) if options.results is None else options.results:
-            self.tubes = files.enter_context(TubeResultsSink(folder / "results.json"))
+            opened = _maps(folder, source, contract, task) if maps else TubeResultsSink(folder / "results.json")
+            self.tubes = files.enter_context(opened)
         self._painter = OverlayPainter(class_names, options.style) if options.style else None
         self._video: VideoWriter | PictureWriter | None = None
         self._source, self._folder, self._rotate = source, folder, options.rotate if source.is_live else None
@@ -185,7 +200,7 @@ class Results:
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        tubes = (self.tubes.path,) if self.tubes else ()
+        tubes = self.tubes.paths if self.tubes else ()
         return (*self.lines.paths, *tubes, *self._written)
 
     def write(self, result: FrameResult, image: ByteArray, wanted: bool = False) -> ByteArray | None:
@@ -231,6 +246,14 @@ class Results:
     def _close_overlay(self) -> None:
         if self._video:
             self._video.close()
+
+
+def _maps(folder: Path, source: VideoSource, contract: GraphContract, task: str) -> PanopticSink:
+    from l2g.runtime.panoptic.files import Categories, PanopticSink
+
+    names = contract.class_names
+    categories = Categories.of_model(names, range(len(names)) if task == "semantic" else contract.stuff_classes)
+    return PanopticSink(folder, re.sub(r"[^\w.-]+", "_", Path(source.name).stem).strip(".") or "video", categories)
 
 
 def overlay_name(source: VideoSource) -> str:

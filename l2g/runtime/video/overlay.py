@@ -1,4 +1,5 @@
-"""Tracks drawn over their frame: translucent masks, contours, trails, and a label with class, id and score."""
+"""Tracks drawn over their frame: translucent masks, contours, trails, and a label with class, id and score; and stuff
+behind them, where a result has it."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -15,6 +17,9 @@ from l2g.errors import L2GError
 from l2g.runtime.frame_result import FrameResult, TrackedInstance
 from l2g.runtime.video.labels import LabelPlacer, Placement
 from l2g.runtime.video.text import drawable, text_mask
+
+if TYPE_CHECKING:
+    from l2g.runtime.panoptic.segmentation import Segmentation
 
 LONGEST_TRAIL = 10_000
 _GOLDEN_RATIO = 0.618034
@@ -61,7 +66,7 @@ class OverlayPainter:
     def __init__(self, class_names: Sequence[str], style: OverlayStyle = DEFAULT_STYLE):
         self.style = style
         self._names = [drawable(name, f"class {number}") for number, name in enumerate(class_names)]
-        self._placer = LabelPlacer()
+        self._placer, self._stuff_names = LabelPlacer(), _StuffNames()
         self._trails = _Trails(style.trails)
 
     def draw(self, image: np.ndarray, result: FrameResult, rate: float | None = None) -> np.ndarray:
@@ -76,6 +81,7 @@ class OverlayPainter:
         font = max(_SMALLEST_FONT, round(_FONT_SHARE * short_side))
         back_to_front = sorted(result.tracks, key=lambda instance: instance.score)
         patches = [instance.mask.patch.astype(np.uint8) for instance in back_to_front]
+        taken = self._draw_stuff(canvas, result.panoptic, font) if result.panoptic else []
         if self.style.opacity:
             for instance, patch in zip(back_to_front, patches, strict=True):
                 _draw_tint(canvas, instance, patch, self.style.opacity)
@@ -85,10 +91,27 @@ class OverlayPainter:
         if self.style.trails:
             self._trails.add(back_to_front, patches)
             self._trails.draw(canvas, line)
-        hud = [_draw_hud(canvas, result, rate, font)] if self.style.hud else []
+        taken += [_draw_hud(canvas, result, rate, font)] if self.style.hud else []
         if self.style.labels and back_to_front:
-            self._draw_labels(canvas, back_to_front, hud, font, line)
+            self._draw_labels(canvas, back_to_front, taken, font, line)
         return canvas
+
+    def _draw_stuff(self, canvas: np.ndarray, found: Segmentation, font: int) -> list[tuple[int, int, int, int]]:
+        """Each class of stuff in its colour, with its name once; returns the rectangles of the names."""
+        rectangles = []
+        for segment in found.segments:
+            if segment.is_thing:
+                continue
+            region, color = (found.ids == segment.id).astype(np.uint8), stuff_color(segment.label)
+            if self.style.opacity:
+                cv2.copyTo(cv2.LUT(canvas, _tint(color, self.style.opacity)), region, canvas)
+            row = _row((self._names[segment.label],), font)
+            if self.style.labels and (place := self._stuff_names.place(segment.label, region, row.shape)):
+                x, y = place
+                area = canvas[y : y + row.shape[0], x : x + row.shape[1]]
+                cv2.LUT(cv2.cvtColor(row, cv2.COLOR_GRAY2RGB), _ink(color), dst=area)
+                rectangles.append((x, y, x + row.shape[1], y + row.shape[0]))
+        return rectangles
 
     def _draw_labels(
         self,
@@ -110,6 +133,35 @@ class OverlayPainter:
                 _draw_leader(canvas, instance, place, sizes[0, 0, 1], line)
         for instance, place, label in zip(instances, places, variants, strict=True):
             _draw_label(canvas, instance, place, label[place.variant], font)
+
+
+class _StuffNames:
+    """Where the name of each class of stuff stands: well inside its region, and there while it lies in it."""
+
+    def __init__(self) -> None:
+        self._places: dict[int, tuple[int, int]] = {}  # by class: the middle of its name
+
+    def place(self, label: int, region: np.ndarray, size: tuple[int, ...]) -> tuple[int, int] | None:
+        """Upper left corner of a name of `size` (height, width), None where it does not fit. region: uint8 [H, W]."""
+        height, width = size[:2]
+        half_height, half_width = (height + 1) // 2, (width + 1) // 2
+        middle = self._places.get(label)
+        if middle is not None:
+            x, y = middle
+            around = region[max(0, y - half_height) : y + half_height, max(0, x - half_width) : x + half_width]
+            inside = half_height <= y <= len(region) - half_height and half_width <= x <= region.shape[1] - half_width
+            if inside and around.all():
+                return x - width // 2, y - height // 2
+            del self._places[label]
+        # Eroded by the name, the region holds every place for its middle.
+        kernel = np.ones((height | 1, width | 1), np.uint8)
+        room = cv2.erode(region, kernel, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+        if not room.any():
+            return None
+        depth = cv2.distanceTransform(room, cv2.DIST_L2, 3)
+        y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+        self._places[label] = int(x), int(y)
+        return int(x) - width // 2, int(y) - height // 2
 
 
 class _Trails:
@@ -152,6 +204,14 @@ def track_color(track_id: int) -> tuple[int, int, int]:
     # A second, slower turn through brightness tells apart the hues that come round again.
     value = (1.0, 0.8, 0.9)[track_id % 3]
     red, green, blue = (round(255 * channel) for channel in colorsys.hsv_to_rgb(hue, 0.75, value))
+    return red, green, blue
+
+
+@lru_cache(maxsize=4096)
+def stuff_color(label: int) -> tuple[int, int, int]:
+    """RGB of a class of stuff: paler than any track's."""
+    hue = (0.37 + label * _GOLDEN_RATIO) % 1.0
+    red, green, blue = (round(255 * channel) for channel in colorsys.hsv_to_rgb(hue, 0.35, 0.85))
     return red, green, blue
 
 

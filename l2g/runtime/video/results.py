@@ -1,6 +1,6 @@
 """Where results go: `frames.jsonl`, a line a frame for streams, and `results.json`, the YouTube-VIS results format.
 
-`LiveLines` is `frames.jsonl` that can be read while it grows. The other
+Of panoptic results the lines are `panoptic.jsonl`. `LiveLines` are lines that can be read while it grows. The other
 sinks are context managers that write under a temporary name and give the file its own name when they close. They do so
 after an exception or Ctrl-C too: what was done is kept. Memory does not grow with the masks.
 """
@@ -14,13 +14,17 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from l2g.errors import VideoError
 from l2g.files import PendingFile, write_atomically
 from l2g.runtime.frame_result import FrameResult, TrackedInstance
 
+if TYPE_CHECKING:
+    from l2g.runtime.panoptic.segmentation import Segmentation
+
 LINES = "frames.jsonl"
+PANOPTIC_LINES = "panoptic.jsonl"
 # Up to so many frames a track's list has an entry for each, as evaluators expect; the videos of the benchmarks are
 # shorter. Of longer ones the list would be nulls for the most part, and the file grow with the square of the length.
 PADDED_FRAMES = 500
@@ -31,14 +35,36 @@ def line_of(result: FrameResult, class_names: Sequence[str], stream: str = "") -
 
     {"index": source frame, "time": seconds, "tracks": [{"id", "label": class index, "name": class name, "score": 0..1,
     "box": [x1, y1, x2, y2] in source pixels, "segmentation": {"size": [height, width], "counts": compressed RLE}}]};
-    "reset" where the stream's history was forgotten before it, and "stream" first where one is named.
+    "reset" where the stream's history was forgotten before it, and "stream" first where one is named. Of a panoptic
+    result "segments" in place of "tracks": {"id", "label", "name", "isthing", "track" (of a thing), "score", "area",
+    "box", "segmentation"} each, which do not overlap.
     """
     line: dict[str, Any] = {"stream": stream} if stream else {}
     line |= {"index": result.index, "time": round(result.time, 6)}
     if result.reset:
         line["reset"] = result.reset
-    line["tracks"] = [_track(instance, class_names) for instance in result.tracks]
+    if result.panoptic is None:
+        line["tracks"] = [_track(instance, class_names) for instance in result.tracks]
+    else:
+        line["segments"] = _segments(result.panoptic, result.tracks, class_names)
     return json.dumps(line)
+
+
+def _segments(
+    found: Segmentation, tracks: Sequence[TrackedInstance], class_names: Sequence[str]
+) -> list[dict[str, Any]]:
+    seen = {track.track_id: track for track in tracks}
+    entries = []
+    for segment in found.segments:
+        track = None if segment.track_id is None else seen[segment.track_id]
+        mask = found.mask(segment) if track is None else track.mask
+        entry: dict[str, Any] = {"id": segment.id, "label": segment.label, "name": class_names[segment.label]}
+        entry["isthing"] = segment.is_thing
+        if track is not None:
+            entry["track"] = track.track_id
+        entry |= {"score": round(segment.score, 6), "area": segment.area, "box": list(mask.box)}
+        entries.append(entry | {"segmentation": mask.rle() if track is None else track.rle})
+    return entries
 
 
 def _track(instance: TrackedInstance, class_names: Sequence[str]) -> dict[str, Any]:
@@ -182,6 +208,10 @@ class TubeResultsSink:
             raise VideoError(
                 f"{self.path}: cannot be written ({error}); check the folder and its permissions"
             ) from None
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return (self.path,)
 
     @property
     def tracks(self) -> int:
