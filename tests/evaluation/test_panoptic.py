@@ -93,7 +93,9 @@ def test_one_wrong_label_in_one_frame_does_not_change_a_tracks_category(drawn, t
     dataset, data, maps = drawn
     changed = json.loads(json.dumps(data))
     things = {category["id"] for category in data["categories"] if category["isthing"]}
-    segment = next(s for s in changed["annotations"][0]["annotations"][0]["segments_info"] if s["category_id"] in things)
+    segment = next(
+        s for s in changed["annotations"][0]["annotations"][0]["segments_info"] if s["category_id"] in things
+    )
     segment["category_id"] = min(things - {segment["category_id"]})
     found = evaluate_panoptic(replay((dataset, changed, maps)), dataset, progress=False, folder=tmp_path)
     assert found.stats()["VPQ"] == 100
