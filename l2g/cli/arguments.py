@@ -209,7 +209,7 @@ def running(options: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(options, name) for name in ("library", "device", "precision")}
 
 
-def add_task(parser: Options, *, semantic: bool = True) -> None:
+def add_task(parser: Options, *, semantic: bool = True, panoptic_where: str = "the model knows stuff") -> None:
     """--task and how slots become segments; `panoptic_options` gives what they say."""
     group = parser.add_argument_group("things and stuff (docs/guides/panoptic.md)")
     group.add_argument(
@@ -217,7 +217,7 @@ def add_task(parser: Options, *, semantic: bool = True) -> None:
         choices=("instances", "panoptic", *(["semantic"] if semantic else [])),
         help="instances: objects, whose masks may overlap; panoptic: each pixel to one thing or to stuff"
         + ("; semantic: each pixel to a class" if semantic else "")
-        + " (default: panoptic where the model knows stuff, else instances)",
+        + f" (default: panoptic where {panoptic_where}, else instances)",
     )
     group.add_argument(
         "--object-mask-threshold",

@@ -24,6 +24,7 @@ from l2g.evaluation.run import ScoringOptions, score_dataset
 from l2g.metrics.stq import StqReport, evaluate_stq
 from l2g.metrics.vpq import NAMED_WINDOWS, WINDOWS, VpqReport, evaluate_vpq
 from l2g.runtime.backends.base import Backend
+from l2g.runtime.frame_result import FrameResult
 from l2g.runtime.outputs import FrameOutputs
 from l2g.runtime.panoptic.assembler import PanopticAssembler
 from l2g.runtime.panoptic.files import MAPS, RESULTS, Categories, VideoMaps, write_results
@@ -105,28 +106,47 @@ class PanopticEvaluation:
         return f"{self.vpq.table()}\n{self.stq.table()}"
 
 
-class PanopticScorer:
-    """Gathers one video's outputs, whose slots are identities: merged, each frame's map is written at once.
-
-    segmentation: of the last frame.
-    """
+class Merging:
+    """One video's outputs, whose slots are identities, merged frame after frame. segmentation: of the last frame."""
 
     segmentation: Segmentation
 
-    def __init__(self, assembler: PanopticAssembler, maps: VideoMaps, name_of: Callable[[int], str]):
-        self.maps = maps
-        self._assembler, self._name_of = assembler, name_of
+    def __init__(self, letterbox: Letterbox, contract: GraphContract, options: PanopticOptions | None = None):
+        self._assembler = PanopticAssembler(letterbox, contract, options=options, handover=False)
+        self._frames = 0
 
     def add(self, outputs: FrameOutputs) -> None:
         """The next frame's outputs, B = 1."""
-        result = self._assembler.assemble(outputs, self.maps.frames, 0.0)
+        result = self._assembler.assemble(outputs, self._frames, 0.0)
         assert result.panoptic is not None
         self.segmentation = result.panoptic
-        self.maps.write(result, self._name_of(self.maps.frames))
+        self._keep(result)
+        self._frames += 1
 
     def cut(self) -> None:
         """A new scene begins with the next frame: its slots are other things."""
         self._assembler.reset()
+
+    def _keep(self, result: FrameResult) -> None:
+        """Nothing is kept of a frame."""
+
+
+class PanopticScorer(Merging):
+    """The same, and each frame's map is written at once. name_of: the map's name, by the frame's number."""
+
+    def __init__(
+        self,
+        letterbox: Letterbox,
+        contract: GraphContract,
+        options: PanopticOptions | None,
+        maps: VideoMaps,
+        name_of: Callable[[int], str],
+    ):
+        super().__init__(letterbox, contract, options)
+        self.maps, self._name_of = maps, name_of
+
+    def _keep(self, result: FrameResult) -> None:
+        self.maps.write(result, self._name_of(result.index))
 
 
 class PanopticBoard:
@@ -180,8 +200,8 @@ class PanopticBoard:
     def scorer(self, place: int, letterbox: Letterbox) -> PanopticScorer:
         """Of a video, by its place in the data set and the letterbox of its frames."""
         video: Any = self.match.dataset.videos[place]
-        assembler = PanopticAssembler(letterbox, self.contract, options=self._options, handover=False)
-        return PanopticScorer(assembler, VideoMaps(self.folder, video.id, self.categories), video.map_name)
+        maps = VideoMaps(self.folder, video.id, self.categories)
+        return PanopticScorer(letterbox, self.contract, self._options, maps, video.map_name)
 
     def add(self, place: int, scorer: PanopticScorer) -> None:
         """A video that is done."""

@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: nowhere)",
     )
     parser.add_argument("--report", metavar="FILE", help="write the scores as JSON, in percent (default: nowhere)")
-    add_task(parser, semantic=False)
+    add_task(parser, semantic=False, panoptic_where="the data set has maps of things and stuff")
     add_running(parser)
     add_quiet(parser)
 

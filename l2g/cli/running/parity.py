@@ -22,8 +22,10 @@ from l2g.cli.arguments import (
     add_quiet,
     add_running,
     add_streams,
+    add_task,
     note,
     open_dataset,
+    panoptic_options,
     running,
 )
 from l2g.cli.entry import main_of
@@ -47,9 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME=VALUE",
         help="what may differ: ap (percent points), mask_logits, identity (percent) (default: by the candidate's "
-        "precision: FP32 0.02, 0.001, 99.9; FP16 0.2, none, 95; INT8 0.5, none, 95)",
+        "precision: FP32 0.02, 0.001, 99.9; FP16 0.2, none, 95; INT8 0.5, none, 95); of things and stuff vpq (percent "
+        "points: 0.05, 0.2, 0.5) and segments (percent that are the same: 99.9, 95, 95) in place of ap",
     )
     parser.add_argument("--no-ap", action="store_true", help="do not score: the data set has other classes or no truth")
+    add_task(parser, semantic=False, panoptic_where="the data set has maps of things and stuff")
     add_running(parser)
     add_quiet(parser)
 
@@ -69,7 +73,13 @@ def compare(options: argparse.Namespace) -> ParityReport:
     from l2g.evaluation.parity.run import ParityOptions, run_parity
 
     tolerances = parse_tolerances(options.tolerance)
-    settings = ParityOptions(streams=options.streams, confidence=options.confidence, ap=not options.no_ap)
+    settings = ParityOptions(
+        streams=options.streams,
+        confidence=options.confidence,
+        ap=not options.no_ap,
+        task=options.task,
+        panoptic=panoptic_options(options),
+    )
     make_folder(options.report)
     dataset = open_dataset(options)
     with ExitStack() as stack:

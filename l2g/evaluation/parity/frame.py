@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from l2g.metrics.panoptic import count_pairs
 from l2g.runtime.arrays import Array, BoolArray, DoubleArray, IntArray
 from l2g.runtime.identity.tracks import TrackParameters
 from l2g.runtime.outputs import RawOutputs
+from l2g.runtime.panoptic.segmentation import Segmentation
 
 # Two masks are the same object from this IoU on, as in the matching of every tracking metric.
 SAME_OBJECT_IOU = 0.5
@@ -68,6 +71,25 @@ def compare_frame(reference: RawOutputs, candidate: RawOutputs, confidence: floa
         worst_iou=float(ious.min()) if ious.size else float("nan"),
         score=float(scores.max()) if scores.size else 0.0,
     )
+
+
+class SegmentAgreement(NamedTuple):
+    """One frame's maps: segments of both sides, and those of them that have their like on the other side."""
+
+    counting: int
+    agreeing: int
+
+
+def compare_segments(one: Segmentation, other: Segmentation) -> SegmentAgreement:
+    """Segments are the same where their classes are and they overlap by more than one half, as in panoptic quality;
+    whether a thing goes on being the same one is a matter of identities."""
+    sides = [{segment.id: segment for segment in found.segments} for found in (one, other)]
+    same = 0
+    for (first, second), pixels in count_pairs(one.ids, other.ids, "parity").items():
+        mine, theirs = sides[0].get(first), sides[1].get(second)
+        if mine and theirs and mine.label == theirs.label:
+            same += pixels > SAME_OBJECT_IOU * (mine.area + theirs.area - pixels)
+    return SegmentAgreement(len(one.segments) + len(other.segments), 2 * same)
 
 
 def counting_slots(outputs: RawOutputs, confidence: float) -> BoolArray:

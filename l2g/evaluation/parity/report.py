@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields, replace
 import numpy as np
 
 from l2g.contract import GraphContract
-from l2g.evaluation.parity.frame import FrameDifference
+from l2g.evaluation.parity.frame import FrameDifference, SegmentAgreement
 from l2g.evaluation.parity.pictures import WorstFrame
 
 QUARTERS = 4
@@ -24,7 +24,8 @@ class Limits:
     precision: of the candidate, "fp32" or a reduced one. ap: percent points of AP; of a reduced precision those that
     are lost, since its budget is one of losses. mask_logits: largest difference of a mask logit, teacher-forced, and of
     the typical slot's in a first frame; None: shown, not judged. identity: least percentage of the counting slots that
-    hold the same object in the free run. reason: where the numbers come from.
+    hold the same object in the free run. reason: where the numbers come from. vpq: as `ap`, percent points of VPQ.
+    segments: least percentage of the segments of the free run's maps that both sides have.
     """
 
     precision: str
@@ -32,6 +33,8 @@ class Limits:
     mask_logits: float | None
     identity: float
     reason: str
+    vpq: float
+    segments: float
 
 
 # A reduced precision is another model, and the question is what it costs: AP within the budgets of `l2g export
@@ -43,10 +46,10 @@ _COSTS = "what it may cost; mask logits follow the size of a model's activations
 _LIMITS = {
     limits.precision: limits
     for limits in (
-        Limits("fp32", 0.02, 1e-3, 99.9, "the same arithmetic: only rounding may differ"),
-        Limits("bf16", 0.2, None, 95.0, _COSTS),
-        Limits("fp16", 0.2, None, 95.0, _COSTS),
-        Limits("int8", 0.5, None, 95.0, _COSTS),
+        Limits("fp32", 0.02, 1e-3, 99.9, "the same arithmetic: only rounding may differ", 0.05, 99.9),
+        Limits("bf16", 0.2, None, 95.0, _COSTS, 0.2, 95.0),
+        Limits("fp16", 0.2, None, 95.0, _COSTS, 0.2, 95.0),
+        Limits("int8", 0.5, None, 95.0, _COSTS, 0.5, 95.0),
     )
 }
 
@@ -58,6 +61,8 @@ class Tolerances:
     ap: float | None = None
     mask_logits: float | None = None
     identity: float | None = None
+    vpq: float | None = None
+    segments: float | None = None
 
     def limits(self, contract: GraphContract) -> Limits:
         """For a candidate with this contract. One that names no precision, or one unknown here, is held to FP32's."""
@@ -87,12 +92,16 @@ class Check:
 
 @dataclass(frozen=True)
 class VideoParity:
-    """One video, frame by frame. forced: the candidate was given the reference's state; free: it fed back its own."""
+    """One video, frame by frame. forced: the candidate was given the reference's state; free: it fed back its own.
+
+    segments: of the free run's maps, where these were compared.
+    """
 
     id: int | str
     name: str
     forced: tuple[FrameDifference, ...]
     free: tuple[FrameDifference, ...]
+    segments: tuple[SegmentAgreement, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,8 +116,9 @@ class Divergence:
 class ParityReport:
     """The result of `run_parity`.
 
-    limits: what the candidate was held to. ap_reference, ap_candidate: the evaluator's statistics in percent by name,
-    None where AP was not asked for.
+    limits: what the candidate was held to. metric: "AP", or "VPQ" where maps of things and stuff were compared.
+    ap_reference, ap_candidate: the evaluator's statistics in percent by name, one of them the metric; None where they
+    were not asked for.
     carries_state: False for an image model, whose every frame is a first frame. notes: how classes were matched, where
     there is something to say.
     """
@@ -124,6 +134,7 @@ class ParityReport:
     ap_candidate: dict[str, float | None] | None
     worst: tuple[WorstFrame, ...]
     notes: tuple[str, ...] = ()
+    metric: str = "AP"
 
     @property
     def passed(self) -> bool:
@@ -132,6 +143,8 @@ class ParityReport:
     @property
     def checks(self) -> tuple[Check, ...]:
         checks = [self._mask_check(), self._first_frame_check(), self._identity_check(), self._finite_check()]
+        if self.metric == "VPQ":
+            checks.insert(0, self._segments_check())
         if self.ap_reference is not None:
             checks.insert(0, self._ap_check())
         return tuple(checks)
@@ -229,10 +242,11 @@ class ParityReport:
             "findings": list(self.findings),
             "notes": list(self.notes),
             "precision": self.limits.precision,
-            "tolerances": {name: getattr(self.limits, name) for name in ("ap", "mask_logits", "identity")},
+            "tolerances": {name: getattr(self.limits, name) for name in self._judged},
             "tolerances_reason": self.limits.reason,
             "first_divergence": {mode: self._divergence_json(mode) for mode in ("forced", "free")},
-            "ap": self._ap_json(),
+            "ap": self._ap_json("AP"),
+            **({"vpq": self._ap_json("VPQ")} if self.metric == "VPQ" else {}),
             "drift_by_quarter": [_plain(quarter) for quarter in self.drift()],
             "frames": sum(len(video.free) for video in self.videos),
             "videos": [
@@ -243,6 +257,7 @@ class ParityReport:
                     "first_divergence": {mode: self.diverged(video, mode) for mode in ("forced", "free")},
                     "forced": curves(video.forced),
                     "free": curves(video.free),
+                    **({"segments": [list(found) for found in video.segments]} if self.metric == "VPQ" else {}),
                 }
                 for video in self.videos
             ],
@@ -310,16 +325,35 @@ class ParityReport:
 
     def _ap_check(self) -> Check:
         lost_only = self.limits.precision != "fp32"
-        name, limit = f"AP {'loss' if lost_only else 'difference'}, percent points", self.limits.ap
-        one, other = ((ap or {}).get("AP") for ap in (self.ap_reference, self.ap_candidate))
+        name = f"{self.metric} {'loss' if lost_only else 'difference'}, percent points"
+        limit = self.limits.vpq if self.metric == "VPQ" else self.limits.ap
+        one, other = ((ap or {}).get(self.metric) for ap in (self.ap_reference, self.ap_candidate))
         if one is None or other is None:
             return Check(name, None, limit, False, "the data set holds no annotation that counts; use --no-ap")
         gap = one - other if lost_only else abs(one - other)
         # Percentages are rounded to nothing here; the last bits of two sums must not decide.
         return Check(name, gap, limit, gap <= limit + 1e-9, f"{one:.2f} and {other:.2f}")
 
-    def _ap_json(self) -> dict | None:
-        if self.ap_reference is None or self.ap_candidate is None:
+    @property
+    def _judged(self) -> tuple[str, ...]:
+        """Names of the limits that were looked at."""
+        return (
+            ("vpq", "segments", "mask_logits", "identity")
+            if self.metric == "VPQ"
+            else ("ap", "mask_logits", "identity")
+        )
+
+    def _segments_check(self) -> Check:
+        limit, name = self.limits.segments, "segments of the free run's maps that are the same, percent"
+        counting = sum(found.counting for video in self.videos for found in video.segments)
+        agreeing = sum(found.agreeing for video in self.videos for found in video.segments)
+        if not counting:
+            return Check(name, None, limit, False, "no frame has a segment; lower --object-mask-threshold")
+        share = 100 * agreeing / counting
+        return Check(name, share, limit, share >= limit, f"{counting - agreeing} of {counting} are not")
+
+    def _ap_json(self, metric: str) -> dict | None:
+        if self.ap_reference is None or self.ap_candidate is None or metric != self.metric:
             return None
         pairs = ((name, value, self.ap_candidate[name]) for name, value in self.ap_reference.items())
         gaps = {name: None if one is None or other is None else other - one for name, one, other in pairs}

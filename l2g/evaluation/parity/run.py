@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -13,7 +15,14 @@ from l2g.data.dataset import Video, VideoDataset
 from l2g.data.youtube_vis import ground_truth
 from l2g.errors import ContractError, DataError, L2GError
 from l2g.evaluation.lanes import Lane, frames_of, rounds, step
-from l2g.evaluation.parity.frame import FrameDifference, NewcomerNames, compare_frame
+from l2g.evaluation.panoptic import Merging, PanopticBoard, is_panoptic
+from l2g.evaluation.parity.frame import (
+    FrameDifference,
+    NewcomerNames,
+    SegmentAgreement,
+    compare_frame,
+    compare_segments,
+)
 from l2g.evaluation.parity.pictures import WorstFrames
 from l2g.evaluation.parity.report import ParityReport, Tolerances, VideoParity
 from l2g.evaluation.run import Rollout, ScoringOptions, VideoScorer, scorable
@@ -21,6 +30,8 @@ from l2g.metrics.vis_ap import evaluate_vis
 from l2g.runtime.backends.base import Backend, HostState
 from l2g.runtime.identity.slots import slot_order
 from l2g.runtime.outputs import RawOutputs
+from l2g.runtime.panoptic.options import PanopticOptions
+from l2g.runtime.picture.letterbox import Letterbox
 from l2g.runtime.session import VideoSession
 
 
@@ -30,6 +41,8 @@ class ParityOptions:
 
     streams: videos that share a step; with one alone, state that leaks between streams could not show. confidence:
     slots whose best class reaches it count as objects. pictures: worst frames kept. ap: score both. scoring: how.
+    task: "instances" (AP), "panoptic" (maps are compared, and VPQ), None: the latter for a data set with maps of things
+    and stuff. panoptic: how slots become segments.
     """
 
     streams: int = 4
@@ -37,6 +50,8 @@ class ParityOptions:
     pictures: int = 6
     ap: bool = True
     scoring: ScoringOptions = field(default_factory=ScoringOptions)
+    task: str | None = None
+    panoptic: PanopticOptions = field(default_factory=PanopticOptions)
 
     def __post_init__(self):
         if self.streams < 1:
@@ -73,6 +88,8 @@ def run_parity(
     options = options or ParityOptions()
     _check_comparable(reference.contract, candidate.contract)
     notes: tuple[str, ...] = ()
+    maps = options.task == "panoptic" or (options.task is None and is_panoptic(dataset))
+    boards: tuple[PanopticBoard, ...] = ()
     if options.ap:
         try:
             match = match_classes(dataset, reference.contract.class_names)
@@ -80,44 +97,86 @@ def run_parity(
             raise DataError(f"{error}, or compare without AP (--no-ap)") from None
         dataset, notes = match.dataset, (match.note,) if match.note else ()
         options = replace(options, scoring=replace(options.scoring, columns=match.columns))
-        ground_truth(dataset)  # a data set that cannot be scored is refused before anything runs
-    run = _ParityRun(reference, candidate, forced, dataset, options)
+        # A data set that cannot be scored is refused before anything runs.
+        if maps:
+            boards = tuple(
+                PanopticBoard(match, side.contract, options=options.panoptic) for side in (reference, candidate)
+            )
+            notes = boards[0].notes
+        else:
+            ground_truth(dataset)
+    with ExitStack() as stack:
+        for board in boards:
+            stack.enter_context(board)
+        run = _ParityRun(reference, candidate, forced, dataset, options, maps, boards)
+        return _report(run, tolerances, names, notes, progress)
+
+
+def _report(
+    run: _ParityRun,
+    tolerances: Tolerances | None,
+    names: tuple[str, str],
+    notes: tuple[str, ...],
+    progress: bool,
+) -> ParityReport:
+    """Run it, and what it found."""
+    options, dataset = run.options, run.dataset
     sessions = [run.reference, run.candidate]
-    lanes = (_Lane(place, video, run.contract, options) for place, video in enumerate(dataset.videos))
+    lanes = (_Lane(place, video, run.contract, options, run.scorers) for place, video in enumerate(dataset.videos))
     frames = frames_of(dataset)
     for round_ in rounds(lanes, sessions, frames=frames, streams=options.streams, progress=progress):
         run.step(round_)
-    ap_reference, ap_candidate = run.average_precision() if options.ap else (None, None)
+    ap_reference, ap_candidate = run.scores() if options.ap else (None, None)
     return ParityReport(
         reference=names[0],
         candidate=names[1],
         dataset=dataset.name,
         confidence=options.confidence,
-        limits=(tolerances or Tolerances()).limits(candidate.contract),
+        limits=(tolerances or Tolerances()).limits(run.candidate.backend.contract),
         carries_state=run.carries_state,
         videos=tuple(run.finished[index] for index in sorted(run.finished)),
         ap_reference=ap_reference,
         ap_candidate=ap_candidate,
         worst=run.pictures.worst(),
         notes=notes,
+        metric="VPQ" if run.maps else "AP",
     )
 
 
 class _Lane(Lane):
     """One video on its way through the three runs; rollouts: the reference's and the candidate's own."""
 
-    def __init__(self, place: int, video: Video, contract: GraphContract, options: ParityOptions):
+    def __init__(
+        self,
+        place: int,
+        video: Video,
+        contract: GraphContract,
+        options: ParityOptions,
+        scorers_of: Callable[[int, Letterbox], Sequence[Any]],
+    ):
         super().__init__(place, video, contract)
-        self.rollouts = tuple(Rollout(VideoScorer(self.letterbox, options.scoring), contract) for _ in range(2))
+        self.rollouts = tuple(Rollout(scorer, contract) for scorer in scorers_of(place, self.letterbox))
+        self.segments: list[SegmentAgreement] = []
         self.names = NewcomerNames(options.confidence)
         self.forced: list[FrameDifference] = []
         self.free: list[FrameDifference] = []
 
 
 class _ParityRun:
+    """maps: whether maps of things and stuff are compared. boards: what scores them, of each side, where that is asked
+    for."""
+
     def __init__(
-        self, reference: Backend, candidate: Backend, forced: Backend, dataset: VideoDataset, options: ParityOptions
+        self,
+        reference: Backend,
+        candidate: Backend,
+        forced: Backend,
+        dataset: VideoDataset,
+        options: ParityOptions,
+        maps: bool,
+        boards: tuple[PanopticBoard, ...],
     ):
+        self.maps, self.boards = maps, boards
         self.dataset, self.options = dataset, options
         self.contract = reference.contract
         self.carries_state = self.contract.association == "propagate"
@@ -145,7 +204,19 @@ class _ParityRun:
         outputs = cast(RawOutputs, self.forced.step(np.stack([lane.canvas for lane in round_]), ~state.valid))
         return {lane.place: outputs.stream(row) for row, lane in enumerate(round_)}
 
-    def average_precision(self) -> tuple[dict, dict]:
+    def scorers(self, place: int, letterbox: Letterbox) -> Sequence[Any]:
+        """Of each side, for a video."""
+        if self.boards:
+            return [board.scorer(place, letterbox) for board in self.boards]
+        if self.maps:
+            return [Merging(letterbox, self.contract, self.options.panoptic) for _ in range(2)]
+        return [VideoScorer(letterbox, self.options.scoring) for _ in range(2)]
+
+    def scores(self) -> tuple[dict, dict]:
+        """The evaluator's statistics in percent."""
+        if self.boards:
+            one, other = (board.evaluation().stats() for board in self.boards)
+            return one, other
         truth = ground_truth(self.dataset)
         found = []
         for side in range(2):
@@ -166,9 +237,11 @@ class _ParityRun:
         expected = one.link(expected)
         named = lane.names.rename(expected, found) if self.carries_state else found
         lane.free.append(compare_frame(expected, named, confidence, alone))
-        if self.options.ap:
+        if self.options.ap or self.maps:
             one.scorer.add(scorable(expected))
             other.scorer.add(scorable(found))
+        if self.maps:
+            lane.segments.append(compare_segments(one.scorer.segmentation, other.scorer.segmentation))
         self.pictures.offer(
             (lane.place, lane.video.name, lane.length),
             lane.time,
@@ -181,8 +254,12 @@ class _ParityRun:
 
     def _finish(self, lane: _Lane) -> None:
         video = lane.video
-        self.finished[lane.place] = VideoParity(video.id, video.name, tuple(lane.forced), tuple(lane.free))
-        if self.options.ap:
+        curves = tuple(lane.forced), tuple(lane.free), tuple(lane.segments)
+        self.finished[lane.place] = VideoParity(video.id, video.name, *curves)
+        if self.boards:
+            for board, rollout in zip(self.boards, lane.rollouts, strict=True):
+                board.add(lane.place, rollout.scorer)
+        elif self.options.ap:
             categories = [category.id for category in self.dataset.categories]
             one, other = (rollout.scorer.results(video.id, categories) for rollout in lane.rollouts)
             self.results[lane.place] = one, other
