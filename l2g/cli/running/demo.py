@@ -1,4 +1,4 @@
-"""The whole job once: the shipped checkpoints, each on a clip of its kind, and their scores against what is in the clip.
+"""The whole job once: the shipped checkpoints, each on a clip of its kind, and their scores.
 
     l2g demo --output outputs/demo
 
