@@ -45,8 +45,8 @@ def write_vipseg(folder, truth, maps, split="val"):
 
 class ReplayBackend:
     """Gives the segments of `results`, whose maps are [T, H, W] by video, as a model would: a slot for each thing of a
-    video and two for each stuff segment, with its left and its right half. The canvas is so large that a picture's pixel
-    is a whole number of cells of its mask maps.
+    video and two for each stuff segment, with its left and its right half. The canvas is so large that a picture's
+    pixel is a whole number of cells of its mask maps.
 
     classes: ids of the categories in the order of the logits.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from l2g.contract import GraphContract
+from l2g.contract import TEMPERATURE, GraphContract
 from l2g.errors import L2GError
 
 # "instances": each object by itself, masks may overlap. "panoptic": each pixel to one thing or to stuff. "semantic":
@@ -32,7 +32,7 @@ class PanopticOptions:
 
     object_mask_threshold: float | None = None
     overlap_threshold: float = 0.8
-    temperature: float = 0.06
+    temperature: float = TEMPERATURE
     min_thing_area: int = 0
     min_stuff_area: int = 0
 
