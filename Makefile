@@ -20,7 +20,7 @@ $(STAMP): setup.py pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --no-input -c constraints.txt $(PIP_ARGS) -e '.[test]'
 	touch $@
 
-# The whole job once: the shipped checkpoint on the shipped clip, and its AP.
+# The whole job once: instances on the shipped clip, and their AP; things and stuff on a drawn one, and their VPQ.
 demo: $(STAMP)
 	$(BIN)/l2g demo --output outputs/demo
 

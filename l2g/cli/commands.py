@@ -38,7 +38,7 @@ COMMANDS = (
     Command("run", "l2g.cli.running.run", "masks and tracks of a video", _RUN, "eager",
             "interrupted before the first frame"),
     Command("models", "l2g.cli.running.models", "public checkpoints that work, and what was published of them", _RUN),
-    Command("demo", "l2g.cli.running.demo", "the shipped model on the shipped clip, and its AP", _RUN, "eager"),
+    Command("demo", "l2g.cli.running.demo", "the shipped models on a clip each, and their scores", _RUN, "eager"),
     Command("evaluate", "l2g.cli.running.evaluate", "AP of a model on a data set", _RUN, "eager"),
     Command("parity", "l2g.cli.running.parity", "is an artifact the model it was made from? over whole videos", _RUN,
             "eager"),

@@ -106,6 +106,21 @@ def test_the_commands_scores_are_those_of_evaluate(tmp_path, capsys):
     assert [float(found[1]), float(found[2])] == pytest.approx([float(table["AP"]), float(table["AP50"])], abs=0.02)
 
 
+def test_a_run_on_things_and_stuff_is_scored_by_vpq(tmp_path, capsys):
+    phase = {"kind": "clip", "iterations": 1, "batch_size": 1, "clip_length": 2, "lr": 1e-12}
+    data = {"source": "synthetic_panoptic"}
+    run = {"model": "l2g_tiny_panoptic", "init": "l2g_tiny_panoptic", "data": data, "log_every": 1, "phases": [phase]}
+    run |= {"overrides": {"slot_marks": 0.03}, "loss": {"num_points": 64}}
+    run |= {"evaluation": {"every": 1, "dataset": "synthetic_panoptic:val", "videos": 1}}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
+    assert train.main(["--config", str(tmp_path / "run.yaml"), "--output", str(tmp_path / "run")]) == 0
+    found = re.search(r"'VPQ': ([\d.]+), 'VPQ_things': ([\d.]+), 'VPQ_stuff': ([\d.]+)", capsys.readouterr().out)
+    assert evaluate.main(["--model", "l2g_tiny_panoptic", "--dataset", "synthetic_panoptic:val", "--videos", "1"]) == 0
+    (row,) = re.findall(r"^mean 1,2,4,6 +([\d.]+) +([\d.]+) +([\d.]+)", capsys.readouterr().out, re.MULTILINE)
+    assert float(row[0]) > 10
+    assert [float(n) for n in found.groups()] == pytest.approx([float(n) for n in row], abs=0.3)
+
+
 def test_the_average_is_saved_and_survives_an_interruption(tmp_path, config_file):
     """phase0.safetensors holds 0.75 of the average so far and 0.25 of the weights, step after step."""
     config = load_config(str(config_file), ["ema=0.75", "phases.1.iterations=0"])

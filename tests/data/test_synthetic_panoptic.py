@@ -59,7 +59,7 @@ def test_stuff_changes_along_the_video(videos):
 
 
 def test_textures_tell_the_classes_apart():
-    """Of every two classes one has twice the other's contrast at some distance, whatever their colours."""
+    """Of every two classes one has twice the other's contrast at some distance, beside their hues."""
     from l2g.data.synthetic.stuff import texture
 
     def profile(label):
@@ -78,8 +78,8 @@ def test_the_drawing_is_pinned():
     video = panoptic_video("val", 0, frames=range(0, 36, 7))
     assert [CATEGORIES[label].name for label in video.labels[-4:]] == list(STUFF_NAMES)
     assert hashlib.sha256(video.maps().tobytes()).hexdigest()[:16] == "9b56fa99de95dc44"
-    np.testing.assert_allclose(video.frames.mean((0, 1, 2)), [103.985, 103.256, 125.569], atol=0.05)
-    np.testing.assert_allclose(video.frames.std(), 46.591, atol=0.05)
+    np.testing.assert_allclose(video.frames.mean((0, 1, 2)), [101.866, 105.035, 103.568], atol=0.05)
+    np.testing.assert_allclose(video.frames.std(), 49.159, atol=0.05)
 
 
 def test_any_frame_can_be_drawn_alone_and_splits_share_nothing():
@@ -166,8 +166,9 @@ def test_training_draws_without_a_disk(tmp_path, monkeypatch):
     assert len(panoptic_dataset("val")) == 64
 
 
-def test_crumbs_are_void(videos):
-    for video in videos:
-        for frame in video.maps():
-            ids, counts = np.unique(frame, return_counts=True)
-            assert counts[ids > 0].min() >= MIN_VISIBLE
+def test_crumbs_are_void():
+    """In these frames gravel comes into sight; with 1 and 14 pixels it is nothing yet."""
+    video = panoptic_video("val", 35, frames=[3, 6, 9])
+    sizes = [np.bincount(frame.ravel(), minlength=5)[4] for frame in video.stuff]
+    assert sizes[:2] == [0, 0]
+    assert sizes[2] >= MIN_VISIBLE

@@ -9,6 +9,7 @@ from pycocotools import mask as coco
 
 from l2g import load_checkpoint
 from l2g.data.synthetic.dataset import write_synthetic
+from l2g.data.synthetic.panoptic import CATEGORIES, write_panoptic
 from l2g.errors import ConfigError
 from l2g.training.config import load_config
 from l2g.training.trainer import Trainer
@@ -35,6 +36,18 @@ def test_video_configs(config, tmp_path):
     model, trainer = once(config, changes, tmp_path)
     assert "disc" in " ".join(model.config.class_names)
     assert trainer.progress.phase == 2
+
+
+@pytest.mark.parametrize("config", ["vipseg_r50", "synthetic_tiny_panoptic"])
+def test_panoptic_configs(config, tmp_path):
+    """Things and stuff alike, read from files in VIPSeg's layout or drawn on the fly."""
+    changes = [small(num_classes=12)[1], "precision=bf16", "loss.num_points=128"]
+    if config == "vipseg_r50":
+        root = write_panoptic(tmp_path / "set", "train", videos=2, frames=8, size=(64, 96))
+        changes += [f"data.root={root}", "data.augment.shortest_edge=[48, 64]"]
+    model, trainer = once(config, changes, tmp_path)
+    assert model.config.class_names == tuple(category.name for category in CATEGORIES)
+    assert trainer.progress.phase == len(trainer.config.phases)
 
 
 def test_coco_config(tmp_path):

@@ -27,11 +27,16 @@ if TYPE_CHECKING:
 
 
 def scores(model: Local2Global, config: EvaluationConfig) -> dict[str, float]:
-    """Video AP of the model as it is now, on the data set of the config, in percent."""
+    """Video AP of the model as it is now, on the data set of the config, in percent; of things and stuff VPQ."""
+    from l2g.evaluation.panoptic import evaluate_panoptic, is_panoptic
     from l2g.evaluation.run import evaluate_backend
     from l2g.runtime.backends.eager import EagerBackend
 
-    report = evaluate_backend(EagerBackend(model), evaluation_data(config), progress=False).report
+    dataset = evaluation_data(config)
+    if is_panoptic(dataset):
+        stats = evaluate_panoptic(EagerBackend(model), dataset, progress=False).stats()
+        return {name: round(stats[name] or 0, 2) for name in ("VPQ", "VPQ_things", "VPQ_stuff")}
+    report = evaluate_backend(EagerBackend(model), dataset, progress=False).report
     return {name: round(100 * report.stats[name], 2) for name in ("AP", "AP50", "AR10")}
 
 

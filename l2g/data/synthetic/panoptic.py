@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from l2g.data.dataset import Category, VideoDataset
-from l2g.data.synthetic import dataset as instances
+from l2g.data.synthetic.dataset import CATEGORIES as THINGS
 from l2g.data.synthetic.dataset import cached_split, drawn_dataset, new_directory, write_frame
 from l2g.data.synthetic.stuff import STUFF_NAMES, draw_ground, sample_ground
 from l2g.data.synthetic.video import (
@@ -31,8 +31,7 @@ from l2g.data.synthetic.video import (
 )
 from l2g.errors import DataError
 
-FORMAT_VERSION = 1  # part of the cache's directory names: raise it whenever the drawing changes
-THINGS = instances.CATEGORIES
+FORMAT_VERSION = 2  # part of the cache's directory names: raise it whenever the drawing changes
 CATEGORIES = (*THINGS, *(Category(len(THINGS) + 1 + k, name, is_thing=False) for k, name in enumerate(STUFF_NAMES)))
 _STUFF_TAG = 9  # enters the seed of a video's stuff, beside that of its things
 

@@ -14,8 +14,9 @@ import numpy as np
 
 from l2g.data.synthetic.shapes import background_field, colour_table, coloured
 
-# A class is a texture, of any colour; its label is its position here, after those of the things.
+# A class is a texture in hues of its own; its label is its position here, after those of the things.
 STUFF_NAMES = ("clouds", "waves", "bricks", "gravel")
+_HUES = (0.61, 0.42, 0.02, 0.15)  # blue, green, red, ochre; 0.05 more or less
 _SIDE = 512  # of a texture, texels; every texture continues across its edges
 _TEXELS = (0.8, 2.0, 2.0, 2.0)  # of each texture to a scene unit
 
@@ -70,15 +71,16 @@ def sample_ground(rng: np.random.Generator) -> Ground:
         phase=2 * np.pi * u[:, 6:8],
         weight=900 * (2 * u[:, 8] - 1),
         ripple=ripple,
-        looks=tuple(_sample_look(rng) for _ in STUFF_NAMES),
+        looks=tuple(_sample_look(rng, hue) for hue in _HUES),
     )
 
 
-def _sample_look(rng: np.random.Generator) -> Look:
-    x, y, turn, zoom, heading, speed, hue, s0, s1, value, step = rng.random(11)
+def _sample_look(rng: np.random.Generator, middle: float) -> Look:
+    x, y, turn, zoom, heading, speed, tint, s0, s1, value, step = rng.random(11)
     angle, pace = 2 * np.pi * heading, 0.15 + 0.6 * speed
     low = 0.18 + 0.35 * value
-    stops = [(hue, 0.45 * s0, low), ((hue + 0.1) % 1, 0.45 * s1, low + 0.2 + 0.15 * step)]
+    hue = (middle + 0.1 * (tint - 0.5)) % 1
+    stops = [(hue, 0.3 + 0.3 * s0, low), (hue, 0.2 + 0.3 * s1, low + 0.2 + 0.15 * step)]
     return Look(
         start=(x, y),
         angle=0.6 * (2 * turn - 1),
