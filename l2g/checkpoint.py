@@ -21,28 +21,16 @@ from l2g.config import BackboneConfig, DecoderConfig, EncoderConfig, ModelConfig
 from l2g.errors import CheckpointError, ConfigError
 from l2g.files import write_atomically
 from l2g.modeling.backbones.swin import relative_position_index
+from l2g.modeling.deformable import coarse_first
 from l2g.modeling.family.protocol import VideoModel
 from l2g.modeling.local2global import Local2Global
+from l2g.public.classes import classes_of
 from l2g.public.hub import folder_of, is_hub_checkpoint, model_type
 from l2g.public.table import public_models
 
 CONFIG_KEY = "l2g.config"
 # Checkpoints that are installed with the package.
 WEIGHTS = Path(__file__).parent / "weights"
-
-# COCO's 80 names in the order of the public Mask DINO's logits.
-# fmt: off
-COCO_CLASSES = (
-    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
-    "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow", "elephant",
-    "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard",
-    "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle",
-    "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich", "orange", "broccoli",
-    "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant", "bed", "dining table", "toilet",
-    "tv", "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave", "oven", "toaster", "sink",
-    "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
-)
-# fmt: on
 
 # Public name -> ours, by prefix; the first that fits counts. None: the tensor is redundant and is left out.
 _PIXEL, _PREDICTOR = "sem_seg_head.pixel_decoder.", "sem_seg_head.predictor."
@@ -55,6 +43,8 @@ PUBLIC_NAMES = (
     (_PIXEL + "adapter_1.", "encoder.adapter."),
     (_PIXEL + "layer_1.", "encoder.output."),
     (_PIXEL + "mask_features.", "encoder.mask_features."),
+    (_PREDICTOR + "query_feat.", "proposals.query_feat."),
+    (_PREDICTOR + "query_embed.", "proposals.query_embed."),
     (_PREDICTOR + "enc_output.", "proposals.output."),
     (_PREDICTOR + "enc_output_norm.", "proposals.norm."),
     (_PREDICTOR + "class_embed.", "heads.class_embed."),
@@ -105,8 +95,9 @@ def load_checkpoint(
             one in `l2g models`; ids and names are fetched, once.
         num_queries, num_heads, box_init: what shapes cannot tell. None is a native file's own value; for a public file
             300, 8, and what the public configs say: "mask2box" with a ResNet, "bitmask" with a Swin (its variants
-            without mask enhancement were trained with "no").
-        class_names: names of the classes in the order of the logits; COCO's for an 80-class public file.
+            without mask enhancement were trained with "no"), "no" for the 133 classes of COCO's things and stuff.
+        class_names: names of the classes in the order of the logits; COCO's for a public file of 80 classes or 133
+            (things and stuff), and of one of semantic segmentation ADE20K's for 150 and Cityscapes' for 19.
         overrides: fields of ModelConfig that leave every tensor's shape as it is (input_size, association, ...).
 
     Raises:
@@ -127,7 +118,7 @@ def load_checkpoint(
     public = config is None
     if public:
         _check_not_bare(path, tensors)
-        tensors = _rename(path, tensors)
+        tensors = coarse_first(_rename(path, tensors), num_heads or 8)
     overrides = given if names is None else given | {"class_names": names}
     try:
         config = _infer(path, tensors, overrides) if config is None else config.replace(**overrides)
@@ -397,7 +388,15 @@ def _infer(path: Path, tensors: dict[str, Tensor], overrides: dict) -> ModelConf
             mlp_ratio=size("backbone.layers.0.blocks.0.mlp.fc1.weight") // embed_dim,
         )
 
-    num_classes = size("heads.class_embed.weight")
+    two_stage = "proposals.query_feat.weight" not in tensors
+    rows, labels = (
+        size("heads.class_embed.weight"),
+        size("label_embed.weight") if "label_embed.weight" in tensors else 0,
+    )
+    # A model of semantic segmentation has a row more, of "no object".
+    softmax = rows == labels + 1 and labels > 0
+    num_classes = labels if softmax else rows
+    known = classes_of(num_classes, two_stage)
     is_swin = "backbone.patch_embed.proj.weight" in tensors
     backbone = swin() if is_swin else resnet()
     finest = size("encoder.input_proj.0.0.weight", 1)
@@ -417,13 +416,16 @@ def _infer(path: Path, tensors: dict[str, Tensor], overrides: dict) -> ModelConf
         ),
         aligner=None,
         decoder=DecoderConfig(layers=count("decoder.layers."), ffn_dim=size("decoder.layers.0.linear1.weight")),
-        num_queries=300,
+        num_queries=300 if two_stage else size("proposals.query_feat.weight"),
         num_classes=num_classes,
         hidden_dim=size("heads.class_embed.weight", 1),
         num_heads=8,
-        box_init="bitmask" if is_swin else "mask2box",
+        box_init="no" if known.stuff or not two_stage else "bitmask" if is_swin else "mask2box",
         association="embedding",
-        class_names=COCO_CLASSES if num_classes == len(COCO_CLASSES) else (),
+        class_names=known.names,
+        stuff_classes=known.stuff,
+        two_stage=two_stage,
+        scoring="softmax" if softmax else "sigmoid",
     )
     return inferred.replace(**overrides)
 

@@ -144,7 +144,7 @@ PARTS = {
 }
 # Fields that came after files were written; at their first value they are left out, so that these files stay the same.
 ADDED_LATER = {"encoder": {"levels": 4, "finest": 3}}
-ADDED_LATER_ON_TOP = {"stuff_classes": (), "two_stage": True, "scoring": "sigmoid"}
+ADDED_LATER_ON_TOP: dict[str, Any] = {"stuff_classes": (), "two_stage": True, "scoring": "sigmoid"}
 BOX_INITS = ("mask2box", "bitmask", "no")
 
 
@@ -256,10 +256,11 @@ class ModelConfig:
         for name, first in ADDED_LATER.items():
             if all(data[name][key] == value for key, value in first.items()):
                 data[name] = {key: value for key, value in data[name].items() if key not in first}
-        for name, first in ADDED_LATER_ON_TOP.items():
-            if data[name] == first:
-                del data[name]
-        return data
+        return {
+            name: value
+            for name, value in data.items()
+            if name not in ADDED_LATER_ON_TOP or value != ADDED_LATER_ON_TOP[name]
+        }
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> ModelConfig:

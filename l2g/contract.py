@@ -31,6 +31,9 @@ SCORINGS = ("sigmoid", "softmax")
 # each side stretched or shrunk to the canvas's.
 RESIZES = ("letterbox", "squash")
 
+# By which Mask DINO's panoptic inference divides the probabilities of a sigmoid before a softmax sharpens them.
+TEMPERATURE = 0.06
+
 # Normalisation of detectron2 and of every public Mask DINO checkpoint: RGB, 0..255.
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
@@ -207,7 +210,8 @@ def make_contract(
 ) -> GraphContract:
     """The contract of a graph whose slots carry queries [N, C] and, where the model has `boxes`, boxes [N, 4].
 
-    top_k: instances chosen in the graph; None means raw outputs. Masks are at a quarter of the canvas.
+    top_k: instances chosen in the graph; None means raw outputs. Masks are at a quarter of the canvas. Where there are
+    `stuff_classes` what is chosen has weights, too, with which slots compete for pixels.
     """
     b, n, h, w = "B", num_queries, height // 4, width // 4
     carried = {"queries": hidden_dim, **({"boxes": 4} if boxes else {})}
@@ -223,6 +227,7 @@ def make_contract(
             TensorSpec("labels", "int32", (b, top_k)),
             TensorSpec("slots", "int32", (b, top_k)),
             TensorSpec("masks", "uint8", (b, top_k, h, w)),
+            *([TensorSpec("weights", "float32", (b, top_k))] if stuff_classes else []),
         )
     return GraphContract(
         inputs=(

@@ -103,7 +103,7 @@ def test_foreign_and_damaged_contracts_are_refused():
     broken = {
         "not JSON": text[:-5],
         "not a JSON object but a list": "[1, 2]",
-        "schema version 99 found, 1 or 2 expected": json.dumps(data | {"schema_version": 99}),
+        "schema version 99 found, 1 or 2 or 3 expected": json.dumps(data | {"schema_version": 99}),
         "schema_version: None found": "{}",
         "unexpected keyword": json.dumps(data | {"colour": 1}),
         "'states'": json.dumps({key: value for key, value in data.items() if key != "states"}),
@@ -219,7 +219,7 @@ def test_version_2_describes_a_softmax_without_boxes():
     [
         ({"scoring": "argmax"}, "scoring 'argmax' found in the contract, one of sigmoid, softmax expected"),
         ({"resize": "crop"}, "resize mode 'crop' found in the contract, one of letterbox, squash expected"),
-        ({"schema_version": 3}, "schema version 3 found, 1 or 2 expected"),
+        ({"schema_version": 4}, "schema version 4 found, 1 or 2 or 3 expected"),
         ({"schema_version": 1}, "scoring"),
     ],
 )
@@ -234,3 +234,37 @@ def test_a_version_2_without_scoring_is_refused():
     del data["scoring"]
     with pytest.raises(ContractError, match="scoring"):
         GraphContract.from_json(json.dumps(data))
+
+
+def test_version_3_says_what_is_stuff_and_others_do_not():
+    made = make_contract(**ARGUMENTS, stuff_classes=(0, 2))
+    data = json.loads(made.to_json())
+    assert (data["schema_version"], data["stuff_classes"], data["scoring"]) == (3, [0, 2], "sigmoid")
+    assert GraphContract.from_json(made.to_json()) == made
+    for arguments in (ARGUMENTS, SQUASHED):
+        assert "stuff_classes" not in json.loads(make_contract(**arguments).to_json())
+
+
+@pytest.mark.parametrize(
+    ("stuff", "text"),
+    [
+        ([3], "stuff_classes: 3 found, expected a whole number from 0 to 2"),
+        ([1, 1], r"stuff_classes: \[1, 1\] found, expected ascending places, each once"),
+        ([2, 0], "ascending"),
+        ([True], "stuff_classes: True found"),
+        (1, "stuff_classes: 1 found, expected a list"),
+        (None, "stuff_classes"),
+    ],
+)
+def test_stuff_that_is_no_class_is_refused(stuff, text):
+    data = json.loads(make_contract(**ARGUMENTS, stuff_classes=(0, 2)).to_json()) | {"stuff_classes": stuff}
+    if stuff is None:
+        del data["stuff_classes"]
+    with pytest.raises(ContractError, match=text):
+        GraphContract.from_json(json.dumps(data))
+
+
+def test_chosen_detections_of_a_model_that_knows_stuff_have_weights():
+    made = make_contract(**ARGUMENTS, stuff_classes=(0,), top_k=4)
+    assert made.output("weights") == TensorSpec("weights", "float32", ("B", 4))
+    assert "weights" not in [spec.name for spec in make_contract(**ARGUMENTS, top_k=4).outputs]

@@ -38,6 +38,7 @@ from l2g.contract import GraphContract
 from l2g.data.classes import match_classes
 from l2g.data.dataset import VideoDataset
 from l2g.errors import ExportError
+from l2g.evaluation.panoptic import metric_of
 from l2g.export.precision.emulate import emulate
 from l2g.export.verification.verify import open_session
 from l2g.files import LOCK, sha256_of_file, write_atomically, write_bytes
@@ -179,6 +180,7 @@ class QuantizeJob:
             accepted=accepted,
             speed=speed,
             notes=self.notes,
+            metric=metric_of(self.dataset),
         )
         if not accepted:
             return Quantised(None, report)

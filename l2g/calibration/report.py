@@ -24,7 +24,8 @@ class MethodError:
 
 @dataclass(frozen=True)
 class Report:
-    """All of a run. Shares are percent of the arithmetic, AP is in percent, speed is median seconds of a frame.
+    """All of a run. Shares are percent of the arithmetic, AP is in percent, and VPQ stands in its place where that is
+    the data set's `metric`; speed is median seconds of a frame.
 
     judged: (number of units, verdict on each data set) of every set that was run over whole data sets; the last counts.
     notes: how the classes of model and data sets were matched, where there is something to say.
@@ -50,6 +51,7 @@ class Report:
     accepted: bool
     speed: dict[str, float]
     notes: tuple[str, ...] = ()
+    metric: str = "AP"
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
@@ -93,9 +95,10 @@ class Report:
         lines = [
             f"# INT8 of {self.model}: {'accepted' if self.accepted else 'REFUSED'}",
             "",
-            f"Budget: {_budget(self.options.ap_budget)} AP. Whole data sets, the state fed back:",
+            f"Budget: {_budget(self.options.ap_budget)} {self.metric}. Whole data sets, the state fed back:",
             "",
-            "| | frames | AP FP32 | AP INT8 | lost | same objects, % | mask IoU with FP32 by quarter of the videos |",
+            f"| | frames | {self.metric} FP32 | {self.metric} INT8 | lost | same objects, % | mask IoU with FP32 by "
+            "quarter of the videos |",
             "|---|---|---|---|---|---|---|",
             *(_row(verdict) for verdict in self.verdicts),
             "",
@@ -114,7 +117,7 @@ class Report:
             errors = ", ".join(f"{item.method} {item.error:.4f}" for item in self.methods)
             lines.append(f"Output error of the default set by method: {errors}.")
         lines += self._why_not_all()
-        lines += ["", "| tried | percent of arithmetic | AP lost | |", "|---|---|---|---|"]
+        lines += ["", f"| tried | percent of arithmetic | {self.metric} lost | |", "|---|---|---|---|"]
         for trial in self.search.trials:
             mark = "within" if trial.within else "beyond"
             lines.append(f"| {len(trial.units)} units | {trial.share:.1f} | {trial.loss:+.2f} | {mark} |")

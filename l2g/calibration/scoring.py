@@ -13,9 +13,9 @@ import numpy as np
 from l2g.calibration.recording import Sample
 from l2g.data.dataset import VideoDataset
 from l2g.errors import DataError
+from l2g.evaluation.panoptic import score
 from l2g.evaluation.parity.report import ParityReport
 from l2g.evaluation.parity.run import ParityOptions, run_parity
-from l2g.evaluation.run import evaluate_backend
 from l2g.runtime.backends.base import Backend
 from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from l2g.runtime.backends.open import open_backend
@@ -27,8 +27,8 @@ SPEED_ROUNDS = 15
 class Verdict:
     """A quantised graph against the FP32 one over a data set.
 
-    ap_reference, ap: percent. identity: percent of the objects seen that both hold in the same slot. drift: per quarter
-    of the videos, mean mask IoU of the free run.
+    ap_reference, ap: percent; of a data set of things and stuff VPQ. identity: percent of the objects seen that both
+    hold in the same slot. drift: per quarter of the videos, mean mask IoU of the free run.
     """
 
     dataset: str
@@ -60,12 +60,10 @@ def open_candidate(path: Path, library: str) -> Backend:
 def average_precision(
     path: Path, dataset: VideoDataset, streams: int, progress: bool = True, library: str = "onnxruntime"
 ) -> float:
-    """AP in percent of a graph in a library over a data set; DataError where nothing is annotated."""
+    """AP (VPQ of a data set of things and stuff) in percent of a graph in a library; DataError where nothing is
+    annotated."""
     with closing(open_candidate(path, library)) as backend:
-        value = evaluate_backend(backend, dataset, streams=streams, progress=progress).report.stats["AP"]
-    if value < 0:
-        raise DataError(f"data set '{dataset.name}' holds no annotation that counts, so there is no AP; use another")
-    return 100 * value
+        return score(backend, dataset, streams, progress)
 
 
 def compare_on(
@@ -110,9 +108,12 @@ def interleaved_speed(
 
 
 def _verdict(report: ParityReport, dataset: VideoDataset) -> Verdict:
-    reference, candidate = ((ap or {}).get("AP") for ap in (report.ap_reference, report.ap_candidate))
+    metric = report.metric
+    reference, candidate = ((ap or {}).get(metric) for ap in (report.ap_reference, report.ap_candidate))
     if reference is None or candidate is None:
-        raise DataError(f"data set '{dataset.name}' holds no annotation that counts, so there is no AP; use another")
+        raise DataError(
+            f"data set '{dataset.name}' holds no annotation that counts, so there is no {metric}; use another"
+        )
     identity = next((check.value for check in report.checks if check.name.startswith("identity")), None)
     drift = tuple(quarter["mask_iou"] for quarter in report.drift())
     return Verdict(dataset.name, sum(len(video.free) for video in report.videos), reference, candidate, identity, drift)

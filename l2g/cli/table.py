@@ -15,6 +15,7 @@ UNITS = {
     "labels": ("labels", "class"),
     "slots": ("slots", "slot"),
     "masks": ("masks", "of 255"),
+    "weights": ("weights", "probability"),
 }
 
 

@@ -20,7 +20,7 @@ from l2g.data.dataset import Problem, VideoDataset
 from l2g.data.vipseg import PanopticVideo
 from l2g.errors import DataError
 from l2g.evaluation.lanes import frames_of
-from l2g.evaluation.run import ScoringOptions, score_dataset
+from l2g.evaluation.run import ScoringOptions, evaluate_backend, score_dataset
 from l2g.metrics.stq import StqReport, evaluate_stq
 from l2g.metrics.vpq import NAMED_WINDOWS, WINDOWS, VpqReport, evaluate_vpq
 from l2g.runtime.backends.base import Backend
@@ -38,6 +38,26 @@ PARTIAL = "pred.partial.json"
 def is_panoptic(dataset: VideoDataset) -> bool:
     """Whether it has a map of things and stuff for each frame."""
     return bool(len(dataset.videos)) and isinstance(dataset.videos[0], PanopticVideo)
+
+
+def metric_of(dataset: VideoDataset) -> str:
+    """What a data set is scored by in one number: "VPQ" where it has maps of things and stuff, else "AP"."""
+    return "VPQ" if is_panoptic(dataset) else "AP"
+
+
+def score(backend: Backend, dataset: VideoDataset, streams: int, progress: bool = True) -> float:
+    """`metric_of` the data set in percent; DataError where nothing is annotated."""
+    if is_panoptic(dataset):
+        value = evaluate_panoptic(backend, dataset, streams=streams, progress=progress).stats()["VPQ"]
+    else:
+        share = evaluate_backend(backend, dataset, streams=streams, progress=progress).report.stats["AP"]
+        value = None if share < 0 else 100 * share
+    if value is None:
+        raise DataError(
+            f"data set '{dataset.name}' holds no annotation that counts, so there is no {metric_of(dataset)}; "
+            "use another"
+        )
+    return value
 
 
 @dataclass(frozen=True)
@@ -185,7 +205,7 @@ class PanopticBoard:
             tuple(category.name for category in categories),
             tuple(category.is_thing for category in categories),
         )
-        self.notes = (match.note,) if match.note else ()
+        self.notes: tuple[str, ...] = (match.note,) if match.note else ()
         odd = [c.name for label, c in enumerate(categories) if c.is_thing == (label in stuff)]
         if odd:
             self.notes += (

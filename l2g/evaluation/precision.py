@@ -5,20 +5,26 @@ All run in one pass, each from its own state. Needs no torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
 from l2g.contract import GraphContract
 from l2g.data.classes import ClassMatch, match_classes
 from l2g.data.dataset import Video, VideoDataset
+from l2g.data.youtube_vis import ground_truth
 from l2g.errors import ContractError
 from l2g.evaluation.lanes import Lane, frames_of, rounds, step
+from l2g.evaluation.panoptic import PanopticBoard, PanopticScorer, is_panoptic
 from l2g.evaluation.parity.frame import FrameDifference, NewcomerNames, compare_frame
 from l2g.evaluation.run import Rollout, Scoreboard, ScoringOptions, VideoScorer, scorable
 from l2g.runtime.backends.base import Backend
 from l2g.runtime.outputs import RawOutputs
+from l2g.runtime.picture.letterbox import Letterbox
 from l2g.runtime.session import VideoSession
 
 QUARTERS = 4
@@ -28,14 +34,15 @@ QUARTERS = 4
 class Measured:
     """One model over a data set.
 
-    ap: in percent, None where nothing is annotated. switches: identity switches per object and 100 frames. For a
+    ap: in percent, None where nothing is annotated; of a data set with maps of things and stuff VPQ. switches: identity
+    switches per object and 100 frames, None of such maps. For a
     candidate, against the reference: mask_iou and identity (percent of the counting slots that hold the same object),
     a number for each quarter of the videos' length; None for a quarter without a counting slot. finite: no NaN, no
     infinity.
     """
 
     ap: float | None
-    switches: float
+    switches: float | None
     mask_iou: tuple[float | None, ...] = ()
     identity: tuple[float | None, ...] = ()
     finite: bool = True
@@ -63,18 +70,22 @@ def measure(
     backends = [reference, *candidates.values()]
     # Each run forgets what an earlier one left: a session's first step resets its streams.
     sessions = [VideoSession(backend) for backend in backends]
-    tallies = [_Tally(match) for _ in backends]
-    options = ScoringOptions(columns=match.columns)
-    lanes = (
-        _Lane(place, video, reference.contract, len(backends), confidence, options)
-        for place, video in enumerate(match.dataset.videos)
-    )
-    for round_ in rounds(lanes, sessions, frames=frames_of(dataset), streams=streams, progress=progress):
-        outputs = [step(session, round_) for session in sessions]
-        for lane in round_:
-            lane.take([found[lane.place] for found in outputs], tallies)
-    truth = tallies[0].board.truth()
-    first, *rest = [tally.measured(truth) for tally in tallies]
+    maps = is_panoptic(dataset)
+    with ExitStack() as stack:
+        tallies = [
+            _MapTally(stack.enter_context(PanopticBoard(match, backend.contract))) if maps else _ObjectTally(match)
+            for backend in backends
+        ]
+        lanes = (
+            _Lane(place, video, reference.contract, tallies, confidence)
+            for place, video in enumerate(match.dataset.videos)
+        )
+        for round_ in rounds(lanes, sessions, frames=frames_of(dataset), streams=streams, progress=progress):
+            outputs = [step(session, round_) for session in sessions]
+            for lane in round_:
+                lane.take([found[lane.place] for found in outputs], tallies)
+        truth = None if maps else ground_truth(match.dataset)
+        first, *rest = [tally.measured(truth) for tally in tallies]
     return first, dict(zip(candidates, rest, strict=True))
 
 
@@ -86,17 +97,16 @@ class _Lane(Lane):
         place: int,
         video: Video,
         contract: GraphContract,
-        models: int,
+        tallies: Sequence[_Tally],
         confidence: float,
-        options: ScoringOptions,
     ):
         super().__init__(place, video, contract)
         self.confidence = confidence
-        self.rollouts = [Rollout(VideoScorer(self.letterbox, options), contract) for _ in range(models)]
-        self.names = [NewcomerNames(confidence) for _ in range(models)]
-        self.differences: list[list[FrameDifference]] = [[] for _ in range(models)]
+        self.rollouts = [Rollout(tally.scorer(place, self.letterbox), contract) for tally in tallies]
+        self.names = [NewcomerNames(confidence) for _ in tallies]
+        self.differences: list[list[FrameDifference]] = [[] for _ in tallies]
 
-    def take(self, outputs: list[RawOutputs], tallies: list[_Tally]) -> None:
+    def take(self, outputs: list[RawOutputs], tallies: Sequence[_Tally]) -> None:
         """What the models give for the frame that the lane is at."""
         expected = self.rollouts[0].link(outputs[0])
         for model, (found, rollout, tally) in enumerate(zip(outputs, self.rollouts, tallies, strict=True)):
@@ -107,30 +117,72 @@ class _Lane(Lane):
                 named = self.names[model].rename(expected, linked)
                 self.differences[model].append(compare_frame(expected, named, self.confidence, self.time == 0))
             if self.last:
-                tally.board.add(self.place, rollout.scorer)
+                tally.add(self.place, rollout.scorer)
                 for time, difference in enumerate(self.differences[model]):
                     tally.quarters[time * QUARTERS // self.length].append(difference)
 
 
-class _Tally:
+class _Tally(ABC):
     """What one model has shown so far. quarters: of the videos, how its frames differ from the reference's."""
 
-    def __init__(self, match: ClassMatch):
-        self.board = Scoreboard(match)
+    def __init__(self) -> None:
         self.quarters: list[list[FrameDifference]] = [[] for _ in range(QUARTERS)]
         self.finite = True
 
-    def measured(self, truth: dict) -> Measured:
-        evaluation = self.board.evaluation(truth)
-        ap = evaluation.report.stats["AP"]
+    @abstractmethod
+    def scorer(self, place: int, letterbox: Letterbox) -> Any:
+        """Of a video, by its place in the data set."""
+
+    @abstractmethod
+    def add(self, place: int, scorer: Any) -> None:
+        """A video that is done."""
+
+    @abstractmethod
+    def scores(self, truth: dict | None) -> tuple[float | None, float | None]:
+        """The data set's metric in percent, and identity switches."""
+
+    def measured(self, truth: dict | None) -> Measured:
+        ap, switches = self.scores(truth)
         drift = [quarter for quarter in self.quarters if quarter]
         return Measured(
-            ap=None if ap < 0 else 100 * ap,
-            switches=evaluation.identities.switches_per_100_frames,
+            ap=ap,
+            switches=switches,
             mask_iou=tuple(_mean([d.mask_iou for d in quarter]) for quarter in drift),
             identity=tuple(_agreement(quarter) for quarter in drift),
             finite=self.finite,
         )
+
+
+class _ObjectTally(_Tally):
+    def __init__(self, match: ClassMatch):
+        super().__init__()
+        self._board, self._options = Scoreboard(match), ScoringOptions(columns=match.columns)
+
+    def scorer(self, place: int, letterbox: Letterbox) -> VideoScorer:
+        return VideoScorer(letterbox, self._options)
+
+    def add(self, place: int, scorer: VideoScorer) -> None:
+        self._board.add(place, scorer)
+
+    def scores(self, truth: dict | None) -> tuple[float | None, float | None]:
+        evaluation = self._board.evaluation(truth)
+        ap = evaluation.report.stats["AP"]
+        return None if ap < 0 else 100 * ap, evaluation.identities.switches_per_100_frames
+
+
+class _MapTally(_Tally):
+    def __init__(self, board: PanopticBoard):
+        super().__init__()
+        self._board = board
+
+    def scorer(self, place: int, letterbox: Letterbox) -> PanopticScorer:
+        return self._board.scorer(place, letterbox)
+
+    def add(self, place: int, scorer: PanopticScorer) -> None:
+        self._board.add(place, scorer)
+
+    def scores(self, truth: dict | None) -> tuple[float | None, float | None]:
+        return self._board.evaluation().stats()["VPQ"], None
 
 
 def _check(reference: Backend, candidates: Mapping[str, Backend]) -> None:

@@ -13,6 +13,7 @@ al. 2021, eq. 3). Training differentiates through `grid_sample`. Inference calls
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -195,3 +196,26 @@ class DeformableAttention(nn.Module):
             locations = reference[..., :2] + offsets * (0.5 / self.points) * reference[..., 2:]
         weights = weights.view(b, q, self.heads, self.levels, self.points).to(value.dtype)
         return self.output_proj(deformable_attention(value, shapes, locations, weights))
+
+
+def coarse_first(tensors: dict[str, Tensor], heads: int) -> dict[str, Tensor]:
+    """The public models of semantic segmentation number the levels of the encoder from the coarsest, and those of the
+    decoder from the finest: both the other way round than the others, and than ours. Attention does not mind."""
+    inputs = [f"encoder.input_proj.{level}.0.weight" for level in range(4)]
+    channels = [tensors[name].shape[1] for name in inputs if name in tensors and tensors[name].shape[-1] == 1]
+    if len(channels) < 2 or channels[0] < channels[1] or "encoder.level_embed" not in tensors:
+        return tensors
+    levels, turned = len(tensors["encoder.level_embed"]), {}
+    for name, tensor in tensors.items():
+        if name == "encoder.level_embed":
+            tensor = tensor.flip(0)
+        elif re.search(r"_attn\.(sampling_offsets|attention_weights)\.", name) and not tensor.shape[0] % (
+            heads * levels
+        ):
+            tensor = tensor.unflatten(0, (heads, levels, -1)).flip(1).flatten(0, 2)
+        elif match := re.match(r"(encoder\.input_proj\.)(\d+)(\..*)", name):
+            level = int(match[2])
+            level = len(channels) - 1 - level if level < len(channels) else level
+            name = f"{match[1]}{level}{match[3]}"
+        turned[name] = tensor.contiguous()
+    return turned

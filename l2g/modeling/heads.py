@@ -22,7 +22,7 @@ class Heads(nn.Module):
         super().__init__()
         dim = config.hidden_dim
         self.norm = nn.LayerNorm(dim)
-        self.class_embed = nn.Linear(dim, config.num_classes)
+        self.class_embed = nn.Linear(dim, config.num_classes + (config.scoring == "softmax"))
         self.bbox_embed = MLP(dim, dim, 4, 3)
         self.mask_embed = MLP(dim, dim, config.encoder.mask_dim, 3)
         nn.init.constant_(self.class_embed.bias, -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY))

@@ -17,7 +17,7 @@ from l2g.modeling.decoder import Decoder
 from l2g.modeling.encoder import Memory, PixelEncoder
 from l2g.modeling.family.protocol import Decisions, VideoModel
 from l2g.modeling.heads import Heads
-from l2g.modeling.proposals import LocalQueries, Proposals
+from l2g.modeling.proposals import LearnedQueries, LocalQueries, Proposals
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Local2Global(VideoModel):
         self.backbone = build_backbone(config.backbone)
         self.encoder = PixelEncoder(config)
         self.heads = Heads(config)
-        self.proposals = Proposals(config)
+        self.proposals = Proposals(config) if config.two_stage else LearnedQueries(config)
         self.decoder = Decoder(config)
         self.aligner = Aligner(config) if config.aligner else None
         self.label_embed = nn.Embedding(config.num_classes, config.hidden_dim)  # for denoising, in training
@@ -114,8 +114,10 @@ class Local2Global(VideoModel):
         decoded = self.decode(self.encode(frames), state)
         return decoded.output, decoded.state
 
-    def explained_step(self, frames: Tensor, state: FrameState) -> tuple[FrameOutput, FrameState, Decisions]:
+    def explained_step(self, frames: Tensor, state: FrameState) -> tuple[FrameOutput, FrameState, Decisions | None]:
         """`step`, and which tokens became the local queries; see `l2g.modeling.family.protocol.VideoModel`."""
+        if isinstance(self.proposals, LearnedQueries):
+            return *self.step(frames, state), None
         features = []
         hook = self.proposals.norm.register_forward_hook(lambda _, __, result: features.append(result))
         try:

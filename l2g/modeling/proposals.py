@@ -22,7 +22,7 @@ ANCHOR_SIZE = 0.05
 
 @dataclass(frozen=True)
 class LocalQueries:
-    """The N best tokens of each image, best first.
+    """The N best tokens of each image, best first; of `LearnedQueries` those, whose indices mean nothing.
 
     queries: [B, N, C]. boxes: float32 [B, N, 4] in 0..1. indices: int64 [B, N] into the memory's tokens.
     features: [B, N, C], the queries still attached to the graph. logits [B, N, K], mask_logits [B, N, h, w] and
@@ -78,6 +78,29 @@ class Proposals(nn.Module):
             return mask_to_box(mask_logits, self.box_init)
         # An invalid anchor's logit is infinite in the public code, whatever the head says of it.
         return torch.where(valid[..., None], heads.boxes(chosen, anchors), 1.0)
+
+
+class LearnedQueries(nn.Module):
+    """The same queries and boxes for every picture, a pair per slot, in place of the best tokens."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.query_feat = nn.Embedding(config.num_queries, config.hidden_dim)
+        self.query_embed = nn.Embedding(config.num_queries, 4)  # boxes, before the sigmoid
+
+    def forward(self, memory: Memory, heads: Heads) -> LocalQueries:
+        batch = memory.tokens.shape[0]
+        queries = self.query_feat.weight.expand(batch, -1, -1)
+        boxes = self.query_embed.weight.float().sigmoid().expand(batch, -1, -1)
+        return LocalQueries(
+            queries=queries,
+            boxes=boxes,
+            indices=torch.arange(queries.shape[1], device=queries.device).expand(batch, -1),
+            features=queries,
+            logits=heads.logits(queries),
+            mask_logits=heads.mask_logits(queries, memory.mask_features),
+            anchors=boxes,
+        )
 
 
 def anchor_boxes(shapes: Shapes, device: torch.device) -> Tensor:

@@ -46,6 +46,8 @@ def build_start(config: TrainConfig, class_names: tuple[str, ...], stuff_classes
             f"the model has {shape.num_classes} classes, the data set {len(class_names)}; "
             f"set overrides.num_classes={len(class_names)}"
         )
+    if not shape.two_stage or shape.scoring != "sigmoid":
+        raise ConfigError("training knows models of two stages with sigmoid scores; leave two_stage and scoring away")
     torch.manual_seed(config.seed)
     model = Local2Global(shape.replace(class_names=class_names, stuff_classes=stuff_classes))
     fresh: list[str] = []

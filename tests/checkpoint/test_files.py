@@ -9,10 +9,11 @@ import torch
 from safetensors.torch import save_file
 
 from l2g import build_model, checkpoint, load_checkpoint, save_checkpoint
-from l2g.checkpoint import COCO_CLASSES, shipped_checkpoints
+from l2g.checkpoint import shipped_checkpoints
 from l2g.config import PRESETS, AlignerConfig, BackboneConfig
 from l2g.errors import CheckpointError
 from l2g.modeling.backbones.resnet import set_batch_norm
+from l2g.public.classes import COCO_CLASSES
 from tests import golden
 from tests.checkpoint.files import PREDICTOR, refused, save, step
 from tests.modeling.small import CONFIG, small_model

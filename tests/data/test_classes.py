@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 
-from l2g.checkpoint import COCO_CLASSES
 from l2g.data.classes import SHIPPED_MAPS, match_classes, read_mapping
 from l2g.data.dataset import Category, VideoDataset
 from l2g.data.synthetic.dataset import write_synthetic
 from l2g.data.youtube_vis import ground_truth, load_youtube_vis
 from l2g.errors import DataError
+from l2g.public.classes import COCO_CLASSES
 
 # The official lists, for the maps that ship: every name of a map has to be in them.
 YOUTUBE_VIS_2019 = [

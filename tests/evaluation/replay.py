@@ -45,13 +45,13 @@ def write_vipseg(folder, truth, maps, split="val"):
 
 class ReplayBackend:
     """Gives the segments of `results`, whose maps are [T, H, W] by video, as a model would: a slot for each thing of a
-    video and two for each stuff segment, with its left and its right half. The canvas is so large that a picture's pixel
-    is a whole number of cells of its mask maps.
+    video and two for each stuff segment, with its left and its right half. The canvas is so large that a picture's
+    pixel is a whole number of cells of its mask maps.
 
-    classes: ids of the categories in the order of the logits.
+    classes: ids of the categories in the order of the logits. hidden: (video, segment) that it does not see.
     """
 
-    def __init__(self, results, maps, classes, things, scores=None):
+    def __init__(self, results, maps, classes, things, hidden=()):
         sizes = [video.shape[1:] for video in maps.values()]
         self.height = math.lcm(*(height for height, _ in sizes))
         self.width = max(width * self.height // height for height, width in sizes)
@@ -59,9 +59,9 @@ class ReplayBackend:
         self.videos = []
         for entry in results["annotations"]:
             ids = sorted({s["id"] for frame in entry["annotations"] for s in frame["segments_info"]})
-            self.videos.append((entry["annotations"], maps[entry["video_id"]], ids))
-        self.slots = 2 * max(len(ids) for _, _, ids in self.videos)
-        self.things, self.scores = things, scores or {}
+            self.videos.append((entry["video_id"], entry["annotations"], maps[entry["video_id"]], ids))
+        self.slots = 2 * max(len(ids) for *_, ids in self.videos)
+        self.things, self.hidden = things, set(hidden)
         self.contract = make_contract(
             height=4 * self.height,
             width=4 * self.width,
@@ -79,18 +79,20 @@ class ReplayBackend:
         queries = np.broadcast_to(np.eye(self.slots, dtype=np.float32), (self.slots, self.slots))
         rows = {"queries": [], "boxes": [], "logits": [], "mask_logits": []}
         for frame in frames:
-            annotations, maps, ids = self.videos[round(float(frame[0, 0, 0]) / _VIDEO)]
+            video, annotations, maps, ids = self.videos[round(float(frame[0, 0, 0]) / _VIDEO)]
             t = round(float(frame[0, 0, 1]) / _FRAME)
             logits = np.full((self.slots, len(self.classes)), -10, np.float32)
             masks = np.full((self.slots, self.height, self.width), -20, np.float32)
             height, width = maps.shape[1:]
             left, times = np.arange(width) < width // 2, self.height // height
             for segment in annotations[t]["segments_info"]:
+                if (video, segment["id"]) in self.hidden:
+                    continue
                 mask, slot = maps[t] == segment["id"], 2 * ids.index(segment["id"])
                 label = self.classes.index(segment["category_id"])
                 whole = self.things[segment["category_id"]]
                 for half, place in ((mask, slot),) if whole else ((mask & left, slot), (mask & ~left, slot + 1)):
-                    logits[place, label] = self.scores.get(segment["id"], 4)
+                    logits[place, label] = 4
                     cells = np.where(half, 20, -20).repeat(times, axis=0).repeat(times, axis=1)
                     masks[place, : height * times, : width * times] = cells
             rows["queries"].append(queries)

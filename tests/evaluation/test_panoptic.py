@@ -125,7 +125,7 @@ def test_a_data_set_without_maps_is_refused(drawn, tmp_path):
 
 
 def test_a_frame_that_cannot_be_read_leaves_what_was_done(drawn, tmp_path):
-    dataset, data, maps = drawn
+    _, data, maps = drawn
     copied = write_vipseg(tmp_path / "set", data, maps)
     (video,) = (copied / "images").glob(f"{data['annotations'][1]['video_id']}")
     (video / "0002.jpg").write_bytes(b"no picture")

@@ -64,7 +64,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "what the search of --precision auto, or of bf16, measures on, and what 16 bits may cost"
     )
     add_dataset(auto, required=False)
-    auto.add_argument("--ap-budget", type=float, default=0.2, help="percent points of AP")
+    auto.add_argument(
+        "--ap-budget",
+        "--vpq-budget",
+        type=float,
+        default=0.2,
+        help="percent points of AP, or of VPQ where the data set has maps of things and stuff",
+    )
     auto.add_argument("--min-identity", type=float, default=95.0, help="same objects, percent, by quarter")
     auto.add_argument("--min-iou", type=float, default=0.9, help="mean mask IoU by quarter")
     auto.add_argument("--granularity", choices=("stage", "layer", "module"), default="layer", help="size of a block")

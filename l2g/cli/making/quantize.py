@@ -47,7 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--also-on", nargs="+", default=[], metavar="DATASET", help="the budget is to hold on these too, at the end"
     )
-    parser.add_argument("--ap-budget", default="0.5", help="AP points that may be lost, or 'none'")
+    parser.add_argument(
+        "--ap-budget",
+        "--vpq-budget",
+        default="0.5",
+        help="points that may be lost of AP, or of VPQ where the data set has maps of things and stuff; or 'none'",
+    )
     parser.add_argument(
         "--layout",
         choices=("onnxruntime", "tensorrt", "openvino"),
@@ -96,7 +101,7 @@ def run(options: argparse.Namespace) -> int:
     print(table(rows(report)))
     if quantised.path is None:
         note(
-            f"refused: {report.loss:.2f} AP lost, {options.ap_budget} allowed; {options.output} "
+            f"refused: {report.loss:.2f} {report.metric} lost, {options.ap_budget} allowed; {options.output} "
             "is not written. Record more frames (--videos, --frames), try more sets (--max-trials), or raise "
             "--ap-budget"
         )
@@ -108,7 +113,10 @@ def run(options: argparse.Namespace) -> int:
 def rows(report: Report) -> list[Row]:
     """What the verdict rests on."""
     budget = report.options.ap_budget
-    lost = [Row(f"AP lost on {verdict.dataset}", "percent points", verdict.loss, budget) for verdict in report.verdicts]
+    lost = [
+        Row(f"{report.metric} lost on {verdict.dataset}", "percent points", verdict.loss, budget)
+        for verdict in report.verdicts
+    ]
     return [
         *lost,
         Row("arithmetic in INT8", "%", report.share),

@@ -19,7 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("models", nargs="+", metavar="MODEL", help=f"{MODEL}; several of one canvas")
     add_dataset(parser, "for AP: ", required=False, seed=True)
     parser.add_argument(
-        "--ap-budget", type=float, default=0.5, help="percent points of AP that the recommended may lose"
+        "--ap-budget",
+        "--vpq-budget",
+        type=float,
+        default=0.5,
+        help="percent points of AP (VPQ) that the recommended may lose",
     )
     add_streams(parser)
     parser.add_argument("--frames", type=int, default=50, help="interleaved frames that count")

@@ -13,9 +13,9 @@ import numpy as np
 from tqdm import tqdm
 
 from l2g.data.dataset import VideoDataset
-from l2g.errors import DataError, L2GError
+from l2g.errors import L2GError
 from l2g.evaluation.bench.candidates import Candidate, Left
-from l2g.evaluation.run import evaluate_backend
+from l2g.evaluation.panoptic import score
 from l2g.records import Record
 from l2g.runtime.backends.base import Backend
 
@@ -178,10 +178,7 @@ def _row(
 def _ap(backend: Backend, dataset: VideoDataset | None, streams: int, progress: bool) -> float | None:
     if dataset is None:
         return None
-    value = evaluate_backend(backend, dataset, streams=streams, progress=progress).report.stats["AP"]
-    if value < 0:
-        raise DataError(f"data set '{dataset.name}' holds no annotation that counts, so there is no AP; use another")
-    return 100 * value
+    return score(backend, dataset, streams, progress)
 
 
 def _reference(measured: Sequence[Measured]) -> Measured | None:

@@ -33,7 +33,7 @@ FACTOR = 8.0
 # Of the root mean square of all mask logits: a pixel nearer to zero may be mask or not, so boxes may reach that far.
 MASK_MARGIN = 0.05
 # What the weights alone may not move at all in a few frames (a box, a chosen slot): mean square roots allowed anyway.
-FLOORS = {"boxes": 0.01, "labels": 0.01, "slots": 0.01, "scores": 1e-3, "masks": 1.0}
+FLOORS = {"boxes": 0.01, "labels": 0.01, "slots": 0.01, "scores": 1e-3, "masks": 1.0, "weights": 0.01}
 # Constants of fewer values are sizes and limits of an island, not weights.
 SMALL = 16
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from l2g.contract import GraphContract
 from l2g.export.verification.rollouts import Step
 from l2g.modeling.boxes import mask_to_box
-from l2g.modeling.detections import class_probabilities
+from l2g.modeling.detections import class_probabilities, sharp_weights
 from l2g.modeling.family.protocol import Decisions
 
 # Largest absolute differences of a float32 graph; other outputs than these, further states, as queries. Logits, boxes
@@ -31,6 +31,8 @@ TOLERANCES = {
     "labels": 1e-4,
     "slots": 1e-4,
     "masks": 1.0,
+    # Scores, sharpened.
+    "weights": 1e-3,
 }
 
 
@@ -122,7 +124,12 @@ def _detections(found: dict[str, np.ndarray], step: Step, scoring: str) -> dict[
     masks = (step.output.mask_logits.sigmoid().numpy()[rows, slots] * 255 + 0.5).astype(np.uint8)
     chosen = probabilities.numpy()[rows, slots, found["labels"]]
     repeated = np.array([[list(row).count(slot) > 1 for slot in row] for row in slots])
+    weights = {}
+    if "weights" in found:
+        expected = sharp_weights(probabilities, scoring).numpy()
+        weights["weights"] = np.abs(found["weights"] - np.take_along_axis(expected, slots, axis=1))
     return {
+        **weights,
         "scores": np.abs(found["scores"] - mine),
         # A label may be any class, and a slot any slot, whose score ties with the best.
         "labels": mine - chosen,

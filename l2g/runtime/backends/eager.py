@@ -58,7 +58,10 @@ class EagerBackend:
             return self._to_host(output, self._state)
 
     def _to_host(self, output: Predictions, state: Any) -> FrameOutputs:
-        found = output if self.top_k is None else select_detections(output, self.top_k, self.contract.scoring)
+        found: Any = output
+        if self.top_k is not None:
+            weighted = bool(self.contract.stuff_classes)
+            found = select_detections(output, self.top_k, self.contract.scoring, weighted)
         carried = {pair.output for pair in self.contract.states}
         results = {}
         for name in {spec.name for spec in self.contract.outputs} & set(self._results.__dataclass_fields__):

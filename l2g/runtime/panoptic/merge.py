@@ -124,7 +124,7 @@ def merge_semantic(
         sums += np.bincount(found, weights=np.take_along_axis(scores, found[None], axis=0)[0], minlength=classes)
     areas = np.bincount(labels.ravel(), minlength=classes)
     number_of = np.zeros(classes, np.int32)
-    regions = []
+    regions: list[Region] = []
     for label in np.flatnonzero(areas >= max(1, options.min_stuff_area)).tolist():
         number_of[label] = len(regions) + 1
         score = min(1.0, float(sums[label] / areas[label]))

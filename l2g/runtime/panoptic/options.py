@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from l2g.contract import GraphContract
+from l2g.contract import TEMPERATURE, GraphContract
 from l2g.errors import L2GError
 
 # "instances": each object by itself, masks may overlap. "panoptic": each pixel to one thing or to stuff. "semantic":
@@ -32,7 +32,7 @@ class PanopticOptions:
 
     object_mask_threshold: float | None = None
     overlap_threshold: float = 0.8
-    temperature: float = 0.06
+    temperature: float = TEMPERATURE
     min_thing_area: int = 0
     min_stuff_area: int = 0
 
@@ -54,12 +54,14 @@ class PanopticOptions:
 
 
 def check_task(task: str | None, contract: GraphContract) -> str:
-    """The task, where it is None the model's own: "panoptic" for one that knows stuff, else "instances".
+    """The task, where it is None the model's own: "panoptic" for one that knows stuff, "semantic" where that is all it
+    knows, else "instances".
 
     L2GError for a task that there is not, and for one of pixels where the model's classes are all things.
     """
     if task is None:
-        return "panoptic" if contract.stuff_classes else "instances"
+        all_stuff = len(contract.stuff_classes) == len(contract.class_names) and contract.output_kind == "raw"
+        return "semantic" if all_stuff else "panoptic" if contract.stuff_classes else "instances"
     if task not in TASKS:
         raise L2GError(f"task '{task}' found, one of {', '.join(TASKS)} expected")
     if task == "semantic" and contract.output_kind != "raw":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import cv2
 import numpy as np
@@ -129,14 +130,14 @@ class Letterbox:
         step_y = self.content_height / self.source_height / MASK_STRIDE
         step_x = self.content_width / self.source_width / MASK_STRIDE
         to_map = np.array([[step_x, 0, 0.5 * step_x - 0.5], [0, step_y, (start + 0.5) * step_y - 0.5]])
-        found: FloatArray = cv2.warpAffine(
+        found = cv2.warpAffine(
             np.ascontiguousarray(logits, dtype=np.float32),
             to_map,
             (self.source_width, stop - start),
             flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
             borderMode=cv2.BORDER_REPLICATE,
         )
-        return found
+        return cast(FloatArray, found)
 
     def boxes_to_source(self, boxes: Array) -> Array:
         """float [..., 4] (cx, cy, w, h) in 0..1 of the canvas -> float32 [..., 4] xyxy in source pixels, unclipped."""

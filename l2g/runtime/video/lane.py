@@ -182,8 +182,10 @@ class Results:
             self.lines = files.enter_context(JsonLinesSink(path, class_names))
         self.tubes: TubeResultsSink | PanopticSink | None = None
         if (not source.is_live) if options.results is None else options.results:
-            opened = _maps(folder, source, contract, task) if maps else TubeResultsSink(folder / "results.json")
-            self.tubes = files.enter_context(opened)
+            if maps:
+                self.tubes = files.enter_context(_maps(folder, source, contract, task))
+            else:
+                self.tubes = files.enter_context(TubeResultsSink(folder / "results.json"))
         self._painter = OverlayPainter(class_names, options.style) if options.style else None
         self._video: VideoWriter | PictureWriter | None = None
         self._source, self._folder, self._rotate = source, folder, options.rotate if source.is_live else None

@@ -159,9 +159,9 @@ class _StuffNames:
         if not room.any():
             return None
         depth = cv2.distanceTransform(room, cv2.DIST_L2, 3)
-        y, x = np.unravel_index(int(depth.argmax()), depth.shape)
-        self._places[label] = int(x), int(y)
-        return int(x) - width // 2, int(y) - height // 2
+        y, x = divmod(int(depth.argmax()), depth.shape[1])
+        self._places[label] = x, y
+        return x - width // 2, y - height // 2
 
 
 class _Trails:
