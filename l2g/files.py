@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import re
@@ -185,6 +184,8 @@ def expect_json(data: object, kind: type[_JSON], name: str) -> _JSON:
 
 def sha256_of_file(path: StrPath, error: type[L2GError] = L2GError) -> str:
     """The SHA-256 sum of a file's content, in hexadecimal; memory: 1 MiB."""
+    import hashlib  # here: it loads a library of its own
+
     digest = hashlib.sha256()
     try:
         with open(path, "rb") as file:

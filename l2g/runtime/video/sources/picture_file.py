@@ -15,16 +15,8 @@ from l2g.errors import VideoError
 from l2g.runtime.video.sources.base import MAX_PIXELS
 from l2g.runtime.video.sources.integrity import jpeg_is_cut
 
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".avif")
-
 # EXIF orientation is applied; palettes, grey and CMYK become colour; alpha is dropped; 16 bits stay.
 _AS_STORED = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
-
-
-def is_picture_name(path: str | Path) -> bool:
-    """By its suffix; hidden files (companions that macOS lays beside pictures) are none."""
-    name = Path(path).name
-    return not name.startswith(".") and Path(name).suffix.lower() in PICTURE_SUFFIXES
 
 
 def read_regular(path: Path) -> bytes | None:
