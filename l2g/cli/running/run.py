@@ -120,6 +120,13 @@ def add_live_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--serve", metavar="[HOST:]PORT", help="a page with the live overlay, and /metrics (default: none)"
     )
+    group.add_argument(
+        "--send",
+        nargs="+",
+        default=[],
+        metavar="URL",
+        help="send the lines of frames.jsonl on as they come: mqtt[s]://HOST/TOPIC, http[s]://... (default: nowhere)",
+    )
     group.add_argument("--token", help="asked for by the page; needed beyond this machine (default: none)")
 
 
@@ -235,7 +242,7 @@ def _live_options(options: argparse.Namespace, inputs: Sequence[_Input]) -> Live
 
 @contextmanager
 def _watcher(options: argparse.Namespace, sources: Sequence[VideoSource]) -> Iterator[Watcher]:
-    """Who is told of what happens: the terminal, and with --serve a page."""
+    """Who is told of what happens: the terminal, with --serve a page, and whom --send names."""
     from l2g.runtime.video.live.watcher import Terminal
 
     watching: AbstractContextManager[Watcher]
@@ -245,7 +252,16 @@ def _watcher(options: argparse.Namespace, sources: Sequence[VideoSource]) -> Ite
         watching = serve(options.serve, options.token, lambda text: note(f"note: {text}"))
     else:
         watching = nullcontext(Terminal(lambda text: note(f"note: {text}")))
-    with watching as watcher:
+    with ExitStack() as stack:
+        watcher = stack.enter_context(watching)
+        if options.send:
+            from l2g.runtime.video.live.sending import open_sender
+            from l2g.runtime.video.live.watcher import Together
+
+            senders = [open_sender(url, watcher.say) for url in options.send]
+            for sender in senders:
+                stack.callback(sender.close)
+            watcher = Together([watcher, *senders])
         for source in sources:
             source.say = watcher.say
         yield watcher
