@@ -46,9 +46,7 @@ def open_sender(url: str, out: Callable[[str], None]) -> Sender:
         return WebSender(url, out)
     if parts.scheme in ("mqtt", "mqtts") and there and parts.path.strip("/"):
         return MqttSender(url, out)
-    raise VideoError(
-        f"--send {without_password(url)} found, mqtt://HOST/TOPIC, mqtts://HOST/TOPIC, http://... or https://... expected"
-    )
+    raise VideoError(f"--send {without_password(url)} found, mqtt[s]://HOST/TOPIC or http[s]://... expected")
 
 
 class Sender(Watcher):
