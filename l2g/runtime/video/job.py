@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 
 from l2g.errors import L2GError, VideoError
+from l2g.files import refuse_overwriting
 from l2g.runtime.backends.base import Backend
 from l2g.runtime.identity.tracks import TrackParameters
 from l2g.runtime.session import VideoSession
@@ -93,15 +94,7 @@ def _refuse_own_inputs(jobs: Sequence[tuple[VideoSource, str | Path]], overlay: 
     ]
     # What an unfinished run left is read by this one, or removed.
     outputs += [path for _, folder in jobs for path in Path(folder, UNFINISHED).glob("*")]
-    there = {(entry.st_dev, entry.st_ino): path for path in outputs if path.exists() for entry in [path.stat()]}
-    for source, _ in jobs if there else ():
-        for file in source.files:
-            entry = file.stat() if file.exists() else None
-            if entry and (entry.st_dev, entry.st_ino) in there:
-                raise VideoError(
-                    f"{source.name}: is the file that this run would write as "
-                    f"{there[entry.st_dev, entry.st_ino]}; give another output folder"
-                )
+    refuse_overwriting(outputs, (file for source, _ in jobs for file in source.files), VideoError)
 
 
 def process_video(

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -22,20 +24,35 @@ from tests.cli.places import CHECKOUT
 from tests.exported import edited, set_contract, small_graph
 from tests.runtime.clips import decode, moving_scenes, write_clip
 
-FRAMES = 2 * KEY_FRAMES + 50
+FRAMES = KEY_FRAMES + 60
 NAMES = ["frames.jsonl", "overlay.mp4", "results.json"]
 
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    return write_clip(tmp_path_factory.mktemp("clip") / "clip.mp4", moving_scenes(FRAMES))
+    """To and fro, so that the small model has something to show in every part of it."""
+    scenes = moving_scenes(26)
+    images = [scenes[abs((index + 25) % 50 - 25)] for index in range(FRAMES)]
+    return write_clip(tmp_path_factory.mktemp("clip") / "clip.mp4", images)
 
 
-@pytest.fixture(scope="module", params=["propagate", "embedding"])
+class Case(NamedTuple):
+    """A model, and the frames that begin a scene."""
+
+    graph: Path
+    cuts: tuple[int, ...] = (50,)
+
+
+CARRIED = ("propagate", (50,))
+
+
+# A model that carries its state, and one whose slots are linked by the runtime; a scene that begins right after a
+# memory was saved.
+@pytest.fixture(scope="module", params=[CARRIED, ("propagate", (50, KEY_FRAMES)), ("embedding", (50,))])
 def graph(request, tmp_path_factory):
-    """One that carries its state, and one whose slots are linked by the runtime; sure enough to show tracks."""
-    text = json.dumps(OnnxRuntimeBackend(small_graph()).contract.to_dict() | {"association": request.param})
-    return edited(small_graph(), set_contract(text), tmp_path_factory.mktemp("graph") / f"{request.param}.onnx")
+    association, cuts = request.param
+    text = json.dumps(OnnxRuntimeBackend(small_graph()).contract.to_dict() | {"association": association})
+    return Case(edited(small_graph(), set_contract(text), tmp_path_factory.mktemp("graph") / "m.onnx"), cuts)
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +62,11 @@ def undisturbed(graph, clip, tmp_path_factory):
     return output
 
 
-def words(graph, clip, output, *more):
-    return ["--model", graph, "--input", clip, "--output", output, "--score-threshold", "0.001", "--quiet", *more]
+def words(model, clip, output, *more):
+    graph, cuts = model if isinstance(model, Case) else Case(model)
+    times = ",".join(str(cut / 10) for cut in cuts)
+    words = ["--model", graph, "--input", clip, "--output", output, "--score-threshold", "0.001", "--cuts", times]
+    return [*words, "--trails", "40", "--quiet", *more]
 
 
 def run(graph, clip, output, *more):
@@ -63,12 +83,14 @@ def expect_equal(output, undisturbed):
     np.testing.assert_array_equal(times, expected)
 
 
-def test_the_model_shows_tracks(undisturbed):
+def test_the_model_shows_tracks(graph, undisturbed):
     """Else the others compare nothing."""
-    assert len(json.loads((undisturbed / "results.json").read_text())) > 1
+    lines = [json.loads(line) for line in (undisturbed / "frames.jsonl").read_text().splitlines()]
+    assert [line["index"] for line in lines if "reset" in line] == list(graph.cuts)
+    assert all(sum(len(line["tracks"]) for line in lines[at : at + 10]) > 20 for at in range(0, FRAMES, 10))
 
 
-@pytest.mark.parametrize("after", [50, KEY_FRAMES + 1, 2 * KEY_FRAMES + 30])
+@pytest.mark.parametrize("after", [50, KEY_FRAMES + 20])
 def test_a_killed_run_goes_on_as_if_nothing_had_been(graph, clip, undisturbed, tmp_path, after):
     output = tmp_path / "out"
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
@@ -89,6 +111,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(graph, clip, undisturbed, t
     expect_equal(output, undisturbed)
 
 
+@pytest.mark.parametrize("graph", [CARRIED], indirect=True)
 def test_ctrl_c_keeps_the_files_and_goes_on(graph, clip, undisturbed, tmp_path, monkeypatch, capsys):
     step, steps = OnnxRuntimeBackend.step, []
 
@@ -109,6 +132,7 @@ def test_ctrl_c_keeps_the_files_and_goes_on(graph, clip, undisturbed, tmp_path, 
     expect_equal(output, undisturbed)
 
 
+@pytest.mark.parametrize("graph", [CARRIED], indirect=True)
 def test_without_the_option_it_begins_anew(graph, clip, undisturbed, tmp_path, monkeypatch):
     output = tmp_path / "out"
     (output / UNFINISHED).mkdir(parents=True)
@@ -118,6 +142,7 @@ def test_without_the_option_it_begins_anew(graph, clip, undisturbed, tmp_path, m
     expect_equal(output, undisturbed)
 
 
+@pytest.mark.parametrize("graph", [CARRIED], indirect=True)
 def test_rubbish_is_nothing_to_go_on_from(graph, clip, undisturbed, tmp_path):
     output = tmp_path / "out"
     (output / UNFINISHED).mkdir(parents=True)
@@ -208,11 +233,11 @@ def test_an_unfinished_file_is_no_input(clip, tmp_path, capsys):
     work.mkdir(parents=True)
     (work / "overlay.mp4").write_bytes(clip.read_bytes())
     assert run(small_graph(), work / "overlay.mp4", tmp_path / "out") == 2
-    assert "is the file that this run would write" in capsys.readouterr().err
+    assert "is the file that would be written" in capsys.readouterr().err
     assert (work / "overlay.mp4").read_bytes() == clip.read_bytes()
 
 
-@pytest.mark.parametrize("kilobytes", [4, 20, 60])
+@pytest.mark.parametrize("kilobytes", [4, 60])
 def test_a_full_disk_is_one_error_and_no_half_file(tmp_path, kilobytes):
     """A limit on the size of files stands for the disk: writing fails in the same places."""
     clip = write_clip(tmp_path / "clip.mp4", moving_scenes(200, height=120, width=160))
@@ -232,6 +257,23 @@ def test_a_full_disk_is_one_error_and_no_half_file(tmp_path, kilobytes):
     if (output / "results.json").exists():
         json.loads((output / "results.json").read_text())
     assert not list(output.glob(".*.part"))
+
+
+def test_what_does_not_come_again_is_not_gone_on_with(clip, tmp_path, capsys):
+    for option in (("--jsonl", "-"), ("--policy", "latest")):
+        assert run(small_graph(), clip, tmp_path / "out", "--resume", *option) == 2
+        assert f"{clip}: cannot be resumed" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_clip_of_the_same_name_is_not_gone_on_with(clip, tmp_path, monkeypatch, capsys):
+    fail_at(monkeypatch, KEY_FRAMES + 1)
+    ours, output = tmp_path / clip.name, tmp_path / "out"
+    ours.write_bytes(clip.read_bytes())
+    assert run(small_graph(), ours, output) == 2
+    write_clip(ours, moving_scenes(FRAMES + 1))
+    assert run(small_graph(), ours, output, "--resume") == 2
+    assert "of a run with another length of the source" in capsys.readouterr().err
 
 
 def test_video_errors_name_the_folder(tmp_path):
