@@ -35,7 +35,7 @@ from l2g.engines.builder import (
 )
 from l2g.engines.doctor import Circumstances, Finding, available_memory, examine, refuse
 from l2g.errors import EngineError
-from l2g.files import sha256_of_file, write_bytes
+from l2g.files import refuse_overwriting, sha256_of_file, write_bytes
 from l2g.runtime.backends.tensorrt.device import find_gpu
 from l2g.runtime.backends.tensorrt.library import Library, LibraryLog, load_library
 
@@ -76,6 +76,8 @@ def build_engine(
     verification fails is removed again.
     """
     onnx_file, output = Path(onnx_file), Path(output)
+    written = [output, sidecar_path(output), options.timing_cache, log_file]
+    refuse_overwriting(written, [onnx_file, onnx_file.with_name(f"{onnx_file.name}.data")], EngineError)
     library = load_library(options.library)
     gpu = find_gpu()
     findings = examine(onnx_file, _circumstances(library, gpu, options, precision, min_share))

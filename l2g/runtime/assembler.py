@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from l2g.contract import GraphContract
 from l2g.errors import ContractError, L2GError
+from l2g.runtime.arrays import Array
 from l2g.runtime.frame_result import FrameResult, TrackedInstance
 from l2g.runtime.identity.handover import Handover
 from l2g.runtime.identity.tracks import SlotTracker, TrackParameters
@@ -38,6 +41,18 @@ class FrameAssembler:
         """Forget the stream's history: the next frame's objects get new track ids."""
         self.handover.reset()
         self.tracker.reset()
+
+    def memory(self) -> dict[str, Array]:
+        """All that is known of the stream, as arrays by name, for `recall`."""
+        parts = {"handover": self.handover.memory(), "tracker": self.tracker.memory()}
+        return {f"{part}.{name}": array for part, found in parts.items() for name, array in found.items()}
+
+    def recall(self, memory: Mapping[str, Array]) -> None:
+        """Know what `memory` told."""
+        for part in (self.handover, self.tracker):
+            prefix = "handover." if part is self.handover else "tracker."
+            found = {name[len(prefix) :]: memory[name] for name in memory if name.startswith(prefix)}
+            part.recall(found)
 
     def assemble(self, outputs: FrameOutputs, index: int, time: float, reset: str | None = None) -> FrameResult:
         """outputs: of one stream, B = 1. reset: why the stream begins anew with this frame; its history is forgotten.

@@ -41,6 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", required=True, help="the folder for the results, made when it is missing")
     parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on where a run into this folder that was killed, interrupted or failed has stopped",
+    )
+    parser.add_argument(
         "--track", type=int, metavar="N", help="video track of files that hold several, from 0 (default: the film)"
     )
     parser.add_argument("--score-threshold", type=float, default=0.5, help="lowest score shown, 0..1")
@@ -182,7 +187,7 @@ def process(options: argparse.Namespace) -> list[JobSummary]:
     style = OverlayStyle(not options.no_labels, options.opacity, options.trails, options.hud)
     selection = Selection(options.start, options.end, options.stride)
     flow = FlowOptions(options.policy, options.wait / 1000)
-    output = OutputOptions(results=options.results, lines=options.jsonl, rotate=options.rotate)
+    output = OutputOptions(results=options.results, lines=options.jsonl, rotate=options.rotate, resume=options.resume)
     with ExitStack() as stack:
         # The sources first: a wrong path should not cost the time it takes to load a model.
         inputs = _inputs(options.input)
@@ -301,7 +306,7 @@ def output_folders(inputs: Sequence[str], output: str) -> list[Path]:
 
 def print_summary(summary: JobSummary, name: str = "", file: TextIO | None = None) -> None:
     """On stdout, unless that is taken by the lines."""
-    rate = summary.frames / max(summary.seconds, 1e-9)
+    rate = (summary.frames - summary.done_before) / max(summary.seconds, 1e-9)
     dropped = f", {summary.dropped} dropped" if summary.dropped else ""
     text = (
         f"{name}{': ' if name else ''}{summary.frames} frames in {summary.seconds:.1f} s ({rate:.2f} frames/s), "
