@@ -63,13 +63,15 @@ def build_engine(
     log_file: Path | None = None,
     verify: Verify | None = None,
     progress: bool = True,
+    interrupted: Callable[[], object] | None = None,
 ) -> EngineBuild:
     """Build `onnx_file` into `output`, with `output`.json beside it.
 
     precision: "fp32", "fp16" or "int8"; None is the contract's. min_share: of the matrix and convolution FLOPs, to be
     in that precision. cache: a folder of engines built before (`engine_cache`), None for none. log_file: where the
     library's whole log goes. verify: compares the written engine with the ONNX file and returns the sidecar's record;
-    it is called where there is a GPU.
+    it is called where there is a GPU. interrupted: is called at Ctrl-C while the library builds, with nothing written
+    yet and before it is asked to stop, which can take it seconds.
 
     Raises EngineError, with nothing written, for what the doctor refuses, a library that fails or an engine that
     computes in another precision; KeyboardInterrupt after Ctrl-C, with nothing written. An engine whose
@@ -106,7 +108,7 @@ def build_engine(
         sidecar = dataclasses.replace(sidecar, engine=dataclasses.replace(sidecar.engine, onnx=onnx_file.name))
         _check_audit(sidecar, precision, min_share)
     else:
-        built = build_serialized(onnx_file, contract, library, options, progress)
+        built = build_serialized(onnx_file, contract, library, options, progress, interrupted)
         if log_file is not None:
             built.log.write(log_file)
         verdict = _audit(onnx_file, library, built, precision, gpu)
