@@ -75,8 +75,8 @@ def jobs(folder: Path) -> list[Job]:
             ("frames.jsonl", "results.json", "overlay.mp4"), ("--resume",)),
         Job("export", ("export", "--ckpt", "l2g_tiny", "--output", "OUT/m.onnx", "--quiet"), ("m.onnx",)),
         Job("train", ("train", "--config", "synthetic_tiny", "--output", "OUT", *small), ("model.safetensors",)),
-        Job("quantize", ("quantize", "--ckpt", str(graph), "--dataset", "synthetic:val", "--output", "OUT/q.onnx", *few),
-            ("q.onnx",)),
+        Job("quantize", ("quantize", "--ckpt", str(graph), "--dataset", "synthetic:val", "--output", "OUT/q.onnx",
+            *few), ("q.onnx",)),
         Job("build", ("build", "--onnx", str(graph), "--output", "OUT/m.engine", "--library", "tensorrt-rtx", *one_gpu),
             ("m.engine",)),
     ]  # fmt: skip

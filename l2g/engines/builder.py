@@ -233,8 +233,8 @@ def _load_timing_cache(config: Vendors, options: BuildOptions) -> Vendors | None
 def _run_interruptibly(
     build: Callable[[], _Built], monitor: _Monitor, interrupted: Callable[[], object] | None
 ) -> _Built:
-    """Run `build` in a thread of its own, so that Ctrl-C reaches Python while it works, and none of the callbacks out of
-    the library, which would swallow it; then let it stop by itself."""
+    """Run `build` in a thread of its own, so that Ctrl-C reaches Python while it works, and not a callback out of the
+    library, which would swallow it; then let it stop by itself."""
     results: list[_Built] = []
     failures: list[BaseException] = []
 

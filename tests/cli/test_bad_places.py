@@ -35,10 +35,15 @@ def commands(place):
     """By name: the words of a command that writes into OUT, which is there."""
     clip = write_clip(place / "clip.mp4", noisy(moving_scenes(20, height=120, width=160)))
     data = write_synthetic(place / "data", "val", seed=3, videos=2, frames=3, size=(64, 96))
-    graph, model = shutil.copy(small_graph(), place / "m.onnx"), shutil.copy(small_checkpoint(), place / "m.safetensors")
+    graph, model = (
+        shutil.copy(small_graph(), place / "m.onnx"),
+        shutil.copy(small_checkpoint(), place / "m.safetensors"),
+    )
     truth = data / "instances.json"
     marks = json.loads(truth.read_text())["annotations"]
-    found = [{key: mark[key] for key in ("video_id", "category_id", "segmentations")} | {"score": 0.5} for mark in marks]
+    found = [
+        {key: mark[key] for key in ("video_id", "category_id", "segmentations")} | {"score": 0.5} for mark in marks
+    ]
     (place / "found.json").write_text(json.dumps(found))
     few = ("--quiet", "--videos=1", "--frames=2", "--span=2", "--method=max", "--search-videos=1", "--max-trials=0",
            "--probe-frames=1", "--verdict-videos=1", "--ap-budget=none")  # fmt: skip
@@ -49,7 +54,18 @@ def commands(place):
         "demo": ("demo", "--model", model, "--output", "OUT"),
         "evaluate": ("evaluate", "--model", graph, "--dataset", data, "--results", "OUT/r.json", "--quiet"),
         "report": ("evaluate", "--model", graph, "--dataset", data, "--report", "OUT/r.json", "--quiet"),
-        "parity": ("parity", "--reference", model, "--candidate", graph, "--dataset", data, "--report", "OUT", "--quiet"),
+        "parity": (
+            "parity",
+            "--reference",
+            model,
+            "--candidate",
+            graph,
+            "--dataset",
+            data,
+            "--report",
+            "OUT",
+            "--quiet",
+        ),
         "metrics": ("metrics", "vis-ap", "--ground-truth", truth, "--results", place / "found.json", "--json", "OUT/s"),
         "export": ("export", "--ckpt", model, "--output", "OUT/m.onnx", "--quiet"),
         "quantize": ("quantize", "--ckpt", graph, "--dataset", data, "--output", "OUT/q.onnx", *few),
@@ -67,7 +83,20 @@ def forks():
         yield running
 
 
-NAMES = ("run", "demo", "evaluate", "report", "parity", "metrics", "export", "quantize", "train", "draw", "bench", "build")
+NAMES = (
+    "run",
+    "demo",
+    "evaluate",
+    "report",
+    "parity",
+    "metrics",
+    "export",
+    "quantize",
+    "train",
+    "draw",
+    "bench",
+    "build",
+)
 
 
 def outcome(forks, commands, folder, name, place, mode=0o755):

@@ -1,4 +1,4 @@
-"""Public checkpoints that are not what they should be: names, shapes, types, containers, and the archive they lie in."""
+"""Public checkpoints that are not what they should be: names, shapes, types, containers, the archive they lie in."""
 
 from __future__ import annotations
 
@@ -19,7 +19,18 @@ from tests.mutations.change import bytes_of
 
 Tensors = dict[Any, Any]
 
-PREFIXES = ("module.", "_orig_mod.", "model.", "ema.", "module._orig_mod.", "net.", "x.", ".", "criterion.", "backbone.")
+PREFIXES = (
+    "module.",
+    "_orig_mod.",
+    "model.",
+    "ema.",
+    "module._orig_mod.",
+    "net.",
+    "x.",
+    ".",
+    "criterion.",
+    "backbone.",
+)
 KEYS = ("model", "state_dict", "ema", "module", "model_ema", "net", "x", "", 1, None)
 TYPES = (
     torch.int32, torch.int8, torch.uint8, torch.float64, torch.float16, torch.bfloat16, torch.bool, torch.complex64,
@@ -121,7 +132,9 @@ def _names(tensors: Tensors, rng: random.Random) -> None:
         other = _one(tensors, rng)
         tensors[name], tensors[other] = tensors.get(other), tensors.get(name)
     else:
-        shared = rng.choice(("bbox_embed.3.layers.0.weight", "decoder.bbox_embed.0.layers.0.weight", "decoder.norm.bias"))
+        shared = rng.choice(
+            ("bbox_embed.3.layers.0.weight", "decoder.bbox_embed.0.layers.0.weight", "decoder.norm.bias")
+        )
         tensors[f"sem_seg_head.predictor.{shared}"] = _value(tensors, name)
 
 
@@ -191,7 +204,10 @@ def _archive(data: bytes, rng: random.Random) -> bytes:
     elif how == 4:
         records.append((rng.choice((name, "../../x", "/etc/x", "archive/data/99999", "")), content))
     else:
-        records[place] = name, content.replace(rng.choice((b"X", b"K", b"\x8a", b"t")), rng.choice((b"J", b"(", b"N")), 1)
+        records[place] = (
+            name,
+            content.replace(rng.choice((b"X", b"K", b"\x8a", b"t")), rng.choice((b"J", b"(", b"N")), 1),
+        )
     output = io.BytesIO()
     with zipfile.ZipFile(output, "w", rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))) as target:
         for name, content in records:
@@ -212,13 +228,22 @@ class _Runs:
 def _foreign(rng: random.Random) -> bytes:
     """What only has the name of a checkpoint."""
     objects = (
-        _Runs(print, "l2g-was-run"), _Runs(eval, "print('l2g-was-run')"), {"model": _Runs(exec, "print('l2g-was-run')")},
+        _Runs(print, "l2g-was-run"), _Runs(eval, "print('l2g-was-run')"),
+        {"model": _Runs(exec, "print('l2g-was-run')")},
         {"model": {"a": 1}}, {1: 2}, [1], "x",
     )  # fmt: skip
     file = io.BytesIO()
     if rng.random() < 0.5:
         torch.save(rng.choice(objects), file)
         return file.getvalue()
-    texts = (b"", b"{", b"\x80", b"PK\x03\x04", b"\x89HDF\r\n\x1a\n", b"version https://git-lfs.github.com/spec/v1\n", b"<html>")
+    texts = (
+        b"",
+        b"{",
+        b"\x80",
+        b"PK\x03\x04",
+        b"\x89HDF\r\n\x1a\n",
+        b"version https://git-lfs.github.com/spec/v1\n",
+        b"<html>",
+    )
     pickled = pickle.dumps(rng.choice(objects), protocol=rng.randrange(6))
     return rng.choice((*texts, pickled, b"(" * 100_000, b"]" + b"(l" * 50_000 + b"."))

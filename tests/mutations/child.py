@@ -19,8 +19,8 @@ GOOD = ("result", "error")
 
 @dataclass(frozen=True)
 class Outcome:
-    """kind: "result" (exit 0 or 1), "error" (exit 2, said in one line), "traceback" (also exit 70), "hang", "crash",
-    "memory" or "half-written". text: what the command printed."""
+    """kind: "result" (exit 0 or 1), "error" (exit 2, said in one line), "traceback" (also exit 70, and code that
+    came with the input and ran), "hang", "crash", "memory" or "half-written". text: what the command printed."""
 
     kind: str
     text: str
@@ -117,7 +117,7 @@ def _kind(status: int, text: str, output: Path) -> str:
     if os.WIFSIGNALED(status):
         return "crash"
     code = os.waitstatus_to_exitcode(status)
-    if "Traceback" in text or code not in (0, 1, 2):
+    if "Traceback" in text or "l2g-was-run" in text or code not in (0, 1, 2):
         return "traceback"
     if code == 2 and "got no more memory" in text:
         return "memory"

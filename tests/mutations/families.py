@@ -18,8 +18,8 @@ from l2g.checkpoint import PUBLIC_NAMES, load_checkpoint
 from l2g.contract import METADATA_KEY
 from l2g.data.synthetic.dataset import write_synthetic
 from tests.exported import edited, set_contract, small_checkpoint, small_graph
-from tests.mutations.checkpoints import spoiled
 from tests.mutations.change import bytes_of, json_of, text_of
+from tests.mutations.checkpoints import spoiled
 from tests.runtime.clips import moving_scenes, write_clip
 from tests.runtime.fake_gpu import fake_engine
 from tests.training.small import small

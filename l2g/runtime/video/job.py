@@ -166,8 +166,8 @@ def process_videos(
     resumable = [not (source.is_live or flow.latest(source) or output.lines) for source, _ in jobs]
     if output.resume and not all(resumable):
         raise VideoError(
-            f"{jobs[resumable.index(False)][0].name}: cannot be resumed: that takes a source that gives the same frames "
-            f"again, every frame and a {LINES} in the output folder; leave out --resume, or --policy latest and --jsonl"
+            f"{jobs[resumable.index(False)][0].name}: cannot be resumed: that takes a source that gives the same "
+            f"frames again, every frame and a {LINES} in the output folder; leave out --resume, or --policy latest and --jsonl"
         )
     started = time.perf_counter()
     interrupted = False
