@@ -137,7 +137,7 @@ class QuantizeJob:
         self.calibration, self.progress = calibration, progress
         sources = [file for each in (dataset, calibration, *others) for file in each.files]
         stem = output.with_suffix("")
-        written = [output, f"{stem}.report.json", f"{stem}.report.md"]
+        written: list[str | Path] = [output, f"{stem}.report.json", f"{stem}.report.md"]
         refuse_overwriting(written, [base, deployed, *sources], ExportError)
         self.model = read_model(base)
         self.contract = read_contract(self.model, base)

@@ -167,7 +167,8 @@ def process_videos(
     if output.resume and not all(resumable):
         raise VideoError(
             f"{jobs[resumable.index(False)][0].name}: cannot be resumed: that takes a source that gives the same "
-            f"frames again, every frame and a {LINES} in the output folder; leave out --resume, or --policy latest and --jsonl"
+            f"frames again, every frame and a {LINES} in the output folder; leave out --resume, or --policy latest and "
+            "--jsonl"
         )
     started = time.perf_counter()
     interrupted = False
