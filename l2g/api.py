@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from l2g.evaluation.run import Evaluation
     from l2g.export.exporter import Exported
     from l2g.modeling.local2global import Local2Global
+    from l2g.runtime.panoptic.options import PanopticOptions
     from l2g.runtime.video.cuts import Cuts
     from l2g.runtime.video.job import JobSummary
     from l2g.runtime.video.overlay import OverlayStyle
@@ -50,6 +51,8 @@ def process_video(
     class_names: tuple[str, ...] | None = None,
     on_frame: Callable[[], None] | None = None,
     cuts: Cuts = "auto",
+    task: str | None = None,
+    panoptic: PanopticOptions | None = None,
 ) -> JobSummary:
     """Segment and track a whole video; the results go into `folder`, which is made if it is missing.
 
@@ -67,6 +70,8 @@ def process_video(
             that is. num_queries, class_names: what a public checkpoint does not tell.
         on_frame: called after each frame, for a progress bar.
         cuts: where a new scene begins, with new ids: "auto", "off", or times in seconds.
+        task: "instances"; "panoptic" or "semantic", which write `panoptic.jsonl`, `pred.json` and maps instead; None is
+            the model's own. panoptic: how slots become segments.
 
     Raises VideoError for a source that gives no frame and a folder that cannot be written, L2GError for a model that
     cannot be opened. What a damaged source lacks is the summary's `damage`.
@@ -97,6 +102,8 @@ def process_video(
             style=style or DEFAULT_STYLE,
             on_frame=on_frame,
             cuts=cuts,
+            task=task,
+            panoptic=panoptic,
         )
 
 

@@ -72,6 +72,7 @@ AUTHORS = {"backbone.encoder.backbone.cls_token": "videomt"}
 
 # Where a checkpoint file may keep its tensors, best first: detectron2's, Lightning's and EMA trainers' keys.
 CONTAINERS = ("model", "state_dict", "model_state_dict", "model_ema", "ema_state", "ema", "ema_model", "module", "net")
+DEEPEST = 8
 # What trainers put before every name: data parallelism, torch.compile, Lightning, EMA.
 WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "model.", "ema_model.", "ema.", "net.")
 # What they keep beside the model's tensors.
@@ -262,9 +263,11 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         ) from None
     found = type(data).__name__
     if isinstance(data, dict):
-        # A container may lie in another: an EMA's state dict under the key of the model.
-        while key := next((key for key in CONTAINERS if isinstance(data.get(key), dict)), None):
-            data = data[key]
+        # A container may lie in another: an EMA's state dict under the key of the model. Not deeper: a dict that holds
+        # itself has no end.
+        for _ in range(DEEPEST):
+            key = next((key for key in CONTAINERS if isinstance(data.get(key), dict)), None)
+            data = data if key is None else data[key]
         tensors = {name: value for name, value in data.items() if isinstance(value, Tensor)}
         odd = [name for name in tensors if not isinstance(name, str)]
         if odd:

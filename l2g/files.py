@@ -8,23 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import re
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from l2g.errors import DataError, L2GError
-
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
 
 try:
     import fcntl
@@ -150,6 +144,30 @@ def write_json(path: StrPath, data: object, error: type[L2GError] = L2GError) ->
     write_text(path, json.dumps(data, indent=1) + "\n", error)
 
 
+def refuse_overwriting(
+    outputs: Iterable[StrPath | None], inputs: Iterable[StrPath | None], error: type[L2GError] = L2GError
+) -> None:
+    """Raise `error` where a file that is to be written is one that is read, in whatever way either is named. None, and
+    what is no file yet, stands for nothing."""
+    there: dict[tuple[int, int] | None, StrPath] = {
+        identity: path for path in outputs if path is not None and (identity := _identity(path))
+    }
+    for path in inputs if there else ():
+        if path is not None and (written := there.get(_identity(path))) is not None:
+            raise error(
+                f"{os.fspath(path)}: is the file that would be written as {os.fspath(written)}; give another output"
+            )
+
+
+def _identity(path: StrPath) -> tuple[int, int] | None:
+    """Of a file; folders are not written over."""
+    try:
+        entry = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return None if stat.S_ISDIR(entry.st_mode) else (entry.st_dev, entry.st_ino)
+
+
 def read_json(path: StrPath, kind: type[_JSON], name: str | None = None) -> _JSON:
     """The content of a JSON file, with or without a byte order mark, that has a `kind` (dict or list) at its top.
 
@@ -185,6 +203,8 @@ def expect_json(data: object, kind: type[_JSON], name: str) -> _JSON:
 
 def sha256_of_file(path: StrPath, error: type[L2GError] = L2GError) -> str:
     """The SHA-256 sum of a file's content, in hexadecimal; memory: 1 MiB."""
+    import hashlib  # here: it loads a library of its own
+
     digest = hashlib.sha256()
     try:
         with open(path, "rb") as file:

@@ -1,7 +1,8 @@
 """How a graph was made and what it was held to: the typed content of a contract's `build`. Imports neither torch nor a
-library of graphs."""
+library of graphs.
 
-from __future__ import annotations
+Every start of a runtime reads these records: their types are no text that has to be worked out.
+"""
 
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -148,7 +149,7 @@ class BuildFacts(Record):
         return {**kept, **self.more}
 
     @classmethod
-    def from_json(cls, data: object, where: str = "build") -> BuildFacts:
+    def from_json(cls, data: object, where: str = "build") -> "BuildFacts":
         if not isinstance(data, dict):
             raise TypeError(f"{where}: found {type(data).__name__}, expected an object")
         known = {item.name for item in fields(cls)} - {"more"}

@@ -27,10 +27,16 @@ class Record:
         where = where or cls.__name__
         if not isinstance(data, dict):
             raise TypeError(f"{where}: found {type(data).__name__}, expected an object")
-        known = typing.get_type_hints(cls)
+        known = _types_of(cls)
         if unknown := sorted(map(str, data.keys() - known.keys())):
             raise ValueError(f"{where}: '{unknown[0]}' is not known")
         return cls(**{name: _read(known[name], value, f"{where}.{name}") for name, value in data.items()})
+
+
+def _types_of(cls: type) -> dict[str, Any]:
+    """Of the fields of a dataclass, by name. Those that a module writes as text are worked out, which is slow."""
+    found = {field.name: field.type for field in dataclasses.fields(cls)}
+    return typing.get_type_hints(cls) if any(isinstance(kind, str) for kind in found.values()) else found
 
 
 def plain(value: object) -> Any:

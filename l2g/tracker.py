@@ -14,12 +14,13 @@ import numpy as np
 
 from l2g.contract import GraphContract
 from l2g.errors import L2GError
-from l2g.runtime.assembler import Assembler, assembler_of, letterbox_of
+from l2g.runtime.assembler import letterbox_of
 from l2g.runtime.backends.base import Backend
 from l2g.runtime.backends.open import ARTIFACT_SUFFIXES, open_backend
 from l2g.runtime.frame_result import FrameResult
 from l2g.runtime.identity.tracks import TrackParameters
 from l2g.runtime.panoptic.options import PanopticOptions, check_task
+from l2g.runtime.panoptic.task import Assembler, assembler_of
 from l2g.runtime.picture.letterbox import Letterbox
 from l2g.runtime.session import VideoSession
 from l2g.runtime.video.cuts import CutFinder, Cuts, cut_finder

@@ -17,6 +17,7 @@ from l2g.files import (
     PendingFile,
     cache_root,
     read_json,
+    refuse_overwriting,
     sha256_of_file,
     write_atomically,
     write_bytes,
@@ -254,3 +255,16 @@ class TestCache:
         homeless.rmdir()
         homeless.symlink_to(homeless.parent)
         assert "set L2G_CACHE" in refused(cache_root)
+
+
+def test_what_is_read_is_not_written_over_in_whatever_way_it_is_named(tmp_path):
+    source = tmp_path / "a.onnx"
+    source.write_text("precious")
+    (tmp_path / "link.onnx").symlink_to(source)
+    os.link(source, tmp_path / "hard.onnx")
+    for name in ("a.onnx", "link.onnx", "hard.onnx", f"../{tmp_path.name}/a.onnx"):
+        message = refused(refuse_overwriting, [None, tmp_path / "new", tmp_path / name], [None, source], ExportError)
+        assert message == f"{source}: is the file that would be written as {tmp_path / name}; give another output"
+    # Neither what is not there yet, nor folders, nor another file of the same content.
+    (tmp_path / "b.onnx").write_text("precious")
+    refuse_overwriting([tmp_path / "new", tmp_path, "a\0b", tmp_path / "b.onnx"], [tmp_path / "new", tmp_path, source])

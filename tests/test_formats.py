@@ -103,6 +103,7 @@ def contract_of(path):
 
 INT8 = {"int8", "float32_sha256", "float32_verification"}
 INT8_PARTS = {"ap_budget", "loss", "datasets", "layout", "scales", "units", "flops_percent", "ranges", "calibration"}
+STUFF = {"stuff_classes"}
 FP16_PARTS = {"errors", "limits", "largest_activation", "float32"}
 
 
@@ -119,13 +120,13 @@ def test_results_json(folder):
 
 
 def test_the_contract_of_fp32():
-    compare(contract_of(exported.small_graph()), section("contract.md"), INT8 | INT8_PARTS | FP16_PARTS)
+    compare(contract_of(exported.small_graph()), section("contract.md"), INT8 | INT8_PARTS | FP16_PARTS | STUFF)
 
 
 def test_the_contract_of_fp16(tmp_path):
     export = ["--ckpt", exported.small_checkpoint(), "--precision", "fp16", "--output", "half.onnx"]
     run(door("export/to_onnx.py"), *export, cwd=tmp_path)
-    compare(contract_of(tmp_path / "half.onnx"), section("contract.md"), INT8 | INT8_PARTS)
+    compare(contract_of(tmp_path / "half.onnx"), section("contract.md"), INT8 | INT8_PARTS | STUFF)
 
 
 def test_the_contract_and_the_report_of_int8(folder):
@@ -133,7 +134,7 @@ def test_the_contract_and_the_report_of_int8(folder):
     small += ["--verdict-videos", 1, "--quiet"]
     options = ["--ckpt", exported.small_graph(), "--dataset", "own", "--output", "q.onnx", "--ap-budget", "none"]
     run(door("calibration/quantize.py"), *options, *small, cwd=folder)
-    compare(contract_of(folder / "q.onnx"), section("contract.md"), FP16_PARTS)
+    compare(contract_of(folder / "q.onnx"), section("contract.md"), FP16_PARTS | STUFF)
     text = section("reports.md", "The report of quantize") + section("contract.md", "verification of INT8", "int8")
     compare(
         json.loads((folder / "q.report.json").read_text()), text, {"flops_percent", "ranges", "library", "ap_budget"}
@@ -168,6 +169,51 @@ def test_the_report_of_evaluate(folder):
     options = ["--model", exported.small_checkpoint(), "--dataset", "own", "--report", "val.json"]
     run(door("runtime/evaluate.py"), *options, cwd=folder)
     compare(json.loads((folder / "val.json").read_text()), section("reports.md", "The report of evaluate"))
+
+
+@pytest.fixture(scope="module")
+def panoptic(folder):
+    """The same of things and stuff: a small random model that shows all it has."""
+    from l2g.checkpoint import save_checkpoint
+    from l2g.data.synthetic.panoptic import CATEGORIES
+    from tests.modeling.small import small_model
+
+    names = tuple(category.name for category in CATEGORIES)
+    stuff = tuple(place for place, category in enumerate(CATEGORIES) if not category.is_thing)
+    model = small_model(num_classes=12, class_names=names, stuff_classes=stuff)
+    model.heads.class_embed.weight.data.mul_(20)  # sure of much
+    save_checkpoint(model, folder / "panoptic.safetensors")
+    everything = ["--object-mask-threshold", "0", "--overlap-threshold", "0"]
+    words = ["--model", "panoptic.safetensors", *everything]
+    clip = ROOT / "examples/demo/clip.mp4"
+    run(door("runtime/run_video.py"), *words, "--input", clip, "--end", "0.2", "--output", "maps", cwd=folder)
+    draw = ["data", "draw", "--panoptic", "--split", "val", "--videos", 2, "--frames", 4, "--size", 64, 96]
+    run(["-m", "l2g"], *draw, "--output", "both", cwd=folder)
+    data = ["--dataset", "vipseg:both", "--split", "val"]
+    run(door("runtime/evaluate.py"), *words, *data, "--report", "maps.json", "--results", "kept", cwd=folder)
+    return folder
+
+
+def test_panoptic_jsonl(panoptic):
+    lines = [json.loads(line) for line in (panoptic / "maps/panoptic.jsonl").read_text().splitlines()]
+    kinds = {segment["isthing"] for line in lines for segment in line["segments"]}
+    assert kinds == {True, False}
+    text = section("results.md", "panoptic.jsonl")
+    compare(lines, text + "`size` `counts`", {"reset", "stream"})
+
+
+def test_pred_json(panoptic):
+    for name in ("maps", "kept"):
+        compare(
+            json.loads((panoptic / name / "pred.json").read_text()), section("results.md", "pred.json and pan_pred")
+        )
+
+
+def test_the_report_of_evaluate_on_maps(panoptic):
+    found = json.loads((panoptic / "maps.json").read_text())
+    text = section("reports.md", "Things and stuff")
+    assert found.pop("windows").keys() == {"1", "2", "4", "6", "8"}
+    compare(found, text, {"windows"})
 
 
 def test_a_missing_field_and_a_made_up_one_are_found():

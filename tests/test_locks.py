@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from l2g.demo import CLIP
 from l2g.errors import VideoError
 from l2g.files import LOCK, PendingFile, locked
 
@@ -101,3 +102,24 @@ def test_leftovers_of_the_killed_are_cleared_and_of_the_living_are_not(tmp_path)
         for process in (dead, alive):
             process.kill()
             process.wait()
+
+
+@pytest.mark.parametrize("command", ["run", "train", "quantize"])
+def test_commands_refuse_a_folder_that_another_writes(command, tmp_path, capsys):
+    """Before they write anything, and before they load what takes long."""
+    pytest.importorskip("torch")
+    from l2g.cli.main import main
+    from tests.exported import small_graph
+
+    out = tmp_path / "out"
+    words = {
+        "run": ["--model", small_graph(), "--input", CLIP, "--output", out],
+        "train": ["--config", "synthetic_tiny", "--output", out],
+        "quantize": ["--ckpt", small_graph(), "--dataset", "synthetic:val", "--output", tmp_path / "q.onnx"],
+    }
+    folder = tmp_path / "q.onnx.work" if command == "quantize" else out
+    with locked(folder):
+        assert main([command, *map(str, words[command])]) == 2
+        assert f"{folder}: another run writes there now (process {os.getpid()})" in capsys.readouterr().err
+        assert [path.name for path in folder.iterdir()] == [LOCK]
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]

@@ -41,7 +41,7 @@ from l2g.errors import ExportError
 from l2g.evaluation.panoptic import metric_of
 from l2g.export.precision.emulate import emulate
 from l2g.export.verification.verify import open_session
-from l2g.files import LOCK, sha256_of_file, write_atomically, write_bytes
+from l2g.files import LOCK, refuse_overwriting, sha256_of_file, write_atomically, write_bytes
 from l2g.provenance import BuildFacts, Verification
 from l2g.public.hub import weights_of
 from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend
@@ -136,6 +136,10 @@ class QuantizeJob:
         self.deployed, self.others = deployed, others
         self.base, self.dataset, self.output, self.work, self.options = base, dataset, output, work, options
         self.calibration, self.progress = calibration, progress
+        sources = [file for each in (dataset, calibration, *others) for file in each.files]
+        stem = output.with_suffix("")
+        written: list[str | Path] = [output, f"{stem}.report.json", f"{stem}.report.md"]
+        refuse_overwriting(written, [base, deployed, *sources], ExportError)
         self.model = read_model(base)
         self.contract = read_contract(self.model, base)
         _check_base(base, self.model, self.contract, options)

@@ -169,7 +169,8 @@ def load_coco(
         )
         for key, record in sound.items()
     ]
-    return VideoDataset(name, tuple(Category(kind["id"], kind["name"]) for kind in kinds), videos, tuple(problems))
+    categories = tuple(Category(kind["id"], kind["name"]) for kind in kinds)
+    return VideoDataset(name, categories, videos, tuple(problems), files=(path,))
 
 
 def _sound_pictures(pictures: list[dict], lookup: FileLookup, problems: list[Problem]) -> dict[int, dict]:

@@ -200,7 +200,8 @@ class VideoDataset:
     name: for messages. categories: ascending ids; a label is a position in it. videos: a sequence, possibly drawn on
     demand.
     problems: what was found on opening (and, where that was asked for, left out). class_map: where a model's classes
-    have other names, the model's name by the data set's; only what is in it is scored (`match_classes`).
+    have other names, the model's name by the data set's; only what is in it is scored (`match_classes`). files: the
+    annotation files that it was read from, which nothing may be written over.
     """
 
     name: str
@@ -208,6 +209,7 @@ class VideoDataset:
     videos: Sequence[Video]
     problems: tuple[Problem, ...] = field(default=())
     class_map: Mapping[str, str] | None = None
+    files: tuple[Path, ...] = ()
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -30,7 +30,8 @@ def read_picture(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
 
     from l2g.runtime.video.sources.base import MAX_PIXELS
     from l2g.runtime.video.sources.integrity import jpeg_is_cut
-    from l2g.runtime.video.sources.picture_file import claimed_size, read_regular
+    from l2g.runtime.video.sources.picture_file import read_regular
+    from l2g.runtime.video.sources.picture_size import claimed_size
 
     data = read_regular(path)
     if data is None:

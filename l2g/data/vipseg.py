@@ -123,7 +123,7 @@ def load_vipseg(
             video.labels = {i: new[label] for i, label in video.labels.items()}
         videos = [video for video in videos if video.labels]
     categories = tuple(Category(kind["id"], kind["name"], bool(kind.get("isthing", 1))) for kind in kinds)
-    return VideoDataset(name, categories, videos, tuple(problems))
+    return VideoDataset(name, categories, videos, tuple(problems), files=(path,))
 
 
 class _BrokenVideoError(Exception):

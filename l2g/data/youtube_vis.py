@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -131,7 +132,7 @@ def _load(
         kinds = [kind for kind in kinds if any(mark["category_id"] == kind["id"] for mark in sound)]
         seen = {mark["video_id"] for mark in sound}
         videos = {key: record for key, record in videos.items() if key in seen}
-    return _assemble(name, kinds, videos, sound, root, problems)
+    return replace(_assemble(name, kinds, videos, sound, root, problems), files=(path,))
 
 
 def _without_instances(videos: dict[int, dict], kinds: list[dict], sound: list[dict]) -> list[Problem]:

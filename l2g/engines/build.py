@@ -35,7 +35,7 @@ from l2g.engines.builder import (
 )
 from l2g.engines.doctor import Circumstances, Finding, available_memory, examine, refuse
 from l2g.errors import EngineError
-from l2g.files import sha256_of_file, write_bytes
+from l2g.files import refuse_overwriting, sha256_of_file, write_bytes
 from l2g.runtime.backends.tensorrt.device import find_gpu
 from l2g.runtime.backends.tensorrt.library import Library, LibraryLog, load_library
 
@@ -63,19 +63,23 @@ def build_engine(
     log_file: Path | None = None,
     verify: Verify | None = None,
     progress: bool = True,
+    interrupted: Callable[[], object] | None = None,
 ) -> EngineBuild:
     """Build `onnx_file` into `output`, with `output`.json beside it.
 
     precision: "fp32", "fp16" or "int8"; None is the contract's. min_share: of the matrix and convolution FLOPs, to be
     in that precision. cache: a folder of engines built before (`engine_cache`), None for none. log_file: where the
     library's whole log goes. verify: compares the written engine with the ONNX file and returns the sidecar's record;
-    it is called where there is a GPU.
+    it is called where there is a GPU. interrupted: is called at Ctrl-C while the library builds, with nothing written
+    yet and before it is asked to stop, which can take it seconds.
 
     Raises EngineError, with nothing written, for what the doctor refuses, a library that fails or an engine that
     computes in another precision; KeyboardInterrupt after Ctrl-C, with nothing written. An engine whose
     verification fails is removed again.
     """
     onnx_file, output = Path(onnx_file), Path(output)
+    written = [output, sidecar_path(output), options.timing_cache, log_file]
+    refuse_overwriting(written, [onnx_file, onnx_file.with_name(f"{onnx_file.name}.data")], EngineError)
     library = load_library(options.library)
     gpu = find_gpu()
     findings = examine(onnx_file, _circumstances(library, gpu, options, precision, min_share))
@@ -104,7 +108,7 @@ def build_engine(
         sidecar = dataclasses.replace(sidecar, engine=dataclasses.replace(sidecar.engine, onnx=onnx_file.name))
         _check_audit(sidecar, precision, min_share)
     else:
-        built = build_serialized(onnx_file, contract, library, options, progress)
+        built = build_serialized(onnx_file, contract, library, options, progress, interrupted)
         if log_file is not None:
             built.log.write(log_file)
         verdict = _audit(onnx_file, library, built, precision, gpu)

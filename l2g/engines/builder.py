@@ -93,13 +93,25 @@ class Built:
 
 
 def build_serialized(
-    onnx_file: Path, contract: GraphContract, library: Library, options: BuildOptions, progress: bool = True
+    onnx_file: Path,
+    contract: GraphContract,
+    library: Library,
+    options: BuildOptions,
+    progress: bool = True,
+    interrupted: Callable[[], object] | None = None,
 ) -> Built:
     """Build an engine from an ONNX file.
 
     Raises EngineError, with the end of the library's log, where it refuses the graph or fails; KeyboardInterrupt when
-    it is interrupted, after the builder has stopped.
+    it is interrupted, after the builder has stopped. interrupted: is called before it is asked to stop.
     """
+    monitor = _Monitor(progress)
+    return _run_interruptibly(lambda: _build(onnx_file, contract, library, options, monitor), monitor, interrupted)
+
+
+def _build(
+    onnx_file: Path, contract: GraphContract, library: Library, options: BuildOptions, monitor: _Monitor
+) -> Built:
     trt, log = library.trt, LibraryLog()
     logger = log.logger(trt)
     started = time.perf_counter()
@@ -109,10 +121,9 @@ def build_serialized(
     network = builder.create_network(_network_flags(trt))
     _parse(trt, network, logger, log, onnx_file)
     config = _configure(builder, network, contract, library, options, log)
-    monitor = _Monitor(progress)
     config.progress_monitor = monitor.watcher(trt)
     cache = _load_timing_cache(config, options)
-    engine = _run_interruptibly(lambda: builder.build_serialized_network(network, config), monitor)
+    engine = None if monitor.cancelled else builder.build_serialized_network(network, config)
     if engine is None:
         raise EngineError(
             f"{onnx_file}: {library.name} {library.version} built no engine; its log ends with\n  {log.tail()}"
@@ -219,8 +230,11 @@ def _load_timing_cache(config: Vendors, options: BuildOptions) -> Vendors | None
     return cache
 
 
-def _run_interruptibly(build: Callable[[], _Built], monitor: _Monitor) -> _Built:
-    """Run `build` in a thread of its own, so that Ctrl-C reaches Python while it works; then let it stop by itself."""
+def _run_interruptibly(
+    build: Callable[[], _Built], monitor: _Monitor, interrupted: Callable[[], object] | None
+) -> _Built:
+    """Run `build` in a thread of its own, so that Ctrl-C reaches Python while it works, and not a callback out of the
+    library, which would swallow it; then let it stop by itself."""
     results: list[_Built] = []
     failures: list[BaseException] = []
 
@@ -236,6 +250,8 @@ def _run_interruptibly(build: Callable[[], _Built], monitor: _Monitor) -> _Built
         try:
             thread.join(0.2)
         except KeyboardInterrupt:
+            if interrupted:
+                interrupted()
             monitor.cancelled = True
     monitor.close()
     if monitor.cancelled:

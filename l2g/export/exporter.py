@@ -28,7 +28,7 @@ from l2g.export.precision.convert import REDUCED, reduce_precision
 from l2g.export.precision.verify import verify_reduced
 from l2g.export.verification.rollouts import ROLLOUTS
 from l2g.export.verification.verify import verify
-from l2g.files import sha256_of_file, write_atomically
+from l2g.files import refuse_overwriting, sha256_of_file, write_atomically
 from l2g.modeling.family.protocol import VideoModel
 from l2g.progress import SILENT, Progress
 from l2g.provenance import BuildFacts, ReducedVerification, Verification
@@ -129,6 +129,7 @@ def export(
     model.
     """
     options, output = options or ExportOptions(), Path(output)
+    refuse_overwriting([output], [checkpoint], ExportError)
     contract = contract_of(model, options)
     progress.plan(_stages(options, choose is not None))
     with write_atomically(output, ExportError) as temporary:

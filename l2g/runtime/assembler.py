@@ -2,48 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from l2g.contract import GraphContract
 from l2g.errors import ContractError, L2GError
+from l2g.runtime.arrays import Array
 from l2g.runtime.frame_result import FrameResult, TrackedInstance
 from l2g.runtime.identity.handover import Handover
 from l2g.runtime.identity.tracks import SlotTracker, TrackParameters
 from l2g.runtime.outputs import FrameOutputs
 from l2g.runtime.picture.letterbox import RESIZES, Letterbox
-
-if TYPE_CHECKING:
-    from l2g.runtime.panoptic.options import PanopticOptions
-
-
-class Assembler(Protocol):
-    """Turns one stream's outputs, frame after frame, into results in source pixels; letterbox: of the next frame."""
-
-    letterbox: Letterbox
-
-    def reset(self) -> None: ...
-    def assemble(self, outputs: FrameOutputs, index: int, time: float, reset: str | None = None) -> FrameResult: ...
-
-
-def assembler_of(
-    letterbox: Letterbox,
-    contract: GraphContract,
-    parameters: TrackParameters | None = None,
-    top_k: int = 50,
-    task: str | None = None,
-    panoptic: PanopticOptions | None = None,
-) -> Assembler:
-    """The assembler of a task, see `TASKS`; None is the model's own. panoptic: of the tasks that give maps."""
-    from l2g.runtime.panoptic.options import check_task
-
-    task = check_task(task, contract)
-    if task == "instances":
-        return FrameAssembler(letterbox, contract, parameters, top_k)
-    from l2g.runtime.panoptic.assembler import PanopticAssembler
-
-    return PanopticAssembler(letterbox, contract, parameters, panoptic, semantic=task == "semantic")
 
 
 class FrameAssembler:
@@ -72,6 +43,14 @@ class FrameAssembler:
         self.handover.reset()
         self.tracker.reset()
 
+    def memory(self) -> dict[str, Array]:
+        """All that is known of the stream, as arrays by name, for `recall`."""
+        return memory_of({"handover": self.handover, "tracker": self.tracker})
+
+    def recall(self, memory: Mapping[str, Array]) -> None:
+        """Know what `memory` told."""
+        recall({"handover": self.handover, "tracker": self.tracker}, memory)
+
     def assemble(self, outputs: FrameOutputs, index: int, time: float, reset: str | None = None) -> FrameResult:
         """outputs: of one stream, B = 1. reset: why the stream begins anew with this frame; its history is forgotten.
 
@@ -93,6 +72,18 @@ class FrameAssembler:
                 tracks.append(TrackedInstance(seen.track_id, seen.slot, seen.label, seen.score, seen.frame_label, mask))
         height, width = self.letterbox.source_height, self.letterbox.source_width
         return FrameResult(index, time, tuple(tracks), height, width, self.class_names, reset)
+
+
+def memory_of(parts: Mapping[str, Any]) -> dict[str, Array]:
+    """What parts of an assembler know of the stream, as arrays by name."""
+    return {f"{part}.{name}": array for part, known in parts.items() for name, array in known.memory().items()}
+
+
+def recall(parts: Mapping[str, Any], memory: Mapping[str, Array]) -> None:
+    """Let the parts know what `memory_of` told."""
+    for part, knowing in parts.items():
+        prefix = f"{part}."
+        knowing.recall({name[len(prefix) :]: memory[name] for name in memory if name.startswith(prefix)})
 
 
 def letterbox_of(

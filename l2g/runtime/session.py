@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from l2g.errors import ContractError, L2GError
-from l2g.runtime.arrays import ByteArray
+from l2g.runtime.arrays import Array, ByteArray
 from l2g.runtime.backends.base import Backend, HostState
 from l2g.runtime.identity.slots import SlotLinker
 from l2g.runtime.outputs import FrameOutputs
@@ -62,11 +62,12 @@ class VideoSession:
         """The streams that have joined, in that order."""
         return tuple(self._streams)
 
-    def join(self, stream: Hashable) -> None:
-        """Add a stream; its next frame is a first frame. L2GError when one of that name is there."""
+    def join(self, stream: Hashable, memory: Mapping[str, Array] | None = None) -> None:
+        """Add a stream; its next frame is a first frame, or the one after what `memory` told. L2GError when one of that
+        name is there, ContractError for the memory of another model."""
         if stream in self._streams:
             raise L2GError(f"stream {stream!r} has joined already; leave() it first, or reset() it to start it anew")
-        self._streams[stream] = _Stream()
+        self._streams[stream] = _Stream() if memory is None else self._recalled(memory)
 
     def reset(self, stream: Hashable) -> None:
         """Forget a stream's history: its next frame is a first frame. Other streams are untouched."""
@@ -120,6 +121,23 @@ class VideoSession:
                 found[stream] = held.rows(slice(row, row + 1))
         return found
 
+    def memory(self, stream: Hashable) -> dict[str, Array]:
+        """What the stream's next frame starts from, as arrays by name, for `join`; read off the device."""
+        entry = self._stream(stream)
+        if self._links:
+            linked = entry.linker.previous
+            return {} if linked is None else {"linked": linked}
+        state = self.states()[stream]
+        return {f"state.{name}": array for name, array in state.tensors.items()} | {"valid": state.valid}
+
+    def _recalled(self, memory: Mapping[str, Array]) -> _Stream:
+        if self._links:
+            return _Stream(linker=SlotLinker(memory.get("linked")))
+        tensors = {name.removeprefix("state."): array for name, array in memory.items() if name.startswith("state.")}
+        state = HostState(tensors, memory.get("valid", np.zeros(0, bool)))
+        state.check(self.backend.contract)
+        return _Stream(fresh=not state.valid.all(), state=state)
+
     def close(self) -> None:
         """Close the backend; the session is not used again."""
         self.backend.close()
@@ -146,8 +164,8 @@ class VideoSession:
     def _arrange(self, rows: Sequence[Hashable]) -> None:
         """Give the backend the state of `rows`, keeping a copy of what is taken off the device."""
         held = self.backend.read_state()
-        if held is not None:
-            if not self._links:
+        if held is not None or any(self._streams[stream].state is not None for stream in rows):
+            if held is not None and not self._links:
                 for index, stream in enumerate(self._rows):
                     if stream is not None and not self._streams[stream].fresh:
                         self._streams[stream].state = held.rows(slice(index, index + 1))

@@ -25,8 +25,8 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from l2g.checkpoint import save_checkpoint
-from l2g.errors import CheckpointError, DataError, L2GError
-from l2g.files import write_atomically
+from l2g.errors import CheckpointError, ConfigError, DataError, L2GError
+from l2g.files import refuse_overwriting, write_atomically
 from l2g.modeling.backbones.resnet import set_batch_norm
 from l2g.modeling.local2global import Local2Global
 from l2g.training.config import PhaseConfig, TrainConfig
@@ -93,6 +93,9 @@ class Trainer:
         self, config: TrainConfig, output: Path, evaluate: Callable[[Local2Global], dict[str, float]] | None = None
     ):
         self.config, self.output, self.evaluate = config, Path(output), evaluate
+        phases = (f"phase{number}.safetensors" for number in range(len(config.phases) + 1))
+        written = [self.output / name for name in (RESUME_FILE, "model.safetensors", *phases)]
+        refuse_overwriting(written, [config.init], ConfigError)
         self.process = Process.join()
         self.output.mkdir(parents=True, exist_ok=True)
         self.dataset = open_dataset(config.data)

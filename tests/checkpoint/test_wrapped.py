@@ -1,15 +1,18 @@
 """Names as trainers wrap them load; what is claimed, not finite or not plain is refused before it is built."""
 
 import json
+import struct
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from l2g import load_checkpoint
+from l2g import load_checkpoint, save_checkpoint
 from l2g.config import PRESETS
+from l2g.errors import CheckpointError
 from tests import golden
 from tests.checkpoint.files import PREDICTOR, refused, save, step
+from tests.modeling.small import small_model
 
 
 @pytest.mark.parametrize(
@@ -32,6 +35,18 @@ def test_a_container_within_a_container(tmp_path, tiny, expected):
     assert torch.equal(step(found)[0].logits, expected.logits)
 
 
+def test_containers_without_an_end(tmp_path, tiny):
+    around = {"state_dict": {"epoch": 3}}
+    around["model"] = around
+    torch.save(around, tmp_path / "model.pth")
+    refused(tmp_path / "model.pth", "a dict without tensors")
+    deep = tiny
+    for _ in range(100):
+        deep = {"model": deep}
+    torch.save(deep, tmp_path / "model.pth")
+    refused(tmp_path / "model.pth", "a dict without tensors")
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_not_finite_are_refused(tmp_path, tiny, value):
     name = "sem_seg_head.pixel_decoder.mask_features.bias"
@@ -39,6 +54,23 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, tiny, value):
     broken[3] = value
     save({**tiny, name: broken}, tmp_path / "model.pth")
     refused(tmp_path / "model.pth", name, "holds NaN or infinity", **golden.TINY)
+
+
+@pytest.mark.parametrize("value", [float("nan"), -float("inf")])
+def test_weights_that_are_not_finite_are_neither_written_nor_read(tmp_path, value):
+    """Of a native file; what lay there before stays."""
+    model, path = small_model(), tmp_path / "model.safetensors"
+    save_checkpoint(model, path)
+    before = path.read_bytes()
+    with torch.no_grad():
+        model.heads.class_embed.bias[1] = value
+    with pytest.raises(CheckpointError, match=r"not written, since 'heads\.class_embed\.bias' holds NaN"):
+        save_checkpoint(model, path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
+    # Written by somebody else: the last eight bytes are two numbers of the last tensor.
+    path.write_bytes(before[:-4] + struct.pack("<f", value))
+    refused(path, "holds NaN or infinity")
 
 
 def test_integers_in_the_place_of_weights_are_refused(tmp_path, tiny):

@@ -58,6 +58,25 @@ def test_no_help_imports_a_library():
     assert python(code).endswith("imported []\n")
 
 
+def test_a_run_of_a_file_starts_without_what_it_does_not_need(tmp_path):
+    """Neither cameras nor pictures are loaded, and the threads of NumPy's OpenBLAS are told not to spin."""
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    code = (
+        "import os, sys\n"
+        "class Look:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'numpy': print('limit', os.environ.get('OPENBLAS_THREAD_TIMEOUT'))\n"
+        "sys.meta_path.insert(0, Look())\n"
+        "from l2g.cli.main import main\n"
+        f"code = main(['run', '--model', 'l2g_tiny', '--input', {str(broken)!r}, '--output', {str(tmp_path)!r}])\n"
+        "prefix = 'l2g.runtime.video.'\n"
+        "rooms = ('live.source', 'live.address', 'live.cameras', 'sources.pictures', 'sources.picture_file')\n"
+        "print(code, prefix + 'job' in sys.modules, [name for name in rooms if prefix + name in sys.modules])\n"
+    )
+    assert python(code) == "limit 10\n2 True []\n"
+
+
 def test_version(capsys):
     assert main(["--version"]) == 0
     rows = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())

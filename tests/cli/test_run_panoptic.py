@@ -10,7 +10,10 @@ from pycocotools import mask as coco_mask
 
 from l2g.cli.running import run as run_video
 from l2g.metrics.panoptic import read_predictions, submission
+from l2g.runtime.video.job import process_video
+from l2g.runtime.video.lane import OutputOptions
 from l2g.runtime.video.overlay import OverlayPainter, stuff_color
+from l2g.runtime.video.source import open_source
 from tests.runtime.blobs import CLASS_NAMES, BlobBackend, scene
 from tests.runtime.clips import write_clip
 
@@ -110,3 +113,33 @@ def test_the_overlay_shows_stuff_in_its_colour_with_its_name_once(tmp_path):
     assert np.array_equal(drawn, again)
     name = np.argwhere(stuff & ~same)
     assert cv2.boundingRect(name[:, ::-1].astype(np.int32).reshape(-1, 1, 2))[3] < 40
+
+
+def test_a_run_goes_on_where_another_stopped(tmp_path, monkeypatch):
+    """Every third frame is kept; what was written after it is written again, and nothing shows."""
+    monkeypatch.setattr("l2g.runtime.video.lane.KEY_FRAMES", 3)
+    clip = write_clip(tmp_path / "clip.mp4", [scene(*SIZE, blobs(3 * step)) for step in range(12)])
+
+    def process(name, stop=None, resume=False):
+        backend = BlobBackend(SIZE)
+        backend.contract = dataclasses.replace(backend.contract, stuff_classes=(2,))
+        done = []
+
+        def on_frame():
+            done.append(1)
+            if len(done) == stop:
+                raise KeyboardInterrupt
+
+        with open_source(str(clip)) as source:
+            options = OutputOptions(resume=resume)
+            process_video(backend, source, tmp_path / name, overlay=False, on_frame=on_frame, output=options)
+        return len(done)
+
+    assert process("whole") == 12
+    process("parts", stop=5)
+    assert process("parts", resume=True) == 9  # three were kept
+    files = sorted(path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*") if path.is_file())
+    assert len(files) == 2 + 12
+    for file in files:
+        assert (tmp_path / "parts" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+    assert not (tmp_path / "parts/unfinished").exists()

@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 SECONDS, BYTES = 60, 10 << 30
@@ -18,8 +19,8 @@ GOOD = ("result", "error")
 
 @dataclass(frozen=True)
 class Outcome:
-    """kind: "result" (exit 0 or 1), "error" (exit 2, said in one line), "traceback" (also exit 70), "hang", "crash",
-    "memory" or "half-written". text: what the command printed."""
+    """kind: "result" (exit 0 or 1), "error" (exit 2, said in one line), "traceback" (also exit 70, and code that
+    came with the input and ran), "hang", "crash", "memory" or "half-written". text: what the command printed."""
 
     kind: str
     text: str
@@ -28,6 +29,29 @@ class Outcome:
     @property
     def good(self) -> bool:
         return self.kind in GOOD
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a command runs. file_bytes: files can grow so far, as on a full disk. user: number of the one who runs it;
+    nobody of that number need exist. unset: variables that its environment lacks. environment: those it has besides."""
+
+    file_bytes: int | None = None
+    user: int | None = None
+    unset: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def enter(self) -> None:
+        for name in self.unset:
+            os.environ.pop(name, None)
+        os.environ.update(self.environment)
+        if self.file_bytes is not None:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self.file_bytes, self.file_bytes))
+        if self.user is not None:
+            os.setgroups([])
+            os.setgid(self.user)
+            os.setuid(self.user)
 
 
 class Forks:
@@ -44,12 +68,15 @@ class Forks:
         self._server.stdin.close()
         self._server.wait()
 
-    def outcome_of(self, words: list[str], log: Path, output: Path, seconds: float = SECONDS) -> Outcome:
+    def outcome_of(
+        self, words: list[str], log: Path, output: Path, seconds: float = SECONDS, place: Place | None = None
+    ) -> Outcome:
         """Run `l2g` with `words`. output: the folder in which nothing half-written may be left."""
         started = time.monotonic()
         assert self._server.stdin
         assert self._server.stdout
-        print(json.dumps({"words": words, "log": str(log), "seconds": seconds}), file=self._server.stdin, flush=True)
+        asked = {"words": words, "log": str(log), "seconds": seconds, "place": asdict(place or Place())}
+        print(json.dumps(asked), file=self._server.stdin, flush=True)
         status = json.loads(self._server.stdout.readline())
         text, passed = log.read_text(errors="replace"), time.monotonic() - started
         return Outcome("hang" if status is None else _kind(status, text, output), text, passed)
@@ -66,14 +93,15 @@ def _serve() -> None:
 
     for line in sys.stdin:
         asked = json.loads(line)
-        print(json.dumps(_forked(asked["words"], Path(asked["log"]), asked["seconds"])), flush=True)
+        status = _forked(asked["words"], Path(asked["log"]), asked["seconds"], Place(**asked["place"]))
+        print(json.dumps(status), flush=True)
 
 
-def _forked(words: list[str], log: Path, seconds: float) -> int | None:
+def _forked(words: list[str], log: Path, seconds: float, place: Place) -> int | None:
     """The status that the command ended with, None where it had to be ended."""
     process = os.fork()
     if not process:
-        _child(words, log)
+        _child(words, log, place)
     ends = time.monotonic() + seconds
     while time.monotonic() < ends:
         found, status = os.waitpid(process, os.WNOHANG)
@@ -89,7 +117,7 @@ def _kind(status: int, text: str, output: Path) -> str:
     if os.WIFSIGNALED(status):
         return "crash"
     code = os.waitstatus_to_exitcode(status)
-    if "Traceback" in text or code not in (0, 1, 2):
+    if "Traceback" in text or "l2g-was-run" in text or code not in (0, 1, 2):
         return "traceback"
     if code == 2 and "got no more memory" in text:
         return "memory"
@@ -100,7 +128,7 @@ def _kind(status: int, text: str, output: Path) -> str:
     return "error" if code == 2 else "result"
 
 
-def _child(words: list[str], log: Path) -> None:
+def _child(words: list[str], log: Path, place: Place) -> None:
     code = 99
     try:
         resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
@@ -110,6 +138,7 @@ def _child(words: list[str], log: Path) -> None:
         os.dup2(handle, 2)
         from l2g.cli.main import main
 
+        place.enter()
         try:
             code = main(words)
         except SystemExit as end:

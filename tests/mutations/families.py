@@ -19,6 +19,7 @@ from l2g.contract import METADATA_KEY
 from l2g.data.synthetic.dataset import write_synthetic
 from tests.exported import edited, set_contract, small_checkpoint, small_graph
 from tests.mutations.change import bytes_of, json_of, text_of
+from tests.mutations.checkpoints import spoiled
 from tests.runtime.clips import moving_scenes, write_clip
 from tests.runtime.fake_gpu import fake_engine
 from tests.training.small import small
@@ -110,32 +111,8 @@ def safetensors(good: Originals, rng: random.Random, work: Path) -> list[str]:
 
 def pth(good: Originals, rng: random.Random, work: Path) -> list[str]:
     path = work / "m.pth"
-    if rng.random() < 0.4:
-        path.write_bytes(bytes_of(good.public.read_bytes(), rng))
-        return [*_run(path, good.clip, work), "--num-queries=10"]
-    tensors = torch.load(good.public, weights_only=True)["model"]
-    for _ in range(rng.randrange(1, 4)):
-        name = rng.choice(list(tensors))
-        value = tensors[name]
-        how = rng.randrange(8)
-        if how == 0:
-            del tensors[name]
-        elif how == 1:
-            tensors[name] = value.reshape(-1)[:1]
-        elif how == 2:
-            tensors[name] = value.to(rng.choice((torch.int32, torch.float64, torch.bool, torch.complex64)))
-        elif how == 3:
-            tensors[name] = torch.full_like(value, float(rng.choice(("nan", "inf", "1e38"))), dtype=torch.float32)
-        elif how == 4:
-            tensors[name] = torch.zeros(1).expand(10**7, 64)
-        elif how == 5:
-            tensors[rng.choice((1, "", None, "x.layers.999999.y", "encoder.layers.999999.linear1.weight"))] = value
-        elif how == 6:
-            tensors[name] = rng.choice((None, "x", 5, [1], {}))
-        else:
-            tensors[name] = value.to_sparse() if value.ndim else value
-    torch.save(rng.choice(({"model": tensors}, tensors, [tensors], {"model": tensors, "iteration": "x"})), path)
-    return [*_run(path, good.clip, work), "--num-queries=10"]
+    spoiled(path, good.public, rng)
+    return _loaded(path, good, rng, work)
 
 
 def annotations(good: Originals, rng: random.Random, work: Path) -> list[str]:
@@ -257,6 +234,22 @@ def _public_name(name: str) -> str:
 
 def _run(model: Path, source: Path, work: Path) -> list[str]:
     return ["run", "--model", str(model), "--input", str(source), "--output", str(work / "out"), "--end=0.5", "--quiet"]
+
+
+def _loaded(path: Path, good: Originals, rng: random.Random, work: Path) -> list[str]:
+    asked = rng.random()
+    if asked < 0.15:
+        words = ["train", "--config", str(_config(work)), "--output", str(work / "out"), *small(), f"init={path}"]
+        return [*words, "overrides.num_queries=10"] if rng.random() < 0.5 else words
+    if asked < 0.2:
+        output = str(work / "out" / "m.onnx")
+        return ["export", "--ckpt", str(path), "--num-queries=10", "--num-heads=4", "--output", output, "--quiet"]
+    return [*_run(path, good.clip, work), *(["--num-queries=10"] if rng.random() < 0.9 else [])]
+
+
+def _config(work: Path) -> Path:
+    (work / "c.yaml").write_text(CONFIG)
+    return work / "c.yaml"
 
 
 def _opened(path: Path, good: Originals, rng: random.Random, work: Path) -> list[str]:

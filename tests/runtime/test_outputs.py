@@ -33,7 +33,7 @@ def probability(raw, slot):
 def test_a_stream_is_a_view_of_its_row(raw):
     for kind in (raw, select_detections(raw, 3)):
         row = kind.stream(1)
-        for name, array in vars(kind).items():
+        for name, array in kind.arrays().items():
             np.testing.assert_array_equal(getattr(row, name), array[1:])
             assert np.shares_memory(getattr(row, name), array)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from l2g.cli.arguments import note
@@ -20,6 +21,14 @@ def add_panoptic(parser: argparse.ArgumentParser) -> None:
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="OUT", help="also write all numbers to this file (default: nowhere)")
+
+
+def keep_inputs(json_path: str | None, *inputs: str | Path) -> None:
+    """DataError where the numbers would be written over what they are measured on."""
+    from l2g.errors import DataError
+    from l2g.files import refuse_overwriting
+
+    refuse_overwriting([json_path], inputs, DataError)
 
 
 def show(report: Report, json_path: str | None) -> int:

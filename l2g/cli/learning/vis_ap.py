@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 
 from l2g.cli.entry import main_of
-from l2g.cli.learning.scores import add_json, show
+from l2g.cli.learning.scores import add_json, keep_inputs, show
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from l2g.metrics.vis_ap import evaluate_vis
 
+    keep_inputs(options.json, options.ground_truth, options.results)
     return show(evaluate_vis(options.ground_truth, options.results, options.ovis), options.json)
 
 

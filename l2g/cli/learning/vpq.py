@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 
 from l2g.cli.entry import main_of
-from l2g.cli.learning.scores import add_json, add_panoptic, show
+from l2g.cli.learning.scores import add_json, add_panoptic, keep_inputs, show
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +22,7 @@ def run(options: argparse.Namespace) -> int:
     from l2g.metrics.vpq import evaluate_vpq
 
     files = options.ground_truth, options.ground_truth_maps, *submission(options.results)
+    keep_inputs(options.json, options.ground_truth, files[2])
     return show(evaluate_vpq(*files, options.windows), options.json)
 
 

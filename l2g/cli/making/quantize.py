@@ -27,7 +27,7 @@ from l2g.cli.arguments import (
 from l2g.cli.entry import main_of
 from l2g.cli.table import Row, table
 from l2g.errors import ExportError
-from l2g.files import locked
+from l2g.files import locked, refuse_overwriting
 
 if TYPE_CHECKING:
     from l2g.calibration.job import Quantised, QuantizeOptions
@@ -149,6 +149,7 @@ def quantise(arguments: argparse.Namespace) -> Quantised:
     output: Path = arguments.output
     if output.suffix != ".onnx" or not output.parent.is_dir():
         raise ExportError(f"{output}: expected the path of an .onnx file in a folder that exists")
+    refuse_overwriting([output], [arguments.ckpt], ExportError)
     dataset = first_videos(open_dataset(arguments, arguments.dataset), arguments.verdict_videos)
     other = arguments.calibrate_on
     calibration = dataset if other is None else open_dataset(arguments, other)

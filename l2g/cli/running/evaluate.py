@@ -65,12 +65,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from l2g.evaluation.panoptic import is_panoptic
     from l2g.evaluation.run import ScoringOptions, evaluate_backend
-    from l2g.files import write_json
+    from l2g.files import refuse_overwriting, write_json
     from l2g.runtime.backends.open import open_backend
 
     dataset = open_dataset(options, decode=False)  # frames that cannot be read are found on the way
     if options.task == "panoptic" or (options.task is None and is_panoptic(dataset)):
         return run_panoptic(options, dataset)
+    written = [options.results, options.results and partial_of(options.results), options.report]
+    refuse_overwriting(written, [options.model, *dataset.files])
     scoring = ScoringOptions(top_k=options.top_k, handover=not options.no_handover, cuts=options.cuts)
     with closing(open_backend(options.model, top_k=None, **running(options))) as backend:
         evaluation = evaluate_backend(
@@ -97,9 +99,10 @@ def run(options: argparse.Namespace) -> int:
 def run_panoptic(options: argparse.Namespace, dataset: VideoDataset) -> int:
     from l2g.evaluation.panoptic import evaluate_panoptic
     from l2g.evaluation.run import ScoringOptions
-    from l2g.files import write_json
+    from l2g.files import refuse_overwriting, write_json
     from l2g.runtime.backends.open import open_backend
 
+    refuse_overwriting([options.report], [options.model, *dataset.files])
     with closing(open_backend(options.model, top_k=None, **running(options))) as backend:
         evaluation = evaluate_panoptic(
             backend,
@@ -135,13 +138,18 @@ def keep(board: Scoreboard, path: Path) -> None:
 
     if not board.videos:
         return
-    partial_path = path.with_name(f"{path.stem}.partial.json")
+    partial_path = partial_of(path)
     if board.complete:
         write_json(path, board.results)
         partial_path.unlink(missing_ok=True)  # of an earlier run
     else:
         write_json(partial_path, board.results)
         note(f"kept: the results of {board.videos} of {len(board.match.dataset)} videos, in {partial_path}")
+
+
+def partial_of(path: Path) -> Path:
+    """Where the results of a run that did not come to its end go."""
+    return path.with_name(f"{path.stem}.partial.json")
 
 
 main = main_of("evaluate")

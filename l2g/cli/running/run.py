@@ -36,6 +36,7 @@ from l2g.cli.entry import INTERRUPTED, main_of
 
 if TYPE_CHECKING:
     from l2g.runtime.video.job import JobSummary
+    from l2g.runtime.video.live.address import LiveOptions
     from l2g.runtime.video.live.cameras import Camera
     from l2g.runtime.video.live.watcher import Watcher
     from l2g.runtime.video.source import VideoSource
@@ -52,6 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "picture files (*.jpg) are one video",
     )
     parser.add_argument("--output", required=True, help="the folder for the results, made when it is missing")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on where a run into this folder that was killed, interrupted or failed has stopped",
+    )
     parser.add_argument(
         "--track", type=int, metavar="N", help="video track of files that hold several, from 0 (default: the film)"
     )
@@ -97,6 +103,10 @@ def add_overlay_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--hud", action="store_true", help="draw frame number, time and frames per second")
 
 
+# Of live sources: seconds, and attempts in a row.
+_OPEN_TIMEOUT, _READ_TIMEOUT, _RECONNECT = 10.0, 10.0, 10
+
+
 def add_live_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("live sources (docs/guides/live.md)")
     group.add_argument(
@@ -106,9 +116,13 @@ def add_live_options(parser: argparse.ArgumentParser) -> None:
         "sources, all for others)",
     )
     group.add_argument("--wait", type=float, default=10.0, metavar="MS", help="a batch waits for other streams")
-    group.add_argument("--open-timeout", type=float, default=10.0, metavar="SECONDS", help="for a source to open")
-    group.add_argument("--read-timeout", type=float, default=10.0, metavar="SECONDS", help="without a frame")
-    group.add_argument("--reconnect", type=int, default=10, metavar="N", help="attempts in a row; -1 without end")
+    group.add_argument(
+        "--open-timeout", type=float, default=_OPEN_TIMEOUT, metavar="SECONDS", help="for a source to open"
+    )
+    group.add_argument("--read-timeout", type=float, default=_READ_TIMEOUT, metavar="SECONDS", help="without a frame")
+    group.add_argument(
+        "--reconnect", type=int, default=_RECONNECT, metavar="N", help="attempts in a row; -1 without end"
+    )
     group.add_argument("--transport", choices=("tcp", "udp"), default="tcp", help="of RTSP")
     group.add_argument("--jsonl", metavar="FILE", help="where frames.jsonl goes; - is stdout (default: the folder)")
     group.add_argument(
@@ -125,6 +139,13 @@ def add_live_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--serve", metavar="[HOST:]PORT", help="a page with the live overlay, and /metrics (default: none)"
     )
+    group.add_argument(
+        "--send",
+        nargs="+",
+        default=[],
+        metavar="URL",
+        help="send the lines of frames.jsonl on as they come: mqtt[s]://HOST/TOPIC, http[s]://... (default: nowhere)",
+    )
     group.add_argument("--token", help="asked for by the page; needed beyond this machine (default: none)")
 
 
@@ -139,12 +160,13 @@ class _Input:
 
 def _inputs(given: Sequence[str]) -> list[_Input]:
     """What --input names: lists of cameras are taken apart, picture files put together."""
-    from l2g.runtime.video.live.cameras import is_camera_list, read_cameras
     from l2g.runtime.video.source import group_inputs, input_name
 
     found: list[_Input] = []
     for path in group_inputs(given):
-        if isinstance(path, str) and is_camera_list(path):
+        if isinstance(path, str) and path.lower().endswith((".yaml", ".yml")) and Path(path).is_file():
+            from l2g.runtime.video.live.cameras import read_cameras
+
             found += [_Input(camera.name, camera.url, camera) for camera in read_cameras(path)]
         else:
             found.append(_Input(input_name(path), path))
@@ -172,8 +194,6 @@ def process(options: argparse.Namespace) -> list[JobSummary]:
     from l2g.runtime.identity.tracks import TrackParameters
     from l2g.runtime.video.job import FlowOptions, process_videos
     from l2g.runtime.video.lane import OutputOptions
-    from l2g.runtime.video.live.address import LiveOptions
-    from l2g.runtime.video.live.cameras import Viewed
     from l2g.runtime.video.overlay import OverlayStyle
     from l2g.runtime.video.source import Selection, open_sources
 
@@ -181,23 +201,17 @@ def process(options: argparse.Namespace) -> list[JobSummary]:
     style = OverlayStyle(not options.no_labels, options.opacity, options.trails, options.hud)
     selection = Selection(options.start, options.end, options.stride)
     flow = FlowOptions(options.policy, options.wait / 1000)
-    output = OutputOptions(results=options.results, lines=options.jsonl, rotate=options.rotate)
-    live = LiveOptions(
-        options.open_timeout,
-        options.read_timeout,
-        None if options.reconnect < 0 else options.reconnect,
-        transport=options.transport,
-    )
+    output = OutputOptions(results=options.results, lines=options.jsonl, rotate=options.rotate, resume=options.resume)
     panoptic = panoptic_options(options)
     with ExitStack() as stack:
         # The sources first: a wrong path should not cost the time it takes to load a model.
         inputs = _inputs(options.input)
+        live = _live_options(options, inputs)
         sources = open_sources([each.path for each in inputs], selection, options.fps, options.track, live)
         for source in sources:
             stack.enter_context(source)
         sources = [
-            Viewed(source, each.camera) if each.camera and not each.camera.is_plain else source
-            for source, each in zip(sources, inputs, strict=True)
+            each.camera.view(source) if each.camera else source for source, each in zip(sources, inputs, strict=True)
         ]
         # Raw outputs: masks at full precision. The best slots are chosen on the host.
         backend = open_backend(
@@ -230,11 +244,27 @@ def process(options: argparse.Namespace) -> list[JobSummary]:
         )
 
 
+def _live_options(options: argparse.Namespace, inputs: Sequence[_Input]) -> LiveOptions | None:
+    """What the options say of live sources; None where they say nothing and no input can be one."""
+    from l2g.runtime.video.source import may_be_live
+
+    chosen = (options.open_timeout, options.read_timeout, options.reconnect)
+    live = any(isinstance(each.path, str) and may_be_live(each.path) for each in inputs)
+    if not live and chosen == (_OPEN_TIMEOUT, _READ_TIMEOUT, _RECONNECT):
+        return None
+    from l2g.runtime.video.live.address import LiveOptions
+
+    return LiveOptions(
+        options.open_timeout,
+        options.read_timeout,
+        None if options.reconnect < 0 else options.reconnect,
+        transport=options.transport,
+    )
+
+
 @contextmanager
 def _watcher(options: argparse.Namespace, sources: Sequence[VideoSource]) -> Iterator[Watcher]:
-    """Who is told of what happens: the terminal, and with --serve a page."""
-    from l2g.runtime.video.live.cameras import Viewed
-    from l2g.runtime.video.live.source import LiveSource
+    """Who is told of what happens: the terminal, with --serve a page, and whom --send names."""
     from l2g.runtime.video.live.watcher import Terminal
 
     watching: AbstractContextManager[Watcher]
@@ -244,11 +274,18 @@ def _watcher(options: argparse.Namespace, sources: Sequence[VideoSource]) -> Ite
         watching = serve(options.serve, options.token, lambda text: note(f"note: {text}"))
     else:
         watching = nullcontext(Terminal(lambda text: note(f"note: {text}")))
-    with watching as watcher:
+    with ExitStack() as stack:
+        watcher = stack.enter_context(watching)
+        if options.send:
+            from l2g.runtime.video.live.sending import open_sender
+            from l2g.runtime.video.live.watcher import Together
+
+            senders = [open_sender(url, watcher.say) for url in options.send]
+            for sender in senders:
+                stack.callback(sender.close)
+            watcher = Together([watcher, *senders])
         for source in sources:
-            opened = source.inner if isinstance(source, Viewed) else source
-            if isinstance(opened, LiveSource):
-                opened.say = watcher.say
+            source.say = watcher.say
         yield watcher
 
 
@@ -286,7 +323,7 @@ def output_folders(inputs: Sequence[str], output: str) -> list[Path]:
 
 def print_summary(summary: JobSummary, name: str = "", file: TextIO | None = None) -> None:
     """On stdout, unless that is taken by the lines."""
-    rate = summary.frames / max(summary.seconds, 1e-9)
+    rate = (summary.frames - summary.done_before) / max(summary.seconds, 1e-9)
     dropped = f", {summary.dropped} dropped" if summary.dropped else ""
     text = (
         f"{name}{': ' if name else ''}{summary.frames} frames in {summary.seconds:.1f} s ({rate:.2f} frames/s), "

@@ -8,7 +8,6 @@ processor, and is held to its checksum before it is used. L2G_KEEP_GRAPHS=0 keep
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import mmap
 import os
 import platform
@@ -95,8 +94,8 @@ def _kept_file(path: Path) -> Path | None:
         folder = cache_root() / "onnxruntime"
     except L2GError:
         return None
-    facts = "\n".join((_sum_of(path, folder), ort.__version__, platform.machine(), _processor()))
-    return folder / f"{hashlib.sha256(facts.encode()).hexdigest()}.onnx"
+    facts = "\n".join((ort.__version__, platform.machine(), _processor()))
+    return folder / f"{_sum_of(path, folder)}-{zlib.crc32(facts.encode()):08x}.onnx"
 
 
 def _sum_of(path: Path, folder: Path) -> str:
@@ -105,7 +104,7 @@ def _sum_of(path: Path, folder: Path) -> str:
     The time of an inode's change is the system's own: whoever writes into a file, or sets its other times, moves it.
     """
     found, state = path.stat(), _state(path)
-    note = folder / f"{hashlib.sha256(os.path.realpath(path).encode()).hexdigest()}.sum"
+    note = folder / f"{found.st_dev:x}-{found.st_ino:x}.sum"
     if os.name == "posix":  # elsewhere st_ctime is the time of making
         with contextlib.suppress(OSError, ValueError):
             known, digest = note.read_text(encoding="ascii").rsplit(" ", 1)

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
 
 from l2g.contract import GraphContract
-from l2g.runtime.arrays import BoolArray, DoubleArray, FloatArray, IntArray
+from l2g.runtime.arrays import Array, BoolArray, DoubleArray, FloatArray, IntArray
 from l2g.runtime.identity.assignment import best_assignment
 from l2g.runtime.identity.slots import unit_vectors
 from l2g.runtime.outputs import FrameOutputs
@@ -62,6 +63,25 @@ class Handover:
     def reset(self) -> None:
         """Forget the stream's history: every slot is its own identity again."""
         self._history = None
+
+    def memory(self) -> dict[str, Array]:
+        """All that is known of the stream, as arrays by name, for `recall`; nothing before its first frame."""
+        if self._history is None:
+            return {}
+        history = vars(self._history) | {"frames": np.array(self._history.frames)}
+        masks = history.pop("masks")
+        history["shown"] = np.array(list(masks), np.int64)
+        history["masks"] = np.stack(list(masks.values())) if masks else np.zeros((0, 0), bool)
+        return history
+
+    def recall(self, memory: Mapping[str, Array]) -> None:
+        """Know what `memory` told."""
+        if not memory:
+            self.reset()
+            return
+        masks = dict(zip(memory["shown"].tolist(), memory["masks"], strict=True))
+        slot_of, age, votes, looks, common = (memory[name] for name in ("slot_of", "age", "votes", "looks", "common"))
+        self._history = _History(slot_of, age, votes, looks, common, float(memory["frames"]), masks)
 
     def link(self, outputs: Outputs) -> Outputs:
         """The outputs of one frame (B = 1) with identities in place of slots; in a first frame they are the slots."""

@@ -41,19 +41,20 @@ def slot_order(reference: FrameOutputs, candidate: FrameOutputs) -> IntArray:
 class SlotLinker:
     """Gives one stream's slots lasting identities: slot i of each frame continues slot i of the frame before."""
 
-    def __init__(self) -> None:
-        self._previous: FloatArray | None = None
+    def __init__(self, previous: FloatArray | None = None) -> None:
+        # The embeddings of the last frame, float32 [N, C], in the order of its slots.
+        self.previous = previous
 
     def link(self, outputs: FrameOutputs) -> FrameOutputs:
         """The outputs of one frame (B = 1) with their slots permuted; the first frame's order is kept."""
-        if self._previous is not None:
-            outputs = outputs.permuted(match_queries(self._previous, outputs.queries[0]))
-        self._previous = outputs.queries[0]
+        if self.previous is not None:
+            outputs = outputs.permuted(match_queries(self.previous, outputs.queries[0]))
+        self.previous = outputs.queries[0]
         return outputs
 
     def reset(self) -> None:
         """Forget the stream's history: the next frame keeps its own order."""
-        self._previous = None
+        self.previous = None
 
 
 def unit_vectors(x: Array) -> Array:

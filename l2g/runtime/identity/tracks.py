@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from l2g.errors import ConfigError
+from l2g.runtime.arrays import Array
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,30 @@ class SlotTracker:
     def reset(self) -> None:
         """End every track; ids go on counting."""
         self._tracks.clear()
+
+    def memory(self) -> dict[str, Array]:
+        """All that is known, as arrays by name, for `recall`."""
+        tracks = [
+            (slot, track.track_id, track.seen_in_a_row, track.unseen_in_a_row, track.confirmed)
+            for slot, track in self._tracks.items()
+        ]
+        votes = [(slot, label, vote) for slot, track in self._tracks.items() for label, vote in track.votes.items()]
+        return {
+            "born": np.array(self.born),
+            "tracks": np.array(tracks, np.int64).reshape(-1, 5),
+            "voted": np.array([pair[:2] for pair in votes], np.int64).reshape(-1, 2),
+            "votes": np.array([vote for *_, vote in votes], np.float64),
+        }
+
+    def recall(self, memory: Mapping[str, Array]) -> None:
+        """Know what `memory` told."""
+        self.born = int(memory["born"])
+        self._tracks = {
+            slot: _Track(track_id, {}, seen, unseen, bool(confirmed))
+            for slot, track_id, seen, unseen, confirmed in memory["tracks"].tolist()
+        }
+        for (slot, label), vote in zip(memory["voted"].tolist(), memory["votes"].tolist(), strict=True):
+            self._tracks[slot].votes[label] = vote
 
     def _see(self, slot: int, score: float, label: int) -> _Track:
         track = self._tracks.setdefault(slot, _Track(track_id=0))

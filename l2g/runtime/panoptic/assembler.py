@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from l2g.contract import GraphContract
 from l2g.errors import L2GError
+from l2g.runtime.arrays import Array
+from l2g.runtime.assembler import memory_of, recall
 from l2g.runtime.frame_result import FrameResult, TrackedInstance
 from l2g.runtime.identity.handover import Handover
 from l2g.runtime.identity.tracks import SlotTracker, TrackedSlot, TrackParameters
@@ -50,6 +54,18 @@ class PanopticAssembler:
         if self._handover:
             self._handover.reset()
         self.tracker.reset()
+
+    def memory(self) -> dict[str, Array]:
+        """All that is known of the stream, as arrays by name, for `recall`."""
+        return memory_of(self._parts)
+
+    def recall(self, memory: Mapping[str, Array]) -> None:
+        """Know what `memory` told."""
+        recall(self._parts, memory)
+
+    @property
+    def _parts(self) -> dict[str, Any]:
+        return {"tracker": self.tracker} | ({"handover": self._handover} if self._handover else {})
 
     def assemble(self, outputs: FrameOutputs, index: int, time: float, reset: str | None = None) -> FrameResult:
         """outputs: of one stream, B = 1. reset: why the stream begins anew with this frame; its history is forgotten.

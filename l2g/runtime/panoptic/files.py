@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import cv2
 
@@ -16,6 +16,9 @@ from l2g.errors import VideoError
 from l2g.files import write_atomically, write_bytes
 from l2g.runtime.frame_result import FrameResult
 from l2g.runtime.panoptic.segmentation import rgb_of
+
+if TYPE_CHECKING:
+    from l2g.runtime.video.run_folder import RunFile
 
 RESULTS, MAPS = "pred.json", "pan_pred"
 
@@ -45,21 +48,43 @@ class VideoMaps:
 
     What `pred.json` says of it comes at the end, since a thing's category is the class of its track over the whole
     video: an id means one category throughout, as the data set has it. Memory does not grow with the masks or, but for
-    a few numbers a track, with the frames.
+    a few numbers a track, with the frames. run: the unfinished `pred.json` of a run, which may go on with another's.
     """
 
-    def __init__(self, folder: str | Path, video_id: int | str, categories: Categories):
+    def __init__(self, folder: str | Path, video_id: int | str, categories: Categories, run: RunFile | None = None):
         self.video_id, self.folder = video_id, Path(folder) / MAPS / str(video_id)
         self.frames = 0
         self._categories = categories
         self._labels: dict[int, dict[int, float]] = {}  # by track, sums of scores by label
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._spool = tempfile.TemporaryFile(mode="w+", encoding="utf-8", dir=folder)  # noqa: SIM115
+            if run is None:
+                self._spool = cast(BinaryIO, tempfile.TemporaryFile(mode="w+b", dir=folder))  # noqa: SIM115
+            else:
+                self._spool = run.open_spool(run.saved.spool_bytes if run.saved else 0)
+                self._recall()
         except OSError as error:
             raise VideoError(
                 f"{self.folder}: cannot be written ({error}); check the folder and its permissions"
             ) from None
+
+    def _recall(self) -> None:
+        """What the frames in the spool say of their tracks."""
+        self._spool.seek(0)
+        for line in self._spool:
+            self._count(json.loads(line)[2])
+            self.frames += 1
+
+    def _count(self, votes: list[list[Any]]) -> None:
+        for track, label, score in votes:
+            sums = self._labels.setdefault(track, {})
+            sums[label] = sums.get(label, 0.0) + score
+
+    @property
+    def bytes(self) -> int:
+        """Length of the spool, all of it on the disk."""
+        self._spool.flush()
+        return self._spool.tell()
 
     @property
     def tracks(self) -> int:
@@ -71,14 +96,13 @@ class VideoMaps:
         refuses."""
         assert result.panoptic is not None
         name = f"{name or format(result.index, '08d')}.png"
-        for track in result.tracks:
-            sums = self._labels.setdefault(track.track_id, {})
-            sums[track.frame_label] = sums.get(track.frame_label, 0.0) + track.score
+        votes = [[track.track_id, int(track.frame_label), float(track.score)] for track in result.tracks]
+        self._count(votes)
         _, coded = cv2.imencode(".png", rgb_of(result.panoptic.ids)[..., ::-1])
         write_bytes(self.folder / name, coded.tobytes(), VideoError)
         rows = [[segment.id, segment.label, segment.track_id, segment.area] for segment in result.panoptic.segments]
         try:
-            self._spool.write(json.dumps([name, rows]) + "\n")
+            self._spool.write(f"{json.dumps([name, rows, votes])}\n".encode())
         except OSError as error:
             raise VideoError(f"{self.folder}: writing failed ({error}); is the disk full?") from None
         self.frames += 1
@@ -89,7 +113,7 @@ class VideoMaps:
         self._spool.seek(0)
         best = {track: min(sums, key=lambda label: (-sums[label], label)) for track, sums in self._labels.items()}
         for number, line in enumerate(self._spool):
-            name, rows = json.loads(line)
+            name, rows, _ = json.loads(line)
             infos = [
                 {
                     "id": id_,
@@ -121,11 +145,15 @@ class PanopticSink:
     """`pred.json` and `pan_pred/` of one video; a context manager that gives `pred.json` its name when it closes, after
     an exception or Ctrl-C too. Without a single frame what lay there before stays."""
 
-    def __init__(self, folder: str | Path, video_id: str, categories: Categories):
-        self.path = Path(folder) / RESULTS
+    def __init__(self, target: RunFile, video_id: str, categories: Categories):
+        self.path, self._run = target.path, target
         self._categories = categories
-        self._video = VideoMaps(folder, video_id, categories)
+        self._video = VideoMaps(self.path.parent, video_id, categories, target)
         self._open = True
+
+    @property
+    def bytes(self) -> int:
+        return self._video.bytes
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -144,7 +172,7 @@ class PanopticSink:
         self._open = False
         with ExitStack() as stack:
             stack.callback(self._video.close)
-            if self._video.frames:
+            if self._video.frames and not self._run.kept:
                 write_results(self.path, [self._video.entry()], self._categories)
 
     def __enter__(self) -> PanopticSink:

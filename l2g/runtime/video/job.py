@@ -11,7 +11,8 @@ from pathlib import Path
 
 import cv2
 
-from l2g.errors import VideoError
+from l2g.errors import L2GError, VideoError
+from l2g.files import refuse_overwriting
 from l2g.runtime.backends.base import Backend
 from l2g.runtime.identity.tracks import TrackParameters
 from l2g.runtime.panoptic.options import PanopticOptions, check_task
@@ -23,6 +24,7 @@ from l2g.runtime.video.live.watcher import Watcher
 from l2g.runtime.video.overlay import DEFAULT_STYLE, OverlayStyle
 from l2g.runtime.video.pipeline import DEPTH, ReadAhead, run_pipeline
 from l2g.runtime.video.results import LINES, PANOPTIC_LINES
+from l2g.runtime.video.run_folder import KEY_FRAMES, UNFINISHED
 from l2g.runtime.video.source import VideoSource
 
 _POLL_SECONDS = 0.05
@@ -61,7 +63,7 @@ class JobSummary:
 
     damage: None, or what could not be read of the source. interrupted: Ctrl-C ended it; the files hold what was done.
     notices: what else a user should know of the source. dropped: frames that were passed over because newer ones had
-    come. resets: how often the stream began anew, by reason.
+    come. resets: how often the stream began anew, by reason. done_before: of the frames, how many an earlier run did.
     """
 
     frames: int
@@ -73,6 +75,7 @@ class JobSummary:
     notices: tuple[str, ...] = ()
     dropped: int = 0
     resets: dict[str, int] = field(default_factory=dict)
+    done_before: int = 0
 
 
 @dataclass(frozen=True)
@@ -90,15 +93,9 @@ def _refuse_own_inputs(jobs: Sequence[tuple[VideoSource, str | Path]], overlay: 
         for source, folder in jobs
         for name in (LINES, PANOPTIC_LINES, "results.json", "pred.json", *([overlay_name(source)] if overlay else []))
     ]
-    there = {(entry.st_dev, entry.st_ino): path for path in outputs if path.exists() for entry in [path.stat()]}
-    for source, _ in jobs if there else ():
-        for file in source.files:
-            entry = file.stat() if file.exists() else None
-            if entry and (entry.st_dev, entry.st_ino) in there:
-                raise VideoError(
-                    f"{source.name}: is the file that this run would write as "
-                    f"{there[entry.st_dev, entry.st_ino]}; give another output folder"
-                )
+    # What an unfinished run left is read by this one, or removed.
+    outputs += [path for _, folder in jobs for path in Path(folder, UNFINISHED).glob("*")]
+    refuse_overwriting(outputs, (file for source, _ in jobs for file in source.files), VideoError)
 
 
 def process_video(
@@ -126,7 +123,9 @@ def process_video(
     output: what else is chosen of the files; its style is that of `overlay` and `style`. watcher: is told of everything
     as it happens. task, panoptic: as in `Tracker`.
     Decoding, inference and writing overlap; memory does not grow with the video. `on_frame` is called after each frame.
-    Whatever ends the run, the files hold every frame that was finished. Neither `backend` nor `source` is closed.
+    Whatever ends the run, the files hold every frame that was finished; where that is an error and the folder holds
+    results of an earlier run, these stay, and the new ones are in `unfinished`. Neither `backend` nor `source` is
+    closed.
     Raises VideoError when the folder cannot be written, a file that is read would be written over, or the source gives
     no frame.
     """
@@ -173,14 +172,23 @@ def process_videos(
     _refuse_own_inputs(jobs, overlay)
     flow, watcher = flow or FlowOptions(), watcher or Watcher()
     output = replace(output or OutputOptions(), style=style if overlay else None)
+    resumable = [not (source.is_live or flow.latest(source) or output.lines) for source, _ in jobs]
+    if output.resume and not all(resumable):
+        raise VideoError(
+            f"{jobs[resumable.index(False)][0].name}: cannot be resumed: that takes a source that gives the same "
+            f"frames again, every frame and a {LINES} in the output folder; leave out --resume, or --policy latest and "
+            "--jsonl"
+        )
     started = time.perf_counter()
     interrupted = False
     with ExitStack() as stack:
         stack.enter_context(_one_opencv_thread())
         lanes: list[Lane] = []
-        for source, folder in jobs:
+        for (source, folder), again in zip(jobs, resumable, strict=True):
             name = Path(folder).name if len(jobs) > 1 else ""
-            lane = Lane(source, Path(folder), backend.contract, output, parameters, top_k, cuts, name, task, panoptic)
+            lane = Lane(
+                source, Path(folder), backend.contract, output, parameters, top_k, cuts, name, again, task, panoptic
+            )
             lanes.append(lane)
             stack.callback(lane.close)
         # Decoders and encoders work outside the interpreter's lock: several videos have a thread each for either.
@@ -210,25 +218,43 @@ def process_videos(
             run_pipeline(_rounds(lanes, flow, live, watchdog), infer, consume, 1 if live else DEPTH, direct=live)
         except KeyboardInterrupt:
             interrupted = True
-    failures = [lane.failure for lane in lanes if lane.failure]
-    if lanes and len(failures) == len(lanes):
-        raise failures[0]
+            for lane in lanes:
+                lane.run.unended = True
+        except BaseException as error:
+            raise _failed(lanes, error) from error
+        failures = [lane.failure for lane in lanes if lane.failure]
+        if lanes and len(failures) == len(lanes):
+            raise _failed(lanes, failures[0])
     seconds = time.perf_counter() - started
     return [_summary(lane, seconds, interrupted) for lane in lanes]
 
 
 def _summary(lane: Lane, seconds: float, interrupted: bool) -> JobSummary:
+    damage = lane.source.damage
+    if lane.failure:
+        damage = str(_failed([lane], lane.failure))
     return JobSummary(
         frames=lane.results.frames,
         seconds=seconds,
         tracks=lane.results.tracks,
-        files=tuple(path for path in lane.results.paths if path.exists()),
-        damage=str(lane.failure) if lane.failure else lane.source.damage,
+        files=() if lane.run.kept else tuple(path for path in lane.results.paths if path.exists()),
+        damage=damage,
         interrupted=interrupted,
-        notices=tuple(lane.source.notices),
+        notices=(*lane.source.notices, *([f"went on after {lane.done} frames"] if lane.done else [])),
         dropped=lane.dropped,
         resets=dict(lane.resets),
+        done_before=lane.done,
     )
+
+
+def _failed(lanes: Sequence[Lane], error: BaseException) -> BaseException:
+    """The error that ends all lanes; where earlier results stay, what was done is elsewhere, and a user is told so."""
+    places = [(lane.results.frames, lane.run.fail(lane.results.frames), lane) for lane in lanes]
+    frames, place, lane = max(places, key=lambda found: found[0])
+    if not frames or not isinstance(error, L2GError):
+        return error
+    how = "; --resume goes on from there" if lane.resumable and frames >= KEY_FRAMES else ""
+    return type(error)(f"{error} ({frames} frames were done and are in {place}{how})")
 
 
 @contextmanager

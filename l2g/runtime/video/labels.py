@@ -67,6 +67,16 @@ class LabelPlacer:
         self._chosen: dict[int, tuple[int, int]] = {}  # by track: variant and number of the place
         self._frame = 0
 
+    def memory(self) -> np.ndarray:
+        """int64 [K + 1, 3]: the frame, then track, variant and place of every label."""
+        chosen = [(track, *place) for track, place in self._chosen.items()]
+        return np.array([(self._frame, 0, 0), *chosen], np.int64)
+
+    def recall(self, memory: np.ndarray) -> None:
+        """Know what `memory` told."""
+        self._frame = int(memory[0, 0])
+        self._chosen = {track: (variant, number) for track, variant, number in memory[1:].tolist()}
+
     def place(
         self,
         tracks: Sequence[int],

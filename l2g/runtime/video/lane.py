@@ -5,26 +5,30 @@ from __future__ import annotations
 import re
 import time
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from l2g.contract import GraphContract
-from l2g.errors import L2GError, VideoError
-from l2g.files import locked
-from l2g.runtime.arrays import ByteArray
-from l2g.runtime.assembler import assembler_of, letterbox_of
+from l2g.errors import L2GError
+from l2g.runtime.arrays import Array, ByteArray
+from l2g.runtime.assembler import letterbox_of
 from l2g.runtime.frame_result import FrameResult
 from l2g.runtime.identity.tracks import TrackParameters
 from l2g.runtime.outputs import FrameOutputs
 from l2g.runtime.panoptic.options import PanopticOptions, check_task
+from l2g.runtime.panoptic.task import assembler_of
+from l2g.runtime.session import VideoSession
 from l2g.runtime.video.cuts import Cuts, cut_finder
 from l2g.runtime.video.live.watcher import Progress, Watcher
 from l2g.runtime.video.overlay import OverlayPainter, OverlayStyle
 from l2g.runtime.video.picture_writer import PictureWriter
 from l2g.runtime.video.results import LINES, PANOPTIC_LINES, JsonLinesSink, LiveLines, TubeResultsSink
+from l2g.runtime.video.run_folder import KEY_FRAMES, RunFolder, fingerprint
 from l2g.runtime.video.source import VideoFrame, VideoSource
 from l2g.runtime.video.writer import VideoWriter
 
@@ -42,13 +46,15 @@ class OutputOptions:
     style: of the overlay; None writes none. results: whether `results.json` is written; None: for all but live sources,
     since it waits on the disk for the end; of the tasks that give maps these are `pred.json` and `pan_pred/` instead.
     lines: where `frames.jsonl` (`panoptic.jsonl`) goes instead, "-" is stdout; a live source's lines can be read as
-    they come. rotate: seconds after which a live source's files are followed by new ones.
+    they come. rotate: seconds after which a live source's files are followed by new ones. resume: go on where an
+    unfinished run in the folder stopped; its files are then those of a run that was not disturbed.
     """
 
     style: OverlayStyle | None = None
     results: bool | None = None
     lines: str | None = None
     rotate: float | None = None
+    resume: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,18 +70,26 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Inferred:
-    """What the model says of a frame: None where the step failed. reset: why the stream began anew, if it did."""
+    """What the model says of a frame: None where the step failed. reset: why the stream began anew, if it did.
+
+    memory: of the session after this frame, where it is to be kept.
+    """
 
     lane: Lane
     frame: VideoFrame
     outputs: FrameOutputs | None
     reset: str | None
     arrived: float
+    memory: dict[str, Array] | None = None
 
 
 @dataclass(eq=False)
 class Lane:
-    """What is known of one video. name: what watchers call it. task, panoptic: see `assembler_of`."""
+    """What is known of one video. name: what watchers call it. resumable: whether another run could go on with it.
+    task, panoptic: see `assembler_of`.
+
+    done: how many frames a run before this one did. before: the last of those. memory: what the model knew after them.
+    """
 
     source: VideoSource
     folder: Path
@@ -85,6 +99,7 @@ class Lane:
     top_k: int = 50
     cuts: Cuts = "auto"
     name: str = ""
+    resumable: bool = True
     task: str | None = None
     panoptic: PanopticOptions | None = None
     failure: L2GError | None = field(default=None, init=False)
@@ -100,23 +115,58 @@ class Lane:
         )
         task = check_task(self.task, self.contract)
         self._cuts = cut_finder(self.cuts)
+        facts = self._facts(task) if self.resumable else {}
+        lines = LINES if task == "instances" else PANOPTIC_LINES
+        self.run = RunFolder(self.folder, facts, self.output.resume, keeps=not source.is_live, lines=lines)
+        saved = self.run.saved
+        self.done = self._inferred = saved.frames if saved else 0
+        self.memory = saved.memory if saved else None
+        self.before: Decoded | None = None
+        if self.memory:
+            self._assembler.recall(self.memory)
         self._files = ExitStack()
-        with self._files:
-            self._files.enter_context(locked(self.folder, VideoError))
-            self.results = Results(self._files, source, self.contract, self.folder, self.output, self.name, task)
-            self._files = self._files.pop_all()
+        with ExitStack() as files:
+            files.callback(lambda: self.run.close(self.results.frames if hasattr(self, "results") else 0))
+            try:
+                self.results = Results(files, source, self.contract, self.run, self.output, self.name, task)
+            except BaseException:
+                self.run.fail(0)
+                raise
+            self._files = files.pop_all()
+
+    def _facts(self, task: str) -> dict[str, object]:
+        """What the results depend on."""
+        source = self.source
+        maps = {} if task == "instances" else {"task": task, "merging": str(self.panoptic or PanopticOptions())}
+        return {
+            **maps,
+            "model": fingerprint(self.contract.to_json()),
+            "source": Path(source.name).name,
+            "length of the source": fingerprint(str([file.stat().st_size for file in source.files if file.is_file()])),
+            "frame size": [source.height, source.width, source.pixel_aspect],
+            "frame rate": source.frame_rate,
+            "selection": str(source.selection),
+            "tracking": str(self.parameters or TrackParameters()),
+            "top-k": self.top_k,
+            "cuts": str(self.cuts),
+            "overlay": str(self.output.style) if self.output.style else None,
+            "choice of results": self.output.results,
+        }
 
     def decode(self) -> Generator[Decoded, None, None]:
-        """Every frame; ends early, without an error, where the source fails (see `failure`)."""
-        scene, first = 0, True
+        """Every frame that is not done; ends early, without an error, where the source fails (see `failure`)."""
+        scene = 0
         try:
-            for frame in self.source:
+            for number, frame in enumerate(self.source):
                 arrived = time.monotonic()
                 canvas = self._letterbox.to_canvas(frame.image, self.contract.pad_value)
                 cut = self._cuts.is_cut(self._letterbox.content(canvas), frame.time)
-                scene += cut and not first
-                first = False
-                yield Decoded(self, frame, canvas, scene, arrived)
+                scene += cut and number > 0
+                item = Decoded(self, frame, canvas, scene, arrived)
+                if number < self.done:
+                    self.before = item
+                    continue
+                yield item
                 if self.failure is not None:
                     return
         except L2GError as error:
@@ -129,6 +179,11 @@ class Lane:
         self.failure = failure
         self.source.stop()
 
+    def memory_of(self, session: VideoSession, sound: bool) -> dict[str, Array] | None:
+        """What the session knows after a step with this lane, every so many frames; sound: the step gave outputs."""
+        self._inferred += 1
+        return session.memory(self) if self.resumable and sound and self._inferred % KEY_FRAMES == 0 else None
+
     def write(self, item: Inferred, watcher: Watcher) -> None:
         frame = item.frame
         if item.outputs is None:
@@ -140,6 +195,8 @@ class Lane:
         if item.reset:
             self.resets[item.reset] = self.resets.get(item.reset, 0) + 1
         drawn = self.results.write(result, frame.image, watcher.wants_pictures)
+        if item.memory is not None:
+            self.results.save({**item.memory, **self._assembler.memory()})
         results = self.results
         watcher.result(
             Progress(
@@ -156,7 +213,9 @@ class Lane:
         )
 
     def close(self) -> None:
-        """Give the files their names; they stay as they are from then on."""
+        """Give the files their names, unless the run failed; they stay as they are from then on."""
+        if self.failure or not self.results.frames:
+            self.run.fail(self.results.frames)
         self._files.close()
 
 
@@ -168,27 +227,27 @@ class Results:
         files: ExitStack,
         source: VideoSource,
         contract: GraphContract,
-        folder: Path,
+        run: RunFolder,
         options: OutputOptions,
         stream: str = "",
         task: str = "instances",
     ):
         class_names, maps = contract.class_names, task != "instances"
-        path = folder / (PANOPTIC_LINES if maps else LINES)
+        path = run.folder / run.lines
         self.lines: JsonLinesSink | LiveLines
         if source.is_live or options.lines:
             self.lines = files.enter_context(LiveLines(options.lines or path, class_names, stream, options.rotate))
         else:
-            self.lines = files.enter_context(JsonLinesSink(path, class_names))
+            self.lines = files.enter_context(JsonLinesSink(run.file(run.lines), class_names))
         self.tubes: TubeResultsSink | PanopticSink | None = None
         if (not source.is_live) if options.results is None else options.results:
             if maps:
-                self.tubes = files.enter_context(_maps(folder, source, contract, task))
+                self.tubes = files.enter_context(_maps(run, source, contract, task))
             else:
-                self.tubes = files.enter_context(TubeResultsSink(folder / "results.json"))
+                self.tubes = files.enter_context(TubeResultsSink(run.file("results.json")))
         self._painter = OverlayPainter(class_names, options.style) if options.style else None
         self._video: VideoWriter | PictureWriter | None = None
-        self._source, self._folder, self._rotate = source, folder, options.rotate if source.is_live else None
+        self._source, self._run, self._rotate = source, run, options.rotate if source.is_live else None
         self._written: list[Path] = []
         self._viewer = OverlayPainter(class_names)
         if self._painter:
@@ -197,6 +256,8 @@ class Results:
         self.frames = self.tracks = 0
         # Of the overlay's present file.
         self._first_time: float | None = None
+        if run.saved:
+            self._recall(run.saved.frames, run.saved.memory)
         # When the last frames were finished, for the rate that the overlay shows.
         self._finished: deque[float] = deque(maxlen=RATE_FRAMES + 1)
 
@@ -228,34 +289,49 @@ class Results:
         self.frames += 1
         return drawn
 
+    def save(self, memory: Mapping[str, Array]) -> None:
+        """Keep what the run needs to go on after the frames that are written."""
+        ours = {"first_time": np.array(self._first_time or 0.0), "track_count": np.array(self.tracks)}
+        painted = self._painter.memory() if self._painter else {}
+        line_bytes = self.lines.bytes if isinstance(self.lines, JsonLinesSink) else 0
+        self._run.save(self.frames, {**memory, **painted, **ours}, line_bytes, self.tubes.bytes if self.tubes else 0)
+
+    def _recall(self, frames: int, memory: Mapping[str, Array]) -> None:
+        self.frames, self.tracks = frames, int(memory["track_count"])
+        self._first_time = float(memory["first_time"])
+        if self._painter:
+            self._painter.recall(memory)
+
     def rate(self) -> float | None:
         """Frames per second of wall time, over the last ones; None at the first."""
         seconds = self._finished[-1] - self._finished[0] if self._finished else 0.0
         return (len(self._finished) - 1) / seconds if seconds else None
 
     def _open_overlay(self) -> None:
-        path = self._folder / overlay_name(self._source)
+        name = Path(overlay_name(self._source))
         if self._rotate:
-            path = path.with_stem(f"{path.stem}-{len(self._written):04d}")
-        source = self._source
+            name = name.with_stem(f"{name.stem}-{len(self._written):04d}")
+        source, file = self._source, self._run.file(str(name))
         if source.is_picture:
-            self._video = PictureWriter(path)
+            self._video = PictureWriter(file)
         else:
             rate = source.frame_rate / source.selection.stride
-            self._video = VideoWriter(path, source.height, source.width, rate, source.pixel_aspect)
-        self._written.append(path)
+            self._video = VideoWriter(file, source.height, source.width, rate, source.pixel_aspect)
+        self._written.append(file.path)
 
     def _close_overlay(self) -> None:
         if self._video:
             self._video.close()
 
 
-def _maps(folder: Path, source: VideoSource, contract: GraphContract, task: str) -> PanopticSink:
+def _maps(run: RunFolder, source: VideoSource, contract: GraphContract, task: str) -> PanopticSink:
     from l2g.runtime.panoptic.files import Categories, PanopticSink
 
     names = contract.class_names
     categories = Categories.of_model(names, range(len(names)) if task == "semantic" else contract.stuff_classes)
-    return PanopticSink(folder, re.sub(r"[^\w.-]+", "_", Path(source.name).stem).strip(".") or "video", categories)
+    return PanopticSink(
+        run.file("pred.json"), re.sub(r"[^\w.-]+", "_", Path(source.name).stem).strip(".") or "video", categories
+    )
 
 
 def overlay_name(source: VideoSource) -> str:

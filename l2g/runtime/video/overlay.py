@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import colorsys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from l2g.errors import L2GError
+from l2g.runtime.arrays import Array
 from l2g.runtime.frame_result import FrameResult, TrackedInstance
 from l2g.runtime.video.labels import LabelPlacer, Placement
 from l2g.runtime.video.text import drawable, text_mask
@@ -68,6 +69,20 @@ class OverlayPainter:
         self._names = [drawable(name, f"class {number}") for number, name in enumerate(class_names)]
         self._placer, self._stuff_names = LabelPlacer(), _StuffNames()
         self._trails = _Trails(style.trails)
+
+    def memory(self) -> dict[str, Array]:
+        """What the next frame's picture depends on, as arrays by name, for `recall`."""
+        return {
+            "labels": self._placer.memory(),
+            "trails": self._trails.memory(),
+            "stuff_names": self._stuff_names.memory(),
+        }
+
+    def recall(self, memory: Mapping[str, Array]) -> None:
+        """Know what `memory` told."""
+        self._placer.recall(memory["labels"])
+        self._trails.recall(memory["trails"])
+        self._stuff_names.recall(memory["stuff_names"])
 
     def draw(self, image: np.ndarray, result: FrameResult, rate: float | None = None) -> np.ndarray:
         """A copy of `image` (uint8 [H, W, 3] RGB) with the tracks of `result` drawn, the best score on top.
@@ -141,6 +156,13 @@ class _StuffNames:
     def __init__(self) -> None:
         self._places: dict[int, tuple[int, int]] = {}  # by class: the middle of its name
 
+    def memory(self) -> Array:
+        """int64 [M, 3]: class, x and y of every name."""
+        return np.array([(label, *middle) for label, middle in self._places.items()], np.int64).reshape(-1, 3)
+
+    def recall(self, memory: Array) -> None:
+        self._places = {label: (x, y) for label, x, y in memory.tolist()}
+
     def place(self, label: int, region: np.ndarray, size: tuple[int, ...]) -> tuple[int, int] | None:
         """Upper left corner of a name of `size` (height, width), None where it does not fit. region: uint8 [H, W]."""
         height, width = size[:2]
@@ -171,6 +193,17 @@ class _Trails:
         self._length = length
         self._frame = 0
         self._ways: dict[int, deque[tuple[int, int, int]]] = {}  # by track: frame, x, y
+
+    def memory(self) -> Array:
+        """int64 [M + 1, 4]: the frame, then track, frame, x and y of every point."""
+        points = [(track, *point) for track, way in self._ways.items() for point in way]
+        return np.array([(self._frame, 0, 0, 0), *points], np.int64)
+
+    def recall(self, memory: Array) -> None:
+        self._frame = int(memory[0, 0])
+        self._ways = {}
+        for track, *point in memory[1:].tolist():
+            self._ways.setdefault(track, deque()).append(tuple(point))
 
     def add(self, instances: Sequence[TrackedInstance], patches: Sequence[np.ndarray]) -> None:
         self._frame += 1

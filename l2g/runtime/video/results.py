@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO, cast
 
 from l2g.errors import VideoError
 from l2g.files import PendingFile, write_atomically
 from l2g.runtime.frame_result import FrameResult, TrackedInstance
+from l2g.runtime.video.run_folder import RunFile, Target, pending_file
 
 if TYPE_CHECKING:
     from l2g.runtime.panoptic.segmentation import Segmentation
@@ -81,12 +81,18 @@ def _track(instance: TrackedInstance, class_names: Sequence[str]) -> dict[str, A
 class JsonLinesSink:
     """`frames.jsonl`: one JSON object a line, in order, each frame that was processed; see `line_of`."""
 
-    def __init__(self, path: str | Path, class_names: Sequence[str]):
-        self.path = Path(path)
+    def __init__(self, target: Target, class_names: Sequence[str]):
         self._class_names = class_names
-        self._pending = PendingFile(self.path, VideoError)
-        self._frames = 0
-        self._file = open(self._pending.temporary, "w", encoding="utf-8")  # noqa: SIM115 - `close` does
+        self._pending = pending_file(target)
+        self.path = self._pending.path
+        self.bytes = self._frames = 0
+        # Unbuffered: whoever reads along, or after a crash, finds every frame.
+        if isinstance(self._pending, RunFile):
+            if saved := self._pending.saved:
+                self.bytes, self._frames = saved.line_bytes, saved.frames
+            self._file = self._pending.open(self.bytes)
+        else:
+            self._file = open(self._pending.temporary, "wb")  # noqa: SIM115 - `close` does
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -95,7 +101,9 @@ class JsonLinesSink:
     def write(self, result: FrameResult) -> None:
         """Append one frame. VideoError when the disk refuses."""
         try:
-            self._file.write(line_of(result, self._class_names) + "\n")
+            line = line_of(result, self._class_names) + "\n"
+            self.bytes += self._file.write(line.encode())
+            self._file.flush()
         except OSError as error:
             raise VideoError(f"{self.path}: writing failed ({error}); is the disk full?") from None
         self._frames += 1
@@ -106,7 +114,8 @@ class JsonLinesSink:
             try:
                 self._file.close()
             except OSError as error:
-                self._pending.discard()
+                if isinstance(self._pending, PendingFile):
+                    self._pending.discard()
                 raise self._pending.refusal(error) from None
             if self._frames:
                 self._pending.commit()
@@ -194,16 +203,25 @@ class TubeResultsSink:
     track that one class holds throughout is one entry whose score is its mean class score; the best entry of a track
     is its label, the others are the model's second thoughts, which submissions to the benchmarks list too.
 
-    The masks wait in a temporary file beside the result; memory holds 16 bytes per track and frame.
+    The masks wait in a temporary file; memory holds 16 bytes per track and frame.
     """
 
-    def __init__(self, path: str | Path, video_id: int = 1):
-        self.path = Path(path)
+    def __init__(self, target: str | Path | RunFile, video_id: int = 1):
+        self._run = target if isinstance(target, RunFile) else None
+        self.path = target.path if isinstance(target, RunFile) else Path(target)
         self._video_id = video_id
         self._frames = 0
         self._tubes: dict[int, _Tube] = {}
+        if isinstance(target, RunFile):
+            saved = target.saved
+            self._spool = target.open_spool(saved.spool_bytes if saved else 0)
+            if saved:
+                self._recall(saved.frames)
+            return
+        import tempfile  # here: a run's folder has a place for it
+
         try:
-            self._spool = tempfile.TemporaryFile(mode="w+b", dir=self.path.parent)  # noqa: SIM115
+            self._spool = cast(BinaryIO, tempfile.TemporaryFile(mode="w+b", dir=self.path.parent))  # noqa: SIM115
         except OSError as error:
             raise VideoError(
                 f"{self.path}: cannot be written ({error}); check the folder and its permissions"
@@ -214,6 +232,28 @@ class TubeResultsSink:
         return (self.path,)
 
     @property
+    def bytes(self) -> int:
+        """Length of the spool, all of it on the disk."""
+        self._spool.flush()
+        return self._spool.tell()
+
+    def _recall(self, frames: int) -> None:
+        """The tubes of the first `frames` frames, which the spool holds."""
+        self._spool.seek(0)
+        offset = 0
+        for line in self._spool:
+            frame, track_id, label, score = json.loads(line.partition(b"\t")[2])
+            self._add(track_id, frame, offset, label, score)
+            offset += len(line)
+        self._frames = frames
+
+    def _add(self, track_id: int, frame: int, offset: int, label: int, score: float) -> None:
+        tube = self._tubes.setdefault(track_id, _Tube())
+        tube.frames.append(frame)
+        tube.offsets.append(offset)
+        tube.score_sums[label] = tube.score_sums.get(label, 0.0) + score
+
+    @property
     def tracks(self) -> int:
         """Tracks seen so far."""
         return len(self._tubes)
@@ -222,12 +262,10 @@ class TubeResultsSink:
         """Append one frame. VideoError when the disk refuses."""
         try:
             for instance in result.tracks:
-                tube = self._tubes.setdefault(instance.track_id, _Tube())
-                tube.frames.append(self._frames)
-                tube.offsets.append(self._spool.tell())
-                self._spool.write(json.dumps(instance.rle).encode() + b"\n")
-                sums = tube.score_sums
-                sums[instance.frame_label] = sums.get(instance.frame_label, 0.0) + instance.score
+                offset, label, score = self._spool.tell(), int(instance.frame_label), float(instance.score)
+                facts = json.dumps([self._frames, instance.track_id, label, score])
+                self._spool.write(f"{json.dumps(instance.rle)}\t{facts}\n".encode())
+                self._add(instance.track_id, self._frames, offset, label, score)
         except OSError as error:
             raise VideoError(f"{self.path}: writing failed ({error}); is the disk full?") from None
         self._frames += 1
@@ -237,7 +275,7 @@ class TubeResultsSink:
         there before stays."""
         if self._spool.closed:
             return
-        if not self._frames:
+        if not self._frames or (self._run and self._run.kept):
             self._spool.close()
             return
         with (
@@ -275,7 +313,7 @@ class TubeResultsSink:
                 file.write(", ")
             if frame in where:
                 self._spool.seek(where[frame])
-                file.write(self._spool.readline().decode().rstrip("\n"))
+                file.write(self._spool.readline().partition(b"\t")[0].decode())
             else:
                 file.write("null")
 

@@ -6,7 +6,7 @@ true. Files that break in the middle give what can be decoded, and `damage` then
 
 from l2g.runtime.video.sources.base import Selection, VideoFrame, VideoSource
 from l2g.runtime.video.sources.container import ONE_CORE_PIXELS
-from l2g.runtime.video.sources.open import group_inputs, input_name, open_source, open_sources
+from l2g.runtime.video.sources.open import group_inputs, input_name, may_be_live, open_source, open_sources
 
 __all__ = [
     "ONE_CORE_PIXELS",
@@ -15,6 +15,7 @@ __all__ = [
     "VideoSource",
     "group_inputs",
     "input_name",
+    "may_be_live",
     "open_source",
     "open_sources",
 ]

@@ -12,10 +12,13 @@ import cv2
 import numpy as np
 
 from l2g.errors import VideoError
-from l2g.files import PendingFile
+from l2g.files import write_atomically
 from l2g.runtime.arrays import ByteArray
+from l2g.runtime.video.run_folder import KEY_FRAMES, RunFile, Target, pending_file
 from l2g.runtime.video.source import ONE_CORE_PIXELS
 
+# A fragment for every frame, written out at once.
+_GROWING = {"movflags": "+frag_every_frame+empty_moov+default_base_moof", "flush_packets": "1"}
 # MPEG's clock: every common frame rate is a whole number of its ticks.
 TICKS_PER_SECOND = 90_000
 
@@ -23,22 +26,25 @@ TICKS_PER_SECOND = 90_000
 class VideoWriter:
     """Writes uint8 [height, width, 3] RGB frames with their times to an MP4 file; a context manager.
 
-    The file appears under its name when it is closed, also after an exception: what was written is kept. H.264 with
-    4:2:0 chroma needs even sides, so odd ones repeat their last row or column. `frame_rate` is the mean rate, a hint
-    for the encoder and the length of the last frame. `pixel_aspect`: width of a pixel divided by its height.
+    The file appears under its name when it is closed, also after an exception: what was written is kept. Until then it
+    grows in fragments, so that what a crash leaves plays up to its last frames. A run that goes on begins with the
+    frames that its first part wrote. H.264 with 4:2:0 chroma needs even sides, so odd ones repeat their last row or
+    column. `frame_rate` is the mean rate, a hint for the encoder and the length of the last frame. `pixel_aspect`:
+    width of a pixel divided by its height.
     """
 
-    def __init__(self, path: str | Path, height: int, width: int, frame_rate: float, pixel_aspect: float = 1.0):
-        self.path = Path(path)
+    def __init__(self, target: Target, height: int, width: int, frame_rate: float, pixel_aspect: float = 1.0):
+        self._pending = pending_file(target)
+        self.path = self._pending.path
         self.frames = 0
         self._closed = False
         self._size = (height, width)
         self._padding = ((0, height % 2), (0, width % 2), (0, 0))
         self._last_tick = -1
-        self._pending = PendingFile(self.path, VideoError)
-        name = str(self._pending.temporary)
         try:
-            self._container = av.open(name, "w", format="mp4", options={"movflags": "+faststart"})
+            if isinstance(self._pending, RunFile):
+                self._pending.open(0).close()
+            self._container = av.open(str(self._pending.temporary), "w", format="mp4", options=_GROWING)
         except (av.error.FFmpegError, OSError) as error:
             self._pending.discard()
             raise self._pending.refusal(error) from None
@@ -46,10 +52,33 @@ class VideoWriter:
             self._stream = self._add_stream(height + height % 2, width + width % 2, frame_rate)
             # H.264 holds ratios of 16 bits.
             self._stream.codec_context.sample_aspect_ratio = Fraction(pixel_aspect).limit_denominator(1000)
+            if isinstance(self._pending, RunFile) and (saved := self._pending.saved) and saved.overlay:
+                self._begin_with(saved.overlay, saved.frames)
         except BaseException:
             self._container.close()
             self._pending.discard()
             raise
+
+    def _begin_with(self, path: Path, frames: int) -> None:
+        """The first frames of a file that another of this class wrote, as they are."""
+        from av.bitstream import BitStreamFilterContext
+
+        try:
+            with av.open(str(path)) as source:
+                # As the encoder gives them: start codes in place of lengths, parameters in the header alone.
+                filters = "h264_mp4toannexb,filter_units=remove_types=7|8"
+                converter = BitStreamFilterContext(filters, source.streams.video[0])
+                for packet in source.demux(video=0):
+                    if self.frames == frames or not packet.size or packet.is_corrupt:
+                        break
+                    for converted in converter.filter(packet):
+                        assert converted.pts is not None
+                        self._last_tick = int(converted.pts * source.streams.video[0].time_base * TICKS_PER_SECOND)
+                        converted.stream = self._stream
+                        self._container.mux(converted)
+                    self.frames += 1
+        except (av.error.FFmpegError, OSError) as error:
+            raise VideoError(f"{path}: cannot be gone on with ({error}); start again without --resume") from None
 
     def _add_stream(self, height: int, width: int, frame_rate: float) -> av.VideoStream:
         options = {
@@ -60,6 +89,7 @@ class VideoWriter:
             "qp": "22",
             # Without B-frames decoding and display order agree, and the index holds the true length of odd timings.
             "bf": "0",
+            "g": str(KEY_FRAMES),
             # Named colours: players otherwise guess BT.601 or BT.709 by the size of the picture.
             "x264-params": "colorprim=bt709:transfer=bt709:colormatrix=smpte170m:fullrange=off",
         }
@@ -96,14 +126,38 @@ class VideoWriter:
             return
         self._closed = True
         try:
-            if self.frames:
-                self._encode(None)
-        finally:
+            try:
+                if self.frames:
+                    self._encode(None)
+            finally:
+                self._close_container()
+        except BaseException:
+            # Of a full disk: what of the file plays is no less for what could not be added.
+            self._finish()
+            raise
+        self._finish()
+
+    def _close_container(self) -> None:
+        try:
             self._container.close()
-            if self.frames:
-                self._pending.commit()
-            else:
-                self._pending.discard()
+        except (av.error.FFmpegError, OSError) as error:
+            raise VideoError(f"{self.path}: writing failed ({error}); is the disk full?") from None
+
+    def _finish(self) -> None:
+        """From the file of fragments to one with its index at the front, under its name."""
+        if self.frames and isinstance(self._pending, RunFile) and self._pending.kept:
+            return
+        if not self.frames:
+            self._pending.discard()
+            return
+        try:
+            with write_atomically(self.path, VideoError) as temporary:
+                _with_index(self._pending.temporary, temporary)
+        except (av.error.FFmpegError, VideoError):
+            # No room for both: players take the fragments, too.
+            self._pending.commit()
+        else:
+            self._pending.discard()
 
     def _encode(self, frame: av.VideoFrame | None) -> None:
         try:
@@ -117,6 +171,17 @@ class VideoWriter:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _with_index(fragments: Path, output: Path) -> None:
+    """The same frames in a file that browsers begin to play before they have it all."""
+    options = {"movflags": "+faststart"}
+    with av.open(str(fragments)) as source, av.open(str(output), "w", format="mp4", options=options) as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size and not packet.is_corrupt:  # the last one of a full disk is cut off
+                packet.stream = stream
+                target.mux(packet)
 
 
 def planar_yuv(image: ByteArray) -> ByteArray:

@@ -82,7 +82,7 @@ def test_an_input_that_would_be_overwritten_is_refused_before_anything_is_writte
     os.link(clip, tmp_path / "hard.mp4")
     before = clip.read_bytes()
     for path in (clip, tmp_path / "link.mp4", tmp_path / "hard.mp4", folder / ".." / "out" / "overlay.mp4"):
-        with open_source(path) as source, pytest.raises(VideoError, match="give another output folder"):
+        with open_source(path) as source, pytest.raises(VideoError, match="give another output"):
             process_video(BlobBackend(), source, folder)
         # Nor by the run of another input beside it.
         with open_source(path) as first, open_source(other) as second, pytest.raises(VideoError, match="another"):
@@ -97,11 +97,11 @@ def test_an_input_that_would_be_overwritten_is_refused_before_anything_is_writte
 
 def test_pictures_that_would_be_overwritten_are_refused(tmp_path):
     cv2.imwrite(str(tmp_path / "overlay.png"), moving_scenes(1)[0])
-    with open_source(tmp_path / "overlay.png") as source, pytest.raises(VideoError, match="another output folder"):
+    with open_source(tmp_path / "overlay.png") as source, pytest.raises(VideoError, match="another output"):
         process_video(BlobBackend(), source, tmp_path)
     with open_source(tmp_path) as source:  # the folder's only picture
         assert source.is_picture
-        with pytest.raises(VideoError, match="another output folder"):
+        with pytest.raises(VideoError, match="another output"):
             process_video(BlobBackend(), source, tmp_path)
     cv2.imwrite(str(tmp_path / "b.png"), moving_scenes(1)[0])
     assert _run(tmp_path, tmp_path)[0].frames == 2

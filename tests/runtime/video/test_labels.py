@@ -109,3 +109,17 @@ def test_a_label_that_had_to_move_comes_back_when_there_is_room_again():
 def test_what_is_taken_stays_free():
     (place,) = _place(LabelPlacer(), [(0, 10, 100, 60)], taken=[(0, 0, 250, 21)])
     assert place.y >= 21 or place.x >= 250
+
+
+def test_what_a_placer_remembers_can_be_told_to_another():
+    """Where labels had to go they stay; a placer without that memory puts them where it likes best."""
+    crowd = _crowd(50)
+    away = np.tile((crowd[:, :2] + crowd[:, 2:]) / 2 - (640, 360), 2)
+    frames = [np.clip(crowd + 0.02 * t * away, 0, (1280, 720, 1280, 720)).astype(int) for t in range(60)]
+    placer, other, without = LabelPlacer(), LabelPlacer(), LabelPlacer()
+    for boxes in frames[:20]:
+        _place(placer, boxes)
+    other.recall(placer.memory())
+    places = [[_place(each, boxes) for boxes in frames[20:]] for each in (placer, other, without)]
+    assert places[0] == places[1]
+    assert places[0] != places[2], "else nothing is compared"

@@ -12,7 +12,7 @@ import pytest
 from l2g.errors import VideoError
 from l2g.runtime.video.source import Selection, group_inputs, open_source
 from l2g.runtime.video.sources.fit import fit
-from l2g.runtime.video.sources.picture_file import claimed_size
+from l2g.runtime.video.sources.picture_size import claimed_size
 from tests.runtime.blobs import scene
 from tests.runtime.clips import cut, moving_scenes, rotate_mp4, write_clip
 from tests.runtime.made import EXIF_UPRIGHT, jpeg, write_motion_jpeg
@@ -274,22 +274,51 @@ def test_what_lies_in_folders_does_not_stop_a_run(tmp_path):
     str(caught.value).encode()
 
 
+def _huge_tiff(data):
+    """A classic TIFF of this machine's byte order; OpenCV writes its directory at the end."""
+    for tag, value in ((256, 30_000), (257, 20_000)):
+        at = data.index(struct.pack("<HH", tag, 3), 8)
+        data = data[:at] + struct.pack("<HHII", tag, 4, 1, value) + data[at + 12 :]
+    return data
+
+
 HUGE = {
     "bmp": lambda data: data[:18] + struct.pack("<ii", 30_000, -20_000) + data[26:],
     "png": lambda data: data[:16] + struct.pack(">II", 30_000, 20_000) + data[24:],
     "jpg": lambda data: data.replace(struct.pack(">HH", 64, 96), struct.pack(">HH", 20_000, 30_000)),
+    "tiff": _huge_tiff,
+    "webp": lambda data: data[:26] + struct.pack("<HH", 15_000, 10_000) + data[30:],
+    "avif": lambda data: data.replace(struct.pack(">II", 96, 64), struct.pack(">II", 30_000, 20_000)),
 }
+QUALITY = {"webp": [cv2.IMWRITE_WEBP_QUALITY, 90]}
 
 
 @pytest.mark.parametrize("suffix", HUGE)
 def test_a_picture_that_claims_to_be_huge_is_refused_before_memory_is_taken(tmp_path, suffix, monkeypatch):
-    data = cv2.imencode(f".{suffix}", PICTURE)[1].tobytes()
+    data = cv2.imencode(f".{suffix}", PICTURE, QUALITY.get(suffix, []))[1].tobytes()
     assert claimed_size(data) == (64, 96)
-    assert claimed_size(HUGE[suffix](data)) == (20_000, 30_000)
+    assert claimed_size(HUGE[suffix](data)) == ((10_000, 15_000) if suffix == "webp" else (20_000, 30_000))
     (tmp_path / f"a.{suffix}").write_bytes(HUGE[suffix](data))
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
     with pytest.raises(VideoError, match="none of its 1 pictures can be read"):
         open_source(tmp_path)
+
+
+def test_what_other_kinds_of_webp_and_the_pages_of_a_tiff_claim(tmp_path):
+    """Without loss; extended, with a canvas; and each page of its own."""
+    for quality in (101, 90):
+        data = cv2.imencode(".webp", PICTURE, [cv2.IMWRITE_WEBP_QUALITY, quality])[1].tobytes()
+        assert data[12:16] == (b"VP8L" if quality > 100 else b"VP8 ")
+        assert claimed_size(data) == (64, 96)
+    canvas = struct.pack("<I", 2) + (95).to_bytes(3, "little") + (63).to_bytes(3, "little")
+    assert claimed_size(b"RIFF\0\0\0\0WEBPVP8X" + struct.pack("<I", 10) + canvas) == (64, 96)
+    cv2.imwritemulti(str(tmp_path / "a.tiff"), [PICTURE, PICTURE[:40, :30], PICTURE[:, :50]])
+    data = (tmp_path / "a.tiff").read_bytes()
+    assert [claimed_size(data, page) for page in range(4)] == [(64, 96), (40, 30), (64, 50), (0, 0)]
+    # What is cut anywhere, or claims directories without end, is looked through in no time.
+    for end in range(0, len(data), 97):
+        claimed_size(data[:end])
+    assert claimed_size(b"MM\0+\0\x08\0\0" + (16).to_bytes(8, "big") + b"\xff" * 40) == (0, 0)
 
 
 @pytest.mark.parametrize("orientation", [None, 6])

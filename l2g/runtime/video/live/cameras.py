@@ -39,14 +39,9 @@ class Camera(Record):
         if self.rate is not None and not 0 < self.rate < math.inf:
             raise ValueError(f"rate {self.rate:g} found, more than 0 expected")
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether it is seen as it comes."""
-        return self == Camera(self.name, self.url)
-
-
-def is_camera_list(path: str) -> bool:
-    return path.lower().endswith((".yaml", ".yml")) and Path(path).is_file()
+    def view(self, source: VideoSource) -> VideoSource:
+        """What is to be seen of its source, which is open."""
+        return source if self == Camera(self.name, self.url) else Viewed(source, self)
 
 
 def read_cameras(path: str) -> list[Camera]:
@@ -92,6 +87,14 @@ class Viewed(VideoSource):
         self._rows = slice(round(y1 * height), max(round(y2 * height), round(y1 * height) + 1))
         self._columns = slice(round(x1 * width), max(round(x2 * width), round(x1 * width) + 1))
         self.height, self.width = self._rows.stop - self._rows.start, self._columns.stop - self._columns.start
+
+    @property
+    def say(self) -> Callable[[str], None] | None:  # a plain attribute in others
+        return self.inner.say
+
+    @say.setter
+    def say(self, say: Callable[[str], None] | None) -> None:
+        self.inner.say = say
 
     @property
     def connection(self) -> int:  # type: ignore[override]  # a plain number in sources that are never lost

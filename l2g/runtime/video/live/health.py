@@ -64,15 +64,24 @@ class Stepper:
         with self._watchdog.stepping():
             outputs = self._outputs({item.lane: item for item in items})
         return [
-            Inferred(item.lane, item.frame, outputs.get(item.lane), resets[item.lane], item.arrived) for item in items
+            Inferred(
+                item.lane,
+                item.frame,
+                outputs.get(item.lane),
+                resets[item.lane],
+                item.arrived,
+                item.lane.memory_of(self._session, item.lane in outputs),
+            )
+            for item in items
         ]
 
     def _begin(self, item: Decoded) -> str | None:
         """Let the stream join or begin anew where it has to; why it begins anew."""
-        lane, last = item.lane, self._last.get(item.lane)
+        lane, last = item.lane, self._last.get(item.lane, item.lane.before)
+        if lane not in self._last:
+            self._session.join(lane, lane.memory)
         self._last[lane] = item
         if last is None:
-            self._session.join(lane)
             return None
         failed = "failed" if lane in self._failed else None
         reason = _break_between(last, item, self._spacing.get(lane, 0.0)) or failed

@@ -36,7 +36,6 @@ class LiveSource(VideoSource):
 
     def __init__(self, address: Address, selection: Selection, options: LiveOptions, track: int | None = None):
         super().__init__(address.name, selection)
-        self.say: Callable[[str], None] | None = None
         self._address, self._options, self._track = address, options, track
         self._stopped = threading.Event()
         self._indices = 0

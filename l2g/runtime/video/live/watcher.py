@@ -1,8 +1,8 @@
-"""Who looks on while a run goes on: nobody, the terminal, a page."""
+"""Who looks on while a run goes on: nobody, the terminal, a page, what sends results on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from l2g.runtime.arrays import ByteArray
@@ -39,6 +39,25 @@ class Watcher:
 
     def say(self, text: str) -> None:
         """Something that a user should know now: a source lost or found again, a stream begun anew, a stall."""
+
+
+class Together(Watcher):
+    """Several who look on."""
+
+    def __init__(self, watchers: Sequence[Watcher]):
+        self._watchers = watchers
+
+    @property
+    def wants_pictures(self) -> bool:  # type: ignore[override]  # a plain False in most
+        return any(watcher.wants_pictures for watcher in self._watchers)
+
+    def result(self, progress: Progress) -> None:
+        for watcher in self._watchers:
+            watcher.result(progress)
+
+    def say(self, text: str) -> None:
+        for watcher in self._watchers:
+            watcher.say(text)
 
 
 class Terminal(Watcher):

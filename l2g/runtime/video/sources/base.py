@@ -17,6 +17,8 @@ from l2g.errors import L2GError, VideoError
 
 Image = npt.NDArray[np.uint8]
 
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".avif")
+
 # Larger frames are refused before memory is taken for them: as RGB this is 400 MB.
 MAX_PIXELS = 1 << 27
 
@@ -62,10 +64,12 @@ class VideoSource(ABC):
     without a time. is_live: frames come whether they are taken or not. connection: how often it was lost so far.
     notices: what a user should know although nothing is wrong; may grow while it is iterated.
     damage: None, or once the iteration has ended a sentence that says what could not be read.
+    say: where it tells of what happens to it while it is iterated; None keeps that in `notices`.
     """
 
     name: str
     selection: Selection
+    say: Callable[[str], None] | None = None
     files: tuple[Path, ...] = ()
     height: int
     width: int
@@ -126,6 +130,12 @@ class VideoSource(ABC):
     @abstractmethod
     def _decode(self) -> Iterator[tuple[int, float, Callable[[], Image]]]:
         """Yield (index, time, function that gives the picture) of every frame, times never falling."""
+
+
+def is_picture_name(path: str | Path) -> bool:
+    """By its suffix; hidden files (companions that macOS lays beside pictures) are none."""
+    name = Path(path).name
+    return not name.startswith(".") and Path(name).suffix.lower() in PICTURE_SUFFIXES
 
 
 def shown(path: str | Path) -> str:

@@ -1,4 +1,7 @@
-"""Which source a path, a URL or a list of pictures is."""
+"""Which source a path, a URL or a list of pictures is.
+
+What reads live sources and pictures is imported where one is met: a run of a file starts the sooner.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +9,15 @@ import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from l2g.errors import L2GError, VideoError
-from l2g.runtime.video.live.address import LiveOptions, live_address, without_password
-from l2g.runtime.video.live.source import LiveSource
-from l2g.runtime.video.sources.base import Selection, VideoSource, reason, shown
+from l2g.runtime.video.sources.base import Selection, VideoSource, is_picture_name, reason, shown
 from l2g.runtime.video.sources.container import VideoFile
-from l2g.runtime.video.sources.picture_file import (
-    decode_picture,
-    is_moving_picture,
-    is_picture_name,
-    tiff_pages,
-    webp_animation,
-)
-from l2g.runtime.video.sources.pictures import AnimatedWebP, PictureSequence, in_natural_order, pictures_of_folder
+
+if TYPE_CHECKING:
+    from l2g.runtime.video.live.address import LiveOptions
+    from l2g.runtime.video.live.source import LiveSource
 
 Input: TypeAlias = str | Path | Sequence[str | Path]
 
@@ -48,19 +45,21 @@ def open_source(
             f"frame rate {picture_rate:g} found for pictures, {_SLOWEST:g} to {_FASTEST:g} a second expected"
         )
     if not isinstance(path, (str, Path)):
+        from l2g.runtime.video.sources.pictures import PictureSequence, in_natural_order
+
         files = in_natural_order([Path(file) for file in path])
         for file in files:
             _mode(str(file))
         return PictureSequence(input_name(path), files, selection, picture_rate)
     try:
-        address = live_address(str(path))
-        if address is not None:
-            return LiveSource(address, selection, live or LiveOptions(), track).ready()
+        waiting = _begin_live(str(path), selection, track, live)
+        if waiting is not None:
+            return waiting.ready()
         return _open(str(path), selection, picture_rate, track)
     except L2GError:
         raise
     except Exception as error:
-        raise VideoError(f"{shown(without_password(str(path)))}: cannot be opened ({reason(error)})") from error
+        raise VideoError(f"{input_name(path)}: cannot be opened ({reason(error)})") from error
 
 
 def open_sources(
@@ -75,9 +74,10 @@ def open_sources(
     sources: list[VideoSource] = []
     try:
         for place, path in enumerate(inputs):
-            address = live_address(str(path)) if isinstance(path, (str, Path)) else None
-            if address is not None:
-                waiting[place] = LiveSource(address, selection or Selection(), live or LiveOptions(), track)
+            if isinstance(path, (str, Path)):
+                begun = _begin_live(str(path), selection or Selection(), track, live)
+                if begun is not None:
+                    waiting[place] = begun
         for place, path in enumerate(inputs):
             if place in waiting:
                 sources.append(waiting[place].ready())
@@ -107,8 +107,29 @@ def group_inputs(inputs: Sequence[str]) -> list[str | tuple[str, ...]]:
 def input_name(source: Input) -> str:
     """What messages and output folders call an input; pictures have the name of the folder that they lie in."""
     if isinstance(source, (str, Path)):
-        return shown(without_password(str(source)))
+        text = str(source)
+        if may_be_live(text):
+            from l2g.runtime.video.live.address import without_password
+
+            text = without_password(text)
+        return shown(text)
     return shown(Path(source[0]).absolute().parent)
+
+
+def may_be_live(text: str) -> bool:
+    """Whether the name of an input has the form of a camera's, a stream's or stdin's; files may have it too."""
+    return text == "-" or text.isdecimal() or text.startswith("/dev/video") or "://" in text
+
+
+def _begin_live(text: str, selection: Selection, track: int | None, options: LiveOptions | None) -> LiveSource | None:
+    """The live source of this name, which is being opened; None for files."""
+    if not may_be_live(text):
+        return None
+    from l2g.runtime.video.live.address import LiveOptions, live_address
+    from l2g.runtime.video.live.source import LiveSource
+
+    address = live_address(text)
+    return None if address is None else LiveSource(address, selection, options or LiveOptions(), track)
 
 
 def _open(path: str, selection: Selection, picture_rate: float, track: int | None) -> VideoSource:
@@ -118,6 +139,8 @@ def _open(path: str, selection: Selection, picture_rate: float, track: int | Non
     if track is not None and (stat.S_ISDIR(mode) or is_picture_name(path)):
         raise VideoError(f"{shown(path)}: pictures have no tracks; leave --track out")
     if stat.S_ISDIR(mode):
+        from l2g.runtime.video.sources.pictures import PictureSequence, pictures_of_folder
+
         return PictureSequence(shown(path), pictures_of_folder(Path(path)), selection, picture_rate)
     if stat.S_ISFIFO(mode):
         # Opened here and not by FFmpeg: waiting for whoever writes can be interrupted.
@@ -136,6 +159,9 @@ def _open(path: str, selection: Selection, picture_rate: float, track: int | Non
 
 def _open_picture(file: Path, selection: Selection, picture_rate: float) -> VideoSource | None:
     """None for what FFmpeg should try: moving pictures, videos with the name of a picture, pictures cut short."""
+    from l2g.runtime.video.sources.picture_file import decode_picture, is_moving_picture, tiff_pages, webp_animation
+    from l2g.runtime.video.sources.pictures import AnimatedWebP, PictureSequence
+
     data = file.read_bytes()
     animation = webp_animation(data)
     if animation is not None:

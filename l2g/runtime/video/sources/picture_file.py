@@ -14,17 +14,10 @@ import numpy.typing as npt
 from l2g.errors import VideoError
 from l2g.runtime.video.sources.base import MAX_PIXELS
 from l2g.runtime.video.sources.integrity import jpeg_is_cut
-
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".avif")
+from l2g.runtime.video.sources.picture_size import claimed_size
 
 # EXIF orientation is applied; palettes, grey and CMYK become colour; alpha is dropped; 16 bits stay.
 _AS_STORED = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
-
-
-def is_picture_name(path: str | Path) -> bool:
-    """By its suffix; hidden files (companions that macOS lays beside pictures) are none."""
-    name = Path(path).name
-    return not name.startswith(".") and Path(name).suffix.lower() in PICTURE_SUFFIXES
 
 
 def read_regular(path: Path) -> bytes | None:
@@ -37,7 +30,7 @@ def read_regular(path: Path) -> bytes | None:
 
 def decode_picture(data: bytes, page: int = 0) -> npt.NDArray[Any] | None:
     """[H, W, 3] RGB of 8 or 16 bits; None for what is cut short, broken, too large or not made of whole numbers."""
-    height, width = claimed_size(data)
+    height, width = claimed_size(data, page)
     # OpenCV before 5 fills what a JPEG lacks with grey.
     if height * width > MAX_PIXELS or (data[:2] == b"\xff\xd8" and jpeg_is_cut(data)):
         return None
@@ -53,25 +46,6 @@ def decode_picture(data: bytes, page: int = 0) -> npt.NDArray[Any] | None:
     if image is None or image.dtype not in (np.uint8, np.uint16):
         return None
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
-
-
-def claimed_size(data: bytes) -> tuple[int, int]:
-    """(height, width) that the header of a PNG, BMP or JPEG claims, before anything is decoded; (0, 0) for others."""
-    if data[:8] == b"\x89PNG\r\n\x1a\n":
-        return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
-    if data[:2] == b"BM":
-        sides = (int.from_bytes(data[at : at + 4], "little", signed=True) for at in (22, 18))
-        height, width = map(abs, sides)  # negative where the rows run downwards
-        return height, width
-    position = 2 if data[:2] == b"\xff\xd8" else len(data)
-    while position + 9 <= len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # the start of a frame
-            return int.from_bytes(data[position + 5 : position + 7], "big"), int.from_bytes(
-                data[position + 7 : position + 9], "big"
-            )
-        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    return 0, 0
 
 
 def used_bits(image: npt.NDArray[np.uint16]) -> int:

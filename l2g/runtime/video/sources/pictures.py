@@ -10,14 +10,20 @@ from pathlib import Path
 import numpy as np
 
 from l2g.errors import VideoError
-from l2g.runtime.video.sources.base import Image, Selection, VideoSource, check_size, shown
+from l2g.runtime.video.sources.base import (
+    PICTURE_SUFFIXES,
+    Image,
+    Selection,
+    VideoSource,
+    check_size,
+    is_picture_name,
+    shown,
+)
 from l2g.runtime.video.sources.fit import fit
 from l2g.runtime.video.sources.picture_file import (
-    PICTURE_SUFFIXES,
     WebPAnimation,
     decode_animation,
     decode_picture,
-    is_picture_name,
     read_regular,
     tiff_pages,
     to_8_bits,

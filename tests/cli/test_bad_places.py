@@ -1,0 +1,142 @@
+"""Every command that writes, where it cannot: a full disk, a folder of somebody else, no home."""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("onnxruntime")
+
+from l2g.data.synthetic.dataset import write_synthetic
+from tests.exported import small_checkpoint, small_graph
+from tests.mutations.child import Forks, Place
+from tests.runtime.clips import moving_scenes, noisy, write_clip
+from tests.training.small import small
+
+# A number that no account has.
+STRANGER = 54_321
+
+
+@pytest.fixture(scope="module")
+def place():
+    """A folder that everybody may look into; pytest's are the user's own."""
+    folder = Path(tempfile.mkdtemp(prefix="l2g-places-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def commands(place):
+    """By name: the words of a command that writes into OUT, which is there."""
+    clip = write_clip(place / "clip.mp4", noisy(moving_scenes(20, height=120, width=160)))
+    data = write_synthetic(place / "data", "val", seed=3, videos=2, frames=3, size=(64, 96))
+    graph, model = (
+        shutil.copy(small_graph(), place / "m.onnx"),
+        shutil.copy(small_checkpoint(), place / "m.safetensors"),
+    )
+    truth = data / "instances.json"
+    marks = json.loads(truth.read_text())["annotations"]
+    found = [
+        {key: mark[key] for key in ("video_id", "category_id", "segmentations")} | {"score": 0.5} for mark in marks
+    ]
+    (place / "found.json").write_text(json.dumps(found))
+    few = ("--quiet", "--videos=1", "--frames=2", "--span=2", "--method=max", "--search-videos=1", "--max-trials=0",
+           "--probe-frames=1", "--verdict-videos=1", "--ap-budget=none")  # fmt: skip
+    quick = ("--compute-capability=8.9", "--no-cache", "--no-verify", "--quiet", "--optimization-level=0")
+    phase = "phases=[{kind: image, iterations: 1, batch_size: 1}]"
+    words = {
+        "run": ("run", "--model", graph, "--input", clip, "--output", "OUT", "--quiet"),
+        "demo": ("demo", "--model", model, "--output", "OUT"),
+        "evaluate": ("evaluate", "--model", graph, "--dataset", data, "--results", "OUT/r.json", "--quiet"),
+        "report": ("evaluate", "--model", graph, "--dataset", data, "--report", "OUT/r.json", "--quiet"),
+        "parity": (
+            "parity",
+            "--reference",
+            model,
+            "--candidate",
+            graph,
+            "--dataset",
+            data,
+            "--report",
+            "OUT",
+            "--quiet",
+        ),
+        "metrics": ("metrics", "vis-ap", "--ground-truth", truth, "--results", place / "found.json", "--json", "OUT/s"),
+        "export": ("export", "--ckpt", model, "--output", "OUT/m.onnx", "--quiet"),
+        "quantize": ("quantize", "--ckpt", graph, "--dataset", data, "--output", "OUT/q.onnx", *few),
+        "train": ("train", "--config", "synthetic_tiny", "--output", "OUT", *small(), phase, "evaluation.every=0"),
+        "draw": ("data", "draw", "--split=val", "--videos=2", "--frames=2", "--output", "OUT/drawn"),
+        "bench": ("bench", graph, "--frames=2", "--output", "OUT", "--quiet"),
+        "build": ("build", "--onnx", graph, "--output", "OUT/m.engine", "--library=tensorrt-rtx", *quick),
+    }
+    return {name: [str(word) for word in found] for name, found in words.items()}
+
+
+@pytest.fixture(scope="module")
+def forks():
+    with Forks() as running:
+        yield running
+
+
+NAMES = (
+    "run",
+    "demo",
+    "evaluate",
+    "report",
+    "parity",
+    "metrics",
+    "export",
+    "quantize",
+    "train",
+    "draw",
+    "bench",
+    "build",
+)
+
+
+def outcome(forks, commands, folder, name, place, mode=0o755):
+    out = folder / "out"
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    out.chmod(mode)
+    words = [word.replace("OUT", str(out)) for word in commands[name]]
+    log = folder / "log"
+    log.touch()
+    log.chmod(0o666)
+    return forks.outcome_of(words, log, out, place=place), out
+
+
+def expect_one_error(found, out):
+    assert found.kind == "error", found.text
+    assert found.text.count("error: ") == 1, found.text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_full_disk(forks, commands, place, name):
+    found, out = outcome(forks, commands, place, name, Place(file_bytes=700))
+    expect_one_error(found, out)
+    for path in out.rglob("*.json"):
+        json.loads(path.read_text())
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_folder_of_somebody_else(forks, commands, place, name):
+    found, out = outcome(forks, commands, place, name, Place(user=STRANGER, environment={"L2G_CACHE": "/proc/none"}))
+    expect_one_error(found, out)
+    assert list(out.rglob("*")) == []
+    assert found.seconds < 5, "what cannot be written is said before the work"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
+@pytest.mark.parametrize("name", NAMES)
+def test_nobody_without_a_home(forks, commands, place, name):
+    nobody = Place(user=STRANGER, unset=("HOME", "L2G_CACHE", "XDG_CACHE_HOME"))
+    found, out = outcome(forks, commands, place, name, nobody, mode=0o777)
+    assert found.kind == "result", found.text
+    assert list(out.rglob("*"))

@@ -1,0 +1,281 @@
+"""A run's folder: one writer, earlier results kept by a run that fails, and going on after whatever ended it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("torch")
+
+from l2g.cli.running.run import main
+from l2g.errors import L2GError, VideoError
+from l2g.files import LOCK, locked
+from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from l2g.runtime.video.run_folder import KEY_FRAMES, UNFINISHED, packets
+from tests.cli.places import CHECKOUT
+from tests.exported import edited, set_contract, small_graph
+from tests.runtime.clips import decode, moving_scenes, write_clip
+
+FRAMES = KEY_FRAMES + 60
+NAMES = ["frames.jsonl", "overlay.mp4", "results.json"]
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """To and fro, so that the small model has something to show in every part of it."""
+    scenes = moving_scenes(26)
+    images = [scenes[abs((index + 25) % 50 - 25)] for index in range(FRAMES)]
+    return write_clip(tmp_path_factory.mktemp("clip") / "clip.mp4", images)
+
+
+class Case(NamedTuple):
+    """A model, and the frames that begin a scene."""
+
+    graph: Path
+    cuts: tuple[int, ...] = (50,)
+
+
+CARRIED = ("propagate", (50,))
+
+
+# A model that carries its state, and one whose slots are linked by the runtime; a scene that begins right after a
+# memory was saved.
+@pytest.fixture(scope="module", params=[CARRIED, ("propagate", (50, KEY_FRAMES)), ("embedding", (50,))])
+def graph(request, tmp_path_factory):
+    association, cuts = request.param
+    text = json.dumps(OnnxRuntimeBackend(small_graph()).contract.to_dict() | {"association": association})
+    return Case(edited(small_graph(), set_contract(text), tmp_path_factory.mktemp("graph") / "m.onnx"), cuts)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(graph, clip, tmp_path_factory):
+    output = tmp_path_factory.mktemp("whole") / "out"
+    assert run(graph, clip, output) == 0
+    return output
+
+
+def words(model, clip, output, *more):
+    graph, cuts = model if isinstance(model, Case) else Case(model)
+    times = ",".join(str(cut / 10) for cut in cuts)
+    words = ["--model", graph, "--input", clip, "--output", output, "--score-threshold", "0.001", "--cuts", times]
+    return [*words, "--trails", "40", "--quiet", *more]
+
+
+def run(graph, clip, output, *more):
+    return main([*map(str, words(graph, clip, output, *more))])
+
+
+def expect_equal(output, undisturbed):
+    assert sorted(path.name for path in output.iterdir()) == NAMES
+    for name in ("frames.jsonl", "results.json"):
+        assert (output / name).read_bytes() == (undisturbed / name).read_bytes()
+    (ours, times, _), (theirs, expected, _) = (decode(folder / "overlay.mp4") for folder in (output, undisturbed))
+    assert len(ours) == FRAMES
+    np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(times, expected)
+
+
+def test_the_model_shows_tracks(graph, undisturbed):
+    """Else the others compare nothing."""
+    lines = [json.loads(line) for line in (undisturbed / "frames.jsonl").read_text().splitlines()]
+    assert [line["index"] for line in lines if "reset" in line] == list(graph.cuts)
+    assert all(sum(len(line["tracks"]) for line in lines[at : at + 10]) > 20 for at in range(0, FRAMES, 10))
+
+
+@pytest.mark.parametrize("after", [50, KEY_FRAMES + 20])
+def test_a_killed_run_goes_on_as_if_nothing_had_been(graph, clip, undisturbed, tmp_path, after):
+    output = tmp_path / "out"
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "l2g", "run", *map(str, words(graph, clip, output))]
+    process = subprocess.Popen(command, env=environment)
+    lines = output / UNFINISHED / "frames.jsonl"
+    deadline = time.monotonic() + 60
+    while not (lines.exists() and lines.read_bytes().count(b"\n") >= after) and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert [name for name in NAMES if (output / name).exists()] == []
+    # What it leaves is whole up to its last frames.
+    left = [json.loads(line) for line in lines.read_bytes().split(b"\n")[:-1]]
+    assert len(left) >= after
+    assert after - 10 < packets(lines.with_name("overlay.mp4")) <= len(decode(lines.with_name("overlay.mp4"))[0])
+    assert run(graph, clip, output, "--resume") == 0
+    expect_equal(output, undisturbed)
+
+
+@pytest.mark.parametrize("graph", [CARRIED], indirect=True)
+def test_ctrl_c_keeps_the_files_and_goes_on(graph, clip, undisturbed, tmp_path, monkeypatch, capsys):
+    step, steps = OnnxRuntimeBackend.step, []
+
+    def interrupted(self, frames, reset):
+        steps.append(1)
+        if len(steps) in (KEY_FRAMES + 9, KEY_FRAMES + 40):
+            raise KeyboardInterrupt
+        return step(self, frames, reset)
+
+    monkeypatch.setattr(OnnxRuntimeBackend, "step", interrupted)
+    output = tmp_path / "out"
+    assert run(graph, clip, output) == 130
+    assert len((output / "frames.jsonl").read_text().splitlines()) == KEY_FRAMES + 8
+    assert len(decode(output / "overlay.mp4")[0]) == KEY_FRAMES + 8
+    assert run(graph, clip, output, "--resume") == 130
+    assert run(graph, clip, output, "--resume") == 0
+    assert f"note: went on after {KEY_FRAMES} frames" in capsys.readouterr().err
+    expect_equal(output, undisturbed)
+
+
+@pytest.mark.parametrize("graph", [CARRIED], indirect=True)
+def test_without_the_option_it_begins_anew(graph, clip, undisturbed, tmp_path, monkeypatch):
+    output = tmp_path / "out"
+    (output / UNFINISHED).mkdir(parents=True)
+    (output / UNFINISHED / "frames.jsonl").write_text("of another run\n")
+    (output / UNFINISHED / "memory-000000120.npz").write_bytes(b"rubbish")
+    assert run(graph, clip, output) == 0
+    expect_equal(output, undisturbed)
+
+
+@pytest.mark.parametrize("graph", [CARRIED], indirect=True)
+def test_rubbish_is_nothing_to_go_on_from(graph, clip, undisturbed, tmp_path):
+    output = tmp_path / "out"
+    (output / UNFINISHED).mkdir(parents=True)
+    (output / UNFINISHED / "memory-000000120.npz").write_bytes(b"rubbish")
+    assert run(graph, clip, output, "--resume") == 0
+    expect_equal(output, undisturbed)
+
+
+def fail_at(monkeypatch, number):
+    step, steps = OnnxRuntimeBackend.step, []
+
+    def failing(self, frames, reset):
+        steps.append(1)
+        if len(steps) == number:
+            raise L2GError("the model broke")
+        return step(self, frames, reset)
+
+    monkeypatch.setattr(OnnxRuntimeBackend, "step", failing)
+
+
+@pytest.mark.parametrize("at", [1, KEY_FRAMES + 20])
+def test_a_failed_run_leaves_the_results_of_the_run_before(clip, tmp_path, monkeypatch, at, capsys):
+    output, graph = tmp_path / "out", small_graph()
+    assert run(graph, clip, output) == 0
+    before = {path.name: path.read_bytes() for path in output.iterdir()}
+    assert sorted(before) == NAMES
+    fail_at(monkeypatch, at)
+    assert run(graph, clip, output) == 2
+    assert {path.name: path.read_bytes() for path in output.iterdir() if path.is_file()} == before
+    assert (output / UNFINISHED).exists() == (at > 1)
+    if at > 1:
+        assert f"{at - 1} frames were done and are in {output / UNFINISHED}; --resume" in capsys.readouterr().err
+        assert run(graph, clip, output, "--resume") == 0
+        assert {path.name for path in output.iterdir()} == set(NAMES)
+        assert (output / "frames.jsonl").read_bytes() == before["frames.jsonl"]
+
+
+def test_a_run_of_other_settings_is_not_gone_on_with(clip, tmp_path, monkeypatch, capsys):
+    fail_at(monkeypatch, KEY_FRAMES + 1)
+    output = tmp_path / "out"
+    assert run(small_graph(), clip, output) == 2
+    assert run(small_graph(), clip, output, "--resume", "--top-k", "7") == 2
+    assert "of a run with another top-k (50 there, 7 here)" in capsys.readouterr().err
+    assert run(small_graph(), clip, output, "--resume") == 0
+
+
+def test_the_second_into_one_folder_writes_nothing(clip, tmp_path, capsys):
+    output = tmp_path / "out"
+    with locked(output):
+        assert run(small_graph(), clip, output) == 2
+        assert [path.name for path in output.iterdir()] == [LOCK]
+    assert f"another run writes there now (process {os.getpid()})" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [*NAMES, UNFINISHED, f"{UNFINISHED}/frames.jsonl", f"{UNFINISHED}/overlay.mp4"])
+def test_links_are_not_followed(clip, tmp_path, name):
+    output, victim = tmp_path / "out", tmp_path / "victim"
+    victim.write_text("precious")
+    (output / name).parent.mkdir(parents=True)
+    (output / name).symlink_to(victim)
+    assert run(small_graph(), clip, output, "--end", "0.2") == (2 if name == UNFINISHED else 0)
+    assert victim.read_text() == "precious"
+    if name in NAMES:
+        assert not (output / name).is_symlink()
+
+
+def test_a_link_to_a_folder_is_not_written_through(clip, tmp_path):
+    output, victim = tmp_path / "out", tmp_path / "victim"
+    victim.mkdir()
+    (victim / "frames.jsonl").write_text("precious")
+    output.mkdir()
+    (output / UNFINISHED).symlink_to(victim)
+    assert run(small_graph(), clip, output, "--end", "0.2") == 2
+    assert (victim / "frames.jsonl").read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_folder_in_the_place_of_a_file_is_one_error(clip, tmp_path, name, capsys):
+    output = tmp_path / "out"
+    (output / name).mkdir(parents=True)
+    assert run(small_graph(), clip, output, "--end", "0.2") == 2
+    assert f"{output / name}: cannot be written" in capsys.readouterr().err
+    assert [path.name for path in output.iterdir()] == [name]
+
+
+def test_an_unfinished_file_is_no_input(clip, tmp_path, capsys):
+    work = tmp_path / "out" / UNFINISHED
+    work.mkdir(parents=True)
+    (work / "overlay.mp4").write_bytes(clip.read_bytes())
+    assert run(small_graph(), work / "overlay.mp4", tmp_path / "out") == 2
+    assert "is the file that would be written" in capsys.readouterr().err
+    assert (work / "overlay.mp4").read_bytes() == clip.read_bytes()
+
+
+@pytest.mark.parametrize("kilobytes", [4, 60])
+def test_a_full_disk_is_one_error_and_no_half_file(tmp_path, kilobytes):
+    """A limit on the size of files stands for the disk: writing fails in the same places."""
+    clip = write_clip(tmp_path / "clip.mp4", moving_scenes(200, height=120, width=160))
+    output = tmp_path / "out"
+    command = f"trap '' XFSZ; ulimit -f {kilobytes}; exec {sys.executable} -m l2g run " + " ".join(
+        map(str, words(small_graph(), clip, output))
+    )
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("error:") == 1
+    assert "Traceback" not in done.stderr
+    if (output / "frames.jsonl").exists():
+        assert all(json.loads(line) for line in (output / "frames.jsonl").read_text().splitlines())
+    if (output / "overlay.mp4").exists():
+        assert len(decode(output / "overlay.mp4")[0]) > 0
+    if (output / "results.json").exists():
+        json.loads((output / "results.json").read_text())
+    assert not list(output.glob(".*.part"))
+
+
+def test_what_does_not_come_again_is_not_gone_on_with(clip, tmp_path, capsys):
+    for option in (("--jsonl", "-"), ("--policy", "latest")):
+        assert run(small_graph(), clip, tmp_path / "out", "--resume", *option) == 2
+        assert f"{clip}: cannot be resumed" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_clip_of_the_same_name_is_not_gone_on_with(clip, tmp_path, monkeypatch, capsys):
+    fail_at(monkeypatch, KEY_FRAMES + 1)
+    ours, output = tmp_path / clip.name, tmp_path / "out"
+    ours.write_bytes(clip.read_bytes())
+    assert run(small_graph(), ours, output) == 2
+    write_clip(ours, moving_scenes(FRAMES + 1))
+    assert run(small_graph(), ours, output, "--resume") == 2
+    assert "of a run with another length of the source" in capsys.readouterr().err
+
+
+def test_video_errors_name_the_folder(tmp_path):
+    with pytest.raises(VideoError, match="cannot be made"), locked(tmp_path / "clip" / "\0", VideoError):
+        pass
