@@ -95,7 +95,11 @@ def _start_control(contract: GraphContract) -> Message:
     dtype = contract.input(contract.valid_input).dtype
     # (where START is false, where it is true); every frame of an image model is a first frame.
     values = (contract.association != "embedding", False)
-    fields = {"float32": ("fp32_false_true", float), "int32": ("int32_false_true", int), "bool": ("bool_false_true", bool)}
+    fields = {
+        "float32": ("fp32_false_true", float),
+        "int32": ("int32_false_true", int),
+        "bool": ("bool_false_true", bool),
+    }
     if dtype not in fields:
         raise ConfigError(
             f"input '{contract.valid_input}' is {dtype}, and a control of Triton is float32, int32 or bool; take "

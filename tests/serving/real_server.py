@@ -82,9 +82,10 @@ class Server:
 
 
 @contextmanager
-def running(repository: Path, work: Path, *words: str) -> Iterator[Server]:
-    """A server of the repository, killed at the end. work: a folder for its log and its backends. words: options."""
-    ports = _free_ports(3)
+def running(repository: Path, work: Path, ports: tuple[int, int, int] | None = None) -> Iterator[Server]:
+    """A server of the repository, ended with the block. work: a folder for its log and its backends. ports: of HTTP,
+    gRPC and the metrics; None is any three."""
+    ports = ports or _free_ports(3)
     log_file = work / "tritonserver.log"
     command = [str(package() / "tritonserver/bin/tritonserver"), "--model-repository", str(repository)]
     command += ["--backend-directory", str(_backends(work))]
@@ -92,7 +93,7 @@ def running(repository: Path, work: Path, *words: str) -> Iterator[Server]:
         command += [f"--{kind}-port", str(port), f"--{kind}-address", "127.0.0.1"]
     with log_file.open("wb") as log:
         process = subprocess.Popen(
-            [*command, *words], stdout=log, stderr=subprocess.STDOUT, env=_environment(), start_new_session=True
+            command, stdout=log, stderr=subprocess.STDOUT, env=_environment(), start_new_session=True
         )
     server = Server(ports[1], ports[0], ports[2], process, log_file)
     try:
@@ -137,17 +138,16 @@ def _environment() -> dict[str, str]:
         **os.environ,
         "LD_LIBRARY_PATH": ":".join(map(str, libraries)),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-
         "OMP_NUM_THREADS": "1",
     }
 
 
-def _free_ports(count: int) -> list[int]:
+def _free_ports(count: int) -> tuple[int, ...]:
     sockets = [socket.socket() for _ in range(count)]
     try:
         for each in sockets:
             each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+        return tuple(each.getsockname()[1] for each in sockets)
     finally:
         for each in sockets:
             each.close()

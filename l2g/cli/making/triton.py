@@ -69,9 +69,7 @@ def run(options: argparse.Namespace) -> int:
 
     given: dict[str, Any] = dict(vars(options))
     models, output = given.pop("models"), given.pop("output")
-    chosen = ServingOptions(
-        preferred=tuple(given.pop("preferred_batch")), delay=given.pop("queue_delay"), **given
-    )
+    chosen = ServingOptions(preferred=tuple(given.pop("preferred_batch")), delay=given.pop("queue_delay"), **given)
     for served in write_repository(models, output, chosen):
         print(f"{served.folders[0]}: frames in, tracks out, batches of up to {served.max_batch}")
         for folder in served.folders[1:]:
