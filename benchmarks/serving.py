@@ -165,7 +165,8 @@ def main(argv: list[str] | None = None) -> int:
     failed = False
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        serving = ServingOptions(streams=options.sequences, batch=options.batch or options.sequences,
+        slots = max(options.sequences, 3)  # the latency's clients have one each
+        serving = ServingOptions(streams=slots, batch=options.batch or slots,
                                  strategy=options.strategy, device="cpu")  # fmt: skip
         try:
             (served,) = write_repository([options.model], work / "models", serving)

@@ -28,8 +28,8 @@ class _Stream:
     """What the client knows of one stream.
 
     correlation: of its sequence. sent: the server may hold a slot for it. begun: it has answered. last_id, next_index:
-    seen so far; after a sequence that was lost the server counts from the beginning, and the client adds `id_offset` and
-    `index_offset`.
+    seen so far; after a sequence that was lost the server counts from the beginning, and the client adds `id_offset`
+    and `index_offset`.
     """
 
     started: float

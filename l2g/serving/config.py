@@ -69,7 +69,7 @@ def tracks_config(
 def graph_config(name: str, contract: GraphContract, options: ServingOptions, batching: Batching) -> str:
     """Of the graph itself in a backend of the server, which holds its state: one sequence a stream.
 
-    The contract's validity input is the server's START turned round: 0 with a sequence's first frame, 1 with the others.
+    The contract's validity input is the server's START turned round: 0 with a sequence's first frame, else 1.
     """
     carried = {state.input for state in contract.states}
     valid = contract.input(contract.valid_input)

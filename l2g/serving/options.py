@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from l2g.errors import ConfigError
 from l2g.runtime.identity.tracks import TrackParameters
-from l2g.runtime.video.cuts import Cuts, cut_finder
+
+if TYPE_CHECKING:
+    from l2g.runtime.video.cuts import Cuts
 
 # What runs the graph: Triton's Python backend with l2g inside, or a backend of Triton's own.
 BACKENDS = ("python", "onnxruntime", "tensorrt", "openvino")
@@ -71,6 +74,8 @@ class ServingOptions:
         self._expect(bool(policy), f"versions '{self.versions}'", "latest, all, or how many are kept loaded")
         self._expect(self.top_k >= 1, f"top-k {self.top_k}", "at least 1")
         TrackParameters(birth_score=self.score_threshold, max_age=self.max_age)
+        from l2g.runtime.video.cuts import cut_finder  # here: the command's help needs no OpenCV
+
         cut_finder(self.cuts)
         given = [name for name in ("library", "device", "precision") if getattr(self, name) is not None]
         if given and not self.in_process:
@@ -159,7 +164,7 @@ def batching(options: ServingOptions, most: int | None = None) -> Batching:
         raise ConfigError(f"preferred batch size {wrong[0]} found, 1 to {batch} expected, the largest batch")
     candidates = max(batch, -(-options.streams // options.instances))
     why = (
-        f"oldest: {options.streams} streams take turns in batches of at most {batch}, the frame that has waited longest "
+        f"oldest: {options.streams} streams take turns in batches of at most {batch}, the frame that waited longest "
         "first"
     )
     preferred = options.preferred or ((batch,) if options.delay else ())

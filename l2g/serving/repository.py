@@ -1,4 +1,4 @@
-"""A model repository: a folder a model, in it `config.pbtxt` and a folder a version; each appears whole or not at all."""
+"""A model repository: a folder a model, in it `config.pbtxt` and a folder a version; each appears whole or not."""
 
 from __future__ import annotations
 

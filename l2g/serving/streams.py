@@ -1,4 +1,4 @@
-"""The streams of one model instance by correlation id: each step's requests in, their tracks out; what fell silent goes.
+"""The streams of one model instance by correlation id: a step's requests in, their tracks out; the silent go.
 
 The server keeps no state for its Python backend and does not tell it of a sequence that it gave up, so that the state
 is held here, and ends here too: with END, with a new START, and after the idle time.

@@ -13,7 +13,7 @@ from l2g.serving.streams import ServedStreams, StreamRequest
 from tests.runtime.blobs import CLASS_NAMES, BlobBackend
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """As InferenceServerException: its text, and a code."""
 
     def status(self):
@@ -67,7 +67,9 @@ class Server:
             error, self.fail = self.fail, None
             raise error
         if not sequence_start and sequence_id not in self.running:
-            raise Refused(f"sequence {sequence_id} must specify the START flag on the first request of the sequence")
+            raise RefusedError(
+                f"sequence {sequence_id} must specify the START flag on the first request of the sequence"
+            )
         self.running.add(sequence_id)
         values = {tensor.name: tensor.array[0] for tensor in inputs}
         picture = values.get("PICTURE")
@@ -87,7 +89,7 @@ class Server:
         if sequence_end:
             self.running.discard(sequence_id)
         if isinstance(answer, Exception):
-            raise Refused(str(answer))
+            raise RefusedError(str(answer))
         return Answer(wire.arrays_of(answer))
 
     def close(self):

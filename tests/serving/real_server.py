@@ -37,7 +37,8 @@ def missing() -> str | None:
 def package() -> Path:
     """The folder of the wheel's files, found without importing it, which wants an older NumPy."""
     spec = importlib.util.find_spec("pytriton")
-    assert spec is not None and spec.origin
+    assert spec is not None
+    assert spec.origin is not None
     return Path(spec.origin).parent
 
 

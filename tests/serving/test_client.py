@@ -10,7 +10,7 @@ from l2g.serving import client as module
 from l2g.serving.client import TritonTracker
 from tests.runtime.blobs import CLASS_NAMES, BlobBackend
 from tests.runtime.clips import moving_scenes
-from tests.serving.loopback import Refused, Server
+from tests.serving.loopback import RefusedError, Server
 from tests.serving.same import content
 
 
@@ -82,11 +82,11 @@ def test_a_lost_sequence_is_told_and_begun_anew(server):
 def test_after_a_timeout_nobody_knows_whether_the_frame_counted(server):
     image = moving_scenes(1)[0]
     with TritonTracker("grpc://host:1", "m", timeout=2) as remote:
-        server.fail = Refused("[StatusCode.DEADLINE_EXCEEDED] Deadline Exceeded")
+        server.fail = RefusedError("[StatusCode.DEADLINE_EXCEEDED] Deadline Exceeded")
         with pytest.raises(L2GError, match=r"no answer for model 'm' within 2 s"):
             remote.update(image)
         assert remote.update(image).index == 0  # its first frame: begun again
-        server.fail = Refused("timeout of the corresponding sequence has been expired")
+        server.fail = RefusedError("timeout of the corresponding sequence has been expired")
         with pytest.raises(L2GError, match="every slot of the server is taken"):
             remote.update(image)
         with pytest.raises(L2GError, match=r"call reset\(\)"):
@@ -109,10 +109,17 @@ def test_a_refused_frame_leaves_the_stream_as_it_was(server):
 
 
 def test_an_error_in_the_block_is_not_hidden_by_one_of_closing(server):
-    with pytest.raises(ZeroDivisionError), TritonTracker("grpc://host:1", "m") as remote:
-        remote.update(moving_scenes(1)[0])
-        server.fail = ConnectionError("gone")
-        raise ZeroDivisionError
+    def block(error):
+        with TritonTracker("grpc://host:1", "m") as remote:
+            remote.update(moving_scenes(1)[0])
+            server.fail = ConnectionError("gone")
+            if error:
+                raise error
+
+    with pytest.raises(ZeroDivisionError):
+        block(ZeroDivisionError())
+    with pytest.raises(L2GError, match="gone"):
+        block(None)
 
 
 def test_tensors_without_their_bytes(server, monkeypatch):

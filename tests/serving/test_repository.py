@@ -70,7 +70,7 @@ def test_a_further_version_joins_the_first(graph, tmp_path):
 def test_nothing_is_written_where_one_of_two_is_refused(graph, tmp_path):
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(graph.read_bytes()[:-5000])
-    with pytest.raises(L2GError, match="broken.onnx"):
+    with pytest.raises(L2GError, match=r"broken\.onnx"):
         write_repository([graph, broken], tmp_path / "models")
     twin = tmp_path / "my-cam" / "my cam.onnx"
     twin.parent.mkdir()
