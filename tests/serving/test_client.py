@@ -108,6 +108,15 @@ def test_a_refused_frame_leaves_the_stream_as_it_was(server):
     assert len({row[0] for row in server.sent}) == 1
 
 
+def test_a_first_frame_that_was_refused_leaves_no_slot_behind(server):
+    """The server gave one to the sequence all the same."""
+    with TritonTracker("grpc://host:1", "m") as remote:
+        with pytest.raises(L2GError, match="no whole picture"):
+            remote.update(b"")
+        assert len(server.running) == 1
+    assert server.running == set()
+
+
 def test_an_error_in_the_block_is_not_hidden_by_one_of_closing(server):
     def block(error):
         with TritonTracker("grpc://host:1", "m") as remote:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import shutil
 import threading
 import time
@@ -151,6 +152,22 @@ def test_six_sequences_of_three_clients_in_turns(server, frames, alone, model):
     for name, images in videos.items():
         assert got[name] == alone(images), name
     assert server.streams_become(model, 0)
+
+
+def test_the_client_of_the_page(server, capsys):
+    page = (real_server.ROOT / "docs/guides/serving.md").read_text()
+    code = page[page.index("<!-- served -->") :].split("```")[1].removeprefix("python\n")
+    for said, meant in (
+        ("grpc://localhost:8001", server.grpc),
+        ('"l2g_tiny"', '"direct"'),
+        ("examples/demo/clip.mp4", CLIP),
+    ):
+        assert code.count(said) == 1
+        code = code.replace(said, str(meant))
+    exec(code, {})
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 90
+    assert all(re.match(r"\d+ [a-z ]+ 0\.\d+ \(\d+, ", line) for line in lines)
 
 
 def test_pictures_give_what_a_folder_of_them_gives(server, frames, tmp_path):

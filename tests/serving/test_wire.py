@@ -1,10 +1,14 @@
 """A result crosses the wire without losing a bit."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 import l2g
 from l2g.errors import L2GError
+from l2g.runtime.frame_result import FrameResult, TrackedInstance
+from l2g.runtime.picture.masks import InstanceMask
 from l2g.serving import wire
 from tests.runtime.blobs import CLASS_NAMES, BlobBackend
 from tests.runtime.clips import moving_scenes
@@ -28,6 +32,22 @@ def test_a_result_comes_back():
         assert result.reset == ("cut" if i == 2 else None)
         seen += len(result.tracks)
     assert seen == 8
+
+
+def test_no_number_takes_another_s_place():
+    patch = np.array([[True, False, True], [False, True, True]])
+    mask = InstanceMask(50, 40, top=7, left=11, patch=patch)
+    tracks = tuple(
+        TrackedInstance(track_id=90 - i, slot=70 + i, label=i, score=0.1 + i / 7, frame_label=5 - i, mask=mask)
+        for i in range(3)
+    )
+    result = FrameResult(12, 3.4, tracks, 50, 40, CLASS_NAMES, "cut")
+    back = wire.result_of(wire.arrays_of(result), CLASS_NAMES)
+    for one, other in zip(back.tracks, tracks, strict=True):
+        assert one.score == np.float32(other.score)
+        assert replace(one, mask=mask, score=other.score) == other
+        np.testing.assert_array_equal(one.mask.full(), mask.full())
+    assert replace(back, tracks=()) == replace(result, tracks=())
 
 
 def test_nothing_comes_back_as_nothing():

@@ -13,8 +13,9 @@ from l2g.cli.entry import main_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from l2g.serving.options import BACKENDS, STRATEGIES
-    from l2g.serving.options import ServingOptions as default
+    from l2g.serving.options import BACKENDS, STRATEGIES, ServingOptions
+
+    default = ServingOptions  # its fields' defaults
 
     parser.add_argument("models", nargs="+", metavar="MODEL", help="an .onnx or an .engine; its name is the model's")
     parser.add_argument("--output", required=True, metavar="REPOSITORY", help="folder of models, made or added to")
@@ -31,9 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="python: l2g inside the server; else a backend of the server's own, with the state held by the server",
     )
     running.add_argument("--library", choices=("onnxruntime", "openvino"), help="in python (default: onnxruntime)")
-    running.add_argument(
-        "--device", help="in python: cpu, cuda, or OpenVINO's (default: the CPU, or with --gpu the GPU)"
-    )
+    running.add_argument("--device", help="in python: cpu, cuda, or OpenVINO's (default: the CPU, or a GPU with --gpu)")
     running.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="of OpenVINO (default: the graph's)")
     running.add_argument("--gpu", action="store_true", help="instances on GPUs, not on CPUs")
     running.add_argument("--instances", type=int, default=default.instances, help="copies of the model, or a GPU")
