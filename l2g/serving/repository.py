@@ -174,6 +174,8 @@ def _opened(path: Path, options: ServingOptions) -> _Artifact:
         )
     if not options.gpu:
         raise ConfigError(f"{path}: an engine runs on a GPU; add --gpu")
+    if given := [name for name in ("library", "device", "precision") if getattr(options, name) is not None]:
+        raise ConfigError(f"{path}: {', '.join(given)} given, which only an .onnx takes; leave it away")
     streams = sidecar.engine.options.streams if sidecar.engine.options else None
     return _Artifact(path, sidecar.contract, streams[2] if streams else None)
 

@@ -29,7 +29,7 @@ CLIP = real_server.ROOT / "examples/demo/clip.mp4"
 MODELS = {
     "direct": ServingOptions(streams=2),
     "oldest": ServingOptions(streams=8, batch=3, strategy="oldest", delay=0.005),
-    "brief": ServingOptions(idle=1.0, warm_up=False),
+    "brief": ServingOptions(streams=2, batch=1, instances=2, idle=1.0, warm_up=False),
     "served": ServingOptions(backend="onnxruntime", streams=8, batch=3, strategy="oldest"),
 }
 # In the place of ONNX Runtime's backend, which the wheel does not have: a model in the Python backend with the very

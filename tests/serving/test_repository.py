@@ -5,10 +5,13 @@ import json
 
 import pytest
 
+from l2g.artifacts.records import EngineOptions
+from l2g.artifacts.sidecar import check_file, read_sidecar
 from l2g.contract import GraphContract
 from l2g.errors import L2GError
 from l2g.serving.options import ServingOptions
 from l2g.serving.repository import write_repository
+from tests.runtime.fake_gpu import fake_engine
 from tests.serving.graphs import tiny_graph
 
 
@@ -115,3 +118,31 @@ def test_a_folder_that_takes_nothing(graph, tmp_path, monkeypatch):
 def test_a_file_that_does_not_fit_the_backend(name, how, said, tmp_path):
     with pytest.raises(L2GError, match=said):
         write_repository([tmp_path / name], tmp_path / "models", ServingOptions(**how))
+
+
+def test_an_engine_in_either_backend(tmp_path):
+    """Byte for byte, its sidecar beside it; no larger batch than it was built for."""
+    options = EngineOptions((1, 2, 3))
+    engine = fake_engine(tmp_path / "gate.engine", tiny_graph(), library="tensorrt", options=options)
+    (own,) = write_repository([engine], tmp_path / "own", ServingOptions(backend="tensorrt", gpu=True, streams=9))
+    (here,) = write_repository([engine], tmp_path / "here", ServingOptions(gpu=True, streams=2))
+    assert (own.strategy, own.max_batch, here.strategy, here.max_batch) == ("oldest", 3, "direct", 2)
+    plan = tmp_path / "own/gate_graph/1/model.plan"
+    assert _tree(plan.parent) == ["model.plan", "model.plan.json"]
+    assert _sum(plan) == _sum(engine)
+    assert read_sidecar(plan).engine.options == options
+    check_file(tmp_path / "here/gate/1/gate.engine", read_sidecar(tmp_path / "here/gate/1/gate.engine"))
+    for how, said in (
+        ({"backend": "tensorrt", "gpu": True, "batch": 4}, "the engine was built for at most 3 streams"),
+        ({"backend": "tensorrt"}, "an engine runs on a GPU; add --gpu"),
+        ({"gpu": True, "library": "onnxruntime"}, "library given, which only an .onnx takes"),
+    ):
+        with pytest.raises(L2GError, match=said):
+            write_repository([engine], tmp_path / "none", ServingOptions(**how))
+    engine.write_bytes(engine.read_bytes()[:-1])
+    with pytest.raises(L2GError, match="truncated"):
+        write_repository([engine], tmp_path / "none", ServingOptions(backend="tensorrt", gpu=True))
+    portable = fake_engine(tmp_path / "portable.engine", tiny_graph())
+    with pytest.raises(L2GError, match="built by tensorrt-rtx, which Triton's TensorRT backend does not run"):
+        write_repository([portable], tmp_path / "none", ServingOptions(backend="tensorrt", gpu=True))
+    assert not (tmp_path / "none").exists()
