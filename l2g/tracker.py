@@ -103,7 +103,7 @@ class Tracker:
         given = [name for name, value in facts.items() if value is not None]
         if given:
             raise L2GError(f"{', '.join(given)} given with an open backend, which has its own; leave it away")
-        self._session = VideoSession(model) if hasattr(model, "read_state") else model
+        self._session = model if isinstance(model, Session) else VideoSession(model)
 
     @property
     def contract(self) -> GraphContract:

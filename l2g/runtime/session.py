@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -30,6 +30,7 @@ class _Stream:
     linker: SlotLinker = field(default_factory=SlotLinker)
 
 
+@runtime_checkable
 class Session(Protocol):
     """Carries streams through a model; what `VideoSession` does, wherever the state is held."""
 

@@ -156,7 +156,7 @@ def _warm_up(contract: GraphContract) -> list[Message]:
 
     frame = {"data_type": Word("TYPE_UINT8"), "dims": [contract.height, contract.width, 3], "zero_data": True}
     correlation = {"data_type": Word("TYPE_UINT64"), "dims": 1, "zero_data": True}
-    samples = []
+    samples: list[Message] = []
     for name, start in (("first frame", True), ("later frame", False)):
         inputs = {
             wire.FRAME.name: frame,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,7 +53,7 @@ class ServedStreams:
 
     def __init__(self, tracker: Tracker, idle: float, clock: Callable[[], float] = time.monotonic):
         self._tracker, self._idle, self._clock = tracker, idle, clock
-        self._seen: dict[int, float] = {}
+        self._seen: dict[Hashable, float] = {}
         self._lock = threading.Lock()
 
     @property
@@ -68,7 +68,7 @@ class ServedStreams:
         """
         with self._lock:
             self._expire()
-            frames: dict[int, ByteArray] = {}
+            frames: dict[Hashable, ByteArray] = {}
             answers: list[FrameResult | L2GError] = []
             for request in requests:
                 try:
@@ -122,13 +122,15 @@ class ServedStreams:
         return frame
 
     def _advance(
-        self, frames: dict[int, ByteArray], requests: Sequence[StreamRequest]
-    ) -> dict[int, FrameResult | L2GError]:
+        self, frames: dict[Hashable, ByteArray], requests: Sequence[StreamRequest]
+    ) -> dict[Hashable, FrameResult | L2GError]:
         if not frames:
             return {}
-        times = {r.correlation: r.time for r in requests if r.time is not None and r.correlation in frames}
+        times: dict[Hashable, float] = {
+            r.correlation: r.time for r in requests if r.time is not None and r.correlation in frames
+        }
         try:
-            return dict(self._tracker.update_many(frames, times))
+            return {**self._tracker.update_many(frames, times)}
         except L2GError as error:
             for stream in frames:
                 self._forget(stream)
@@ -139,7 +141,7 @@ class ServedStreams:
         for stream in [stream for stream, seen in self._seen.items() if seen < oldest]:
             self._forget(stream)
 
-    def _forget(self, stream: int) -> None:
+    def _forget(self, stream: Hashable) -> None:
         self._tracker.leave(stream)
         self._seen.pop(stream, None)
 

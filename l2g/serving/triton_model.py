@@ -86,7 +86,7 @@ def _session(folder: Path, options: Mapping[str, str]) -> Session:
         session = GraphSession(contract, run)
         run.outputs = session.outputs
         return session
-    how = {name: options[name] for name in ("library", "device", "precision") if name in options}
+    how: dict[str, Any] = {name: options[name] for name in ("library", "device", "precision") if name in options}
     return VideoSession(open_backend(folder / options["model"], top_k=None, **how))
 
 
