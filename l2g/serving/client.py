@@ -79,10 +79,10 @@ class TritonTracker:
         )
         try:
             config = self._config()
+            wire.check_outputs([output["name"] for output in config.get("output", ())], model)
         except BaseException:
             self._client.close()
             raise
-        wire.check_outputs([output["name"] for output in config.get("output", ())], model)
         self._class_names = tuple(json.loads(config["parameters"]["class_names"]["string_value"]))
 
     @property
@@ -100,7 +100,7 @@ class TritonTracker:
 
         Args:
             frame: uint8 [H, W, 3] RGB of any size, or the bytes of a JPEG or PNG file, which the server decodes: a
-                tenth of the traffic.
+                tenth of the traffic, or less.
             time: seconds from the stream's first frame, for the result; None is when this call was made.
             stream: any hashable key; each is a sequence of the server. With one video leave it away.
 
