@@ -178,6 +178,15 @@ def with_device(options: ServingOptions) -> ServingOptions:
     return options
 
 
+def gpu_of_instance(device: str, visible: str | None) -> str:
+    """CUDA_VISIBLE_DEVICES for the process of an instance, that it sees its GPU alone.
+
+    device: its number, as the server counts. visible: what the server sees, by CUDA_VISIBLE_DEVICES; None is all.
+    """
+    seen = [name.strip() for name in (visible or "").split(",") if name.strip()]
+    return seen[int(device)] if int(device) < len(seen) else device
+
+
 def check_numpy(version: str, release: str) -> None:
     """ConfigError where the server's release, "" where it does not say, cannot send the arrays of this NumPy."""
     found = re.match(r"(\d\d)\.(\d\d)", release)

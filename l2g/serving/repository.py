@@ -101,16 +101,20 @@ class _Part:
         if self.folder.exists():
             with _appearing(self.folder / str(self.version)) as version:
                 self._fill(version)
+            self._warm(self.folder)
             write_text(self.folder / CONFIG, self.config, ConfigError)
             return
         with _appearing(self.folder) as model:
             (model / CONFIG).write_text(self.config, "utf-8")
-            if self.warm_up:
-                (model / "warmup").mkdir()
-                (model / "warmup" / TRUE_FILE).write_bytes(b"\x01")
+            self._warm(model)
             version = model / str(self.version)
             version.mkdir()
             self._fill(version)
+
+    def _warm(self, model: Path) -> None:
+        if self.warm_up:
+            (model / "warmup").mkdir(exist_ok=True)
+            (model / "warmup" / TRUE_FILE).write_bytes(b"\x01")
 
     def _fill(self, version: Path) -> None:
         for name, content in self.files.items():

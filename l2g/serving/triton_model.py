@@ -23,7 +23,7 @@ from l2g.runtime.backends.open import open_backend
 from l2g.runtime.session import Session, VideoSession
 from l2g.serving import wire
 from l2g.serving.graph_session import GraphCall, GraphSession
-from l2g.serving.options import check_numpy
+from l2g.serving.options import check_numpy, gpu_of_instance
 from l2g.serving.streams import ServedStreams, StreamRequest
 from l2g.tracker import Tracker
 
@@ -40,8 +40,9 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         options = {name: entry["string_value"] for name, entry in config.get("parameters", {}).items()}
         if args["model_instance_kind"] == "GPU":
-            # Each instance is a process of its own: it sees its GPU alone.
-            os.environ["CUDA_VISIBLE_DEVICES"] = args["model_instance_device_id"]
+            # Each instance is a process of its own.
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpu_of_instance(args["model_instance_device_id"], visible)
         folder = Path(args["model_repository"]) / args["model_version"]
         cuts = options["cuts"]
         tracker = Tracker(
@@ -58,14 +59,14 @@ class TritonPythonModel:
         )
         labels = {"model": args["model_name"], "instance": args["model_instance_name"]}
         # The family has to outlive its metric.
-        self._family, self._gauge = family, family.Metric(labels=labels)
+        self._family, self._gauge, self._shown = family, family.Metric(labels=labels), 0
         self._closed = threading.Event()
         self._sweeper = threading.Thread(target=self._sweep, name="l2g-sweep", daemon=True)
         self._sweeper.start()
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         answers = self._streams.step([_request(request) for request in requests])
-        self._gauge.set(self._streams.count)
+        self._show()
         return [_response(answer) for answer in answers]
 
     def finalize(self) -> None:
@@ -76,7 +77,14 @@ class TritonPythonModel:
     def _sweep(self) -> None:
         while not self._closed.wait(_SWEEP_SECONDS):
             self._streams.expire()
-            self._gauge.set(self._streams.count)
+            self._show()
+
+    def _show(self) -> None:
+        count = self._streams.count
+        # To set it asks the server and waits for its answer.
+        if count != self._shown:
+            self._gauge.set(count)
+            self._shown = count
 
 
 def _session(folder: Path, options: Mapping[str, str]) -> Session:

@@ -1,9 +1,12 @@
 """A graph whose state another keeps: one sequence of it a stream, as `VideoSession` gives it."""
 
+import threading
+
 import numpy as np
 import pytest
 
 import l2g
+from l2g.errors import L2GError
 from l2g.runtime.session import VideoSession
 from l2g.serving.graph_session import GraphSession
 from tests.runtime.blobs import BlobBackend
@@ -57,6 +60,25 @@ def test_streams_are_those_of_a_session_in_this_process(association):
     starts = [start for _, start, _ in graph.calls]
     assert starts.count(True) == 4
     assert len({correlation for correlation, _, _ in graph.calls}) == 2
+
+
+def test_a_sequence_that_cannot_be_ended_is_left_to_the_server():
+    graph = _Graph("propagate")
+    session = GraphSession(graph.backend.contract, graph)
+    frame = np.zeros((64, 96, 3), np.uint8)
+    for stream in "ab":
+        session.join(stream)
+    session.step({"a": frame, "b": frame})
+    other = threading.Thread(target=session.leave, args=("a",))
+    other.start()
+    other.join()
+    assert len(graph.calls) == 2
+
+    def gone(calls):
+        raise L2GError("must specify the START flag")
+
+    session._run = gone
+    session.leave("b")
 
 
 def test_a_stream_without_a_frame_costs_the_server_nothing():

@@ -3,7 +3,7 @@
 import pytest
 
 from l2g.errors import ConfigError
-from l2g.serving.options import ServingOptions, batching, check_numpy
+from l2g.serving.options import ServingOptions, batching, check_numpy, gpu_of_instance
 
 
 @pytest.mark.parametrize(
@@ -66,6 +66,14 @@ def test_a_release_that_can_is_taken():
     assert ServingOptions(backend="onnxruntime", server="23.11").server == "23.11"
     assert ServingOptions(server="23.05").warms_up
     assert not ServingOptions(backend="onnxruntime").warms_up
+
+
+@pytest.mark.parametrize(
+    ("device", "visible", "expected"),
+    [("1", None, "1"), ("0", "2,3", "2"), ("1", "GPU-a, GPU-b", "GPU-b"), ("0", "", "0")],
+)
+def test_an_instance_sees_its_gpu(device, visible, expected):
+    assert gpu_of_instance(device, visible) == expected
 
 
 def test_numpy_2_and_a_server_that_cannot_send_it():

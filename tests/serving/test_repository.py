@@ -59,7 +59,8 @@ def test_in_a_backend_of_the_server(graph, tmp_path):
 
 
 def test_a_further_version_joins_the_first(graph, tmp_path):
-    write_repository([graph], tmp_path / "models")
+    write_repository([graph], tmp_path / "models", ServingOptions(warm_up=False))
+    assert not (tmp_path / "models/my_cam/warmup").exists()
     before = _sum(tmp_path / "models/my_cam/1/my cam.onnx")
     with pytest.raises(L2GError, match="version 1 is there already; give --version 2"):
         write_repository([graph], tmp_path / "models", ServingOptions(streams=2))
