@@ -14,7 +14,7 @@ from l2g.artifacts import ENGINE_SUFFIX
 from l2g.artifacts.sidecar import check_file, read_sidecar, sidecar_path
 from l2g.contract import GraphContract
 from l2g.errors import ConfigError, L2GError
-from l2g.files import name_beside, write_text
+from l2g.files import locked, name_beside, write_text
 from l2g.runtime.backends.contract_check import check_drivable
 from l2g.runtime.backends.open import ARTIFACT_SUFFIXES, GRAPH_SUFFIX
 from l2g.serving.config import FILE_NAMES, TRUE_FILE, graph_config, tracks_config
@@ -71,11 +71,13 @@ def write_repository(
         raise ConfigError(f"two models named '{twice[0]}' found; rename one of the files")
     folder = Path(repository)
     plans = [_planned(folder, name, artifact, options) for name, artifact in zip(names, artifacts, strict=True)]
-    for plan in plans:
-        for part in plan.parts:
+    parts = [part for plan in plans for part in plan.parts]
+    for part in parts:
+        part.check()
+    with locked(folder, ConfigError):
+        _clear_leftovers(folder)
+        for part in parts:
             part.check()
-    for plan in plans:
-        for part in plan.parts:
             part.write()
     return [plan.served for plan in plans]
 
@@ -201,6 +203,14 @@ def _name(path: Path) -> str:
     if not name:
         raise ConfigError(f"{path}: no letter or digit in the file's name, which names the model; rename it")
     return name
+
+
+def _clear_leftovers(repository: Path) -> None:
+    """Remove what killed writers have left, which the server would take for models; nobody else writes now."""
+    for pattern in (".*.part", "*/.*.part"):
+        for left in repository.glob(pattern):
+            if re.fullmatch(r"\..+\.[0-9a-f]{16}\.part", left.name) and left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left, ignore_errors=True)
 
 
 @contextmanager

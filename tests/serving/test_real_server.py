@@ -31,6 +31,7 @@ MODELS = {
     "oldest": ServingOptions(streams=8, batch=3, strategy="oldest", delay=0.005),
     "brief": ServingOptions(streams=2, batch=1, instances=2, idle=1.0, warm_up=False),
     "served": ServingOptions(backend="onnxruntime", streams=8, batch=3, strategy="oldest"),
+    "served_brief": ServingOptions(backend="onnxruntime", streams=2, idle=1.0),
 }
 # In the place of ONNX Runtime's backend, which the wheel does not have: a model in the Python backend with the very
 # configuration, which keeps the state as that one would and takes its validity input from the server's control.
@@ -78,7 +79,8 @@ def repository(tmp_path_factory):
         copy = folder / f"{name}.onnx"
         shutil.copy(tiny_graph(), copy)
         write_repository([copy], folder / "repository", options)
-    _stand_in(folder / "repository/served_graph")
+    for graph in (folder / "repository").glob("*_graph"):
+        _stand_in(graph)
     return folder / "repository"
 
 
@@ -210,14 +212,15 @@ def test_reset_ends_and_begins(server, frames):
         assert content(remote.update(frames[0], 0.0))[0] == 0
 
 
-def test_a_stream_that_fell_silent(server, frames, alone):
+@pytest.mark.parametrize("model", ["brief", "served_brief"])
+def test_a_stream_that_fell_silent(server, frames, alone, model):
     """Its state goes without a further request; the client is told, and begins anew with ids that go on."""
     expected = alone(frames[:6])
-    with TritonTracker(server.grpc, "brief") as client:
+    with TritonTracker(server.grpc, model) as client:
         first = [client.update(image, i / 10) for i, image in enumerate(frames[:6])]
         assert [content(result) for result in first] == expected
-        assert server.streams("brief") == 1
-        assert server.streams_become("brief", 0, within=8)
+        assert server.streams(model) == 1
+        assert server.streams_become(model, 0, within=8)
         for _ in range(2):
             with pytest.raises(L2GError, match=r"not known to the server any more.*call reset\(\)"):
                 client.update(frames[6], 0.6)

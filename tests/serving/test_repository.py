@@ -9,6 +9,7 @@ from l2g.artifacts.records import EngineOptions
 from l2g.artifacts.sidecar import check_file, read_sidecar
 from l2g.contract import GraphContract
 from l2g.errors import L2GError
+from l2g.files import locked
 from l2g.serving.options import ServingOptions
 from l2g.serving.repository import write_repository
 from tests.runtime.fake_gpu import fake_engine
@@ -104,6 +105,18 @@ def test_a_folder_that_takes_nothing(graph, tmp_path, monkeypatch):
     with pytest.raises(L2GError, match="No space left"):
         write_repository([graph], tmp_path / "others")
     assert list((tmp_path / "others").iterdir()) == []
+
+
+def test_what_a_killed_writer_left_is_removed(graph, tmp_path):
+    """The server would take it for a model."""
+    left = [tmp_path / "models/.my_cam.0123456789abcdef.part", tmp_path / "models/my_cam/.1.0123456789abcdef.part"]
+    kept = [tmp_path / "models/.mine.part", tmp_path / "models/other/1"]
+    for folder in (*left, *kept):
+        (folder / "1").mkdir(parents=True)
+    write_repository([graph], tmp_path / "models")
+    assert [folder.exists() for folder in (*left, *kept)] == [False, False, True, True]
+    with locked(tmp_path / "models"), pytest.raises(L2GError, match="another run writes there now"):
+        write_repository([graph], tmp_path / "models", ServingOptions(version=2))
 
 
 @pytest.mark.parametrize(
