@@ -8,9 +8,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DOCS_STAMP := $(VENV)/.docs
+SERVING_VENV := .venv-serving
+SERVING_STAMP := $(SERVING_VENV)/.installed
 PYTEST_ARGS ?=
 
-.PHONY: install demo test lint format docs clean
+.PHONY: install demo test test-serving serving-environment lint format docs clean
 
 install: $(STAMP)
 
@@ -45,5 +47,23 @@ $(DOCS_STAMP): $(STAMP)
 test: lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+# The real Triton server. The wheel that carries it wants NumPy 1, and so an environment of its own; the graph that is
+# served is exported by the first one. The versions that its Python cannot have are not held to those that are tested.
+serving-environment: $(SERVING_STAMP)
+
+$(SERVING_STAMP): pyproject.toml constraints.txt constraints-serving.txt
+	test -x $(SERVING_VENV)/bin/python || $(PYTHON) -m venv $(SERVING_VENV)
+	$(SERVING_VENV)/bin/python -m pip install --no-input -c constraints-serving.txt $(PIP_ARGS) -e '.[cpu,serving]' \
+	  nvidia-pytriton onnx pillow pytest
+	touch $@
+
+outputs/serving/l2g_tiny.onnx: $(STAMP)
+	mkdir -p $(@D)
+	$(BIN)/l2g export --ckpt l2g_tiny --output $@
+
+test-serving: $(SERVING_STAMP) outputs/serving/l2g_tiny.onnx
+	L2G_SERVING_GRAPH=$(CURDIR)/outputs/serving/l2g_tiny.onnx \
+	  $(SERVING_VENV)/bin/python -m pytest tests/serving $(PYTEST_ARGS)
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache outputs
+	rm -rf $(VENV) $(SERVING_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache outputs

@@ -22,7 +22,7 @@ from l2g.runtime.identity.tracks import TrackParameters
 from l2g.runtime.panoptic.options import PanopticOptions, check_task
 from l2g.runtime.panoptic.task import Assembler, assembler_of
 from l2g.runtime.picture.letterbox import Letterbox
-from l2g.runtime.session import VideoSession
+from l2g.runtime.session import Session, VideoSession
 from l2g.runtime.video.cuts import CutFinder, Cuts, cut_finder
 
 
@@ -53,7 +53,8 @@ class Tracker:
 
     Args:
         model: a checkpoint, an exported graph (.onnx), an engine (.engine), the name of a shipped model ("l2g_tiny"),
-            or a backend that `open_backend` gave (with `top_k=None`, for masks at full precision), which stays open.
+            or a backend that `open_backend` gave (with `top_k=None`, for masks at full precision), which stays open;
+            or a session around one.
         score_threshold: lowest class probability that is shown, 0..1.
         top_k: at most this many queries of a frame are looked at, best score first.
         max_age: frames that a hidden track keeps its id.
@@ -73,7 +74,7 @@ class Tracker:
 
     def __init__(
         self,
-        model: str | os.PathLike[str] | Backend,
+        model: str | os.PathLike[str] | Backend | Session,
         *,
         score_threshold: float = 0.5,
         top_k: int = 50,
@@ -102,7 +103,7 @@ class Tracker:
         self._owned = isinstance(model, (str, os.PathLike))
         if isinstance(model, (str, os.PathLike)):
             opening = partial(open_backend, os.fspath(model), top_k=None, **facts)
-            self._session: VideoSession | None = VideoSession(self._checked(opening()))
+            self._session: Session | None = VideoSession(self._checked(opening()))
             if canvas is None and Path(model).suffix.lower() not in ARTIFACT_SUFFIXES:
                 self._upright = partial(opening, portrait=True)
             return
@@ -110,12 +111,12 @@ class Tracker:
         if given:
             raise L2GError(f"{', '.join(given)} given with an open backend, which has its own; leave it away")
         check_task(task, model.contract)
-        self._session = VideoSession(model)
+        self._session = model if isinstance(model, Session) else VideoSession(model)
 
     @property
     def contract(self) -> GraphContract:
         """The model's: its canvas, its classes, how it was made."""
-        return self._opened().backend.contract
+        return self._opened().contract
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -179,6 +180,11 @@ class Tracker:
             entry.fresh = False
         return results
 
+    def check(self, frame: np.ndarray, stream: Hashable = None) -> None:
+        """Raise what `update` would of a frame that does not fit its stream; nothing advances."""
+        _check_frame(stream, frame)
+        self._letterbox(stream, frame, self.contract)
+
     def reset(self, stream: Hashable = None) -> None:
         """Forget a stream's history, after a cut or before another video: its next frame is a first frame of any size.
 
@@ -218,7 +224,7 @@ class Tracker:
             raise
         return backend
 
-    def _opened(self) -> VideoSession:
+    def _opened(self) -> Session:
         if self._session is None:
             raise L2GError("this Tracker is closed; make another")
         return self._session
@@ -254,11 +260,11 @@ class Tracker:
             )
         return after
 
-    def _place(self, stream: Hashable, letterbox: Letterbox, session: VideoSession, now: float) -> _Stream:
+    def _place(self, stream: Hashable, letterbox: Letterbox, session: Session, now: float) -> _Stream:
         """The stream, joined if it is new, with the letterbox of this frame."""
         entry = self._streams.get(stream)
         if entry is None:
-            contract = session.backend.contract
+            contract = session.contract
             assembler = assembler_of(letterbox, contract, self._parameters, self._top_k, self._task, self._panoptic)
             entry = self._streams[stream] = _Stream(assembler, cut_finder(self._cuts), now)
             session.join(entry)

@@ -13,7 +13,7 @@ CHECKOUT = Path(__file__).parents[1]
 ROOMS = (
     *("errors", "progress", "records", "files", "provenance", "config", "untrusted"),
     *("contract", "artifacts", "metrics", "public"),
-    *("modeling", "checkpoint", "runtime", "tracker", "data", "demo", "evaluation", "export", "engines"),
+    *("modeling", "checkpoint", "runtime", "tracker", "serving", "data", "demo", "evaluation", "export", "engines"),
     *("calibration", "training", "api", "cli"),
 )
 # What an edge device has, and what these rooms may not need there. That they need none of the rooms above, the order
@@ -30,6 +30,7 @@ EDGE = {
     "public",
     "runtime",
     "tracker",
+    "serving",
 }
 HEAVY = {"torch", "torchvision", "safetensors", "onnx_ir", "l2g.config", "l2g.modeling", "l2g.checkpoint"}
 # The reference backend is the PyTorch model; to open a checkpoint leads there.

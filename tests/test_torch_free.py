@@ -27,6 +27,7 @@ MODULES = [
     "l2g.api",
     *_modules("l2g.runtime", without=("l2g.runtime.backends.eager",)),
     *_modules("l2g.metrics"),
+    *_modules("l2g.serving", without=("l2g.serving.triton_model",)),
 ]
 
 

@@ -35,6 +35,8 @@ COMMANDS = (
     Command("inspect", "l2g.cli.making.inspect", "what is in an ONNX file", _MAKE, "export"),
     Command("doctor", "l2g.cli.making.doctor", "what this machine has, or whether an engine can be built from a file",
             _MAKE, "export"),
+    Command("triton", "l2g.cli.making.triton", "graphs and engines to a model repository of Triton", _MAKE, "export",
+            _NOTHING),
     Command("run", "l2g.cli.running.run", "masks and tracks of a video", _RUN, "eager",
             "interrupted before the first frame"),
     Command("models", "l2g.cli.running.models", "public checkpoints that work, and what was published of them", _RUN),

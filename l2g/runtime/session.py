@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
+from l2g.contract import GraphContract
 from l2g.errors import ContractError, L2GError
 from l2g.runtime.arrays import Array, ByteArray
 from l2g.runtime.backends.base import Backend, HostState
@@ -27,6 +28,24 @@ class _Stream:
     fresh: bool = True
     state: HostState | None = None
     linker: SlotLinker = field(default_factory=SlotLinker)
+
+
+@runtime_checkable
+class Session(Protocol):
+    """Carries streams through a model; what `VideoSession` does, wherever the state is held."""
+
+    @property
+    def contract(self) -> GraphContract: ...
+
+    def join(self, stream: Hashable) -> None: ...
+
+    def reset(self, stream: Hashable) -> None: ...
+
+    def leave(self, stream: Hashable) -> None: ...
+
+    def step(self, frames: Mapping[Key, ByteArray]) -> dict[Key, FrameOutputs]: ...
+
+    def close(self) -> None: ...
 
 
 class VideoSession:
@@ -56,6 +75,11 @@ class VideoSession:
         self._links = backend.contract.association == "embedding"
         self._streams: dict[Hashable, _Stream] = {}
         self._rows: list[Hashable | None] = []  # which stream each row of the backend's state belongs to
+
+    @property
+    def contract(self) -> GraphContract:
+        """The model's."""
+        return self.backend.contract
 
     @property
     def streams(self) -> tuple[Hashable, ...]:

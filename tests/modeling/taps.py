@@ -1,11 +1,14 @@
 """Every intermediate tensor of a model, under the names that the public fixtures give them."""
 
+import json
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from l2g.modeling.boxes import inverse_sigmoid
 from l2g.modeling.position import box_embedding
+from tests import golden
 
 
 def close(name, actual: Tensor, expected: np.ndarray, atol: float = 1e-4):
@@ -65,3 +68,31 @@ def normalised(golden_fixture, model) -> Tensor:
     image = torch.from_numpy(golden_fixture["image"]).permute(2, 0, 1)[None].float()
     h, w = image.shape[-2:]
     return torch.nn.functional.pad((image - model.mean) / model.std, (0, -w % 32, 0, -h % 32))
+
+
+def backbone_tensors(model, images):
+    """The fixtures' `swin.*`: tokens after a block, and what the attention of a block gives."""
+    out, hooks = {}, []
+    backbone = model.backbone
+
+    def keep(key, change=lambda x: x):
+        return lambda _, __, result: out.update({key: change(result)})
+
+    hooks.append(backbone.patch_embed.register_forward_hook(keep("swin.patch_embed", lambda x: x.permute(0, 3, 1, 2))))
+    for i, stage in enumerate(backbone.layers):
+        for j, block in enumerate(stage.blocks):
+            key = f"swin.layers.{i}.blocks.{j}"
+            hooks.append(block.register_forward_hook(keep(key, lambda x: x.flatten(1, 2))))
+            hooks.append(block.attn.register_forward_hook(keep(f"{key}.attn", lambda x: x.flatten(0, 1))))
+        if stage.downsample is not None:
+            key = f"swin.layers.{i}.downsample"
+            hooks.append(stage.downsample.register_forward_hook(keep(key, lambda x: x.flatten(1, 2))))
+    with torch.no_grad():
+        backbone(images)
+    for hook in hooks:
+        hook.remove()
+    return out
+
+
+def swin_l_listing():
+    return json.loads((golden.SWIN / "state_dict_swin_l.json").read_text())

@@ -1,6 +1,5 @@
 """Mask DINO with a Swin backbone: our numbers against the public implementation's, tensor by tensor."""
 
-import json
 import zlib
 
 import numpy as np
@@ -11,7 +10,7 @@ from l2g import load_checkpoint
 from l2g.errors import CheckpointError
 from l2g.modeling.backbones.swin import Swin
 from tests import golden
-from tests.modeling.taps import close, normalised, run
+from tests.modeling.taps import backbone_tensors, close, normalised, run, swin_l_listing
 
 FIXTURES = (
     "swin_tiny_seed0",
@@ -31,30 +30,6 @@ def state_dict(name):
     for tensor, crc in sums.items():
         assert f"{zlib.crc32(tensors[tensor].numpy().tobytes()):08x}" == crc, tensor
     return tensors
-
-
-def backbone_tensors(model, images):
-    """The fixtures' `swin.*`: tokens after a block, and what the attention of a block gives."""
-    out, hooks = {}, []
-    backbone = model.backbone
-
-    def keep(key, change=lambda x: x):
-        return lambda _, __, result: out.update({key: change(result)})
-
-    hooks.append(backbone.patch_embed.register_forward_hook(keep("swin.patch_embed", lambda x: x.permute(0, 3, 1, 2))))
-    for i, stage in enumerate(backbone.layers):
-        for j, block in enumerate(stage.blocks):
-            key = f"swin.layers.{i}.blocks.{j}"
-            hooks.append(block.register_forward_hook(keep(key, lambda x: x.flatten(1, 2))))
-            hooks.append(block.attn.register_forward_hook(keep(f"{key}.attn", lambda x: x.flatten(0, 1))))
-        if stage.downsample is not None:
-            key = f"swin.layers.{i}.downsample"
-            hooks.append(stage.downsample.register_forward_hook(keep(key, lambda x: x.flatten(1, 2))))
-    with torch.no_grad():
-        backbone(images)
-    for hook in hooks:
-        hook.remove()
-    return out
 
 
 def model_of(name, folder, **overrides):
@@ -134,10 +109,6 @@ def test_positions_in_another_order_are_refused(tmp_path):
     torch.save(tensors, tmp_path / "model.pth")
     with pytest.raises(CheckpointError, match=r"layers\.2\.blocks\.1.*another order"):
         load_checkpoint(tmp_path / "model.pth", **golden.TINY)
-
-
-def swin_l_listing():
-    return json.loads((golden.SWIN / "state_dict_swin_l.json").read_text())
 
 
 def test_the_listing_of_the_published_swin_l_loads_whole():

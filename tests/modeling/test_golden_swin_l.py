@@ -8,8 +8,7 @@ import torch
 
 from l2g import load_checkpoint
 from tests import golden
-from tests.modeling.taps import close, normalised, run
-from tests.modeling.test_golden_swin import backbone_tensors, swin_l_listing
+from tests.modeling.taps import backbone_tensors, close, normalised, run, swin_l_listing
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from l2g.errors import L2GError
 from l2g.runtime.outputs import Contenders, Detections, RawOutputs, SoftmaxOutputs
 from l2g.runtime.panoptic.merge import merge_panoptic, merge_semantic
 from l2g.runtime.panoptic.options import PanopticOptions
+from l2g.runtime.panoptic.segmentation import rgb_of
 from l2g.runtime.picture.logits import sharpened
 
 RAW = PanopticOptions(temperature=0)
@@ -187,3 +188,9 @@ def test_the_threshold_is_that_of_the_scoring_unless_given():
     assert PanopticOptions().threshold("sigmoid") == 0.25
     assert PanopticOptions().threshold("softmax") == 0.8
     assert PanopticOptions(0.4).threshold("softmax") == 0.4
+
+
+def test_ids_of_three_bytes_come_back_from_their_map():
+    ids = np.array([[0, 1, 255], [256, 65535, 70000], [16777215, 4660, 1193046]], np.int32)
+    red, green, blue = (rgb_of(ids)[..., channel].astype(int) for channel in range(3))
+    assert np.array_equal(red + 256 * green + 65536 * blue, ids)

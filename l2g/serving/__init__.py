@@ -1,0 +1,1 @@
+"""Serving by Triton: a model repository made from a contract, what runs in it, and the client."""
