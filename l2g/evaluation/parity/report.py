@@ -44,6 +44,8 @@ _LIMITS = {
     limits.precision: limits
     for limits in (
         Limits("fp32", 0.02, 1e-3, 99.9, "the same arithmetic: only rounding may differ"),
+        # Of FP32 whose products were rounded to 10 bits: as many as FP16 has.
+        Limits("tf32", 0.2, None, 95.0, _COSTS),
         Limits("bf16", 0.2, None, 95.0, _COSTS),
         Limits("fp16", 0.2, None, 95.0, _COSTS),
         Limits("int8", 0.5, None, 95.0, _COSTS),
