@@ -46,7 +46,7 @@ COMMANDS = (
             "eager"),
     Command("bench", "l2g.cli.running.bench", "how fast models are on this machine, and what they are worth", _RUN,
             "eager"),
-    Command("gpu-check", "l2g.cli.running.gpu_check", "everything on a GPU in one call: is it right, how fast, what else",
+    Command("gpu-check", "l2g.cli.running.gpu_check", "everything on a GPU in one call: right? how fast?",
             _RUN, "export", "interrupted; the same command goes on from here"),
     Command("train", "l2g.cli.learning.train", "train a model from a config", _LEARN, "train",
             "stopped; the same command goes on"),

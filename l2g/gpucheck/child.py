@@ -32,6 +32,7 @@ KINDS = {
     "capture": "l2g.gpucheck.steps.capture",
     "video": "l2g.gpucheck.steps.video",
 }
+_PR_SET_PDEATHSIG = 1
 # Models without weights of their own.
 RANDOM = frozenset(PRESETS) - {"l2g_tiny"}
 
@@ -76,8 +77,7 @@ def _run_command(step: Step) -> int:
 def _die_with_the_parent() -> None:
     """A check that is killed leaves nothing that goes on using the GPU (Linux)."""
     if sys.platform == "linux":
-        PR_SET_PDEATHSIG = 1
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def _verdict(report: Report) -> str:
         f"{done} of {len(report.outcomes)} steps done; {judged - len(report.refused)} of {judged} judged numbers hold"
     )
     if report.broken:
-        text += f"; {len(report.broken)} steps broke"
+        text += f"; broken: {len(report.broken)}"
     return text if report.complete else f"{text}; the check is not over, the same command goes on"
 
 
@@ -71,8 +71,8 @@ def _conditions(report: Report) -> str:
     height, width = report.options["size"]
     return (
         f"l2g {report.l2g}; {', '.join(report.options['models'])}; latency at {height}x{width} with "
-        f"{', '.join(map(str, report.options['streams']))} streams, {report.options['frames']} frames each, a frame goes "
-        "in from the host's memory and its results come back to it"
+        f"{', '.join(map(str, report.options['streams']))} streams, {report.options['frames']} frames each; a frame "
+        "goes in from the host's memory and its results come back to it"
     )
 
 

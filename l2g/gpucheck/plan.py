@@ -17,8 +17,6 @@ from l2g.records import Record
 TOP_K = 50
 # Built for at least so many streams, so that a second check with others finds its files.
 LEAST_STREAMS = 8
-# A first look: one model, the two batches that tell most, half of the frames.
-QUICK = {"models": ("l2g_tiny",), "streams": (1, 4), "frames": 30, "videos": 2}
 
 
 @dataclass(frozen=True)
@@ -43,6 +41,10 @@ class Options(Record):
         for name, values in (("streams", self.streams), ("frames", (self.frames,)), ("videos", (self.videos,))):
             if not values or min(values) < 1:
                 raise L2GError(f"{name} {' '.join(map(str, values)) or 'none'} found, at least 1 expected")
+
+
+# A first look: one model, the two batches that tell most, half of the frames.
+QUICK = Options(models=("l2g_tiny",), streams=(1, 4), frames=30, videos=2)
 
 
 @dataclass(frozen=True)

@@ -79,18 +79,18 @@ def run(options: argparse.Namespace) -> int:
 
 def asked(options: argparse.Namespace) -> Options:
     """What is checked, a checkpoint by its whole path since steps run in the folder of the check."""
+    from dataclasses import replace
+
     from l2g.gpucheck.plan import QUICK, Options
 
-    given = {name: getattr(options, name) for name in ("models", "size", "streams", "frames", "videos")}
-    chosen = (QUICK if options.quick else {}) | {name: value for name, value in given.items() if value is not None}
-    for name in ("models", "size", "streams"):
-        if name in chosen:
-            chosen[name] = tuple(chosen[name])
-    if "models" in chosen:
-        chosen["models"] = tuple(
-            str(Path(model).resolve()) if Path(model).exists() else model for model in chosen["models"]
-        )
-    return Options(**chosen)
+    chosen = QUICK if options.quick else Options()
+    given = {name: getattr(options, name) for name in ("size", "frames", "videos")}
+    given = {name: value for name, value in given.items() if value is not None}
+    if options.streams is not None:
+        given["streams"] = tuple(options.streams)
+    if options.models is not None:
+        given["models"] = tuple(str(Path(m).resolve()) if Path(m).exists() else m for m in options.models)
+    return replace(chosen, **given)
 
 
 def _compare(one: Path, other: Path) -> int:

@@ -1,4 +1,4 @@
-"""Is it the model? Teacher-forced and free over drawn videos, AP beside it, against PyTorch in FP32 on the processor."""
+"""Is it the model? Teacher-forced and free over drawn videos, and AP, against PyTorch in FP32 on the processor."""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -34,7 +35,7 @@ def run(context: Context) -> None:
         rate = convolution_rate(device.type, dtype)
         context.notebook.add(_figure("large convolution, 3x3", name, 1e-12 * rate, "TFLOP/s"))
     if device.type == "cuda":
-        with _rounded_products():
+        with rounded_products():
             context.notebook.add(
                 _figure("largest matrix product", "TF32", 1e-12 * gemm_rate("cuda", torch.float32), "TFLOP/s")
             )
@@ -131,12 +132,12 @@ def best(work: Callable[[], object], device: str, repeats: int = 5) -> float:
     return min(seconds)
 
 
-class _rounded_products:
+@contextmanager
+def rounded_products() -> Iterator[None]:
     """TF32 in products, while the block lasts."""
-
-    def __enter__(self) -> None:
-        self._before = torch.backends.cuda.matmul.allow_tf32
-        torch.backends.cuda.matmul.allow_tf32 = True
-
-    def __exit__(self, *_: object) -> None:
-        torch.backends.cuda.matmul.allow_tf32 = self._before
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before

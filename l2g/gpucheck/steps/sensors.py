@@ -1,4 +1,4 @@
-"""Power, memory and clock of the first GPU while something runs, as nvidia-smi tells them; nothing where there is none."""
+"""Power, memory and clock of the first GPU while something runs, as nvidia-smi tells; nothing where there is none."""
 
 from __future__ import annotations
 

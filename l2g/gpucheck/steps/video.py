@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import av
 import av.error
 import numpy as np
+from av.codec.hwaccel import HWAccel
 
 from l2g.data.synthetic.video import synthetic_video
 from l2g.errors import L2GError
@@ -28,7 +30,7 @@ def run(context: Context) -> None:
     clip.parent.mkdir(parents=True, exist_ok=True)
     for name, encoder in ENCODERS.items():
         target = clip if encoder == "libx264" else clip.with_name(f"{encoder}.mp4")
-        _measure(context, subject, name, "encoding", lambda e=encoder, t=target: encode(pictures, e, t))
+        _measure(context, subject, name, "encoding", partial(encode, pictures, encoder, target))
     decoded: dict[str, np.ndarray] = {}
     for name, hardware in (("processor", False), ("GPU (NVDEC)", True)):
 
@@ -70,16 +72,13 @@ def encode(pictures: np.ndarray, encoder: str, path: Path) -> int:
 
 def decode(path: Path, hardware: bool) -> tuple[int, np.ndarray]:
     """How many frames a clip has, and the luma of the last, uint8 [H, W]."""
-    how = {}
-    if hardware:
-        from av.codec.hwaccel import HWAccel
-
-        how["hwaccel"] = HWAccel("cuda", allow_software_fallback=False)
-    count, last = 0, None
-    with av.open(str(path), **how) as container:
-        for last in container.decode(video=0):
+    device = HWAccel("cuda", allow_software_fallback=False) if hardware else None
+    count, luma = 0, None
+    with av.open(str(path), "r", hwaccel=device) as container:
+        for frame in container.decode(video=0):
             count += 1
-        if last is None:
-            raise L2GError(f"{path}: no frame in it")
-        height = last.height
-        return count, last.to_ndarray(format="gray")[:height]
+            if count == FRAMES:
+                luma = frame.to_ndarray(format="gray")[: frame.height]
+    if luma is None:
+        raise L2GError(f"{path}: {count} frames decoded, {FRAMES} expected")
+    return count, luma
