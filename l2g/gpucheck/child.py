@@ -66,11 +66,10 @@ def run_step(step: Step, folder: Path, hardware: Hardware) -> None:
 
 def _run_command(step: Step) -> int:
     """This process becomes the command. What it makes appears whole or not at all, so what is there is done."""
-    made = step.command[step.command.index("--output") + 1] if "--output" in step.command else None
-    if made is not None and Path(made).exists():
-        return 0
-    if made is not None:
-        Path(made).parent.mkdir(parents=True, exist_ok=True)
+    if step.output is not None:
+        if Path(step.output).exists():
+            return 0
+        Path(step.output).parent.mkdir(parents=True, exist_ok=True)
     os.execv(sys.executable, [sys.executable, "-m", "l2g", *step.command])
 
 

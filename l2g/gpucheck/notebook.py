@@ -45,7 +45,7 @@ class Context:
     def checkpoint(self) -> str:
         """Of the step's model, as `load_checkpoint` takes it."""
         name = checkpoint_of(self.step.model, self.presets)
-        return str(self.folder / name) if self.step.model in self.presets else name
+        return str(self.folder / name) if name.startswith("models/") else name
 
     @property
     def canvas(self) -> tuple[int, int] | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from l2g.errors import L2GError
-from l2g.gpucheck.ways import LIBRARY_OF, WAYS, Way
+from l2g.gpucheck.ways import BY_SLUG, LIBRARY_OF, WAYS, Way
 from l2g.records import Record
 
 # Instances that a runtime takes off the device; what latency is measured with.
@@ -19,11 +19,17 @@ TOP_K = 50
 LEAST_STREAMS = 8
 
 
+def label_of(model: str) -> str:
+    """A model's name in files and tables."""
+    return Path(model).stem
+
+
 @dataclass(frozen=True)
 class Options(Record):
     """What is checked.
 
-    models: names that `l2g export --ckpt` takes, or presets, which get random weights. size: (height, width) of the
+    models: names that `l2g export --ckpt` takes, files in `models` of the folder (`carry`), or presets, which get
+    random weights. size: (height, width) of the
     canvas that latency is measured on. streams: batches. frames: that count of each latency. videos: of `val`, for AP.
     """
 
@@ -69,19 +75,24 @@ class Step:
     device: bool = True
 
     @property
+    def output(self) -> str | None:
+        """The file that the command makes, seen from the folder of the check."""
+        return self.command[self.command.index("--output") + 1] if "--output" in self.command else None
+
+    @property
+    def builds(self) -> str | None:
+        """The library of the engine that the command builds."""
+        return self.command[self.command.index("--library") + 1] if self.command[:1] == ("build",) else None
+
+    @property
     def makes(self) -> bool:
         """Whether it only makes what others need."""
-        return self.kind in ("", "weights")
+        return self.kind == "weights" or self.output is not None
 
 
 def plan(options: Options, presets: frozenset[str]) -> tuple[Step, ...]:
     """All steps. presets: models that have no weights of their own, and so nothing to score."""
     return _Plan(options, presets).steps()
-
-
-def label_of(model: str) -> str:
-    """A model's name in files and tables."""
-    return Path(model).stem
 
 
 class _Plan:
@@ -95,6 +106,9 @@ class _Plan:
             for model in self.options.models:
                 if model not in self.presets:
                     self._parity(model, way)
+        for model in self.options.models:
+            # Its arithmetic is counted in the graph, where that is made for ONNX Runtime.
+            self._artifacts(model, BY_SLUG["onnx-runtime-fp32"], "latency")
         self._add(Step("floors", "what the device could do at best", 120, "floors"))
         for way in WAYS:
             for model in self.options.models:
@@ -195,8 +209,10 @@ class _Plan:
 
 
 def checkpoint_of(model: str, presets: frozenset[str]) -> str:
-    """What `l2g export --ckpt` is given, seen from the folder of the check."""
-    return f"models/{model}.safetensors" if model in presets else model
+    """What `l2g export --ckpt` is given, seen from the folder of the check: random weights and files lie in it."""
+    if model in presets:
+        return f"models/{model}.safetensors"
+    return f"models/{model}" if Path(model).suffix else model
 
 
 def file_of(model: str, way: Way, role: str, kind: str) -> Path:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import l2g
 from l2g.errors import DataError, L2GError
-from l2g.files import locked, read_json, write_json, write_text
+from l2g.files import locked, read_json, write_bytes, write_json, write_text
 from l2g.gpucheck.child import RANDOM
 from l2g.gpucheck.notebook import FACTS_FILE, OPTIONS_FILE, figures_file
 from l2g.gpucheck.page import render_page
@@ -42,6 +42,7 @@ from l2g.gpucheck.report import (
 )
 
 REPORT_FILE, PAGE_FILE = "report.json", "report.html"
+# What runs a step: its name, the folder and the device follow.
 CHILD = (sys.executable, "-m", "l2g.gpucheck.child")
 _TICK = 0.2  # seconds between two looks at a running step
 _GRACE = 5.0  # seconds between asking a process to end and ending it
@@ -54,8 +55,7 @@ class How:
     """How a check is run, which changes nothing of what its numbers mean.
 
     device: "cuda" or "cpu". prepare: only what needs no device. retry: also what failed before. only: steps whose names
-    hold one of these words, and what they need. minutes: no step begins after that. child: the command that runs a
-    step.
+    hold one of these words, and what they need. minutes: no step begins after that.
     """
 
     device: str = "cuda"
@@ -63,7 +63,6 @@ class How:
     retry: bool = False
     only: tuple[str, ...] = ()
     minutes: float | None = None
-    child: tuple[str, ...] = CHILD
 
 
 class NoGpuError(L2GError):
@@ -80,6 +79,25 @@ def check(folder: Path, options: Options, how: How, tell: Tell = lambda line: No
         _keep_options(folder, options)
         run = _Check(folder, options, how, tell)
         return run.run()
+
+
+def carry(folder: Path, models: Sequence[str]) -> tuple[str, ...]:
+    """Copy checkpoint files into the folder of a check, so that it can go to another machine as a whole; the names of
+    all models. L2GError for a file that is neither there nor in the folder."""
+    names = []
+    for model in models:
+        path = Path(model)
+        if not path.suffix:
+            names.append(model)
+            continue
+        target = folder / "models" / path.name
+        if path.is_file() and not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(target, path.read_bytes())
+        if not target.exists():
+            raise L2GError(f"{model}: no such file; give a checkpoint, or the name of a model such as l2g_tiny")
+        names.append(path.name)
+    return tuple(names)
 
 
 def read_report(path: Path) -> Report:
@@ -140,6 +158,8 @@ class _Check:
     def _kept(self, step: Step) -> Outcome | None:
         """What an earlier call found; None for what it did not finish."""
         path = self._outcome_file(step.name)
+        if (made := step.output) is not None and not (self.folder / made).exists():
+            return None
         try:
             return Outcome.from_json(read_json(path, dict)) if path.exists() else None
         except (DataError, TypeError, ValueError):
@@ -205,7 +225,10 @@ class _Check:
         assert self.facts is not None
         if step.kind == "capture" and self.how.device == "cpu":
             return "CUDA graphs need a GPU"
-        if step.way is None or (step.makes and not step.device):
+        if step.makes and not step.device:
+            absent = step.builds and self.facts.libraries.get(step.builds) is None
+            return f"{step.builds} is not installed" if absent else None
+        if step.way is None:
             return None
         if self.how.device == "cpu" and not step.way.everywhere:
             return f"{step.way.name} is for a GPU"
@@ -236,9 +259,9 @@ class _Check:
         seen: float | None = None
         with log.open("w+b") as output:
             process = subprocess.Popen(
-                [*self.how.child, step.name, str(self.folder.resolve()), self.how.device],
+                [*CHILD, step.name, str(self.folder.resolve()), self.how.device],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
-                env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env=_environment(),
             )  # fmt: skip
             try:
                 while process.poll() is None and time.monotonic() - began < limit:
@@ -294,6 +317,15 @@ class _Check:
         for figure in outcome.figures:
             if figure.passed is False:
                 self.tell(f"    beyond its limit: {figure.subject}: {figure.quantity} {figure.value}")
+
+
+def _environment() -> dict[str, str]:
+    """Of a step, which runs in another folder: it imports the same l2g as this process."""
+    here = Path(l2g.__file__).resolve().parents[1]
+    paths = [str(Path(entry).resolve()) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    if here.name not in ("site-packages", "dist-packages"):
+        paths.insert(0, str(here))
+    return {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
 
 
 def _changed(path: Path) -> float | None:

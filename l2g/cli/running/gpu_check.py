@@ -78,10 +78,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def asked(options: argparse.Namespace) -> Options:
-    """What is checked, a checkpoint by its whole path since steps run in the folder of the check."""
+    """What is checked; checkpoints are copied into the folder of the check."""
     from dataclasses import replace
 
     from l2g.gpucheck.plan import QUICK, Options
+    from l2g.gpucheck.run import carry
 
     chosen = QUICK if options.quick else Options()
     given = {name: getattr(options, name) for name in ("size", "frames", "videos")}
@@ -89,7 +90,7 @@ def asked(options: argparse.Namespace) -> Options:
     if options.streams is not None:
         given["streams"] = tuple(options.streams)
     if options.models is not None:
-        given["models"] = tuple(str(Path(m).resolve()) if Path(m).exists() else m for m in options.models)
+        given["models"] = carry(options.output, options.models)
     return replace(chosen, **given)
 
 
