@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import warnings
 from pathlib import Path
 from types import ModuleType
@@ -68,7 +69,9 @@ class EngineExecutor:
             trt.init_libnvinfer_plugins(self._logger, "")
         self._runtime = trt.Runtime(self._logger)
         if library.lean and self._log.errors:
-            # 11.4 gives an object all the same, and ends the process when anything is asked of it.
+            # 11.4 gives an object all the same, and ends the process when anything is asked of it or when it is freed:
+            # so it never is.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._runtime))
             raise self._failure("cannot be opened, since the lean runtime does not start")
         if sidecar.engine.holds_host_code:
             # Engines are code anyhow, and this one is the one that its sidecar vouches for.
