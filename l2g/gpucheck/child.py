@@ -65,10 +65,8 @@ def run_step(step: Step, folder: Path, hardware: Hardware) -> None:
 
 
 def _run_command(step: Step) -> int:
-    """This process becomes the command. What it makes appears whole or not at all, so what is there is done."""
+    """This process becomes the command."""
     if step.output is not None:
-        if Path(step.output).exists():
-            return 0
         Path(step.output).parent.mkdir(parents=True, exist_ok=True)
     os.execv(sys.executable, [sys.executable, "-m", "l2g", *step.command])
 

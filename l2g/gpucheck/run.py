@@ -146,8 +146,11 @@ class _Check:
             kept = self.outcomes.get(step.name)
             if kept is not None and kept.status in ENDED and not (self.how.retry and kept.status in BROKEN):
                 continue
-            reason = self._why_not(step)
-            if reason is not None:
+            if step.output is not None and (self.folder / step.output).exists():
+                # What a command makes appears whole or not at all, so what is there is done.
+                self._keep(Outcome(step.name, step.title, DONE))
+                continue
+            if (reason := self._why_not(step)) is not None:
                 self._keep(Outcome(step.name, step.title, *reason))
                 continue
             self.tell(f"[{number}/{len(wanted)}] {step.title}")
