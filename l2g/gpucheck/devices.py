@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable
 from pathlib import Path
@@ -62,6 +63,17 @@ class Hardware:
         from l2g.runtime.backends.tensorrt.device import find_gpu
 
         return find_gpu() if self.kind == "cuda" else None
+
+    def names(self) -> tuple[str, ...]:
+        """Of the GPUs, as the CUDA bindings or else PyTorch know them: a Jetson has no nvidia-smi."""
+        if (gpu := self.gpu()) is not None:
+            return (f"{gpu.name}, compute capability {gpu.capability}",)
+        with contextlib.suppress(ImportError):
+            import torch
+
+            if self.kind == "cuda" and torch.cuda.is_available():
+                return tuple(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+        return ()
 
     def why_not(self) -> dict[str, str]:
         """By what could run a model, why it cannot here; "" where it can."""

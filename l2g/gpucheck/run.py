@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -246,17 +247,22 @@ class _Check:
             if done is None or done.status != DONE:
                 why = f"{done.status}: {done.reason}" if done else "was not made"
                 return SKIPPED, f"it needs {need}, which {why}"
-        if self.how.minutes is not None and time.monotonic() - self.began > 60 * self.how.minutes:
-            return SKIPPED, f"{self.how.minutes:g} minutes were over; the same command goes on"
-        return None
+        return (SKIPPED, self._time_is_up) if self._seconds_left() <= 0 else None
+
+    def _seconds_left(self) -> float:
+        """Of the minutes that were given; endless where none were."""
+        return math.inf if self.how.minutes is None else 60 * self.how.minutes - (time.monotonic() - self.began)
+
+    @property
+    def _time_is_up(self) -> str:
+        return f"{self.how.minutes or 0:g} minutes were over; the same command goes on"
 
     def _run(self, step: Step) -> Outcome:
         """Run a step until it ends, or its time is over; the report is written whenever it has found something."""
         figures = figures_file(self.folder, step.name)
         figures.unlink(missing_ok=True)
-        limit = step.limit
-        if self.how.minutes is not None and step.kind != "machine":
-            limit = min(limit, max(60 * self.how.minutes - (time.monotonic() - self.began), 1.0))
+        left = max(self._seconds_left(), 1.0) if step.kind != "machine" else step.limit
+        limit = min(step.limit, left)
         log = self.folder / "steps" / f"{step.name}.log"
         began = time.monotonic()
         seen: float | None = None
@@ -276,6 +282,8 @@ class _Check:
                 timed_out = process.poll() is None
             finally:
                 _end(process)
+        if timed_out and limit < step.limit:
+            return self._outcome(step, SKIPPED, f"not finished, {self._time_is_up}", began)
         if timed_out:
             return self._outcome(step, TIMED_OUT, f"took more than {limit:g} s", began)
         status, reason = _verdict(process.returncode, _tail(log))

@@ -15,9 +15,7 @@ from l2g.gpucheck.report import Facts
 
 def run(context: Context) -> None:
     details = doctor()
-    gpus = tuple(_gpu_text(gpu) for gpu in details["gpus"])
-    if not gpus and (gpu := context.hardware.gpu()) is not None:
-        gpus = (f"{gpu.name}, compute capability {gpu.capability}",)
+    gpus = tuple(_gpu_text(gpu) for gpu in details["gpus"]) or context.hardware.names()
     facts = Facts(
         device=context.hardware.kind,
         gpus=gpus,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import fields, replace
 from typing import Any
 
@@ -23,7 +24,7 @@ class AutocastBackend(EagerBackend):
     """Eager, its products in 16 bits where PyTorch thinks that they bear it."""
 
     def __init__(self, model: VideoModel, precision: str, **how: Any):
-        super().__init__(model, **how)
+        super().__init__(copy.copy(model), **how)  # the caller's keeps its own `step`
         plain = model.step
 
         def step(frames: Tensor, state: Any = None) -> tuple[Any, Any]:
