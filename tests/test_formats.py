@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 FORMATS = ROOT / "docs" / "formats"
 # Objects whose keys are names of something else: tensors, libraries, IoU thresholds, units of the model.
 OPEN = {"versions", "differences", "tolerances", "errors", "limits", "AP_per_IoU", "sensitivity", "tensors"}
-OPEN |= {"tensors_by_method", "layers", "nodes"}
+OPEN |= {"tensors_by_method", "layers", "nodes", "libraries", "why_not", "details"}
 
 
 def run(door, *words, cwd):
@@ -168,6 +168,14 @@ def test_the_report_of_evaluate(folder):
     options = ["--model", exported.small_checkpoint(), "--dataset", "own", "--report", "val.json"]
     run(door("runtime/evaluate.py"), *options, cwd=folder)
     compare(json.loads((folder / "val.json").read_text()), section("reports.md", "The report of evaluate"))
+
+
+def test_the_report_of_gpu_check(folder):
+    words = ["--device", "cpu", "--models", "l2g_tiny", "--size", "64x96", "--only", "video", "--output", "check"]
+    run(["-m", "l2g"], "gpu-check", *words, "--quiet", cwd=folder)
+    found = json.loads((folder / "check/report.json").read_text())
+    assert [outcome["step"] for outcome in found["outcomes"]] == ["machine", "video"]
+    compare(found, section("reports.md", "The report of gpu-check"))
 
 
 def test_a_missing_field_and_a_made_up_one_are_found():
