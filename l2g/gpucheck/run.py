@@ -349,14 +349,16 @@ def _changed(path: Path) -> float | None:
 def _end(process: subprocess.Popen[bytes]) -> None:
     """End a step and all that it started; one that the system cannot end (a driver that hangs) is left to itself."""
     if process.poll() is None:
-        for number, wait in ((signal.SIGTERM, _GRACE), (signal.SIGKILL, _GRACE)):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, number)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(wait)
-                break
+        _signal(process, signal.SIGTERM)
+    _signal(process, signal.SIGKILL)  # what did not listen, and what it started and left
+
+
+def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """To the step and whatever it started; then wait for the step, a little while."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)  # what it started and left
+        os.killpg(process.pid, number)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_GRACE)
 
 
 def _verdict(code: int, output: str) -> tuple[str, str]:

@@ -151,9 +151,9 @@ def test_a_step_that_does_not_listen_is_ended_with_all_that_it_started(folder, m
     assert gone(int((folder / "helper.pid").read_text()))
 
 
-def gone(pid):
+def gone(pid, tries=50):
     """Whether no such process runs; one that nobody has waited for is over as well."""
-    for _ in range(50):
+    for _ in range(tries):
         try:
             if Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z":
                 return True
@@ -240,6 +240,21 @@ def test_killed_at_any_moment_it_leaves_what_was_measured(folder, number):
     after = check(folder, OPTIONS, TWO)
     assert status(after) == {"machine": ("done", []), FIRST: ("done", [2.5]), SECOND: ("done", [1.0])}
     assert ran(folder) == [FIRST, SECOND, SECOND]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a signal of Linux")
+def test_a_step_ends_with_the_check_that_was_killed():
+    code = (
+        "import os, time; from l2g.gpucheck.child import _die_with_the_parent\n"
+        "if (pid := os.fork()) == 0:\n    _die_with_the_parent(); print(os.getpid(), flush=True); time.sleep(60)\n"
+        "time.sleep(60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    step = int(parent.stdout.readline())
+    assert not gone(step, tries=1)
+    parent.kill()
+    parent.wait()
+    assert gone(step)
 
 
 def until(true, process, seconds=30):
