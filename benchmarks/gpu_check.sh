@@ -20,12 +20,11 @@ if [ "$wheels" != "-" ]; then
     echo "error: $wheels: no such folder; fill one with: pip download -d $wheels ..." >&2
     exit 2
   fi
-  # What the machine has stays visible: its PyTorch is the one that fits its driver.
-  environment="$(mktemp -d)"
-  trap 'rm -rf "$environment"' EXIT
-  "$python" -m venv --system-site-packages "$environment"
-  python="$environment/bin/python"
-  "$python" -m pip install --quiet --no-index --no-deps --disable-pip-version-check "$wheels"/*.whl
+  # Beside what the machine has, which stays as it is: its PyTorch is the one that fits its driver.
+  beside="$(mktemp -d)"
+  trap 'rm -rf "$beside"' EXIT
+  "$python" -m pip install --quiet --no-index --no-deps --disable-pip-version-check --target "$beside" "$wheels"/*.whl
+  PYTHONPATH="$beside${PYTHONPATH:+:$PYTHONPATH}"
 fi
 export PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}"
 "$python" -m l2g gpu-check --output "$output" "$@"
