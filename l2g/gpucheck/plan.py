@@ -76,7 +76,9 @@ class Step:
 
     @property
     def output(self) -> str | None:
-        """The file that the command makes, seen from the folder of the check."""
+        """What the step makes, seen from the folder of the check."""
+        if self.kind == "weights":
+            return f"models/{self.model}.safetensors"
         return self.command[self.command.index("--output") + 1] if "--output" in self.command else None
 
     @property
@@ -87,7 +89,7 @@ class Step:
     @property
     def makes(self) -> bool:
         """Whether it only makes what others need."""
-        return self.kind == "weights" or self.output is not None
+        return self.output is not None
 
 
 def plan(options: Options, presets: frozenset[str]) -> tuple[Step, ...]:
@@ -211,7 +213,7 @@ class _Plan:
 def checkpoint_of(model: str, presets: frozenset[str]) -> str:
     """What `l2g export --ckpt` is given, seen from the folder of the check: random weights and files lie in it."""
     if model in presets:
-        return f"models/{model}.safetensors"
+        return f"models/{model}.safetensors"  # as the step `weights` makes it
     return f"models/{model}" if Path(model).suffix else model
 
 

@@ -49,6 +49,7 @@ class Way:
 WAYS = (
     Way(PYTORCH, "fp32", everywhere=True),
     Way(ONNXRUNTIME, "fp32", everywhere=True),
+    Way(COMPILED, "fp32"),
     Way(COMPILED, "fp16"),
     Way(COMPILED, "bf16"),
     *(Way(library, precision) for library in (TENSORRT, RTX) for precision in ("fp32", "fp16", "int8")),

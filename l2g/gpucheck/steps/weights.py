@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import torch
+
+from l2g.checkpoint import save_checkpoint
 from l2g.gpucheck.notebook import Context
+from l2g.modeling.local2global import build_model
 
 
 def run(context: Context) -> None:
-    from pathlib import Path
-
-    import torch
-
-    from l2g.checkpoint import save_checkpoint
-    from l2g.modeling.local2global import build_model
-
     path = Path(context.checkpoint)
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.manual_seed(0)
-        save_checkpoint(build_model(context.step.model), path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    save_checkpoint(build_model(context.step.model), path)
