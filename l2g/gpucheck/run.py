@@ -113,18 +113,18 @@ def read_report(path: Path) -> Report:
 
 
 def _keep_options(folder: Path, options: Options) -> None:
+    """Write them down for the steps; L2GError where the folder has something of a check with others."""
     path = folder / OPTIONS_FILE
-    if path.exists():
-        before = read_json(path, dict)
-        new = json.loads(json.dumps(options.to_json()))
+    started = any(file.name != "machine.json" for file in (folder / "steps").glob("*.json"))
+    if path.exists() and started:
+        before, new = read_json(path, dict), json.loads(json.dumps(options.to_json()))
         if changed := sorted(name for name in new if before.get(name) != new[name]):
             name = changed[0]
             raise L2GError(
                 f"{folder}: holds a check with {name} {before.get(name)}, {new[name]} asked for; give the same options "
                 "to go on with it, or another --output"
             )
-    else:
-        write_json(path, options.to_json())
+    write_json(path, options.to_json())
 
 
 class _Check:
@@ -133,6 +133,7 @@ class _Check:
         self.steps = plan(options, RANDOM)
         self.began = time.monotonic()
         self.facts: Facts | None = None
+        self.measured_on: Facts | None = None  # another machine's, whose numbers are in the folder
         self.outcomes: dict[str, Outcome] = {}
         (folder / "steps").mkdir(exist_ok=True)
         for step in self.steps:
@@ -181,6 +182,11 @@ class _Check:
         self.facts = self._facts()
         if outcome.status != DONE or self.facts is None:
             raise L2GError(f"the machine cannot be looked at: {outcome.reason}")
+        measured = any(step.name in self.outcomes for step in self.steps if step.device and not step.makes)
+        other = before if measured and before is not None and before.name != self.facts.name else None
+        if other is not None:
+            write_json(self.folder / FACTS_FILE, other.to_json())
+            self.measured_on = other
         if self.how.prepare:
             return
         if self.how.device == "cuda" and not self.facts.gpus:
@@ -188,11 +194,9 @@ class _Check:
                 "no GPU was found (nvidia-smi, CUDA bindings); run this where there is one, with --prepare make here "
                 "what needs none, or give --device cpu to run the same on the processor"
             )
-        measured = any(step.name in self.outcomes for step in self.steps if step.device and not step.makes)
-        if measured and before is not None and before.name != self.facts.name:
-            write_json(self.folder / FACTS_FILE, before.to_json())
+        if other is not None:
             raise L2GError(
-                f"{self.folder}: holds the numbers of {before.name}, this is {self.facts.name}; give another --output"
+                f"{self.folder}: holds the numbers of {other.name}, this is {self.facts.name}; give another --output"
             )
 
     def _facts(self) -> Facts | None:
@@ -315,7 +319,7 @@ class _Check:
             l2g=l2g.__version__,
             complete=complete,
             options=self.options.to_json(),
-            facts=self.facts,
+            facts=self.measured_on or self.facts,
             outcomes=tuple(self.outcomes[step.name] for step in self.steps if step.name in self.outcomes),
         )
         write_json(self.folder / REPORT_FILE, report.to_json())

@@ -196,6 +196,9 @@ def test_prepared_on_one_machine_and_measured_on_another(folder):
     script(folder, gpus=("GPU three",))
     with pytest.raises(L2GError, match="holds the numbers of GPU two, this is GPU three; give another --output"):
         check(folder, OPTIONS, HOW)
+    # More may be made elsewhere; the numbers stay those of where they were measured.
+    prepared = check(folder, OPTIONS, replace(HOW, prepare=True))
+    assert prepared.facts.name == "GPU two"
     script(folder, gpus=("GPU two",))
     assert check(folder, OPTIONS, replace(HOW, only=("onnx-runtime",))).facts.name == "GPU two"
 
@@ -270,7 +273,9 @@ def until(true, process, seconds=30):
 
 
 def test_another_check_in_the_same_folder_is_refused(folder):
-    check(folder, OPTIONS, TWO)
+    with pytest.raises(L2GError, match="no step is named so"):
+        check(folder, replace(OPTIONS, frames=5), replace(HOW, only=("nonsense",)))
+    check(folder, OPTIONS, TWO)  # nothing was done yet with other options, so these hold
     with pytest.raises(L2GError, match="holds a check with frames 3, 4 asked for"):
         check(folder, replace(OPTIONS, frames=4), TWO)
     with pytest.raises(L2GError, match="no step is named so: nonsense"):
