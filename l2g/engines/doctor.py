@@ -226,13 +226,13 @@ def _type_rules(graph: Examined, asked: Circumstances) -> Findings:
         yield Finding("refuse", "mixed", text, evidence, mend)
     doubles = [weight.name for weight in graph.model.graph.initializer if weight.data_type == TensorProto.DOUBLE]
     if doubles:
-        found = f"{len(doubles)}, the first {doubles[0]}"
+        which = f"{len(doubles)}, the first {doubles[0]}"
         if asked.library == "tensorrt-rtx":
             text = f"float64 constants, which it takes as float32 ({MEASURED})"
-            yield Finding("warn", "double", text, found, "export the model again")
+            yield Finding("warn", "double", text, which, "export the model again")
         else:
             yield Finding(
-                "refuse", "double", "float64 constants, which TensorRT does not take", found, "export the model again"
+                "refuse", "double", "float64 constants, which TensorRT does not take", which, "export the model again"
             )
 
 

@@ -44,7 +44,7 @@ class Hardware:
         import torch
 
         try:
-            side = torch.cuda.Stream()
+            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
                 for _ in range(3):  # libraries choose and allocate in the first calls, which a capture does not survive
@@ -77,7 +77,7 @@ class Hardware:
 
     def why_not(self) -> dict[str, str]:
         """By what could run a model, why it cannot here; "" where it can."""
-        asked = {
+        asked: dict[str, Callable[[], str]] = {
             PYTORCH: self._without_pytorch,
             COMPILED: self._without_compiling,
             ONNXRUNTIME: self._without_onnxruntime,

@@ -263,6 +263,17 @@ def test_types_are_carried_to_every_output_of_a_split(tmp_path):
     assert severities == ["warn"]
 
 
+@pytest.mark.parametrize(("library", "severity"), [("tensorrt-rtx", "warn"), ("tensorrt", "refuse")])
+def test_float64_constants(library, severity, tmp_path):
+    """TensorRT-RTX takes them as float32."""
+    double = one("Add", [("x", TensorProto.DOUBLE, [4])], [("y", TensorProto.DOUBLE, [4])], {"c": np.ones(4)})
+    onnx.save(double, tmp_path / "m.onnx")
+    found = [f.severity for f in examine(tmp_path / "m.onnx", Circumstances(library, "1.7.1")) if f.rule == "double"]
+    assert found == [severity]
+    if library == "tensorrt-rtx" and installed_version(library) is not None:
+        assert built(double)
+
+
 def test_an_unknown_library(tmp_path):
     onnx.save(pairs(np.int8(0)), tmp_path / "m.onnx")
     with pytest.raises(EngineError, match="library 'other' found"):
