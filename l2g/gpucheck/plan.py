@@ -28,8 +28,8 @@ def label_of(model: str) -> str:
 class Options(Record):
     """What is checked.
 
-    models: names that `l2g export --ckpt` takes, files in `models` of the folder (`carry`), or presets, which get
-    random weights. size: (height, width) of the
+    models: files in `models` of the folder (`l2g.gpucheck.run.carry`), or presets, which get random weights where none
+    are shipped. size: (height, width) of the
     canvas that latency is measured on. streams: batches. frames: that count of each latency. videos: of `val`, for AP.
     """
 

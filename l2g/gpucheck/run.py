@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import l2g
+from l2g.config import PRESETS
 from l2g.errors import DataError, L2GError
 from l2g.files import locked, read_json, write_bytes, write_json, write_text
 from l2g.gpucheck.child import RANDOM
@@ -84,19 +85,19 @@ def check(folder: Path, options: Options, how: How, tell: Tell = lambda line: No
 
 def carry(folder: Path, models: Sequence[str]) -> tuple[str, ...]:
     """Copy checkpoint files into the folder of a check, so that it can go to another machine as a whole; the names of
-    all models. L2GError for a file that is neither there nor in the folder."""
+    all models. L2GError for what is no preset, and a file neither there nor in the folder."""
     names = []
     for model in models:
-        path = Path(model)
-        if not path.suffix:
+        if model in PRESETS:
             names.append(model)
             continue
+        path = Path(model)
         target = folder / "models" / path.name
         if path.is_file() and not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(target, path.read_bytes())
-        if not target.exists():
-            raise L2GError(f"{model}: no such file; give a checkpoint, or the name of a model such as l2g_tiny")
+        if not path.suffix or not target.exists():
+            raise L2GError(f"{model}: no such file; give a checkpoint, or one of {', '.join(PRESETS)}")
         names.append(path.name)
     return tuple(names)
 

@@ -297,8 +297,9 @@ def test_checkpoints_are_carried(folder, tmp_path_factory):
     steps = plan(Options(models=("mine.safetensors",)), RANDOM)
     export = next(step for step in steps if step.command[:1] == ("export",))
     assert export.command[2] == "models/mine.safetensors"
-    with pytest.raises(L2GError, match=r"gone\.pth: no such file"):
-        carry(folder, ["gone.pth"])
+    for name in ("gone.pth", "l2g_tiyn", str(folder)):
+        with pytest.raises(L2GError, match=r"no such file; give a checkpoint, or one of .*l2g_tiny"):
+            carry(folder, [name])
 
 
 @pytest.mark.parametrize(
