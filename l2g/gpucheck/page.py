@@ -12,7 +12,7 @@ _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:1180px;padding:0 1rem;color:#222;background:#fff}
 h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}
 table{border-collapse:collapse}td,th{padding:.25rem .7rem;border-bottom:1px solid #ddd;text-align:right}
-td:first-child,th:first-child,td:nth-child(2),th:nth-child(2){text-align:left}
+td:first-child,th:first-child,td:nth-child(2),th:nth-child(2){text-align:left;white-space:nowrap}
 .pass{color:#1b7a3d;font-weight:600}.fail{color:#b3261e;font-weight:600}.note{color:#555;font-size:.9rem}
 pre{background:#f6f6f6;padding:.6rem;overflow:auto;font-size:.85rem}svg text{font:12px system-ui,sans-serif;fill:#444}
 """
@@ -31,10 +31,8 @@ def summary(report: Report) -> str:
     """What counts, in lines: medians, what is beyond its limits, what broke, what was not run and why."""
     lines = [_verdict(report), *_medians(report)]
     lines += [f"beyond its limit: {_told(figure)}" for figure in report.refused]
-    for outcome in report.outcomes:
-        if outcome.status != DONE:
-            lines.append(f"{outcome.status}: {outcome.title}: {outcome.reason}")
-    return "\n".join(lines)
+    lines += [f"{o.status}: {o.title}: {o.reason}" for o in report.broken]
+    return "\n".join([*lines, *(f"{status}: {reason}: {what}" for status, reason, what in _absences(report))])
 
 
 def render_page(report: Report) -> str:
@@ -78,7 +76,7 @@ def _conditions(report: Report) -> str:
 
 def _medians(report: Report) -> list[str]:
     return [
-        f"{figure.subject:<24}{figure.runs_on:<26}{figure.streams} streams{figure.value:10.2f} ms"
+        f"{figure.subject:<24}{figure.runs_on:<26}{_streams(figure):<10}{figure.value:10.2f} ms"
         for figure in _figures(report.outcomes)
         if figure.quantity == "median" and figure.value is not None
     ]
@@ -86,6 +84,10 @@ def _medians(report: Report) -> list[str]:
 
 def _figures(outcomes: Iterable[Outcome]) -> list[Figure]:
     return [figure for outcome in outcomes for figure in outcome.figures]
+
+
+def _streams(figure: Figure) -> str:
+    return "" if figure.streams is None else f"{figure.streams} stream{'s' * (figure.streams > 1)}"
 
 
 def _told(figure: Figure) -> str:
@@ -137,7 +139,7 @@ def _bars(figures: Sequence[Figure]) -> str:
     parts = []
     for number, figure in enumerate(figures):
         top, end = 22 * number, _BAR * (figure.value or 0) / longest
-        name = html.escape(f"{figure.subject}, {figure.runs_on}, {figure.streams} streams")
+        name = html.escape(f"{figure.subject}, {figure.runs_on}, {_streams(figure)}")
         parts.append(
             f'<rect x="400" y="{top + 3}" width="{end:.1f}" height="14" fill="#1f6fb2"/>'
             f'<text x="392" y="{top + 15}" text-anchor="end">{name}</text>'
@@ -158,11 +160,24 @@ def _broken(report: Report) -> str:
 
 def _absent(report: Report) -> str:
     items = "".join(
-        f"<li>{html.escape(f'{outcome.title} ({outcome.status}): {outcome.reason}')}</li>"
-        for outcome in report.outcomes
-        if outcome.status in (UNAVAILABLE, SKIPPED, RUNNING)
+        f"<li>{html.escape(reason or status)}<br><span class=note>{html.escape(what)}</span></li>"
+        for status, reason, what in _absences(report)
     )
     return f"<h2>Not measured</h2><ul>{items}</ul>" if items else ""
+
+
+def _absences(report: Report) -> list[tuple[str, str, str]]:
+    """(status, reason, what was not measured for it), a reason once."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for outcome in report.outcomes:
+        if outcome.status in (UNAVAILABLE, SKIPPED, RUNNING):
+            found.setdefault((outcome.status, outcome.reason), []).append(outcome.step)
+        for figure in outcome.figures:
+            if figure.value is None and figure.passed is None:
+                where = ", ".join(filter(None, (figure.subject, figure.runs_on, _streams(figure))))
+                what = f"{where}: {figure.quantity}"
+                found.setdefault((UNAVAILABLE, figure.note.removeprefix("not available: ")), []).append(what)
+    return [(status, reason, ", ".join(what)) for (status, reason), what in found.items()]
 
 
 def _machine(report: Report) -> str:

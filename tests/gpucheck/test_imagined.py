@@ -234,7 +234,7 @@ def test_the_command_on_a_processor(folder, capsys):
     assert main([*words, "--device", "cpu", "--only", "latency-small-onnx-runtime", "compiled"]) == 0
     captured = capsys.readouterr()
     assert "small 64x96" in captured.out
-    assert "not available: how fast is ONNX Runtime FP16? small: ONNX Runtime FP16 is for a GPU" in captured.out
+    assert "not available: ONNX Runtime FP16 is for a GPU: latency-small-onnx-runtime-fp16" in captured.out
     assert captured.err == ""
     if not torch.cuda.is_available():
         assert main(words) == 2

@@ -29,14 +29,13 @@ def run(context: Context) -> None:
         idle = _settled(sensors, began)
         began = time.perf_counter()
         with closing(open_way(context, way)) as backend:
-            _first_frame(backend, context.options.streams[0])
+            first = context.options.streams[0]
+            _first_frame(backend, first)
             start, now = time.perf_counter() - began, resident()
-            added = None if held is None or now is None else now - held
+            added = None if held is None or now is None else (now - held) / 1e6
             context.notebook.add(
-                Figure(context.subject, way.name, "start, to the first results", "s", start),
-                Figure(
-                    context.subject, way.name, "memory of the process", "MB", None if added is None else added / 1e6
-                ),
+                Figure(context.subject, way.name, "start, to the first results", "s", start, first),
+                Figure(context.subject, way.name, "memory of the process", "MB", added, first),
             )
             for streams in context.options.streams:
                 _at(context, backend, streams, sensors, idle)
