@@ -14,7 +14,7 @@ ROOMS = (
     *("errors", "progress", "records", "files", "provenance", "config", "untrusted"),
     *("contract", "artifacts", "metrics", "public"),
     *("modeling", "checkpoint", "runtime", "tracker", "serving", "data", "demo", "evaluation", "export", "engines"),
-    *("calibration", "training", "api", "cli"),
+    *("calibration", "gpucheck", "training", "api", "cli"),
 )
 # What an edge device has, and what these rooms may not need there. That they need none of the rooms above, the order
 # says: neither l2g.data nor what stands on it.
