@@ -191,6 +191,7 @@ def save_checkpoint(model: VideoModel, path: str | os.PathLike) -> None:
     if model.family in FAMILIES:
         _family(Path(path), model.family).save(model, Path(path))
         return
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     path = Path(path)
@@ -200,7 +201,10 @@ def save_checkpoint(model: VideoModel, path: str | os.PathLike) -> None:
         if not name.endswith("num_batches_tracked")
     }
     with write_atomically(path, CheckpointError) as temporary:
-        save_file(tensors, temporary, metadata={CONFIG_KEY: json.dumps(model.config.to_dict())})
+        try:
+            save_file(tensors, temporary, metadata={CONFIG_KEY: json.dumps(model.config.to_dict())})
+        except SafetensorError as error:  # what the system refuses comes as one of these, too
+            raise CheckpointError(f"{path}: cannot be written ({error}); make room, or give another path") from None
 
 
 def _family(path: Path, name: str) -> Any:
