@@ -99,7 +99,7 @@ def outcome(forks, commands, folder, name, place=None, mode=0o755):
 
 def expect_one_error(found, out):
     assert found.kind == "error", found.text
-    assert found.text.count("error: ") == 1, found.text
+    assert sum(line.startswith("error: ") for line in found.text.splitlines()) == 1, found.text
     assert "this is a bug" not in found.text
 
 
@@ -119,7 +119,7 @@ def test_a_folder_of_somebody_else(unprivileged, commands, place, name):
     expect_one_error(found, out)
     assert "ermission" in found.text
     assert list(out.rglob("*")) == []
-    assert found.seconds < 5
+    assert found.seconds < 20
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
