@@ -290,8 +290,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         for name, tensor in tensors.items():
             if kind := _unusual(tensor):
                 raise CheckpointError(
-                    f"{path}: tensor '{name}' is {kind}; save plain tensors: tensor.to_dense(), tensor.dequantize(), "
-                    "tensor.cpu()"
+                    f"{path}: tensor '{name}' is {kind}; save plain ones: tensor.to_dense(), tensor.dequantize()"
                 )
         if tensors:
             return tensors
@@ -304,13 +303,9 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
 
 def _unusual(tensor: Tensor) -> str | None:
     """What kind of tensor that is no array of numbers in memory; None for one that is."""
-    if tensor.is_nested:
-        return "nested"
-    if tensor.is_meta:
-        return "a shape without numbers"
-    if tensor.is_quantized:
-        return "quantised"
-    return None if tensor.layout is torch.strided else "sparse"
+    kinds = {"nested": tensor.is_nested, "a shape without numbers": tensor.is_meta, "quantised": tensor.is_quantized}
+    plain = None if tensor.layout is torch.strided else "sparse"
+    return next((kind for kind, found in kinds.items() if found), plain)
 
 
 def _check_not_bare(path: Path, tensors: dict[str, Tensor]) -> None:
