@@ -50,6 +50,7 @@ def process_video(
     class_names: tuple[str, ...] | None = None,
     on_frame: Callable[[], None] | None = None,
     cuts: Cuts = "auto",
+    resume: bool = False,
 ) -> JobSummary:
     """Segment and track a whole video; the results go into `folder`, which is made if it is missing.
 
@@ -67,12 +68,15 @@ def process_video(
             that is. num_queries, class_names: what a public checkpoint does not tell.
         on_frame: called after each frame, for a progress bar.
         cuts: where a new scene begins, with new ids: "auto", "off", or times in seconds.
+        resume: go on where a run into this folder that was killed, interrupted or failed has stopped; the files are
+            then those of a run that was not disturbed.
 
     Raises VideoError for a source that gives no frame and a folder that cannot be written, L2GError for a model that
     cannot be opened. What a damaged source lacks is the summary's `damage`.
     """
     from l2g.runtime.identity.tracks import TrackParameters
     from l2g.runtime.video.job import process_video as process
+    from l2g.runtime.video.lane import OutputOptions
     from l2g.runtime.video.overlay import DEFAULT_STYLE
     from l2g.runtime.video.source import Selection, VideoSource, open_source
 
@@ -97,6 +101,7 @@ def process_video(
             style=style or DEFAULT_STYLE,
             on_frame=on_frame,
             cuts=cuts,
+            output=OutputOptions(resume=resume),
         )
 
 

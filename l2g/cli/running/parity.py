@@ -28,6 +28,7 @@ from l2g.cli.arguments import (
 )
 from l2g.cli.entry import main_of
 from l2g.errors import L2GError
+from l2g.files import expect_writable
 
 if TYPE_CHECKING:
     from l2g.evaluation.parity.report import ParityReport, Tolerances
@@ -127,6 +128,7 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise L2GError(f"{folder}: cannot be made ({error.strerror}); give another --report folder") from None
+    expect_writable(folder / "report")
 
 
 def write_report(report: ParityReport, folder: str | Path) -> None:
