@@ -23,6 +23,7 @@ from l2g.cli.arguments import (
     note,
     open_dataset,
     running,
+    warm_up,
 )
 from l2g.cli.entry import main_of
 
@@ -64,6 +65,7 @@ def run(options: argparse.Namespace) -> int:
     refuse_overwriting(written, [options.model, *dataset.files])
     scoring = ScoringOptions(top_k=options.top_k, handover=not options.no_handover, cuts=options.cuts)
     with closing(open_backend(options.model, top_k=None, **running(options))) as backend:
+        warm_up(backend, min(options.streams, len(dataset.videos)), options)
         evaluation = evaluate_backend(
             backend,
             dataset,

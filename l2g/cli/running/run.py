@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from l2g.cli.arguments import add_model, add_quiet, add_running, cuts, duration, names, note, running, size
+from l2g.cli.arguments import add_model, add_quiet, add_running, cuts, duration, names, note, running, size, warm_up
 from l2g.cli.entry import INTERRUPTED, main_of
 
 if TYPE_CHECKING:
@@ -209,6 +209,7 @@ def process(options: argparse.Namespace) -> list[JobSummary]:
             **running(options),
         )
         stack.enter_context(closing(backend))
+        warm_up(backend, len(sources), options)
         watcher = stack.enter_context(_watcher(options, sources))
         expected = [source.expected_frames for source in sources]
         count = stack.enter_context(_frame_bar(_total(expected), options.quiet))
