@@ -22,8 +22,8 @@ BLOCK = 16
 WARP_BYTES = 512
 
 
-@triton.jit
-def _kernel(
+@triton.jit  # type: ignore[untyped-decorator]
+def _kernel(  # type: ignore[no-untyped-def]  # types are its own: pointers, integers, constants
     value,  # [B, S, HEADS, WIDTH]
     reference,  # float32 [1 or B, Q, SIDES]
     offsets,  # [B, Q, HEADS, LEVELS, POINTS, 2]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,7 +52,7 @@ class CudaLauncher(Launcher):
 
     def __init__(self, device: torch.device, capture: bool = True):
         super().__init__(device)
-        self._stream = torch.cuda.Stream(device)
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._capture = capture
 
     @contextmanager
@@ -89,7 +90,7 @@ class CudaLauncher(Launcher):
         self.how = "one launch of a CUDA graph"
         return captured
 
-    def _captured(self, work: Work, pool: object) -> Work:
+    def _captured(self, work: Work, pool: Any) -> Work:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=pool, stream=self._stream):
             results = work()

@@ -63,7 +63,7 @@ def _check_kept(model: VideoModel, keep: Collection[str]) -> None:
     known = [name for name, _ in model.named_modules() if name]
     for name in keep:
         if name not in known:
-            layers = dict.fromkeys(".".join(each.split(".")[:2]) for each in known)
+            layers = [each for each in known if each.count(".") == 1]
             raise L2GError(f"the model has no block '{name}'; it has {', '.join(layers)} and what is inside of them")
 
 
@@ -77,18 +77,10 @@ def _fold_norms(model: nn.Module) -> None:
 
 def _folded(conv: Conv, norm: FrozenBatchNorm) -> nn.Conv2d:
     scale, shift = norm.scale_and_shift()
-    plain = nn.utils.skip_init(
-        nn.Conv2d,
-        conv.in_channels,
-        conv.out_channels,
-        conv.kernel_size,  # type: ignore[arg-type]
-        stride=conv.stride,
-        padding=conv.padding,
-        device=conv.weight.device,
-    ).requires_grad_(False)
-    plain.weight.copy_(conv.weight * scale[:, None, None, None])
-    assert plain.bias is not None
-    plain.bias.copy_(shift)
+    channels, kernel = (conv.in_channels, conv.out_channels), conv.kernel_size
+    plain = nn.Conv2d(*channels, kernel, conv.stride, conv.padding, device="meta")  # type: ignore[arg-type]
+    plain.weight = nn.Parameter(conv.weight * scale[:, None, None, None], requires_grad=False)
+    plain.bias = nn.Parameter(shift, requires_grad=False)
     return plain.eval()
 
 
@@ -118,8 +110,7 @@ def _own_type(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) 
 
 
 def _tokens_type(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
-    own = module.norm1.weight.dtype
-    assert isinstance(own, torch.dtype)
+    own = module.get_parameter("norm1.weight").dtype
     count = _ADDING[type(module)]
     return (*(_cast(value, own) for value in given[:count]), *given[count:])
 

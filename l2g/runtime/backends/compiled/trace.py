@@ -8,7 +8,6 @@ as every later pass expects.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -74,16 +73,17 @@ def choose_masks(traced: fx.GraphModule) -> int:
     for node in list(traced.graph.nodes):
         if node.target is not aten.gather.default or node.args[1] != 1:
             continue
-        product, slots = _sole_source(node.args[0]), _rows_of(node.args[2])
+        whole, index = node.all_input_nodes
+        product, slots = _sole_source(whole), _rows_of(index)
         if product is None or slots is None or product.target is not aten.bmm.default:
             continue
-        embeddings, features = product.args
+        embeddings, features = product.all_input_nodes
         rows, masks = slots.meta["val"].shape[1], node.meta["val"].shape
         width = embeddings.meta["val"].shape[2]
         with traced.graph.inserting_before(node):
             call = traced.graph.call_function
-            index = call(aten.expand.default, (call(aten.unsqueeze.default, (slots, 2)), [-1, -1, width]))
-            chosen = call(aten.gather.default, (embeddings, 1, index))
+            repeated = call(aten.expand.default, (call(aten.unsqueeze.default, (slots, 2)), [-1, -1, width]))
+            chosen = call(aten.gather.default, (embeddings, 1, repeated))
             made = call(aten.bmm.default, (chosen, features))
             shaped = call(aten.view.default, (made, list(masks)))
         val = node.meta["val"]
@@ -104,9 +104,11 @@ def flatten_products(traced: fx.GraphModule) -> int:
     """
     count = 0
     for node in list(traced.graph.nodes):
-        if node.target is not aten.bmm.default or node.args[1].op != "get_attr":
+        if node.target is not aten.bmm.default or len(node.all_input_nodes) < 2:
             continue
-        rows, weights = node.args
+        rows, weights = node.all_input_nodes
+        if weights.op != "get_attr":
+            continue
         held = _attribute(traced, str(weights.target))
         if held.stride(0) != 0:
             continue
@@ -152,7 +154,7 @@ def _drop_unused(traced: fx.GraphModule) -> None:
 
 
 def _pure(node: fx.Node) -> bool:
-    target: Callable[..., Any] = node.target
+    target: Any = node.target
     if target is operator.getitem:
         return True
     return isinstance(target, torch._ops.OpOverload) and not target._schema.is_mutable
