@@ -20,6 +20,7 @@ import argparse
 import sys
 import tempfile
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -98,8 +99,9 @@ def sweep() -> None:
             moved += queries * heads * width * dtype.itemsize
             cells = []
             for block in BLOCKS:
-                fused_deformable_attention(*given, block)  # type: ignore[arg-type]
-                cells.append(best(lambda block=block: fused_deformable_attention(*given, block), "cuda", 20))
+                work = partial(fused_deformable_attention, *given, block)
+                work()
+                cells.append(best(work, "cuda", 20))
             text = "".join(f"{1e6 * cell:16.1f}" for cell in cells)
             print(f"{part + ', ' + str(dtype).removeprefix('torch.'):24}{text}{1e6 * moved / rate:12.1f}")
 

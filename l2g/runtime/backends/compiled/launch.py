@@ -61,6 +61,8 @@ class CudaLauncher(Launcher):
         before = matmul.allow_fp16_reduced_precision_reduction, matmul.allow_bf16_reduced_precision_reduction
         # cuDNN computes FP32 convolutions in TF32 unless told; its choice of kernels is measured once for each shape.
         exact = torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False)
+        # What the caller's stream was told before (weights moved, converted) is done before this.
+        self._stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.no_grad(), torch.cuda.device(self.device), torch.cuda.stream(self._stream), exact:
             matmul.allow_fp16_reduced_precision_reduction = matmul.allow_bf16_reduced_precision_reduction = False
             try:
@@ -92,7 +94,8 @@ class CudaLauncher(Launcher):
 
     def _captured(self, work: Work, pool: Any) -> Work:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool, stream=self._stream):
+        # What other threads do (decoding, say) is no part of it and no error.
+        with torch.cuda.graph(graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"):
             results = work()
 
         def launch() -> tuple[Tensor, ...]:

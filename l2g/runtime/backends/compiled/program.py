@@ -46,14 +46,13 @@ class Program:
         stages = ("trace", "fuse", "warm up") if fuse else ("trace", "warm up")
         names = {name: f"{name} for {streams} stream{'s' if streams > 1 else ''}" for name in stages}
         progress.plan(dict.fromkeys(names.values(), 1))
-        device = launcher.device
-        self.frames = torch.zeros(contract.input("frames").sized(streams), dtype=torch.uint8, device=device)
-        self.valid = torch.zeros(contract.input(contract.valid_input).sized(streams), device=device)
-        self.states = [self._empty_state() for _ in range(2)]
-        self._staged = {id(tensor): launcher.staging(tensor) for tensor in (self.frames, self.valid)}
         carried = [pair.output for pair in contract.states]
         self._names = [spec.name for spec in contract.outputs if spec.name not in carried]
         with launcher.scope():
+            self.frames = self._zeros("frames")
+            self.valid = self._zeros(contract.valid_input)
+            self.states = [[self._zeros(pair.input) for pair in contract.states] for _ in range(2)]
+            self._staged = {id(tensor): launcher.staging(tensor) for tensor in (self.frames, self.valid)}
             progress.stage(names["trace"])
             traced = trace(step, (self.frames, *self.states[0], self.valid))
             self.products: tuple[Product, ...] = products(traced, step)
@@ -117,9 +116,7 @@ class Program:
         if staged.data_ptr() != buffer.data_ptr():
             buffer[:count].copy_(staged, non_blocking=True)
 
-    def _empty_state(self) -> list[Tensor]:
-        specs = [self._contract.output(pair.output) for pair in self._contract.states]
-        return [
-            torch.zeros(spec.sized(self.streams), dtype=getattr(torch, spec.dtype), device=self._launcher.device)
-            for spec in specs
-        ]
+    def _zeros(self, name: str) -> Tensor:
+        """A buffer for an input of the contract."""
+        spec = self._contract.input(name)
+        return torch.zeros(spec.sized(self.streams), dtype=getattr(torch, spec.dtype), device=self._launcher.device)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from l2g.errors import L2GError
 from l2g.runtime.backends.compiled import attention
 
 pytest.importorskip("triton")
@@ -177,6 +178,19 @@ def test_the_operator_keeps_the_rules_of_operators():
     given = value, flat, reference, offsets, logits
     torch.library.opcheck(operator, given, test_utils=("test_schema", "test_faketensor"))
     np.testing.assert_allclose(operator(*given), truth(value, shapes, reference, offsets, logits), atol=1e-5)
+
+
+def test_a_kernel_is_held_to_the_plain_path_before_it_is_used():
+    device = torch.device(DEVICE)
+    attention.check(fused_deformable_attention, device)
+    for wrong in (
+        lambda value, shapes, reference, offsets, logits: fused_deformable_attention(
+            value, shapes[::-1], reference, offsets, logits
+        ),
+        lambda *given: attention.plain(*given) * float("nan"),
+    ):
+        with pytest.raises(L2GError, match="away from those of PyTorch's operators"):
+            attention.check(wrong, device)
 
 
 COMPILE = """
