@@ -69,11 +69,11 @@ def _kernel(  # type: ignore[no-untyped-def]  # types are its own: pointers, int
         width = tl.load(levels + level * 3 + 1)
         first = tl.load(levels + level * 3 + 2)
         for point in range(POINTS):
-            sample = first_sample + level * POINTS + point
-            weight = tl.exp(tl.load(logits + sample, mask=live, other=0.0).to(tl.float32) - largest)
+            at = first_sample + level * POINTS + point
+            weight = tl.exp(tl.load(logits + at, mask=live, other=0.0).to(tl.float32) - largest)
             total += weight
-            offset_x = tl.load(offsets + sample * 2, mask=live, other=0.0).to(tl.float32)
-            offset_y = tl.load(offsets + sample * 2 + 1, mask=live, other=0.0).to(tl.float32)
+            offset_x = tl.load(offsets + at * 2, mask=live, other=0.0).to(tl.float32)
+            offset_y = tl.load(offsets + at * 2 + 1, mask=live, other=0.0).to(tl.float32)
             if SIDES == 4:
                 x = (anchor_x + offset_x * step_x) * width - 0.5
                 y = (anchor_y + offset_y * step_y) * height - 0.5
@@ -89,20 +89,17 @@ def _kernel(  # type: ignore[no-untyped-def]  # types are its own: pointers, int
             right_share = x - left
             lower_share = y - top
             corner = ((image * tokens + first + top * width + left) * HEADS + head) * WIDTH
-            for corner_index in tl.static_range(4):
-                to_right: tl.constexpr = corner_index % 2
-                to_below: tl.constexpr = corner_index // 2
-                share = weight
-                share = share * (right_share if to_right == 1 else 1 - right_share)
-                share = share * (lower_share if to_below == 1 else 1 - lower_share)
-                there = inside
-                there = there & ((left + 1 < width) if to_right == 1 else (left >= 0))
-                there = there & ((top + 1 < height) if to_below == 1 else (top >= 0))
-                address = corner + (to_right + to_below * width) * (HEADS * WIDTH)
-                values = tl.load(
-                    value + address[:, None] + column[None, :], mask=there[:, None] & wide[None, :], other=0.0
-                )
-                result += values.to(tl.float32) * share[:, None]
+            for right in tl.static_range(2):
+                for below in tl.static_range(2):
+                    across = weight * (right_share if right == 1 else 1 - right_share)
+                    share = across * (lower_share if below == 1 else 1 - lower_share)
+                    beside = (left + 1 < width) if right == 1 else (left >= 0)
+                    there = inside & beside & ((top + 1 < height) if below == 1 else (top >= 0))
+                    pixel = corner + (right + below * width) * (HEADS * WIDTH)
+                    values = tl.load(
+                        value + pixel[:, None] + column[None, :], mask=there[:, None] & wide[None, :], other=0.0
+                    )
+                    result += values.to(tl.float32) * share[:, None]
 
     result = result / total[:, None]
     place = row * WIDTH
