@@ -1,6 +1,6 @@
 """The kernel against float64, in Triton's interpreter, or on a GPU where there is one.
 
-L2G_KERNEL_SHAPES=200 tries so many random shapes instead of the first 24 of them.
+L2G_KERNEL_SHAPES=200 tries so many random shapes instead of the first 12 of them.
 """
 
 import os
@@ -19,7 +19,7 @@ pytest.importorskip("triton")
 from l2g.runtime.backends.compiled.kernel import fused_deformable_attention
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-SHAPES = int(os.environ.get("L2G_KERNEL_SHAPES", "24"))
+SHAPES = int(os.environ.get("L2G_KERNEL_SHAPES", "12"))
 
 
 def truth(value, shapes, reference, offsets, logits):
@@ -92,9 +92,8 @@ def drawn(number):
     )
 
 
-@pytest.mark.parametrize("part", range(4))
-def test_random_shapes_to_1e_5(part):
-    for number in range(part, SHAPES, 4):
+def test_random_shapes_to_1e_5():
+    for number in range(SHAPES):
         given = drawn(number)
         np.testing.assert_allclose(computed(*given), truth(*given), atol=1e-5, rtol=0, err_msg=str(number))
 
@@ -126,7 +125,7 @@ def test_reference_points_are_shared_by_all_images():
 
 
 @pytest.mark.parametrize("sides", [2, 4])
-@pytest.mark.parametrize("strange", [float("nan"), float("inf"), -float("inf"), 1e30, -1e30, 3e38])
+@pytest.mark.parametrize("strange", [float("nan"), float("inf"), -1e30])
 def test_a_sample_that_is_nowhere_reads_nothing(sides, strange):
     """As on the plain path. Its weight still counts in the softmax, and its neighbours are as they were."""
     value, shapes, reference, offsets, logits = inputs(6, sides=sides)
@@ -154,17 +153,24 @@ def test_weights_of_zero_and_weights_that_are_no_number():
         np.testing.assert_allclose(found[:, sure], truth(value, shapes, reference, offsets, logits)[:, sure], atol=1e-5)
 
 
-def test_on_pixel_centres_and_at_the_border():
-    """At -1 and at the size a sample has left the map; between there and the outermost centres it fades."""
-    value, _, _, _, _ = inputs(8, shapes=((4, 6),))
+@pytest.mark.parametrize("axis", [0, 1])
+def test_on_pixel_centres_and_at_the_border(axis):
+    """At -1 and at the size a sample has left the map; between there and the outermost centres it fades. axis: along
+    x or y, on a map of 6 pixels that way and 4 the other. A second level lies behind the first, and is never read."""
+    shape = (4, 6) if axis == 0 else (6, 4)
+    value, *_ = inputs(8, shapes=(shape, (3, 3)))
     positions = torch.tensor([-1.0, -0.75, -0.5, 0.0, 0.25, 2.0, 5.0, 5.25, 5.75, 6.0])
-    offsets = torch.zeros(1, len(positions), 2, 1, 1, 2)
-    offsets[..., 0] = positions.view(1, -1, 1, 1, 1)
-    reference = torch.tensor([0.5 / 6, 1.5 / 4]).expand(1, len(positions), 2)
-    logits = torch.zeros(1, len(positions), 2, 1)
-    found = computed(value, ((4, 6),), reference, offsets, logits)
-    np.testing.assert_allclose(found, truth(value, ((4, 6),), reference, offsets, logits), atol=2e-6)
-    line = value[0, 6:12].flatten(1)
+    offsets = torch.zeros(1, len(positions), 2, 2, 1, 2)
+    offsets[..., 0, :, axis] = positions.view(1, -1, 1, 1)
+    reference = torch.full((2,), 1.5 / 4)
+    reference[axis] = 0.5 / 6
+    reference = reference.expand(1, len(positions), 2)
+    logits = torch.tensor([0.0, -float("inf")]).expand(1, len(positions), 2, 2)
+    given = value, (shape, (3, 3)), reference, offsets, logits
+    found = computed(*given)
+    np.testing.assert_allclose(found, truth(*given), atol=2e-6)
+    picture = value[0, :24].flatten(1).unflatten(0, shape)
+    line = picture[1] if axis == 0 else picture[:, 1]
     torch.testing.assert_close(found[0, 3], line[0], atol=2e-6, rtol=0)
     torch.testing.assert_close(found[0, 6], line[5], atol=2e-6, rtol=0)
     torch.testing.assert_close(found[0, 1], 0.25 * line[0], atol=2e-6, rtol=0)
