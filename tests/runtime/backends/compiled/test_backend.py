@@ -93,9 +93,12 @@ def test_a_step_is_one_launch_and_the_state_is_written_to_where_it_is_read():
     (program,) = made._programs
     places = [[tensor.data_ptr() for tensor in state] for state in program.states]
     for time in range(3):
+        read, written = program.states[time % 2], program.states[1 - time % 2]
+        before = read[0].clone()
         found = made.step(pictures(time), FRESH if time == 0 else GO_ON)
         assert launcher.launches == time + 1
-        written = program.states[1 - time % 2]
+        assert torch.equal(read[0], before)
+        assert found.queries.any()
         np.testing.assert_array_equal(written[0].numpy(), found.queries)
         np.testing.assert_array_equal(written[1].numpy(), found.boxes)
     assert [[tensor.data_ptr() for tensor in state] for state in program.states] == places
