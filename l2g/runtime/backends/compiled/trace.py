@@ -27,6 +27,8 @@ def trace(step: nn.Module, inputs: tuple[Tensor, ...]) -> fx.GraphModule:
     computed.
     """
     with torch.no_grad():
+        # What modules remember of their first run (masks of windows, kernels) is to be real, and not of the tracer.
+        step(*inputs)
         traced = make_fx(functionalize(lambda *given: step(*given)))(*inputs)
         choose_masks(traced)
         fold(traced)

@@ -102,12 +102,13 @@ def test_random_shapes_to_1e_5():
 @pytest.mark.parametrize(("dtype", "bits"), [(torch.float16, 11), (torch.bfloat16, 8)])
 def test_sixteen_bits_are_summed_in_float32(width, dtype, bits):
     """Of inputs that are rounded already the result differs by its own rounding alone, half a step of the type: sums in
-    that type would differ by many."""
+    that type would differ by many. (Triton's interpreter cuts BF16 off where a GPU rounds it: a whole step there.)"""
     value, shapes, reference, offsets, logits = inputs(3, queries=20, points=4, width=width)
     given = value.to(dtype), shapes, reference, offsets.to(dtype), logits.to(dtype)
     found, expected = computed(*given), truth(*given)
     assert found.dtype == dtype
-    np.testing.assert_allclose(found.double(), expected, rtol=2.0**-bits, atol=1e-5)
+    cut = DEVICE == "cpu" and dtype == torch.bfloat16
+    np.testing.assert_allclose(found.double(), expected, rtol=2.0 ** (cut - bits), atol=1e-5)
 
 
 def test_blocks_meet_without_a_seam():
