@@ -16,10 +16,10 @@ CHECKOUT = Path(__file__).parents[1]
 NEED_TORCH = ("l2g.runtime.backends.eager", "l2g.runtime.backends.compiled.")
 
 
-def _modules(package):
+def _modules(package, without=()):
     folder = CHECKOUT / package.replace(".", "/")
     names = [module.name for module in pkgutil.walk_packages([str(folder)], f"{package}.")]
-    return [package, *sorted(names)]
+    return [package, *(name for name in sorted(names) if not name.startswith(without))]
 
 
 MODULES = [
@@ -29,7 +29,7 @@ MODULES = [
     "l2g.artifacts.sidecar",
     "l2g.tracker",
     "l2g.api",
-    *(name for name in _modules("l2g.runtime") if not name.startswith(NEED_TORCH)),
+    *_modules("l2g.runtime", without=NEED_TORCH),
     *_modules("l2g.metrics"),
     *_modules("l2g.serving", without=("l2g.serving.triton_model",)),
 ]
