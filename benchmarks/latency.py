@@ -20,7 +20,6 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +35,8 @@ from l2g.errors import L2GError
 from l2g.export.exporter import ExportOptions, export
 from l2g.export.graph.flops import count_flops, shapes_for_one_stream
 from l2g.export.verification.rollouts import random_video
+from l2g.gpucheck.steps.floors import copy_rate, gemm_rate
+from l2g.gpucheck.steps.opening import AutocastBackend
 from l2g.modeling.local2global import Local2Global, build_model
 from l2g.runtime.backends.base import Backend
 from l2g.runtime.backends.eager import EagerBackend
@@ -45,16 +46,6 @@ from l2g.runtime.backends.open import open_backend
 TOP_K = 50
 # Compiling, the choice of kernels and the capture of CUDA graphs all fall on the first frames.
 WARM_UP = 5
-GEMM_SIZE = {"cuda": 8192, "cpu": 2048}
-COPY_BYTES = {"cuda": 2**30, "cpu": 2**28}
-
-
-class HalfBackend(EagerBackend):
-    """Eager under autocast to FP16, as PyTorch is used on a GPU."""
-
-    def step(self, frames, reset):
-        with torch.autocast(self.device.type, torch.float16):
-            return super().step(frames, reset)
 
 
 class CompiledBackend(EagerBackend):
@@ -88,7 +79,7 @@ def sides(
     found: dict[str, Backend] = {"eager FP32": EagerBackend(model, top_k=TOP_K)}
     missing: dict[str, str] = {}
     if device == "cuda":
-        found["eager FP16"] = HalfBackend(model, top_k=TOP_K)
+        found["eager FP16"] = AutocastBackend(model, "fp16", top_k=TOP_K)
     else:
         missing["eager FP16"] = "no GPU; on a CPU it is no gain"
     if device == "cuda" or compiled:
@@ -136,31 +127,6 @@ def floors(graph: Path, device: str) -> dict[str, Floor]:
         traffic = numbers * dtype.itemsize + results
         found[name] = Floor(sum(flops.values()) / gemm_rate(device, dtype), traffic / copied)
     return found
-
-
-def gemm_rate(device: str, dtype: torch.dtype) -> float:
-    """FLOP/s of a large matrix product (FP32 without TF32)."""
-    size = GEMM_SIZE[device]
-    one, other = torch.rand(2, size, size, device=device).to(dtype)
-    return 2 * size**3 / best(lambda: one @ other, device)
-
-
-def copy_rate(device: str) -> float:
-    """Bytes a second that a large copy reads and writes together."""
-    source = torch.empty(COPY_BYTES[device], dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    return 2 * source.numel() / best(lambda: target.copy_(source), device)
-
-
-def best(work: Callable[[], object], device: str, repeats: int = 5) -> float:
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
 
 
 def load(name: str, canvas: tuple[int, int] | None, device: str) -> Local2Global:

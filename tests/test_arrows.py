@@ -14,7 +14,7 @@ ROOMS = (
     *("errors", "progress", "records", "files", "provenance", "config", "untrusted"),
     *("contract", "artifacts", "metrics", "public"),
     *("modeling", "checkpoint", "runtime", "tracker", "serving", "data", "demo", "evaluation", "export", "engines"),
-    *("calibration", "training", "api", "cli"),
+    *("calibration", "gpucheck", "training", "api", "cli"),
 )
 # What an edge device has, and what these rooms may not need there. That they need none of the rooms above, the order
 # says: neither l2g.data nor what stands on it.
@@ -33,9 +33,13 @@ EDGE = {
     "serving",
 }
 HEAVY = {"torch", "torchvision", "safetensors", "onnx_ir", "l2g.config", "l2g.modeling", "l2g.checkpoint"}
-# The reference backend is the PyTorch model; to open a checkpoint leads there.
+# The reference backend is the PyTorch model, and so is the compiled one; to open a checkpoint leads there.
 EXCEPTIONS = {
     "l2g.runtime.backends.eager": {"torch", "l2g.modeling"},
+    **{
+        f"l2g.runtime.backends.compiled.{module}": {"torch", "l2g.modeling"}
+        for module in ("attention", "audit", "backend", "kernel", "launch", "prepare", "program", "trace")
+    },
     "l2g.runtime.backends.open": {"l2g.checkpoint"},
     "l2g.public.table": {"torch"},
 }

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 FORMATS = ROOT / "docs" / "formats"
 # Objects whose keys are names of something else: tensors, libraries, IoU thresholds, units of the model.
 OPEN = {"versions", "differences", "tolerances", "errors", "limits", "AP_per_IoU", "sensitivity", "tensors"}
-OPEN |= {"tensors_by_method", "layers", "nodes"}
+OPEN |= {"tensors_by_method", "layers", "nodes", "libraries", "why_not", "details"}
 
 
 def run(door, *words, cwd):
@@ -214,6 +214,14 @@ def test_the_report_of_evaluate_on_maps(panoptic):
     text = section("reports.md", "Things and stuff")
     assert found.pop("windows").keys() == {"1", "2", "4", "6", "8"}
     compare(found, text, {"windows"})
+
+
+def test_the_report_of_gpu_check(folder):
+    words = ["--device", "cpu", "--models", "l2g_tiny", "--size", "64x96", "--only", "video", "--output", "check"]
+    run(["-m", "l2g"], "gpu-check", *words, "--quiet", cwd=folder)
+    found = json.loads((folder / "check/report.json").read_text())
+    assert [outcome["step"] for outcome in found["outcomes"]] == ["machine", "video"]
+    compare(found, section("reports.md", "The report of gpu-check"))
 
 
 def test_a_missing_field_and_a_made_up_one_are_found():

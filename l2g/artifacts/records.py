@@ -15,13 +15,16 @@ VERIFIED, UNVERIFIED = "verified", "unverified"
 
 @dataclass(frozen=True)
 class EngineOptions(Record):
-    """What of a build's options makes another engine. streams: (fewest, tuned for, most). workspace: bytes."""
+    """What of a build's options makes another engine. streams: (fewest, tuned for, most). workspace: bytes.
+    version_compatible: made of what the lean runtime has. exclude_lean_runtime: and without that runtime inside."""
 
     streams: tuple[int, int, int]
     workspace: int | None = None
     compute_capabilities: tuple[str, ...] = ()
     optimization_level: int | None = None
     tf32: bool = False
+    version_compatible: bool = False
+    exclude_lean_runtime: bool = False
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,10 @@ from l2g.files import sha256_of_file, write_text
 from l2g.records import Record
 
 KIND = "l2g.engine"
+# Runs engines of TensorRT that were built for it, and builds none.
+LEAN = "tensorrt-lean"
 SCHEMA_VERSION = 1
+_FLAGS = ("--version-compatible", "--exclude-lean-runtime")
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,29 @@ class EngineFacts(Record):
     def verified(self) -> bool:
         return self.verification.status == VERIFIED
 
+    @property
+    def runtimes(self) -> tuple[str, ...]:
+        """The libraries that can run it, the one that built it first."""
+        lean = self.options is not None and self.options.version_compatible
+        return (self.library, LEAN) if lean and self.library == "tensorrt" else (self.library,)
+
+    @property
+    def holds_host_code(self) -> bool:
+        """Whether a runtime of its own lies in it, which runs on the host as well."""
+        options = self.options
+        return options is not None and options.version_compatible and not options.exclude_lean_runtime
+
+    def runs_in(self, version: str) -> bool:
+        """Whether a version of these libraries runs it.
+
+        What carries its runtime goes on running in later versions, from TensorRT 10 in 11 too, and never in earlier
+        ones (TensorRT's pages "Engine Compatibility" and "Support Matrix" of 11.4).
+        """
+        if version == self.library_version or not self.holds_host_code:
+            return version == self.library_version
+        built, found = (_numbers(text) for text in (self.library_version, version))
+        return found >= built and found[0] in (built[0], 11 if built[0] == 10 else built[0])
+
     def made_for(self, gpu: Gpu) -> bool:
         """Whether the engine's kernels run on a GPU of that compute capability; which of them they were tuned on is
         another matter."""
@@ -95,7 +121,10 @@ class Sidecar:
 
     def rebuild_command(self, engine: Path) -> str:
         facts = self.engine
-        return f"l2g build --onnx {facts.onnx} --library {facts.library} --output {engine}"
+        options = facts.options or EngineOptions((1, 1, 1))
+        flags = (options.version_compatible, options.exclude_lean_runtime)
+        words = [name for flag, name in zip(flags, _FLAGS, strict=True) if flag]
+        return " ".join([f"l2g build --onnx {facts.onnx} --library {facts.library} --output {engine}", *words])
 
 
 def sidecar_path(engine: str | os.PathLike[str]) -> Path:
@@ -217,12 +246,18 @@ def check_machine(
 ) -> None:
     """EngineError unless this library, of this version, runs the engine on this GPU."""
     facts, mend = sidecar.engine, f"build it on this machine with: {sidecar.rebuild_command(Path(engine))}"
-    if library != facts.library:
-        raise EngineError(f"{engine}: built by {facts.library}, {library} found; open it with {facts.library}")
-    if version != facts.library_version:
+    if library == LEAN and LEAN not in facts.runtimes:
         raise EngineError(
-            f"{engine}: built by {facts.library} {facts.library_version}, version {version} is installed, and an "
-            f"engine runs in the version that built it only; install {facts.library_version}, or {mend}"
+            f"{engine}: not built for the lean runtime; install {facts.library} {facts.library_version}, or build it "
+            f"with: {sidecar.rebuild_command(Path(engine))} --version-compatible"
+        )
+    if library not in facts.runtimes:
+        raise EngineError(f"{engine}: built by {facts.library}, {library} found; open it with {facts.library}")
+    if not facts.runs_in(version):
+        rule = "the version that built it and later ones" if facts.holds_host_code else "the version that built it only"
+        raise EngineError(
+            f"{engine}: built by {facts.library} {facts.library_version}, {library} {version} is installed, and this "
+            f"engine runs in {rule}; install {library} {facts.library_version}, or {mend}"
         )
     if gpu is None:
         raise EngineError(
@@ -251,6 +286,11 @@ def _runs(capability: tuple[int, int], target: str) -> bool:
     """Whether code for `target` runs on a GPU: the same generation, not older; 12.0 covers all later ones."""
     major, minor = (int(part) for part in target.split("."))
     return (capability[0] == major and capability[1] >= minor) or (major >= 12 and capability >= (major, minor))
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """ "10.13.3.9" -> (10, 13, 3, 9)."""
+    return tuple(int(part) for part in re.findall(r"\d+", version)) or (0,)
 
 
 def _sum_of(body: dict[str, Any]) -> str:

@@ -46,6 +46,8 @@ COMMANDS = (
             "eager"),
     Command("bench", "l2g.cli.running.bench", "how fast models are on this machine, and what they are worth", _RUN,
             "eager"),
+    Command("gpu-check", "l2g.cli.running.gpu_check", "everything on a GPU in one call: right? how fast?",
+            _RUN, "export", "interrupted; the same command goes on from here"),
     Command("train", "l2g.cli.learning.train", "train a model from a config", _LEARN, "train",
             "stopped; the same command goes on"),
     Command("data check", "l2g.cli.learning.data_check", "what is wrong with a data set", _LEARN),

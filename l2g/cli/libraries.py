@@ -18,6 +18,7 @@ LIBRARIES = {
     "onnx": ("onnx",),
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml"),
     "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
+    "tensorrt-lean": ("tensorrt-lean", "tensorrt-lean-cu13", "tensorrt-lean-cu12"),
     "tensorrt-rtx": ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings"),
     "openvino": ("openvino",),
     "numpy": ("numpy",),

@@ -27,15 +27,16 @@ from l2g.engines import cache as engine_cache
 from l2g.engines.audit import audit, layers_from_inspector, layers_from_log
 from l2g.engines.builder import (
     CURRENT,
-    RTX_CAPABILITIES,
     BuildOptions,
     Built,
     build_serialized,
     known_capabilities,
 )
-from l2g.engines.doctor import Circumstances, Finding, available_memory, examine, refuse
+from l2g.engines.doctor import available_memory, examine, refuse
+from l2g.engines.findings import Circumstances, Finding
+from l2g.engines.operator_rules import portable_capabilities
 from l2g.errors import EngineError
-from l2g.files import refuse_overwriting, sha256_of_file, write_bytes
+from l2g.files import expect_writable, refuse_overwriting, sha256_of_file, write_bytes
 from l2g.runtime.backends.tensorrt.device import find_gpu
 from l2g.runtime.backends.tensorrt.library import Library, LibraryLog, load_library
 
@@ -80,6 +81,8 @@ def build_engine(
     onnx_file, output = Path(onnx_file), Path(output)
     written = [output, sidecar_path(output), options.timing_cache, log_file]
     refuse_overwriting(written, [onnx_file, onnx_file.with_name(f"{onnx_file.name}.data")], EngineError)
+    for path in filter(None, written):
+        expect_writable(path, EngineError)
     library = load_library(options.library)
     gpu = find_gpu()
     findings = examine(onnx_file, _circumstances(library, gpu, options, precision, min_share))
@@ -141,6 +144,8 @@ def _circumstances(
         memory=available_memory(),
         workspace=options.workspace,
         plugins=None if library.rtx else _plugins(library),
+        compute_capabilities=options.compute_capabilities,
+        version_compatible=options.version_compatible,
     )
 
 
@@ -161,7 +166,10 @@ def _audit(onnx_file: Path, library: Library, built: Built, precision: str, gpu:
     text, model = "\n".join(built.log.lines), read_model(onnx_file)
     if gpu is not None:
         trt, log = library.trt, LibraryLog()
-        engine = trt.Runtime(log.logger(trt)).deserialize_cuda_engine(built.engine)
+        runtime = trt.Runtime(log.logger(trt))
+        if built.options.version_compatible and not built.options.exclude_lean_runtime:
+            runtime.engine_host_code_allowed = True  # of what was built a moment ago
+        engine = runtime.deserialize_cuda_engine(built.engine)
         if engine is not None:
             inspector = engine.create_engine_inspector()
             layers = layers_from_inspector(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
@@ -200,7 +208,7 @@ def _facts(
         onnx=onnx_file.name,
         onnx_sha256=source,
         gpu=bound.name if bound else None,
-        compute_capabilities=(bound.capability,) if bound else named or RTX_CAPABILITIES,
+        compute_capabilities=(bound.capability,) if bound else named or portable_capabilities(read_model(onnx_file)),
         options=built.options,
         audit=verdict,
         versions={"l2g": l2g.__version__, "python": platform.python_version(), "platform": platform.machine()},

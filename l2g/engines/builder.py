@@ -35,7 +35,9 @@ class BuildOptions:
     timing_cache: a file that is read, if there, and written (TensorRT only: TensorRT-RTX times nothing when it builds).
     compute_capabilities: for TensorRT-RTX, such as ("8.9", "12.0") or ("current",); empty is its portable set.
     optimization_level: 0..5, the library's own when None. tf32: let FP32 products round their operands to 10 bits, as
-    the libraries do unless told otherwise; it costs parity with FP32.
+    the libraries do unless told otherwise; it costs parity with FP32. version_compatible: of TensorRT, made of what its
+    lean runtime has, so that this (`tensorrt-lean`, without a builder) and later versions run it; that runtime lies in
+    the engine, which is then host code too. exclude_lean_runtime: it does not, and only the same version runs it.
     """
 
     library: str
@@ -46,6 +48,8 @@ class BuildOptions:
     compute_capabilities: tuple[str, ...] = ()
     optimization_level: int | None = None
     tf32: bool = False
+    version_compatible: bool = False
+    exclude_lean_runtime: bool = False
 
     def __post_init__(self) -> None:
         if self.max_streams is not None and self.max_streams < 1:
@@ -56,6 +60,13 @@ class BuildOptions:
             raise EngineError(
                 "--compute-capability is TensorRT-RTX's: TensorRT builds for the GPU that it runs on; leave it away"
             )
+        if self.version_compatible and self.library != "tensorrt":
+            raise EngineError(
+                f"--version-compatible is TensorRT's: {self.library} has no lean runtime, and its engines run in the "
+                "version that built them; leave it away"
+            )
+        if self.exclude_lean_runtime and not self.version_compatible:
+            raise EngineError("--exclude-lean-runtime is for engines that have one inside; add --version-compatible")
         if CURRENT in self.compute_capabilities and len(self.compute_capabilities) > 1:
             raise EngineError(f"--compute-capability {CURRENT} and others found; {CURRENT} stands alone")
         if self.timing_cache and self.library == "tensorrt-rtx":
@@ -79,6 +90,8 @@ class BuildOptions:
             compute_capabilities=self.compute_capabilities,
             optimization_level=self.optimization_level,
             tf32=self.tf32,
+            version_compatible=self.version_compatible,
+            exclude_lean_runtime=self.exclude_lean_runtime,
         )
 
 
@@ -173,6 +186,10 @@ def _configure(
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the audit reads the layers
     if not options.tf32:
         config.clear_flag(trt.BuilderFlag.TF32)
+    if options.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if options.exclude_lean_runtime:
+        config.set_flag(trt.BuilderFlag.EXCLUDE_LEAN_RUNTIME)
     if options.workspace is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
     if options.optimization_level is not None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import onnx
@@ -14,14 +12,14 @@ from onnx import TensorProto
 
 from l2g.artifacts.graph_sum import intact
 from l2g.artifacts.onnx_file import read_contract, read_model
-from l2g.artifacts.records import MIN_SHARE
-from l2g.artifacts.sidecar import Gpu
 from l2g.contract import GraphContract
 from l2g.engines.audit import quantised
+from l2g.engines.findings import FLOATS, Circumstances, Examined, Finding, Findings, named, names_of
+from l2g.engines.operator_rules import MEASURED, RULES
 from l2g.errors import ContractError, EngineError
 from l2g.export.graph.flops import contractions, shapes_for_one_stream
 from l2g.runtime.backends.contract_check import check_drivable, describe
-from l2g.runtime.backends.tensorrt.library import LIBRARIES, version_tuple
+from l2g.runtime.backends.tensorrt.library import LIBRARIES
 
 SEVERITIES = ("refuse", "warn", "note")
 # Opsets that the libraries' ONNX parsers are documented for ("ONNX Opset Guide" of TensorRT 10.x and 11.x).
@@ -29,12 +27,6 @@ OPSETS = {10: (9, 20), 11: (9, 25)}
 # TensorRT#4813 was reported with 10.14 and later ones up to 11.1, and not closed by a later release.
 GRIDSAMPLE_WRONG_SINCE = (10, 14)
 PLUGINS = re.compile(r"_TRT$|Plugin")
-_FLOATS: dict[int, str] = {
-    TensorProto.FLOAT: "fp32",
-    TensorProto.FLOAT16: "fp16",
-    TensorProto.BFLOAT16: "bf16",
-    TensorProto.DOUBLE: "fp64",
-}
 # Operators whose floating point inputs must be of one type in a strongly typed network, and which inputs these are.
 _ONE_TYPE = {
     "Conv": 3,
@@ -50,59 +42,6 @@ _ONE_TYPE = {
 }
 # Peak memory of a build on the host, measured with TensorRT-RTX 1.7.1 (R50, 480x864): 0.4 GB and 4 times the graph.
 _BASE_MEMORY, _MEMORY_PER_BYTE = 400 << 20, 4
-
-
-@dataclass(frozen=True)
-class Finding:
-    """severity: "refuse" (nothing is built), "warn" or "note". evidence: names, counts, versions. mend: what to do."""
-
-    severity: str
-    rule: str
-    text: str
-    evidence: str
-    mend: str
-
-    def to_dict(self) -> dict[str, str]:
-        return asdict(self)
-
-    def __str__(self) -> str:
-        return f"{self.severity}: {self.text}\n    found: {self.evidence}\n    mend:  {self.mend}"
-
-
-Findings = Iterator[Finding]
-
-
-@dataclass(frozen=True)
-class Circumstances:
-    """What an engine is to be built with. version: of the library, None where it is not known. precision: what is asked
-    for, None for what the contract says. memory: bytes free on the host, None where that is not known."""
-
-    library: str
-    version: str | None = None
-    precision: str | None = None
-    min_share: float = MIN_SHARE
-    gpu: Gpu | None = None
-    memory: int | None = None
-    workspace: int | None = None
-    plugins: frozenset[tuple[str, str]] | None = None
-
-    @property
-    def release(self) -> tuple[int, ...] | None:
-        return version_tuple(self.version) if self.version else None
-
-
-@dataclass(frozen=True)
-class Examined:
-    """A graph as the rules see it. types: element type by tensor, as far as it is stored or can be inferred."""
-
-    path: Path
-    model: onnx.ModelProto
-    contract: GraphContract | ContractError
-    opset: int
-    types: dict[str, int]
-
-    def nodes(self, *operators: str) -> list[onnx.NodeProto]:
-        return [node for node in self.model.graph.node if node.op_type in operators]
 
 
 def examine(path: str | os.PathLike[str], circumstances: Circumstances) -> tuple[Finding, ...]:
@@ -169,12 +108,11 @@ def _types(model: onnx.ModelProto) -> dict[str, int]:
             elif node.op_type == "DequantizeLinear":
                 types[output] = types.get(node.input[1], TensorProto.FLOAT)
             elif node.op_type == "QuantizeLinear":
-                types[output] = (
-                    types.get(node.input[2], TensorProto.UINT8) if len(node.input) > 2 else TensorProto.UINT8
-                )
+                asked = next((a.i for a in node.attribute if a.name == "output_dtype" and a.i), TensorProto.UINT8)
+                types[output] = types.get(node.input[2], asked) if len(node.input) > 2 else asked
             elif node.op_type == "Constant":
                 types[output] = node.attribute[0].t.data_type or recorded.get(output, TensorProto.FLOAT)
-            elif node.op_type in _SAME_TYPE and index == 0 and node.input:
+            elif node.op_type in _SAME_TYPE and (index == 0 or node.op_type == "Split") and node.input:
                 source = 1 if node.op_type == "Where" else 0
                 types[output] = types.get(node.input[source], recorded.get(output, 0))
             else:
@@ -182,7 +120,7 @@ def _types(model: onnx.ModelProto) -> dict[str, int]:
     return types
 
 
-# Operators whose (first) output has the type of their first input (Where: of its second).
+# Operators whose (first) output has the type of their first input (Where: of its second; Split: every output).
 _SAME_TYPE = frozenset(
     """
     Conv Gemm MatMul Einsum Add Sub Mul Div Pow Max Min Sqrt Exp Log Neg Abs Floor Ceil Round Reciprocal Clip Where
@@ -239,24 +177,25 @@ def _opset_rules(graph: Examined, asked: Circumstances) -> Findings:
     major = 11 if asked.library == "tensorrt-rtx" else (asked.release[0] if asked.release else 10)
     fewest, most = OPSETS.get(major, OPSETS[max(OPSETS)])
     if not fewest <= graph.opset <= most:
-        text = f"the parser of {_named(asked)} is documented for opset {fewest} to {most}"
+        text = f"the parser of {named(asked)} is documented for opset {fewest} to {most}"
         mend = "export it with --opset 17 (FP32, FP16) or 19 (INT8 with FP16 scales)"
         yield Finding("refuse", "opset", text, f"opset {graph.opset}", mend)
     norms = graph.nodes("GroupNormalization")
     if norms and graph.opset >= 21 and asked.library == "tensorrt" and (asked.release or (0,)) < (10, 8):
         text = "GroupNormalization of opset 21 fails in TensorRT 10.7 and before"
-        yield Finding("refuse", "groupnorm", text, _names(norms), "export it with --opset 17 to 20")
+        yield Finding("refuse", "groupnorm", text, names_of(norms), "export it with --opset 17 to 20")
 
 
 def _gridsample_rules(graph: Examined, asked: Circumstances) -> Findings:
     grids = graph.nodes("GridSample")
     if not grids:
         return
-    found, mend = f"{_named(asked)}, opset {graph.opset}, {_names(grids)}", "export it with --lowering gather"
+    found, mend = f"{named(asked)}, opset {graph.opset}, {names_of(grids)}", "export it with --lowering gather"
     severity = "refuse"
-    if graph.opset >= 20:
+    mixed = [n for n in grids if {FLOATS.get(graph.types.get(name, 0)) for name in n.input[:2]} == {"fp16", "fp32"}]
+    if graph.opset >= 20 and asked.library == "tensorrt":
         text = "GridSample of opset 20 and later: 'linear' is read as 'nearest', in silence (TensorRT#4646)"
-    elif asked.library == "tensorrt-rtx" and any(graph.types.get(n.input[0]) != TensorProto.FLOAT for n in grids):
+    elif asked.library == "tensorrt-rtx" and mixed:
         text = "TensorRT-RTX rejects GridSample of FP16 data and an FP32 grid"
     elif asked.library == "tensorrt" and asked.release and asked.release >= GRIDSAMPLE_WRONG_SINCE:
         text = "GridSample in a detector is reported to be computed wrongly, in silence, from 10.14 on (TensorRT#4813)"
@@ -272,11 +211,11 @@ def _type_rules(graph: Examined, asked: Circumstances) -> Findings:
         if value.type.tensor_type.elem_type == TensorProto.UINT8 and users:
             text = f"input '{value.name}' is uint8, which TensorRT lets into a Cast only"
             mend = "export the model again with this version of l2g, which casts first"
-            yield Finding("refuse", "uint8", text, _names(users), mend)
+            yield Finding("refuse", "uint8", text, names_of(users), mend)
     mixed = []
     for node in graph.nodes(*_ONE_TYPE):
         names = [name for name in node.input[: _ONE_TYPE[node.op_type]] if name]
-        found = {_FLOATS[graph.types[name]] for name in names if graph.types.get(name) in _FLOATS}
+        found = {FLOATS[graph.types[name]] for name in names if graph.types.get(name) in FLOATS}
         if len(found) > 1:
             mixed.append((node, sorted(found)))
     if mixed:
@@ -287,8 +226,14 @@ def _type_rules(graph: Examined, asked: Circumstances) -> Findings:
         yield Finding("refuse", "mixed", text, evidence, mend)
     doubles = [weight.name for weight in graph.model.graph.initializer if weight.data_type == TensorProto.DOUBLE]
     if doubles:
-        text = "float64 constants, which TensorRT does not take"
-        yield Finding("refuse", "double", text, f"{len(doubles)}, the first {doubles[0]}", "export the model again")
+        which = f"{len(doubles)}, the first {doubles[0]}"
+        if asked.library == "tensorrt-rtx":
+            text = f"float64 constants, which it takes as float32 ({MEASURED})"
+            yield Finding("warn", "double", text, which, "export the model again")
+        else:
+            yield Finding(
+                "refuse", "double", "float64 constants, which TensorRT does not take", which, "export the model again"
+            )
 
 
 def _precision_rules(graph: Examined, asked: Circumstances) -> Findings:
@@ -320,7 +265,7 @@ def _scale_rules(graph: Examined, asked: Circumstances) -> Findings:
     scales: dict[str, str | None] = {}
     for node in graph.model.graph.node:
         if node.op_type == "DequantizeLinear":
-            scales[node.output[0]] = _FLOATS.get(graph.types.get(node.input[1], 0))
+            scales[node.output[0]] = FLOATS.get(graph.types.get(node.input[1], 0))
         elif node.op_type in ("Cast", "Transpose", "Reshape") and node.input[0] in scales:
             scales[node.output[0]] = scales[node.input[0]]
     mixed = [
@@ -330,7 +275,7 @@ def _scale_rules(graph: Examined, asked: Circumstances) -> Findings:
     ]
     if mixed:
         text = "quantised nodes have scales of two types, on which TensorRT's builder fails"
-        found = f"{_names(mixed)}; {' and '.join(str(scales[name]) for name in mixed[0].input[:2])}"
+        found = f"{names_of(mixed)}; {' and '.join(str(scales[name]) for name in mixed[0].input[:2])}"
         mend = "quantise again with scales of one type: cast to FP16 before the pair, not behind it"
         yield Finding("refuse", "scales", text, found, mend)
 
@@ -355,20 +300,26 @@ def _plugin_rules(graph: Examined, asked: Circumstances) -> Findings:
     if not nodes:
         return
     kinds = ", ".join(f"{count} {name}" for name, count in Counter(node.op_type for node in nodes).items())
+    if asked.version_compatible:
+        text = "the lean runtime has none of the plugins"
+        yield Finding(
+            "refuse", "plugin", text, kinds, "export it with --lowering gather, or leave --version-compatible"
+        )
+        return
     if asked.library == "tensorrt-rtx":
         text = "TensorRT-RTX ships no plugins"
         yield Finding("refuse", "plugin", text, kinds, "export it with --lowering gather")
         return
     absent = sorted({node.op_type for node in nodes} - {name for name, _ in asked.plugins or ()})
     if asked.plugins is not None and absent:
-        text = f"the plugin library of {_named(asked)} does not offer {absent[0]}"
+        text = f"the plugin library of {named(asked)} does not offer {absent[0]}"
         mend = "install TensorRT with its plugins, or export it with --lowering gather"
         yield Finding("refuse", "plugin", text, f"{kinds}; {len(asked.plugins)} plugins are registered", mend)
         return
     version = graph.contract.build.plugin_version if isinstance(graph.contract, GraphContract) else None
     expected = None if not asked.release else ("1" if asked.release[0] <= 10 else "2")
     if version and expected and version != expected:
-        text = f"{_named(asked)} wants version {expected} of the plugin"
+        text = f"{named(asked)} wants version {expected} of the plugin"
         yield Finding(
             "refuse", "plugin", text, f"{kinds}, version {version}", f"export it with --plugin-version {expected}"
         )
@@ -401,6 +352,7 @@ def _place_rules(graph: Examined, asked: Circumstances) -> Findings:
 
 
 _RULES = (
+    *RULES,
     _contract_rules,
     _opset_rules,
     _gridsample_rules,
@@ -411,12 +363,3 @@ _RULES = (
     _memory_rules,
     _place_rules,
 )
-
-
-def _named(asked: Circumstances) -> str:
-    return f"{asked.library} {asked.version}" if asked.version else asked.library
-
-
-def _names(nodes: list[onnx.NodeProto]) -> str:
-    shown = ", ".join(f"{node.op_type} '{node.name}'" for node in nodes[:3])
-    return f"{len(nodes)} node{'s' * (len(nodes) != 1)}: {shown}{', ...' * (len(nodes) > 3)}"

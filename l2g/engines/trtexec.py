@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from l2g.contract import GraphContract, TensorSpec
-from l2g.engines.builder import CURRENT, BuildOptions
+from l2g.engines.builder import CURRENT, RTX_CAPABILITIES, BuildOptions
 
 TOOLS = {"10": "trtexec of TensorRT 10.x", "11": "trtexec of TensorRT 11.x", "rtx": "tensorrt_rtx of TensorRT-RTX"}
 
@@ -45,6 +45,10 @@ def trtexec_command(
             numbers = [text.replace(".", "") for text in options.compute_capabilities if text != CURRENT]
             words.append("--computeCapabilities=" + ",".join(numbers) if numbers else "--useGpu")
     else:
+        if options.version_compatible:
+            words.append("--versionCompatible")
+        if options.exclude_lean_runtime:
+            words.append("--excludeLeanRuntime")
         if options.timing_cache is not None:
             words.append(f"--timingCacheFile={options.timing_cache}")
         words.append("--skipInference")
@@ -57,7 +61,18 @@ def trtexec_commands(
 ) -> str:
     """The commands for the library of `options`, each under a comment that names its tool."""
     tools = ("rtx",) if options.library == "tensorrt-rtx" else ("10", "11")
-    return "\n\n".join(f"# {TOOLS[t]}\n{trtexec_command(t, onnx_file, engine, contract, options)}" for t in tools)
+    return "\n\n".join(
+        f"# {TOOLS[tool]}{_targets(options)}\n{trtexec_command(tool, onnx_file, engine, contract, options)}"
+        for tool in tools
+    )
+
+
+def _targets(options: BuildOptions) -> str:
+    """What a command that names no compute capability builds for. Naming those of the portable set is another build:
+    1.7.1 gives other bytes, and refuses FP8 and FP4, of which a portable engine leaves some GPUs out in silence."""
+    if options.library != "tensorrt-rtx" or options.compute_capabilities:
+        return ""
+    return f", for the portable set as l2g build: compute capability {', '.join(RTX_CAPABILITIES)} and later"
 
 
 def _shape(spec: TensorSpec, streams: int) -> str:

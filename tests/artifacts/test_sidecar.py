@@ -86,7 +86,7 @@ def test_every_refusal_has_its_own_message(engine, tmp_path):
         "cut sidecar": "not a whole sidecar",
         "no sidecar": "no such file; an engine is opened only with the sidecar",
         "another ONNX": "built from another ONNX file",
-        "version": f"built by tensorrt-rtx {VERSION}, version 1.6.0.1 is installed",
+        "version": f"built by tensorrt-rtx {VERSION}, tensorrt-rtx 1.6.0.1 is installed",
         "capability": "built for compute capability 8.0, 8.6, 8.9, 12.0, this H100 has 9.0",
         "no GPU": "no GPU that CUDA can use was found",
     }

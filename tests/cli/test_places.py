@@ -107,6 +107,7 @@ def test_commands_that_need_more_than_a_test_has(place, made, tmp_path):
     files = ["--ckpt", made / "model.onnx", "--dataset", tmp_path / "none", "--output", tmp_path / "int8.onnx"]
     assert "no data set" in place.command("quantize", *files, code=2).stderr
     assert "no.yaml" in place.command("train", "--config", "no.yaml", "--output", tmp_path / "run", code=2).stderr
+    assert "no.json" in place.command("gpu-check", "--compare", "no.json", "no.json", code=2).stderr
     panoptic = ["--ground-truth", "no.json", "--ground-truth-maps", "no", "--results", "no"]
     for name in ("vpq", "stq"):
         assert place.command("metrics", name, *panoptic, code=2).stderr.startswith("error: ")

@@ -1,5 +1,7 @@
 """What only a GPU can show: the model, its training, its memory and an engine on it. Left out where there is none."""
 
+import json
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -12,6 +14,11 @@ from l2g.engines.build import build_engine
 from l2g.engines.builder import CURRENT, BuildOptions, known_capabilities
 from l2g.engines.verification import LIMITS, measure_agreement, verify_engine
 from l2g.export.exporter import ExportOptions, export
+from l2g.files import write_json
+from l2g.gpucheck.child import RANDOM, run_step
+from l2g.gpucheck.devices import Hardware
+from l2g.gpucheck.notebook import figures_file
+from l2g.gpucheck.plan import Options, plan
 from l2g.runtime.backends.base import HostState
 from l2g.runtime.backends.eager import EagerBackend
 from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend
@@ -148,6 +155,24 @@ def engines(tmp_path_factory):
         return made[precision]
 
     return get
+
+
+def test_the_check_s_steps_on_it(tmp_path):
+    """Frame by frame and as captured graphs; what the sensors tell of it."""
+    options = Options(models=("l2g_tiny",), size=SIZE, streams=(1, 2), frames=10)
+    write_json(tmp_path / "options.json", options.to_json())
+    found = {}
+    for step in plan(options, RANDOM):
+        if step.name in ("capture-l2g_tiny", "latency-l2g_tiny-pytorch-fp32", "floors"):
+            run_step(step, tmp_path, Hardware("cuda"))
+            found[step.name] = json.loads(figures_file(tmp_path, step.name).read_text())
+    difference = found["capture-l2g_tiny"][0]
+    assert (difference["quantity"], difference["passed"]) == ("the state's largest difference", True)
+    medians = [f["value"] for f in found["latency-l2g_tiny-pytorch-fp32"] if f["quantity"] == "median"]
+    assert len(medians) == 2
+    assert all(0 < value < 1000 for value in medians)
+    rates = {f["runs_on"]: f["value"] for f in found["floors"] if f["quantity"] == "largest matrix product"}
+    assert rates["FP16"] > rates["TF32"] > rates["FP32"]
 
 
 @rtx

@@ -168,8 +168,8 @@ class FakePlatform(Platform):
         self.devices: list[FakeDevice] = []
         self.executors: list[FakeExecutor] = []
 
-    def library(self, name):
-        return Library(name, None, self.version)
+    def library(self, engine):
+        return Library(engine.library, None, self.version)
 
     def gpu(self, index):
         return self.imagined
@@ -178,8 +178,8 @@ class FakePlatform(Platform):
         self.devices.append(FakeDevice())
         return self.devices[-1]
 
-    def executor(self, path, content, library, contract):
-        self.executors.append(FakeExecutor(self.devices[-1], self.onnx_file, contract, self.max_streams))
+    def executor(self, path, content, library, sidecar):
+        self.executors.append(FakeExecutor(self.devices[-1], self.onnx_file, sidecar.contract, self.max_streams))
         return self.executors[-1]
 
 

@@ -50,6 +50,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--optimization-level", type=int, choices=range(6), help="0 to 5 (default: the library's)")
     parser.add_argument("--tf32", action="store_true", help="let FP32 products use TF32 (10 bits of mantissa)")
     parser.add_argument(
+        "--version-compatible",
+        action="store_true",
+        help="TensorRT: also for its lean runtime (tensorrt-lean) and for later versions; may be slower",
+    )
+    parser.add_argument(
+        "--exclude-lean-runtime",
+        action="store_true",
+        help="with --version-compatible: a smaller engine that holds no host code; the same version runs it",
+    )
+    parser.add_argument(
         "--verbose-log", type=Path, metavar="FILE", help="write the library's whole log there (default: nowhere)"
     )
     parser.add_argument("--no-cache", action="store_true", help="build also what was built before")
@@ -112,6 +122,8 @@ def build_options(options: argparse.Namespace) -> BuildOptions:
         compute_capabilities=tuple(options.compute_capability),
         optimization_level=options.optimization_level,
         tf32=options.tf32,
+        version_compatible=options.version_compatible,
+        exclude_lean_runtime=options.exclude_lean_runtime,
     )
 
 

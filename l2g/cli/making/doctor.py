@@ -16,7 +16,7 @@ from l2g.cli.arguments import add_library
 from l2g.cli.entry import main_of
 
 if TYPE_CHECKING:
-    from l2g.engines.doctor import Finding
+    from l2g.engines.findings import Finding
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +45,8 @@ def run(options: argparse.Namespace) -> int:
 
 def findings_of(options: argparse.Namespace) -> tuple[Finding, ...]:
     """The doctor's findings on a file."""
-    from l2g.engines.doctor import Circumstances, available_memory, examine
+    from l2g.engines.doctor import available_memory, examine
+    from l2g.engines.findings import Circumstances
     from l2g.runtime.backends.tensorrt.library import installed_version
 
     asked = Circumstances(

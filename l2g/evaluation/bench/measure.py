@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -21,6 +22,7 @@ from l2g.runtime.backends.base import Backend
 
 # The choice of kernels and the growth of memory fall on the first frames.
 WARM_UP = 3
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,8 @@ def measure(
         if not opened:
             raise L2GError("nothing here can be run: " + "; ".join(f"{name}: {reason}" for name, reason in refused))
         canvas = _canvas({c.name: backend for c, (backend, *_) in opened.items()})
-        pictures = _pictures(canvas, frames + WARM_UP)
-        wall, cpu = _turns({c: backend for c, (backend, *_) in opened.items()}, pictures, progress)
+        pictures = moving_noise(canvas, frames + WARM_UP)
+        wall, cpu = take_turns({c: backend for c, (backend, *_) in opened.items()}, pictures, progress)
         scores = {c: _ap(backend, dataset, streams, progress) for c, (backend, *_) in opened.items()}
         measured = tuple(
             _row(candidate, backend, wall[candidate], cpu[candidate], start, memory, scores[candidate])
@@ -121,24 +123,24 @@ def measure(
 
 
 def _start(candidate: Candidate, stack: ExitStack) -> tuple[Backend, float, int | None]:
-    held, start = _resident(), time.perf_counter()
+    held, start = resident(), time.perf_counter()
     backend = stack.enter_context(closing(candidate.open()))
     spec = backend.contract.input("frames")
     backend.step(np.zeros(spec.sized(1), np.uint8), np.array([True]))
-    seconds, now = time.perf_counter() - start, _resident()
+    seconds, now = time.perf_counter() - start, resident()
     return backend, seconds, None if held is None or now is None else now - held
 
 
-def _turns(
-    backends: dict[Candidate, Backend], pictures: Sequence[np.ndarray], progress: bool
-) -> tuple[dict[Candidate, list[float]], dict[Candidate, list[float]]]:
-    """Seconds of every frame after the warm-up: on the wall and of the processor."""
-    wall: dict[Candidate, list[float]] = {candidate: [] for candidate in backends}
-    cpu: dict[Candidate, list[float]] = {candidate: [] for candidate in backends}
+def take_turns(
+    backends: Mapping[Key, Backend], pictures: Sequence[np.ndarray], progress: bool = False
+) -> tuple[dict[Key, list[float]], dict[Key, list[float]]]:
+    """Seconds of every step after the warm-up: on the wall and of the processor. pictures: uint8 [B, H, W, 3] each."""
+    wall: dict[Key, list[float]] = {candidate: [] for candidate in backends}
+    cpu: dict[Key, list[float]] = {candidate: [] for candidate in backends}
     for index, frame in enumerate(tqdm(pictures, desc="frames", disable=None if progress else True)):
         for candidate, backend in backends.items():
             start, used = time.perf_counter(), time.process_time()
-            backend.step(frame, np.array([index == 0]))
+            backend.step(frame, np.full(len(frame), index == 0))
             if index >= WARM_UP:
                 wall[candidate].append(time.perf_counter() - start)
                 cpu[candidate].append(time.process_time() - used)
@@ -206,13 +208,13 @@ def _canvas(backends: dict[str, Backend]) -> tuple[int, int]:
     return next(iter(sizes.values()))
 
 
-def _pictures(canvas: tuple[int, int], count: int) -> list[np.ndarray]:
-    """Noise that moves: the time does not depend on what is seen."""
-    noise = np.random.default_rng(0).integers(0, 256, (1, *canvas, 3), np.uint8)
+def moving_noise(canvas: tuple[int, int], count: int, streams: int = 1) -> list[np.ndarray]:
+    """uint8 [streams, H, W, 3] each: the time does not depend on what is seen."""
+    noise = np.random.default_rng(0).integers(0, 256, (streams, *canvas, 3), np.uint8)
     return [np.roll(noise, 4 * number, axis=2) for number in range(count)]
 
 
-def _resident() -> int | None:
+def resident() -> int | None:
     """Bytes of this process that are in memory."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])

@@ -47,6 +47,8 @@ _LIMITS = {
     limits.precision: limits
     for limits in (
         Limits("fp32", 0.02, 1e-3, 99.9, "the same arithmetic: only rounding may differ", 0.05, 99.9),
+        # Of FP32 whose products were rounded to 10 bits: as many as FP16 has.
+        Limits("tf32", 0.2, None, 95.0, _COSTS, 0.2, 95.0),
         Limits("bf16", 0.2, None, 95.0, _COSTS, 0.2, 95.0),
         Limits("fp16", 0.2, None, 95.0, _COSTS, 0.2, 95.0),
         Limits("int8", 0.5, None, 95.0, _COSTS, 0.5, 95.0),

@@ -10,23 +10,24 @@ from typing import Any
 
 import numpy as np
 
-from l2g.artifacts.sidecar import Gpu, check_file, check_machine, read_sidecar
-from l2g.contract import GraphContract, TensorSpec
+from l2g.artifacts.sidecar import EngineFacts, Gpu, Sidecar, check_file, check_machine, read_sidecar
+from l2g.contract import TensorSpec
 from l2g.errors import ContractError, EngineError
 from l2g.runtime.arrays import Array, BoolArray, ByteArray
 from l2g.runtime.backends.base import HostState
 from l2g.runtime.backends.contract_check import check_drivable
 from l2g.runtime.backends.tensorrt.device import CudaDevice, Device, find_gpu
 from l2g.runtime.backends.tensorrt.executor import EngineExecutor, Executor
-from l2g.runtime.backends.tensorrt.library import Library, load_library
+from l2g.runtime.backends.tensorrt.library import Library, load_runtime
 from l2g.runtime.outputs import FrameOutputs, outputs_class
 
 
 class Platform:
     """What the backend stands on: this machine's library and GPU."""
 
-    def library(self, name: str) -> Library:
-        return load_library(name)
+    def library(self, engine: EngineFacts) -> Library:
+        """The one to run an engine in."""
+        return load_runtime(engine.runtimes, lambda library: engine.runs_in(library.version))
 
     def gpu(self, index: int) -> Gpu | None:
         return find_gpu(index)
@@ -34,8 +35,8 @@ class Platform:
     def device(self, index: int) -> Device:
         return CudaDevice(index)
 
-    def executor(self, path: Path, content: bytes, library: Library, contract: GraphContract) -> Executor:
-        return EngineExecutor(path, content, library, contract)
+    def executor(self, path: Path, content: bytes, library: Library, sidecar: Sidecar) -> Executor:
+        return EngineExecutor(path, content, library, sidecar)
 
 
 @dataclass
@@ -88,7 +89,7 @@ class TensorRTBackend:
         self.contract = self.sidecar.contract
         check_drivable(self.path, self.contract, self.sidecar.rebuild_command(self.path))
         content = check_file(self.path, self.sidecar)
-        library = platform.library(self.sidecar.engine.library)
+        library = platform.library(self.sidecar.engine)
         self.gpu = platform.gpu(device_index)
         check_machine(self.path, self.sidecar, library.name, library.version, self.gpu)
         if not self.sidecar.engine.verified:
@@ -99,7 +100,7 @@ class TensorRTBackend:
                 stacklevel=2,
             )
         self._device: Device = platform.device(device_index)
-        self._executor: Executor = platform.executor(self.path, content, library, self.contract)
+        self._executor: Executor = platform.executor(self.path, content, library, self.sidecar)
         self.library, self.device = library.name, f"cuda:{device_index}"
         self._capture = cuda_graphs and not self._executor.captures_itself
         self._closed = False

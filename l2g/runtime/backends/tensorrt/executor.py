@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import warnings
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
+from l2g.artifacts.sidecar import Sidecar
 from l2g.contract import GraphContract
 from l2g.errors import EngineError
 from l2g.runtime.backends.contract_check import describe
@@ -59,19 +61,27 @@ class EngineExecutor:
     Raises EngineError for an engine that the library does not open or whose inputs and outputs are not the contract's.
     """
 
-    def __init__(self, path: Path, content: bytes, library: Library, contract: GraphContract):
+    def __init__(self, path: Path, content: bytes, library: Library, sidecar: Sidecar):
         trt = library.trt
         self._path, self._log = path, LibraryLog(most=100)
         self._logger = self._log.logger(trt)
         if hasattr(trt, "init_libnvinfer_plugins"):
             trt.init_libnvinfer_plugins(self._logger, "")
         self._runtime = trt.Runtime(self._logger)
+        if library.lean and self._log.errors:
+            # 11.4 gives an object all the same, and ends the process when anything is asked of it or when it is freed:
+            # so it never is.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._runtime))
+            raise self._failure("cannot be opened, since the lean runtime does not start")
+        if sidecar.engine.holds_host_code:
+            # Engines are code anyhow, and this one is the one that its sidecar vouches for.
+            self._runtime.engine_host_code_allowed = True
         if library.rtx:
             self._check_validity(trt, content)
         self._engine = self._runtime.deserialize_cuda_engine(content)
         if self._engine is None:
             raise self._failure("cannot be opened")
-        self._check_boundary(trt, contract)
+        self._check_boundary(trt, sidecar.contract)
         self.max_streams = int(self._engine.get_tensor_profile_shape("frames", 0)[2][0])
         self.captures_itself = False
         self._context = self._create_context(trt) if library.rtx else self._engine.create_execution_context()

@@ -6,17 +6,20 @@ used here, so everything above this module is written once.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import importlib.metadata
 import re
 import threading
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from l2g.artifacts.sidecar import LEAN
 from l2g.errors import EngineError
 from l2g.files import write_text
 
@@ -24,6 +27,7 @@ LIBRARIES = ("tensorrt", "tensorrt-rtx")
 INSTALL = {
     "tensorrt": "pip install 'l2g[tensorrt]' from NVIDIA's package index (a Jetson has it from JetPack)",
     "tensorrt-rtx": "pip install 'l2g[rtx]' (Linux and Windows, x86-64)",
+    LEAN: "pip install 'l2g[lean]' (from the public package index)",
 }
 # The public package that carries TensorRT-RTX's two libraries, in the order in which they must be loaded.
 _RTX_PACKAGE = "onnxruntime-ep-nv-tensorrt-rtx-cu13"
@@ -33,11 +37,16 @@ _RTX_MODULES = ("tensorrt_rtx", "tensorrt_rtx_bindings")
 
 @dataclass(frozen=True)
 class Library:
-    """An inference library that is ready for use: "tensorrt" or "tensorrt-rtx", its module and its version."""
+    """An inference library that is ready for use: "tensorrt", "tensorrt-rtx" or, to run engines only, "tensorrt-lean";
+    its module and its version."""
 
     name: str
     trt: ModuleType
     version: str
+
+    @property
+    def lean(self) -> bool:
+        return self.name == LEAN
 
     @property
     def rtx(self) -> bool:
@@ -45,13 +54,27 @@ class Library:
 
 
 def load_library(name: str) -> Library:
-    """Import "tensorrt" or "tensorrt-rtx". EngineError, with the way to install it, where it is not there."""
-    if name not in LIBRARIES:
+    """Import "tensorrt", "tensorrt-rtx" or "tensorrt-lean". EngineError, with the way to install it, where it is not
+    there."""
+    if name not in (*LIBRARIES, LEAN):
         raise EngineError(f"library '{name}' found, one of {', '.join(LIBRARIES)} expected")
-    module = _import_rtx() if name == "tensorrt-rtx" else _import("tensorrt")
+    module = _import_rtx() if name == "tensorrt-rtx" else _import(name.replace("-", "_"))
     if module is None:
         raise EngineError(f"{name} is not installed for this Python and platform; {INSTALL[name]}")
     return Library(name, module, str(module.__version__))
+
+
+def load_runtime(names: Sequence[str], fits: Callable[[Library], bool]) -> Library:
+    """The first of these libraries that fits, else the first that is installed: what is wrong with it is said where it
+    is used. EngineError, with the ways to install them, where none is."""
+    found: list[Library] = []
+    for name in names:
+        with contextlib.suppress(EngineError):
+            found.append(load_library(name))
+    if not found:
+        ways = ", or ".join(INSTALL[name] for name in names)
+        raise EngineError(f"{' or '.join(names)} is not installed for this Python and platform; {ways}")
+    return next(filter(fits, found), found[0])
 
 
 def installed_version(name: str) -> str | None:

@@ -1,0 +1,51 @@
+"""A GPU that is imagined: PyTorch and ONNX Runtime compute on the processor, engines in the memory of `fake_gpu`.
+
+Also as a process, in the place of `l2g.gpucheck.child`: python -m tests.gpucheck.imagined STEP FOLDER DEVICE.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from l2g.gpucheck import child
+from l2g.gpucheck.devices import Hardware
+from l2g.gpucheck.ways import COMPILED
+
+
+class Imagined(Hardware):
+    """It captures as a GPU does: what is recorded runs when it is launched, with what lies in its buffers then."""
+
+    @property
+    def torch_device(self):
+        import torch
+
+        return torch.device("cpu")
+
+    def synchronize(self):
+        pass
+
+    def record(self, work):
+        work()
+        return work
+
+    def gpu(self):
+        from tests.runtime.fake_gpu import GPU
+
+        return GPU
+
+    def why_not(self):
+        return dict.fromkeys(super().why_not(), "") | {COMPILED: "not imagined"}
+
+    def open_graph(self, path, way):
+        return Hardware("cpu").open_graph(path, way)
+
+    def open_engine(self, path):
+        from l2g.runtime.backends.tensorrt.backend import TensorRTBackend
+        from tests.runtime.fake_gpu import FakePlatform
+
+        return TensorRTBackend(path, platform=FakePlatform(Path(f"{path}.graph")))
+
+
+if __name__ == "__main__":
+    sys.exit(child.main(sys.argv[1:], Imagined))
