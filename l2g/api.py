@@ -53,6 +53,7 @@ def process_video(
     cuts: Cuts = "auto",
     task: str | None = None,
     panoptic: PanopticOptions | None = None,
+    resume: bool = False,
 ) -> JobSummary:
     """Segment and track a whole video; the results go into `folder`, which is made if it is missing.
 
@@ -72,12 +73,15 @@ def process_video(
         cuts: where a new scene begins, with new ids: "auto", "off", or times in seconds.
         task: "instances"; "panoptic" or "semantic", which write `panoptic.jsonl`, `pred.json` and maps instead; None is
             the model's own. panoptic: how slots become segments.
+        resume: go on where a run into this folder that was killed, interrupted or failed has stopped; the files are
+            then those of a run that was not disturbed.
 
     Raises VideoError for a source that gives no frame and a folder that cannot be written, L2GError for a model that
     cannot be opened. What a damaged source lacks is the summary's `damage`.
     """
     from l2g.runtime.identity.tracks import TrackParameters
     from l2g.runtime.video.job import process_video as process
+    from l2g.runtime.video.lane import OutputOptions
     from l2g.runtime.video.overlay import DEFAULT_STYLE
     from l2g.runtime.video.source import Selection, VideoSource, open_source
 
@@ -104,6 +108,7 @@ def process_video(
             cuts=cuts,
             task=task,
             panoptic=panoptic,
+            output=OutputOptions(resume=resume),
         )
 
 

@@ -73,6 +73,8 @@ AUTHORS = {"backbone.encoder.backbone.cls_token": "videomt"}
 # Where a checkpoint file may keep its tensors, best first: detectron2's, Lightning's and EMA trainers' keys.
 CONTAINERS = ("model", "state_dict", "model_state_dict", "model_ema", "ema_state", "ema", "ema_model", "module", "net")
 DEEPEST = 8
+# What weights are made of.
+NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # What trainers put before every name: data parallelism, torch.compile, Lightning, EMA.
 WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "model.", "ema_model.", "ema.", "net.")
 # What they keep beside the model's tensors.
@@ -182,6 +184,7 @@ def save_checkpoint(model: VideoModel, path: str | os.PathLike) -> None:
     if model.family in FAMILIES:
         _family(Path(path), model.family).save(model, Path(path))
         return
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     path = Path(path)
@@ -191,7 +194,10 @@ def save_checkpoint(model: VideoModel, path: str | os.PathLike) -> None:
         if not name.endswith("num_batches_tracked")
     }
     with write_atomically(path, CheckpointError) as temporary:
-        save_file(tensors, temporary, metadata={CONFIG_KEY: json.dumps(model.config.to_dict())})
+        try:
+            save_file(tensors, temporary, metadata={CONFIG_KEY: json.dumps(model.config.to_dict())})
+        except SafetensorError as error:  # what the system refuses comes as one of these, too
+            raise CheckpointError(f"{path}: cannot be written ({error}); make room, or give another path") from None
 
 
 def _family(path: Path, name: str) -> Any:
@@ -273,10 +279,9 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         if odd:
             raise CheckpointError(f"{path}: a tensor is named {odd[0]!r}, expected text; save a model's state_dict()")
         for name, tensor in tensors.items():
-            if tensor.layout is not torch.strided or tensor.is_quantized:
-                kind = "quantised" if tensor.is_quantized else "sparse"
+            if kind := _unusual(tensor):
                 raise CheckpointError(
-                    f"{path}: tensor '{name}' is {kind}; save plain tensors: tensor.to_dense(), tensor.dequantize()"
+                    f"{path}: tensor '{name}' is {kind}; save plain ones: tensor.to_dense(), tensor.dequantize()"
                 )
         if tensors:
             return tensors
@@ -285,6 +290,13 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         f"{path}: {found} found, expected a state dict, or a dict with one under '{CONTAINERS[0]}'; "
         "save it with torch.save({'model': model.state_dict()}, ...)"
     )
+
+
+def _unusual(tensor: Tensor) -> str | None:
+    """What kind of tensor that is no array of numbers in memory; None for one that is."""
+    kinds = {"nested": tensor.is_nested, "a shape without numbers": tensor.is_meta, "quantised": tensor.is_quantized}
+    plain = None if tensor.layout is torch.strided else "sparse"
+    return next((kind for kind, found in kinds.items() if found), plain)
 
 
 def _check_not_bare(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -452,10 +464,10 @@ def _check_numbers(path: Path, tensors: dict[str, Tensor], public: bool) -> None
     """CheckpointError for weights that no training gives: integers in place of floats, NaN, infinity."""
     named = _public if public else str
     for name, tensor in tensors.items():
-        if not tensor.is_floating_point():
+        if tensor.dtype not in NUMBERS:
             raise CheckpointError(
                 f"{path}: tensor '{named(name)}' holds {str(tensor.dtype).removeprefix('torch.')}, expected floating "
-                "point numbers; the file is damaged or quantised, copy or save it again"
+                "point numbers of 16 bits or more; the file is damaged or quantised, copy or save it again"
             )
         if not torch.isfinite(tensor).all():
             raise CheckpointError(

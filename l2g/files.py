@@ -144,6 +144,11 @@ def write_json(path: StrPath, data: object, error: type[L2GError] = L2GError) ->
     write_text(path, json.dumps(data, indent=1) + "\n", error)
 
 
+def expect_writable(path: StrPath, error: type[L2GError] = L2GError) -> None:
+    """Raise `error` now, before hours of work, where a file could not be written at their end."""
+    PendingFile(path, error).discard()
+
+
 def refuse_overwriting(
     outputs: Iterable[StrPath | None], inputs: Iterable[StrPath | None], error: type[L2GError] = L2GError
 ) -> None:

@@ -33,9 +33,13 @@ EDGE = {
     "serving",
 }
 HEAVY = {"torch", "torchvision", "safetensors", "onnx_ir", "l2g.config", "l2g.modeling", "l2g.checkpoint"}
-# The reference backend is the PyTorch model; to open a checkpoint leads there.
+# The reference backend is the PyTorch model, and so is the compiled one; to open a checkpoint leads there.
 EXCEPTIONS = {
     "l2g.runtime.backends.eager": {"torch", "l2g.modeling"},
+    **{
+        f"l2g.runtime.backends.compiled.{module}": {"torch", "l2g.modeling"}
+        for module in ("attention", "audit", "backend", "kernel", "launch", "prepare", "program", "trace")
+    },
     "l2g.runtime.backends.open": {"l2g.checkpoint"},
     "l2g.public.table": {"torch"},
 }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 if TYPE_CHECKING:
     from l2g.data.dataset import VideoDataset
+    from l2g.runtime.backends.base import Backend
     from l2g.runtime.panoptic.options import PanopticOptions
 
 MODEL = "a checkpoint, an .onnx, an .engine, or the name of a model, shipped or in l2g models"
@@ -187,26 +188,54 @@ def add_library(parser: Options) -> None:
 
 
 def add_running(parser: Options) -> None:
-    """--library, --device and --precision of an exported graph; `running` gives what they say to `open_backend`."""
+    """--library, --device and --precision of an exported graph, --compile and the two last of a checkpoint; `running`
+    gives what they say to `open_backend`."""
     from l2g.artifacts import GRAPH_LIBRARIES
 
-    group = parser.add_argument_group("what runs an .onnx")
+    group = parser.add_argument_group("what runs an .onnx, or a checkpoint with --compile")
     default = next(iter(GRAPH_LIBRARIES))
     group.add_argument("--library", choices=tuple(GRAPH_LIBRARIES), help=f"the inference library (default: {default})")
     group.add_argument(
         "--device",
-        help="ONNX Runtime: cpu, cuda; OpenVINO: CPU, GPU, NPU, AUTO (default: a GPU for ONNX Runtime where "
-        "it has one, else the CPU)",
+        help="ONNX Runtime: cpu, cuda; OpenVINO: CPU, GPU, NPU, AUTO; --compile: cpu, cuda, cuda:1 (default: a GPU for "
+        "ONNX Runtime and --compile where they have one, else the CPU)",
     )
     group.add_argument(
         "--precision",
         choices=("fp32", "bf16", "fp16"),
-        help="OpenVINO: compute floating point in it (default: the graph's own types)",
+        help="OpenVINO: compute floating point in it (default: the graph's own types); --compile: compute all but the "
+        "float32 islands in it (default: fp32)",
+    )
+    add_compile(group)
+
+
+def add_compile(group: Options) -> None:
+    """--compile and --fp32-blocks."""
+    group.add_argument(
+        "--compile", action="store_true", help="run a checkpoint as one CUDA graph (docs/guides/compiled.md)"
+    )
+    group.add_argument(
+        "--fp32-blocks",
+        nargs="+",
+        default=[],
+        metavar="BLOCK",
+        help="--compile: parts such as encoder.layers.0 that stay float32",
     )
 
 
 def running(options: argparse.Namespace) -> dict[str, Any]:
-    return {name: getattr(options, name) for name in ("library", "device", "precision")}
+    return {name: getattr(options, name) for name in ("library", "device", "precision", "compile", "fp32_blocks")}
+
+
+def warm_up(backend: Backend, streams: int, options: argparse.Namespace) -> None:
+    """With --compile: for so many streams now, with its stages on stderr, and not at the first frame."""
+    if options.compile:
+        from l2g.cli.stages import Stages
+        from l2g.runtime.backends.compiled.backend import CompiledBackend
+
+        assert isinstance(backend, CompiledBackend)
+        with Stages(options.quiet) as stages:
+            backend.warm_up(streams, stages)
 
 
 def add_task(parser: Options, *, semantic: bool = True, panoptic_where: str = "the model knows stuff") -> None:

@@ -36,7 +36,7 @@ from l2g.engines.doctor import available_memory, examine, refuse
 from l2g.engines.findings import Circumstances, Finding
 from l2g.engines.operator_rules import portable_capabilities
 from l2g.errors import EngineError
-from l2g.files import refuse_overwriting, sha256_of_file, write_bytes
+from l2g.files import expect_writable, refuse_overwriting, sha256_of_file, write_bytes
 from l2g.runtime.backends.tensorrt.device import find_gpu
 from l2g.runtime.backends.tensorrt.library import Library, LibraryLog, load_library
 
@@ -81,6 +81,8 @@ def build_engine(
     onnx_file, output = Path(onnx_file), Path(output)
     written = [output, sidecar_path(output), options.timing_cache, log_file]
     refuse_overwriting(written, [onnx_file, onnx_file.with_name(f"{onnx_file.name}.data")], EngineError)
+    for path in filter(None, written):
+        expect_writable(path, EngineError)
     library = load_library(options.library)
     gpu = find_gpu()
     findings = examine(onnx_file, _circumstances(library, gpu, options, precision, min_share))

@@ -28,6 +28,20 @@ Shapes = tuple[tuple[int, int], ...]
 CHUNK = 512
 
 
+def sample_locations(reference: Tensor, offsets: Tensor, shapes: Shapes, points: int) -> Tensor:
+    """Where the P points around references lie: float32 [B, Q, M, L, P, 2] in 0..1 of each level.
+
+    reference: [1 or B, Q, 2] points, around which offsets [B, Q, M, L, P, 2] count pixels, or [B, Q, 4] boxes, of whose
+    sides they count shares.
+    """
+    reference = reference[:, :, None, None, None]
+    if reference.shape[-1] == 2:
+        # Repeated per point: arithmetic that broadcasts over two elements at a time takes twenty times as long.
+        sizes = torch.tensor([[(w, h)] * points for h, w in shapes], dtype=torch.float32, device=offsets.device)
+        return reference.expand(-1, -1, -1, len(shapes), points, -1) + offsets / sizes
+    return reference[..., :2] + offsets * (0.5 / points) * reference[..., 2:]
+
+
 def deformable_attention(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
     """See the module's docstring for the contract."""
     if torch.is_grad_enabled() and (value.requires_grad or locations.requires_grad or weights.requires_grad):
@@ -187,13 +201,7 @@ class DeformableAttention(nn.Module):
         value = self.value_proj(memory).view(b, -1, self.heads, query.shape[-1] // self.heads)
         offsets = self.sampling_offsets(query).view(b, q, self.heads, self.levels, self.points, 2).float()
         weights = self.attention_weights(query).view(b, q, self.heads, -1).float().softmax(-1)
-        reference = reference[:, :, None, None, None]
-        if reference.shape[-1] == 2:
-            # Repeated per point: arithmetic that broadcasts over two elements at a time takes twenty times as long.
-            sizes = torch.tensor([[(w, h)] * self.points for h, w in shapes], dtype=torch.float32, device=query.device)
-            locations = reference.expand(-1, -1, -1, self.levels, self.points, -1) + offsets / sizes
-        else:
-            locations = reference[..., :2] + offsets * (0.5 / self.points) * reference[..., 2:]
+        locations = sample_locations(reference, offsets, shapes, self.points)
         weights = weights.view(b, q, self.heads, self.levels, self.points).to(value.dtype)
         return self.output_proj(deformable_attention(value, shapes, locations, weights))
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from l2g.errors import ConfigError
-from l2g.runtime.identity.tracks import TrackParameters
 
 if TYPE_CHECKING:
     from l2g.runtime.video.cuts import Cuts
@@ -73,6 +72,8 @@ class ServingOptions:
         policy = re.fullmatch(r"latest|all|[1-9]\d{0,5}", self.versions)
         self._expect(bool(policy), f"versions '{self.versions}'", "latest, all, or how many are kept loaded")
         self._expect(self.top_k >= 1, f"top-k {self.top_k}", "at least 1")
+        from l2g.runtime.identity.tracks import TrackParameters  # here: options are listed without NumPy
+
         TrackParameters(birth_score=self.score_threshold, max_age=self.max_age)
         from l2g.runtime.video.cuts import cut_finder  # here: the command's help needs no OpenCV
 

@@ -294,7 +294,13 @@ class Trainer:
 
     def _write(self, data: dict) -> None:
         with write_atomically(self.output / RESUME_FILE, CheckpointError) as temporary:
-            torch.save(data, temporary)
+            try:
+                torch.save(data, temporary)
+            except RuntimeError as error:  # of its archive writer, where the system refuses
+                raise CheckpointError(
+                    f"{self.output / RESUME_FILE}: cannot be written ({str(error).splitlines()[0]}); make room on the "
+                    "disk; the same command goes on from what was saved before"
+                ) from None
 
     def _read_resume(self) -> dict | None:
         path = self.output / RESUME_FILE

@@ -83,6 +83,12 @@ def test_tensors_that_are_not_plain(tmp_path, tiny):
     name = "backbone.stem.conv1.weight"
     save({**tiny, name: tiny[name].to_sparse()}, tmp_path / "model.pth")
     refused(tmp_path / "model.pth", name, "is sparse", **golden.TINY)
+    nested = torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)])
+    for odd, kind in ((nested, "nested"), (torch.zeros(2, device="meta"), "a shape without numbers")):
+        save({**tiny, name: odd}, tmp_path / "model.pth")
+        refused(tmp_path / "model.pth", name, f"is {kind}", **golden.TINY)
+    save({**tiny, name: tiny[name].to(torch.float8_e4m3fn)}, tmp_path / "model.pth")
+    refused(tmp_path / "model.pth", name, "holds float8_e4m3fn", **golden.TINY)
     save({**tiny, 1: torch.zeros(2)}, tmp_path / "model.pth")
     refused(tmp_path / "model.pth", "a tensor is named 1", **golden.TINY)
     save({**tiny, None: torch.zeros(2)}, tmp_path / "model.pth")

@@ -19,13 +19,13 @@ from tests.training.small import small
 
 # A number that no account has.
 STRANGER = 54_321
+# Root may write everywhere; without these it is held to permissions like everybody.
+UNPRIVILEGED = ("setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner")
 
 
 @pytest.fixture(scope="module")
 def place():
-    """A folder that everybody may look into; pytest's are the user's own."""
     folder = Path(tempfile.mkdtemp(prefix="l2g-places-"))
-    folder.chmod(0o755)
     yield folder
     shutil.rmtree(folder)
 
@@ -49,27 +49,18 @@ def commands(place):
            "--probe-frames=1", "--verdict-videos=1", "--ap-budget=none")  # fmt: skip
     quick = ("--compute-capability=8.9", "--no-cache", "--no-verify", "--quiet", "--optimization-level=0")
     phase = "phases=[{kind: image, iterations: 1, batch_size: 1}]"
+    twice = phase.replace("iterations: 1", "iterations: 2")
     words = {
         "run": ("run", "--model", graph, "--input", clip, "--output", "OUT", "--quiet"),
         "demo": ("demo", "--model", model, "--output", "OUT"),
         "evaluate": ("evaluate", "--model", graph, "--dataset", data, "--results", "OUT/r.json", "--quiet"),
         "report": ("evaluate", "--model", graph, "--dataset", data, "--report", "OUT/r.json", "--quiet"),
-        "parity": (
-            "parity",
-            "--reference",
-            model,
-            "--candidate",
-            graph,
-            "--dataset",
-            data,
-            "--report",
-            "OUT",
-            "--quiet",
-        ),
+        "parity": ("parity", "--reference", model, "--candidate", graph, "--dataset", data, "--report=OUT", "--quiet"),
         "metrics": ("metrics", "vis-ap", "--ground-truth", truth, "--results", place / "found.json", "--json", "OUT/s"),
         "export": ("export", "--ckpt", model, "--output", "OUT/m.onnx", "--quiet"),
         "quantize": ("quantize", "--ckpt", graph, "--dataset", data, "--output", "OUT/q.onnx", *few),
         "train": ("train", "--config", "synthetic_tiny", "--output", "OUT", *small(), phase, "evaluation.every=0"),
+        "resume": ("train", "--config", "synthetic_tiny", "--output", "OUT", *small(), twice, "save_every=1", "ema=0"),
         "draw": ("data", "draw", "--split=val", "--videos=2", "--frames=2", "--output", "OUT/drawn"),
         "bench": ("bench", graph, "--frames=2", "--output", "OUT", "--quiet"),
         "build": ("build", "--onnx", graph, "--output", "OUT/m.engine", "--library=tensorrt-rtx", *quick),
@@ -83,60 +74,63 @@ def forks():
         yield running
 
 
-NAMES = (
-    "run",
-    "demo",
-    "evaluate",
-    "report",
-    "parity",
-    "metrics",
-    "export",
-    "quantize",
-    "train",
-    "draw",
-    "bench",
-    "build",
-)
+@pytest.fixture(scope="module")
+def unprivileged():
+    if os.getuid() == 0 and not shutil.which("setpriv"):
+        pytest.skip("root writes everywhere, and there is no setpriv here")
+    with Forks(UNPRIVILEGED if os.getuid() == 0 else ()) as running:
+        yield running
 
 
-def outcome(forks, commands, folder, name, place, mode=0o755):
+# The trainer saves where it can go on from, then its weights; the rest of `quantize` is what `export` does.
+NAMES = ("run", "evaluate", "report", "parity", "metrics", "export", "quantize", "resume", "train", "draw", "bench")
+
+
+def outcome(forks, commands, folder, name, place=None, mode=0o755):
     out = folder / "out"
-    shutil.rmtree(out, ignore_errors=True)
+    if out.exists():
+        out.chmod(0o755)
+        shutil.rmtree(out)
     out.mkdir()
     out.chmod(mode)
     words = [word.replace("OUT", str(out)) for word in commands[name]]
-    log = folder / "log"
-    log.touch()
-    log.chmod(0o666)
-    return forks.outcome_of(words, log, out, place=place), out
+    return forks.outcome_of(words, folder / "log", out, place=place), out
 
 
 def expect_one_error(found, out):
     assert found.kind == "error", found.text
-    assert found.text.count("error: ") == 1, found.text
+    assert sum(line.startswith("error: ") for line in found.text.splitlines()) == 1, found.text
+    assert "this is a bug" not in found.text
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_full_disk(forks, commands, place, name):
+    """A limit on the size of files stands for the disk: writing fails in the same places."""
     found, out = outcome(forks, commands, place, name, Place(file_bytes=700))
     expect_one_error(found, out)
     for path in out.rglob("*.json"):
         json.loads(path.read_text())
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
-@pytest.mark.parametrize("name", NAMES)
-def test_a_folder_of_somebody_else(forks, commands, place, name):
-    found, out = outcome(forks, commands, place, name, Place(user=STRANGER, environment={"L2G_CACHE": "/proc/none"}))
+@pytest.mark.parametrize("name", [*NAMES, "demo", "build"])
+def test_a_folder_of_somebody_else(unprivileged, commands, place, name):
+    """Said before the work, or where all of it is to load libraries, in its place."""
+    found, out = outcome(unprivileged, commands, place, name, mode=0o555)
     expect_one_error(found, out)
+    assert "ermission" in found.text
     assert list(out.rglob("*")) == []
-    assert found.seconds < 5, "what cannot be written is said before the work"
+    assert found.seconds < 20
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["run", "evaluate", "draw"])
 def test_nobody_without_a_home(forks, commands, place, name):
-    nobody = Place(user=STRANGER, unset=("HOME", "L2G_CACHE", "XDG_CACHE_HOME"))
-    found, out = outcome(forks, commands, place, name, nobody, mode=0o777)
+    """A user without a name, as containers have them: what is cached goes to a folder of theirs."""
+    cache = place / f"l2g-{STRANGER}"
+    cache.mkdir(mode=0o700, exist_ok=True)
+    os.chown(cache, STRANGER, -1)
+    nobody = Place(user=STRANGER, unset=("HOME", "L2G_CACHE", "XDG_CACHE_HOME"), environment={"TMPDIR": str(place)})
+    found, out = outcome(forks, commands, place, name, nobody)
     assert found.kind == "result", found.text
     assert list(out.rglob("*"))
+    assert (name == "run") <= any(cache.iterdir()), "the graph as it was optimised"

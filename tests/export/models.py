@@ -11,9 +11,9 @@ import onnxruntime
 import torch
 
 from l2g.export.exporter import ExportOptions, contract_of
-from l2g.export.graph.stateless_step import StatelessStep
 from l2g.export.graph.tracing import trace
 from l2g.modeling.local2global import Local2Global
+from l2g.modeling.stateless_step import StatelessStep
 from tests.exported import exported_model
 
 

@@ -8,8 +8,9 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -45,21 +46,23 @@ class Place:
         for name in self.unset:
             os.environ.pop(name, None)
         os.environ.update(self.environment)
+        tempfile.tempdir = None  # found again, where TMPDIR says
         if self.file_bytes is not None:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (self.file_bytes, self.file_bytes))
         if self.user is not None:
-            os.setgroups([])
-            os.setgid(self.user)
-            os.setuid(self.user)
+            os.setresuid(self.user, -1, -1)  # what `os.getuid` says; what may be read stays, or Python could not go on
 
 
 class Forks:
     """A process that has loaded the libraries and used none of them, and forks for each command: what has threads
-    already cannot be forked. A context manager."""
+    already cannot be forked. A context manager. prefix: words of a command that starts it."""
+
+    def __init__(self, prefix: Sequence[str] = ()):
+        self._prefix = prefix
 
     def __enter__(self) -> Forks:
-        command = [sys.executable, "-m", "tests.mutations.child"]
+        command = [*self._prefix, sys.executable, "-m", "tests.mutations.child"]
         self._server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         return self
 

@@ -23,6 +23,13 @@ def forks():
         yield running
 
 
+def test_what_is_spoiled_was_good(forks, good, tmp_path):
+    """A public checkpoint that nobody could load would show nothing."""
+    words = ["run", "--model", good.public, "--input", good.clip, "--output", tmp_path / "out", "--num-queries=10"]
+    outcome = forks.outcome_of([*map(str, words), "--quiet"], tmp_path / "log", tmp_path / "out")
+    assert outcome.kind == "result", outcome.text
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_result_or_one_clear_error(forks, good, family, tmp_path):
     ended = set()

@@ -26,8 +26,10 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 def keep_inputs(json_path: str | None, *inputs: str | Path) -> None:
     """DataError where the numbers would be written over what they are measured on."""
     from l2g.errors import DataError
-    from l2g.files import refuse_overwriting
+    from l2g.files import expect_writable, refuse_overwriting
 
+    if json_path is not None:
+        expect_writable(json_path, DataError)
     refuse_overwriting([json_path], inputs, DataError)
 
 
@@ -36,7 +38,7 @@ def show(report: Report, json_path: str | None) -> int:
     from l2g.errors import DataError
     from l2g.files import write_json
 
-    if json_path:
+    if json_path is not None:
         write_json(json_path, report.to_json(), DataError)
     for text in report.notes:
         note(f"note: {text}")

@@ -28,6 +28,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_streams(parser)
     parser.add_argument("--frames", type=int, default=50, help="interleaved frames that count")
     parser.add_argument("--threads", type=int, metavar="N", help="on a CPU (default: each library's own choice)")
+    parser.add_argument(
+        "--compile",
+        nargs="+",
+        choices=("fp32", "bf16", "fp16"),
+        default=[],
+        metavar="PRECISION",
+        help="checkpoints also compiled for a GPU, in these: fp32, bf16, fp16",
+    )
     parser.add_argument("--size", type=size, metavar="HxW", help="canvas of a checkpoint (default: the model's)")
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="folder for bench.json and bench.html (default: none)"
@@ -45,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     if options.output:
         make_folder(options.output)
     dataset = open_dataset(options) if options.dataset else None
-    found, left = candidates(options.models, options.size, options.threads)
+    found, left = candidates(options.models, options.size, options.threads, options.compile)
     report = measure(
         found,
         left=left,

@@ -26,6 +26,7 @@ from l2g.cli.arguments import (
     open_dataset,
     panoptic_options,
     running,
+    warm_up,
 )
 from l2g.cli.entry import main_of
 
@@ -65,16 +66,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from l2g.evaluation.panoptic import is_panoptic
     from l2g.evaluation.run import ScoringOptions, evaluate_backend
-    from l2g.files import refuse_overwriting, write_json
+    from l2g.files import expect_writable, refuse_overwriting, write_json
     from l2g.runtime.backends.open import open_backend
 
     dataset = open_dataset(options, decode=False)  # frames that cannot be read are found on the way
     if options.task == "panoptic" or (options.task is None and is_panoptic(dataset)):
         return run_panoptic(options, dataset)
-    written = [options.results, options.results and partial_of(options.results), options.report]
+    written = [path for path in (options.results, options.report) if path is not None]
+    for path in written:
+        expect_writable(path)
     refuse_overwriting(written, [options.model, *dataset.files])
     scoring = ScoringOptions(top_k=options.top_k, handover=not options.no_handover, cuts=options.cuts)
     with closing(open_backend(options.model, top_k=None, **running(options))) as backend:
+        warm_up(backend, min(options.streams, len(dataset.videos)), options)
         evaluation = evaluate_backend(
             backend,
             dataset,
@@ -82,14 +86,14 @@ def run(options: argparse.Namespace) -> int:
             options=scoring,
             progress=not options.quiet,
             skip_broken=options.skip_broken,
-            keep=partial(keep, path=options.results) if options.results else None,
+            keep=None if options.results is None else partial(keep, path=options.results),
         )
     for line in (*evaluation.notes, *evaluation.report.notes):
         note(f"note: {line}")
     for problem in evaluation.left_out:
         if problem not in dataset.problems:  # those were named when it was opened
             note(f"left out: {problem}")
-    if options.report:
+    if options.report is not None:
         write_json(options.report, {"model": options.model, "dataset": options.dataset, **evaluation.to_json()})
     print(evaluation.report.table())
     print(f"{'switches':<14}{evaluation.identities.switches_per_100_frames:.2f} per object and 100 frames")
@@ -104,6 +108,7 @@ def run_panoptic(options: argparse.Namespace, dataset: VideoDataset) -> int:
 
     refuse_overwriting([options.report], [options.model, *dataset.files])
     with closing(open_backend(options.model, top_k=None, **running(options))) as backend:
+        warm_up(backend, min(options.streams, len(dataset.videos)), options)
         evaluation = evaluate_panoptic(
             backend,
             dataset,
@@ -138,18 +143,13 @@ def keep(board: Scoreboard, path: Path) -> None:
 
     if not board.videos:
         return
-    partial_path = partial_of(path)
+    partial_path = path.with_name(f"{path.stem}.partial.json")
     if board.complete:
         write_json(path, board.results)
         partial_path.unlink(missing_ok=True)  # of an earlier run
     else:
         write_json(partial_path, board.results)
         note(f"kept: the results of {board.videos} of {len(board.match.dataset)} videos, in {partial_path}")
-
-
-def partial_of(path: Path) -> Path:
-    """Where the results of a run that did not come to its end go."""
-    return path.with_name(f"{path.stem}.partial.json")
 
 
 main = main_of("evaluate")

@@ -3,8 +3,11 @@
     l2g parity --reference l2g_tiny --candidate tiny.onnx --dataset synthetic:val --report outputs/parity
     l2g parity --reference tiny.onnx --candidate tiny.onnx --library openvino --dataset synthetic:val \\
         --report outputs/openvino
+    l2g parity --reference l2g_tiny --candidate l2g_tiny --compile --precision fp16 --dataset synthetic:val \\
+        --report outputs/compiled
 
---library, --device and --precision are the candidate's. Writes parity.json and parity.html into the report's folder.
+--library, --device, --precision and --compile are the candidate's. Writes parity.json and parity.html into the
+report's folder.
 Exit code: 0 within tolerance, 1 beyond it, 2 bad input.
 """
 
@@ -27,9 +30,11 @@ from l2g.cli.arguments import (
     open_dataset,
     panoptic_options,
     running,
+    warm_up,
 )
 from l2g.cli.entry import main_of
 from l2g.errors import L2GError
+from l2g.files import expect_writable
 
 if TYPE_CHECKING:
     from l2g.evaluation.parity.report import ParityReport, Tolerances
@@ -84,6 +89,8 @@ def compare(options: argparse.Namespace) -> ParityReport:
     dataset = open_dataset(options)
     with ExitStack() as stack:
         reference, candidate, forced = open_models(options.reference, options.candidate, stack, running(options))
+        for backend in (candidate, forced):
+            warm_up(backend, min(options.streams, len(dataset.videos)), options)
         return run_parity(
             reference,
             candidate,
@@ -137,6 +144,7 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise L2GError(f"{folder}: cannot be made ({error.strerror}); give another --report folder") from None
+    expect_writable(folder / "report")
 
 
 def write_report(report: ParityReport, folder: str | Path) -> None:

@@ -31,6 +31,7 @@ from l2g.cli.arguments import (
     panoptic_options,
     running,
     size,
+    warm_up,
 )
 from l2g.cli.entry import INTERRUPTED, main_of
 
@@ -224,6 +225,7 @@ def process(options: argparse.Namespace) -> list[JobSummary]:
             **running(options),
         )
         stack.enter_context(closing(backend))
+        warm_up(backend, len(sources), options)
         watcher = stack.enter_context(_watcher(options, sources))
         expected = [source.expected_frames for source in sources]
         count = stack.enter_context(_frame_bar(_total(expected), options.quiet))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from l2g.errors import L2GError
 from l2g.runtime.backends.base import Backend
@@ -37,11 +38,15 @@ class Left:
 
 
 def candidates(
-    models: Sequence[str], canvas: tuple[int, int] | None = None, threads: int | None = None
+    models: Sequence[str],
+    canvas: tuple[int, int] | None = None,
+    threads: int | None = None,
+    compiled: Sequence[str] = (),
 ) -> tuple[tuple[Candidate, ...], tuple[Left, ...]]:
     """Everything that can be tried of these models, and the libraries that are not installed.
 
     canvas: of checkpoints; None is the model's own. threads: of CPUs, None is each library's own choice.
+    compiled: precisions in which checkpoints are tried as the compiled backend runs them, too.
     """
     if not models:
         raise L2GError("no model given; give a checkpoint, a graph or an engine")
@@ -55,6 +60,9 @@ def candidates(
             found.append(Candidate(model, "TensorRT", partial(open_backend, model, top_k=None)))
         else:
             found.append(Candidate(model, "PyTorch", _eager_opener(model, canvas, threads)))
+            for precision in compiled:
+                opener = _eager_opener(model, canvas, threads, compile=True, precision=precision)
+                found.append(Candidate(model, f"PyTorch compiled {precision.upper()}", opener))
     return tuple(found), tuple(left)
 
 
@@ -78,9 +86,9 @@ def _add_graph(model: str, threads: int | None, found: list[Candidate], left: li
         left.append(Left(f"{Path(model).name}, OpenVINO", "not installed; pip install 'l2g[openvino]'"))
 
 
-def _eager_opener(model: str, canvas: tuple[int, int] | None, threads: int | None) -> Callable[[], Backend]:
+def _eager_opener(model: str, canvas: tuple[int, int] | None, threads: int | None, **how: Any) -> Callable[[], Backend]:
     def opened() -> Backend:
-        backend = open_backend(model, top_k=None, canvas=canvas)
+        backend = open_backend(model, top_k=None, canvas=canvas, **how)
         import torch
 
         torch.set_num_threads(threads or os.cpu_count() or 1)

@@ -21,8 +21,8 @@ from l2g.export.deformable.node import DOMAIN, OPERATOR
 from l2g.export.graph.batch_axis import generalise
 from l2g.export.graph.folding import fold
 from l2g.export.graph.sigmoid import spell_out_box_sigmoids
-from l2g.export.graph.stateless_step import StatelessStep
 from l2g.modeling.family.protocol import VideoModel
+from l2g.modeling.stateless_step import StatelessStep
 from l2g.progress import SILENT, Progress
 
 # Two numbers of streams greater than one, so that nothing is traced as a broadcast, and different, so that they show.

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from l2g.export.graph.blocks import block_of
+from l2g.modeling.family import CLASS_HEADS
 
 DEFORMABLE = "/DeformableAttention/"
 # What `Local2Global.step`, the decoder and the proposals compute themselves, between their modules.
 GLUE = ("step", "decoder", "proposals")
-# The module that gives the class logits, in each family.
-CLASS_HEADS = ("class_embed", "class_predictor")
 PERIODIC = ("Sin", "Cos")
 
 

@@ -176,7 +176,9 @@ class Swin(nn.Module):
         return tuple(outputs)
 
 
+# What is kept is no tensor of the inference mode it may be first asked for in: such ones cannot be traced.
 @lru_cache
+@torch.inference_mode(False)
 def relative_position_index(window: int) -> Tensor:
     """int64 [T, T]: the row of the bias table for (query, key), tokens of a window numbered row by row."""
     y, x = torch.arange(window**2) // window, torch.arange(window**2) % window
@@ -185,6 +187,7 @@ def relative_position_index(window: int) -> Tensor:
 
 
 @lru_cache(maxsize=32)
+@torch.inference_mode(False)
 def region_mask(rows: int, columns: int, window: int, shift: int) -> Tensor:
     """float32 [rows * columns, 1, T, T]: `APART` where a shifted window's tokens come from two sides of the map."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import VideomtConfig, VideomtForUniversalSegmentation
 from transformers.utils import logging
@@ -100,8 +101,9 @@ def save(model: Videomt, folder: Path) -> None:
     try:
         with _quiet():
             network.save_pretrained(folder)
-    except OSError as error:
-        raise CheckpointError(f"{folder}: cannot be written ({error.strerror}); check your permissions") from None
+    except (OSError, SafetensorError) as error:
+        text = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{folder}: cannot be written ({text}); make room, or check its permissions") from None
 
 
 def _config(tensors: dict[str, Tensor]) -> VideomtConfig:

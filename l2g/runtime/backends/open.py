@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import os
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,8 @@ def open_backend(
     library: str | None = None,
     device: str | None = None,
     precision: str | None = None,
+    compile: bool = False,
+    fp32_blocks: Sequence[str] = (),
     **checkpoint_options: Any,
 ) -> Backend:
     """Open a checkpoint, an exported graph (.onnx) or an engine (.engine) by path, or a shipped checkpoint by name
@@ -44,17 +48,24 @@ def open_backend(
     "CPU", "GPU", "NPU" or "AUTO" of OpenVINO. precision: what OpenVINO computes the floating point tensors in, "fp32",
     "bf16" or "fp16", where not in the types that the graph gives them.
 
+    compile: run a checkpoint as the compiled backend does, in `precision` ("fp32" unless given) but for the islands and
+    `fp32_blocks`, on `device` ("cpu", "cuda" or "cuda:1").
+
     A graph's canvas and outputs were fixed when it was exported: `top_k` and `portrait` change nothing, and another
     canvas or a checkpoint option is refused.
     """
     suffix = Path(model).suffix.lower()
     given = {name: value for name, value in checkpoint_options.items() if value is not None}
     running = {"library": library, "device": device, "precision": precision}
+    if fp32_blocks and not compile:
+        raise L2GError(f"{model}: fp32_blocks given, which only a compiled checkpoint takes; add --compile")
     if suffix in ARTIFACT_SUFFIXES:
+        if compile:
+            raise L2GError(f"{model}: --compile given, which only a checkpoint takes; leave it away")
         return _open_artifact(str(model), suffix, canvas, given, running)
     from l2g.public.hub import is_hub_checkpoint  # here: a graph on a device needs none of it
 
-    _refuse_running(str(model), running)
+    _refuse_running(str(model), {"library": library} if compile else running)
     if suffix in CHECKPOINT_SUFFIXES:
         if not Path(model).is_file():
             raise CheckpointError(f"{model}: no such file; check the path of the checkpoint")
@@ -65,19 +76,24 @@ def open_backend(
             "config.json, an id of its hub (owner/name), or the name of a shipped model such as l2g_tiny or of one in "
             "`l2g models`"
         )
-    return _open_eager(str(model), top_k, canvas, portrait, given)
+    loaded = _load(str(model), given)
+    if canvas is None:
+        short, long = sorted(loaded.config.input_size)
+        canvas = (long, short) if portrait else tuple(loaded.config.input_size)
+    if compile:
+        return _compiled(str(model), loaded, top_k, canvas, device, precision or "fp32", fp32_blocks)
+    eager = importlib.import_module("l2g.runtime.backends.eager")
+    backend: Backend = eager.EagerBackend(loaded.to(eager.default_device()), top_k=top_k, canvas=canvas)
+    return backend
 
 
-def _open_eager(
-    model: str, top_k: int | None, canvas: tuple[int, int] | None, portrait: bool, checkpoint_options: dict[str, Any]
-) -> Backend:
+def _load(model: str, checkpoint_options: dict[str, Any]) -> Any:
     # Before PyTorch loads its OpenMP: on cores that others use too, threads that spin for each other take the time from
     # those they wait for (the demo beside two busy processes, two cores: 205 s, with this 11 s). On an idle machine it
     # costs some percent; threads that sleep at once would take half as long again.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     try:
-        load_checkpoint = importlib.import_module("l2g.checkpoint").load_checkpoint
-        eager = importlib.import_module("l2g.runtime.backends.eager")
+        return importlib.import_module("l2g.checkpoint").load_checkpoint(model, **checkpoint_options)
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] == "l2g":
             raise
@@ -85,11 +101,26 @@ def _open_eager(
             f"{model}: a checkpoint runs on PyTorch, but '{error.name}' is not installed; "
             "install it with: pip install 'l2g[eager]'"
         ) from None
-    loaded = load_checkpoint(model, **checkpoint_options).to(eager.default_device())
-    if canvas is None:
-        short, long = sorted(loaded.config.input_size)
-        canvas = (long, short) if portrait else tuple(loaded.config.input_size)
-    backend: Backend = eager.EagerBackend(loaded, top_k=top_k, canvas=canvas)
+
+
+def _compiled(
+    model: str,
+    loaded: Any,
+    top_k: int | None,
+    canvas: tuple[int, int],
+    device: str | None,
+    precision: str,
+    fp32_blocks: Sequence[str],
+) -> Backend:
+    module = importlib.import_module("l2g.runtime.backends.compiled.backend")
+    where = module.device_of(model, device)
+    if where.type == "cpu":
+        warnings.warn(
+            f"{model}: --compile is for GPUs; on this CPU the same operators run one after another, for checks. Export "
+            "it to run on a CPU: l2g export",
+            stacklevel=3,
+        )
+    backend: Backend = module.CompiledBackend(loaded.to(where), precision, top_k, canvas, keep=fp32_blocks)
     return backend
 
 
@@ -152,4 +183,5 @@ def _open_graph(model: str, library: str | None, device: str | None, precision: 
 def _refuse_running(model: str, running: dict[str, str | None]) -> None:
     given = [name for name, value in running.items() if value is not None]
     if given:
-        raise L2GError(f"{model}: {', '.join(given)} given, which only an exported graph takes; leave it away")
+        more = "" if "library" in given or model.endswith(ENGINE_SUFFIX) else ", or add --compile"
+        raise L2GError(f"{model}: {', '.join(given)} given, which only an exported graph takes; leave it away{more}")

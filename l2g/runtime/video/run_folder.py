@@ -249,7 +249,7 @@ def packets(path: Path) -> int:
     import av.error
 
     count = 0
-    with contextlib.suppress(av.error.FFmpegError, OSError, IndexError), av.open(str(path)) as container:
+    with contextlib.suppress(av.error.FFmpegError, OSError, LookupError, ValueError), av.open(str(path)) as container:
         for packet in container.demux(video=0):
             if packet.is_corrupt:  # cut off
                 break

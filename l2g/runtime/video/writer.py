@@ -14,7 +14,7 @@ import numpy as np
 from l2g.errors import VideoError
 from l2g.files import write_atomically
 from l2g.runtime.arrays import ByteArray
-from l2g.runtime.video.run_folder import KEY_FRAMES, RunFile, Target, pending_file
+from l2g.runtime.video.run_folder import KEY_FRAMES, RunFile, Target, packets, pending_file
 from l2g.runtime.video.source import ONE_CORE_PIXELS
 
 # A fragment for every frame, written out at once.
@@ -37,7 +37,7 @@ class VideoWriter:
         self._pending = pending_file(target)
         self.path = self._pending.path
         self.frames = 0
-        self._closed = False
+        self._closed = self._broken = False
         self._size = (height, width)
         self._padding = ((0, height % 2), (0, width % 2), (0, 0))
         self._last_tick = -1
@@ -127,7 +127,7 @@ class VideoWriter:
         self._closed = True
         try:
             try:
-                if self.frames:
+                if self.frames and not self._broken:
                     self._encode(None)
             finally:
                 self._close_container()
@@ -152,18 +152,23 @@ class VideoWriter:
             return
         try:
             with write_atomically(self.path, VideoError) as temporary:
-                _with_index(self._pending.temporary, temporary)
-        except (av.error.FFmpegError, VideoError):
-            # No room for both: players take the fragments, too.
-            self._pending.commit()
-        else:
-            self._pending.discard()
+                if not _with_index(self._pending.temporary, temporary):
+                    raise ValueError("no frame came as far as the disk")
+        except (av.error.FFmpegError, VideoError, LookupError, ValueError):
+            # No room for both: players take the fragments, too, where there are any. The last two errors are PyAV's for
+            # a file without a whole header.
+            if packets(Path(self._pending.temporary)):
+                self._pending.commit()
+                return
+        self._pending.discard()
 
     def _encode(self, frame: av.VideoFrame | None) -> None:
         try:
             for packet in self._stream.encode(frame):
                 self._container.mux(packet)
         except (av.error.FFmpegError, OSError) as error:
+            # PyAV 18 ends the process when a container whose header could not be written is given a second packet.
+            self._broken = True
             raise VideoError(f"{self.path}: writing failed ({error}); is the disk full?") from None
 
     def __enter__(self) -> VideoWriter:
@@ -173,15 +178,17 @@ class VideoWriter:
         self.close()
 
 
-def _with_index(fragments: Path, output: Path) -> None:
-    """The same frames in a file that browsers begin to play before they have it all."""
-    options = {"movflags": "+faststart"}
+def _with_index(fragments: Path, output: Path) -> int:
+    """The same frames in a file that browsers begin to play before they have it all; how many these are."""
+    options, frames = {"movflags": "+faststart"}, 0
     with av.open(str(fragments)) as source, av.open(str(output), "w", format="mp4", options=options) as target:
         stream = target.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(video=0):
             if packet.size and not packet.is_corrupt:  # the last one of a full disk is cut off
                 packet.stream = stream
                 target.mux(packet)
+                frames += 1
+    return frames
 
 
 def planar_yuv(image: ByteArray) -> ByteArray:

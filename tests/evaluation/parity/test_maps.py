@@ -117,3 +117,22 @@ def test_searches_measure_vpq_where_there_are_maps(drawn):
     assert found["one"].ap < 99
     assert found["one"].ap == pytest.approx(score(candidate, drawn[0], 2, progress=False))
     assert metric_of(drawn[0]) == "VPQ"
+
+
+def test_a_graph_gives_the_maps_of_its_model(tmp_path, drawn):
+    """The shipped model and its export, from pictures to VPQ."""
+    onnxruntime = pytest.importorskip("l2g.runtime.backends.onnxruntime")
+    exporter = pytest.importorskip("l2g.export.exporter")
+    from l2g.checkpoint import load_checkpoint
+    from l2g.runtime.backends.eager import EagerBackend
+
+    model = load_checkpoint("l2g_tiny_panoptic")
+    exporter.export(model, tmp_path / "tiny.onnx", exporter.ExportOptions())
+    source = write_panoptic(tmp_path / "set", "val", videos=2, frames=6)
+    sides = EagerBackend(model), *(onnxruntime.OnnxRuntimeBackend(tmp_path / "tiny.onnx") for _ in range(2))
+    assert sides[1].contract.stuff_classes == (8, 9, 10, 11)
+    dataset = load_dataset(f"vipseg:{source}", "val")
+    report = run_parity(*sides, dataset, options=ParityOptions(pictures=0), progress=False)
+    assert check(report, "VPQ").value <= 0.05
+    assert check(report, "segments").value >= 99.9
+    assert report.ap_reference["VPQ"] > 40

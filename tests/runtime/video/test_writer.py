@@ -1,5 +1,8 @@
 """The overlay's container: plays in browsers, keeps times, loses nothing."""
 
+import subprocess
+import sys
+
 import av
 import numpy as np
 import pytest
@@ -130,3 +133,40 @@ def test_only_pictures_too_large_for_one_core_are_coded_by_several(tmp_path):
         with VideoWriter(tmp_path / "out.mp4", height, width, 30) as writer:
             threads.append(writer._stream.codec_context.thread_count)
     assert threads[0] == 1 != threads[1]
+
+
+LIMITED = """
+import os, resource, signal, sys
+from pathlib import Path
+import numpy as np
+from l2g.errors import VideoError
+from l2g.runtime.video.writer import VideoWriter
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+images = np.random.default_rng(0).integers(0, 255, (8, 64, 96, 3), np.uint8)
+for limit in map(int, sys.argv[2:]):
+    child = os.fork()
+    if not child:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        try:
+            with VideoWriter(Path(sys.argv[1]) / f"{limit}.mp4", 64, 96, 10) as writer:
+                for number, image in enumerate(images):
+                    writer.write(image, number / 10)
+        except VideoError as error:
+            os._exit(2 if "cannot be written" in str(error) or "is the disk full" in str(error) else 3)
+        os._exit(0)
+    print(limit, os.waitpid(child, 0)[1])
+"""
+
+
+def test_a_disk_that_is_full_at_any_byte_is_one_error_and_no_empty_file(tmp_path):
+    """Before the header, within it, within a frame; a limit on the size of files stands for the disk."""
+    limits = [*range(0, 1200, 97), *range(1200, 38_000, 4_900)]
+    command = [sys.executable, "-c", LIMITED, str(tmp_path), *map(str, limits)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert [line.split() for line in done.stdout.splitlines()] == [[str(limit), "512"] for limit in limits], done.stderr
+    left = sorted(tmp_path.iterdir(), key=lambda path: int(path.stem))
+    # The frames that came as far as the disk, under the file's name.
+    lengths = [len(decode(path)[0]) for path in left]
+    assert lengths == sorted(lengths)
+    assert 0 < lengths[0] < lengths[-1] < 8
