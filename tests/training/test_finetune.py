@@ -3,10 +3,12 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -33,6 +35,7 @@ from l2g.training.trainer import Trainer
 from tests.data.layouts import box_mask, compressed
 from tests.training.small import SMALL
 
+ROOT = Path(__file__).parents[2]
 RUN = {
     "model": "l2g_tiny",
     "overrides": {**SMALL, "input_size": [64, 96]},
@@ -142,6 +145,16 @@ def test_a_run_that_goes_on_keeps_one_table(tmp_path):
         assert cv2.imread(str(tmp_path / "run" / name)).shape[2] == 3
 
 
+def test_rows_beyond_what_a_run_goes_on_from_are_gone(tmp_path):
+    """A killed run wrote what its resume file does not know; it will be computed again."""
+    journal = Journal(tmp_path)
+    for step in (2, 4, 6):
+        journal.losses(step, {"phase": 0, "iteration": step, "total": 1.0})
+    journal.close()
+    Journal(tmp_path, 4).close()
+    assert [row["step"] for row in csv.DictReader((tmp_path / "history.csv").open())] == ["2", "4"]
+
+
 def test_without_tensorboard_the_rest_is_written(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     journal = Journal(tmp_path)
@@ -153,7 +166,7 @@ def test_without_tensorboard_the_rest_is_written(tmp_path, monkeypatch):
 
 def test_the_report_tells_classes_apart_by_hand_counted_objects(tmp_path):
     """Video 1: a cat found as a cat, a dog claimed to be a cat, and a cat where nothing is. Video 2: a dog missed."""
-    size, left, right, none = (24, 40), box_mask(0, 0, 10, 10), box_mask(20, 0, 30, 10), box_mask(0, 14, 5, 20)
+    left, right, none = box_mask(0, 0, 10, 10), box_mask(20, 0, 30, 10), box_mask(0, 14, 5, 20)
 
     def marked(number, label, mask):
         record = {"id": number, "category_id": label + 1, "iscrowd": 0, "areas": [int(mask.sum())]}
@@ -178,15 +191,18 @@ def test_the_report_tells_classes_apart_by_hand_counted_objects(tmp_path):
     write_report(report, dataset, results, tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 2  # of frames that are not there: the truth on black
-    assert json.loads((tmp_path / "report.json").read_text())["AP"] == report.AP == 50.0
-    assert size == (24, 40)
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert written["AP"] == report.AP == 50.0
+    section = (ROOT / "docs/formats/reports.md").read_text().split("## The report of train")[1]
+    named = set(re.findall(r"`(\w+)`", section))
+    assert {*written, *written["classes"][0], *written["worst"][0]} <= named
 
 
 def test_the_short_command_trains_and_a_signal_ends_it_within_an_iteration(tmp_path):
     """From a data set to a report by two options; SIGTERM in the middle of a clip in windows, then the same again."""
     write_synthetic(tmp_path / "data", "train", videos=4, frames=10, size=(64, 96))
     save_checkpoint(build_model("l2g_tiny", **SMALL, num_classes=3), tmp_path / "given.safetensors")
-    clip = "{kind: clip, iterations: 16, batch_size: 1, lr: 1.0e-4, clip_length: 8, window: 1}"
+    clip = "{kind: clip, iterations: 96, batch_size: 1, lr: 1.0e-4, clip_length: 8, window: 1}"
     command = [
         sys.executable, "-m", "l2g", "train", "--data", str(tmp_path / "data"), "--init",
         str(tmp_path / "given.safetensors"), "--output", str(tmp_path / "run"), f"phases=[{clip}]",
@@ -195,7 +211,7 @@ def test_the_short_command_trains_and_a_signal_ends_it_within_an_iteration(tmp_p
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for line in process.stderr:
-        if "1/16" in line:
+        if " 1/96" in line:
             process.send_signal(signal.SIGTERM)
             break
     sent = time.monotonic()
@@ -204,7 +220,7 @@ def test_the_short_command_trains_and_a_signal_ends_it_within_an_iteration(tmp_p
     assert "learning from 3 videos, AP on 1 others" in out
     stopped = torch.load(tmp_path / "run" / "resume.pt", weights_only=True)["progress"]["iteration"]
     assert f"stopped before iteration {stopped} of phase 0; the same command goes on from" in out
-    assert stopped < 16
+    assert stopped < 96
     assert time.monotonic() - sent < 30
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
