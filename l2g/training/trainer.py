@@ -151,12 +151,14 @@ class Trainer:
             total=phase.iterations, initial=progress.iteration, desc=f"phase {progress.phase} ({phase.kind})",
             disable=not self.chief, mininterval=5, dynamic_ncols=True,
         )  # fmt: skip
-        saved, state = 0, (objective, optimiser, averaged, scaler)
+        saved, enough, state = 0, False, (objective, optimiser, averaged, scaler)
         for batch in self._readable(stream, *state):
-            self._evaluate_if_due(averaged, writer)
-            if self._agreed(self._waited_enough()):
-                break
-            if not self._agreed(self._stop):
+            if due := self._due():
+                self._evaluate(averaged, writer)
+                enough = self._agreed(self._waited_enough())
+                if enough:
+                    break
+            if not (due and self._agreed(self._stop)):
                 self._learn(runner, batch, optimiser, averaged, scaler, writer, bar)
                 saved += 1
             stop = self._agreed(self._stop)
@@ -169,8 +171,8 @@ class Trainer:
                 return False
         bar.close()
         self._record(writer)
-        if not self._waited_enough():
-            self._evaluate_if_due(averaged, writer)
+        if not enough and self._due():
+            self._evaluate(averaged, writer)
             if self._agreed(self._stop):
                 self._save_resume(*state)
                 return False
@@ -264,13 +266,17 @@ class Trainer:
     def _place(self) -> dict[str, float]:
         return {"phase": self.progress.phase, "iteration": self.progress.iteration}
 
-    def _evaluate_if_due(self, averaged: AveragedModel | None, writer: Journal | None) -> None:
+    def _due(self) -> bool:
+        """Whether the weights are to be evaluated now, before the next iteration; the same in all processes."""
+        every, iteration = self.config.evaluation.every, self.progress.iteration
+        at_end = iteration == self.config.phases[self.progress.phase].iterations
+        return bool(every and iteration and self.evaluate and (at_end or iteration % every == 0))
+
+    def _evaluate(self, averaged: AveragedModel | None, writer: Journal | None) -> None:
         """The scores of the weights as they are now (of their average where there is one); the best are kept."""
-        settings, progress = self.config.evaluation, self.progress
-        at_end = progress.iteration == self.config.phases[progress.phase].iterations
-        due = settings.every and progress.iteration and (at_end or progress.iteration % settings.every == 0)
-        if not due or not self.chief or self.evaluate is None or self._stop:
+        if not self.chief or self.evaluate is None or self._stop:
             return
+        progress = self.progress
         assert writer is not None
         model = self.model if averaged is None else averaged.module
         model.eval()
