@@ -103,7 +103,9 @@ def _load(
 ) -> VideoDataset:
     path = Path(annotations) if annotations else find_annotations(directory, split)
     data = read_json(path)
-    root = Path(frames) if frames else _find_frames(directory, split, listed(data, "videos", path))
+    records = listed(data, "videos", path)
+    check_categories(listed(data, "categories", path), path)
+    root = Path(frames) if frames else _find_frames(directory, split, records)
     how = {"skip_broken": skip_broken, "drop_empty": drop_empty, "allow_outside": allow_outside}
     return open_annotation(data, path, root, name or str(directory), **how)
 
@@ -119,10 +121,12 @@ def open_annotation(
     drop_empty: bool = False,
     allow_outside: bool = False,
 ) -> VideoDataset:
-    """The data set of a file's content `data`, its frames below `root`. found: what was wrong before there was any."""
+    """The data set of a file's content `data`, its frames below `root`.
+
+    Categories are sound (`check_categories`). found: what was wrong before there was any data.
+    """
     records, kinds = listed(data, "videos", path), listed(data, "categories", path)
     marks = [] if data.get("annotations") is None else listed(data, "annotations", path)
-    check_categories(kinds, path)
     lookup = FileLookup(root, allow_outside)
     problems: list[Problem] = list(found)
     videos: dict[int, dict] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -68,7 +69,8 @@ class Decoder(nn.Module):
 
     def with_values(self, memory: Memory) -> Memory:
         """The memory of many frames with what every layer reads of it, which no query changes."""
-        return replace(memory, values=tuple(layer.cross_attn.values(memory.tokens) for layer in self.layers))
+        attentions = (cast(DecoderLayer, layer).cross_attn for layer in self.layers)
+        return replace(memory, values=tuple(attention.values(memory.tokens) for attention in attentions))
 
     def forward(
         self, queries: Tensor, boxes: Tensor, memory: Memory, heads: Heads, mask: Tensor | None = None

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from l2g.data.checks import is_directory
+from l2g.data.checks import check_categories, is_directory
 from l2g.data.convert.coco_video import is_coco_video, read_coco_video
 from l2g.data.convert.cvat import is_cvat, read_cvat
 from l2g.data.convert.label_studio import is_label_studio, read_label_studio
@@ -48,6 +48,7 @@ def load_foreign(
     if not given.data["categories"]:
         detail = f": {given.problems[0]}" if given.problems else ""
         raise DataError(f"data set '{name or root}' holds no labelled object{detail}")
+    check_categories(given.data["categories"], given.path)
     # Frames of a video file were written by us, into the cache.
     how["allow_outside"] = how.get("allow_outside", False) or kind == "label_studio"
     return open_annotation(given.data, given.path, given.root, name or str(root), found=given.problems, **how)

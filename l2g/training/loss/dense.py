@@ -68,6 +68,6 @@ class _Dense(torch.autograd.Function):
         return bce, dice
 
     @staticmethod
-    def backward(ctx: Any, of_bce: Tensor, of_dice: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, of_bce: Tensor, of_dice: Tensor) -> tuple[Tensor, None, None, None]:
         (slopes,) = ctx.saved_tensors
         return of_bce[:, None, None] * slopes[0] + of_dice[:, None, None] * slopes[1], None, None, None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import overload
 
 import torch
 import torch.distributed as distributed
@@ -157,10 +158,10 @@ class ClipObjective(nn.Module):
         for frame, queries, boxes in frames:
             features = frame.mask_features.detach()  # of masks that are matched, and become boxes
             start = noisy(state, self.state_noise)
-            paired = self.consistency > 0 and start is not None
-            if start is not None and paired:
+            paired = False
+            if self.consistency and start is not None and twin is not None:
                 # The twin as further streams, which read the same memory.
-                start = start.beside(noisy(twin, self.state_noise))
+                paired, start = True, start.beside(noisy(twin, self.state_noise))
                 queries, boxes = torch.cat((queries, queries)), torch.cat((boxes, boxes))
                 features = torch.cat((features, features))
             states = model.refine(frame, queries, boxes, start)
@@ -236,6 +237,14 @@ def distance(one: FrameState, other: FrameState) -> Tensor:
     all queries, as a mean over the slots."""
     difference = (one.queries - other.queries).square().mean(-1).add(1e-12).sqrt()
     return difference.mean() / one.queries.detach().square().mean().sqrt()
+
+
+@overload
+def noisy(state: FrameState, strength: float) -> FrameState: ...
+
+
+@overload
+def noisy(state: FrameState | None, strength: float) -> FrameState | None: ...
 
 
 def noisy(state: FrameState | None, strength: float) -> FrameState | None:
