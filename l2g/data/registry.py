@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from l2g.data.checks import is_directory
@@ -15,7 +16,7 @@ from l2g.data.vipseg import load_vipseg
 from l2g.data.youtube_vis import load_youtube_vis
 from l2g.errors import DataError
 
-_READERS = {
+_READERS: dict[str, Callable[..., VideoDataset]] = {
     "youtube_vis": load_youtube_vis,
     "youtube_vis_2019": load_youtube_vis,
     "youtube_vis_2021": load_youtube_vis,

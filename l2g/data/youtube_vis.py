@@ -106,8 +106,15 @@ def _load(
     records = listed(data, "videos", path)
     check_categories(listed(data, "categories", path), path)
     root = Path(frames) if frames else _find_frames(directory, split, records)
-    how = {"skip_broken": skip_broken, "drop_empty": drop_empty, "allow_outside": allow_outside}
-    return open_annotation(data, path, root, name or str(directory), **how)
+    return open_annotation(
+        data,
+        path,
+        root,
+        name or str(directory),
+        skip_broken=skip_broken,
+        drop_empty=drop_empty,
+        allow_outside=allow_outside,
+    )
 
 
 def open_annotation(

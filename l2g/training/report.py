@@ -94,11 +94,11 @@ def build_report(dataset: VideoDataset, evaluation: Evaluation) -> TrainingRepor
     scored = sorted((video for video in videos if video.AP is not None), key=lambda video: video.AP or 0.0)
     classes = []
     for category, count in zip(dataset.categories, objects.tolist(), strict=True):
-        stats = report.per_category[category.id]
-        classes.append(ClassScore(category.name, _percent(stats["AP"]), _percent(stats["AP50"]), count))
-    stats = (_percent(report.stats[name]) for name in ("AP", "AP50", "AR10"))
+        found_of = report.per_category[category.id]
+        classes.append(ClassScore(category.name, _percent(found_of["AP"]), _percent(found_of["AP50"]), count))
+    ap, ap50, ar10 = (_percent(report.stats[name]) for name in ("AP", "AP50", "AR10"))
     rows = tuple(tuple(row) for row in confusion.tolist())
-    return TrainingReport(dataset.name, len(dataset), *stats, tuple(classes), rows, tuple(scored[:WORST]))
+    return TrainingReport(dataset.name, len(dataset), ap, ap50, ar10, tuple(classes), rows, tuple(scored[:WORST]))
 
 
 def _compared(video: AnnotatedVideo, results: list[dict], dataset: VideoDataset) -> tuple[np.ndarray, np.ndarray]:

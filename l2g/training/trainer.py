@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as distributed
@@ -192,12 +192,12 @@ class Trainer:
         progress.iteration += 1
         self._log(writer, bar, losses, norm, factor)
 
-    def _readable(self, stream: Iterator[Batch], *state: Any) -> Iterator[Batch]:
+    def _readable(self, stream: Iterator[Batch], objective: nn.Module, optimiser, averaged, scaler) -> Iterator[Batch]:
         """The stream; where a batch of it cannot be read, the run is saved so that it can go on from there."""
         try:
             yield from stream
         except DataError as error:
-            self._save_resume(*state, together=False)
+            self._save_resume(objective, optimiser, averaged, scaler, together=False)
             raise DataError(
                 f"{error}; the run goes on from {self.output / RESUME_FILE} when the frame is mended, or left out with "
                 "data.skip_broken=true"
@@ -245,7 +245,7 @@ class Trainer:
         mean = self._mean()
         bar.set_postfix({name: f"{mean[name]:.3g}" for name in ("total", *(n for n in losses if n != "total"))}, False)
         bar.update()
-        if bar.n == bar.initial + 1:
+        if not bar.disable and bar.n == bar.initial + 1:
             bar.refresh()  # it is drawn every few seconds; the first loss is waited for
         if self.progress.iteration % self.config.log_every == 0:
             self._record(writer)
@@ -278,7 +278,7 @@ class Trainer:
             return
         progress = self.progress
         assert writer is not None
-        model = self.model if averaged is None else averaged.module
+        model = self.model if averaged is None else cast(Local2Global, averaged.module)
         model.eval()
         try:
             self._examining = True

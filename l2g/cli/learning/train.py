@@ -20,7 +20,7 @@ import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from l2g.cli.entry import main_of
 from l2g.errors import ConfigError
@@ -28,6 +28,7 @@ from l2g.files import locked
 
 if TYPE_CHECKING:
     from l2g.data.dataset import VideoDataset
+    from l2g.modeling.local2global import Local2Global
     from l2g.training.config import TrainConfig
     from l2g.training.examine import Examiner
     from l2g.training.trainer import Trainer
@@ -92,7 +93,7 @@ def _changes(options: argparse.Namespace) -> list[str]:
     """What --data, --val and --init mean for the config."""
     from l2g.data.registry import split_source
 
-    changes = {}
+    changes: dict[str, str | float] = {}
     if options.data:
         changes["data.source"], changes["data.root"] = split_source(options.data)
     if options.val:
@@ -142,7 +143,7 @@ def _report(weights: Path, examiner: Examiner, output: Path) -> None:
     from l2g.checkpoint import load_checkpoint
     from l2g.training.report import build_report, write_report
 
-    found = examiner(load_checkpoint(weights))
+    found = examiner(cast("Local2Global", load_checkpoint(weights)))
     report = build_report(examiner.dataset, found.evaluation)
     write_report(report, examiner.dataset, found.evaluation.results, output)
     print(report.summary())

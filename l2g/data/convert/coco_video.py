@@ -56,7 +56,8 @@ def read_coco_video(directory: Path, split: str = "train") -> Foreign:
         frames.sort(key=lambda record: (record.get("frame_id", 0), record["file_name"]))
     places = {r["id"]: (key, t) for key, frames in videos.items() for t, r in enumerate(frames)}
     objects = _objects(listed(data, "annotations", path), places, problems)
-    records, marks = [], []
+    records: list[dict[str, Any]] = []
+    marks: list[dict[str, Any]] = []
     for number, (key, frames) in enumerate(videos.items(), 1):
         size = {"width": frames[0]["width"], "height": frames[0]["height"], "length": len(frames)}
         records.append({"id": number, "file_names": [r["file_name"] for r in frames], **size})

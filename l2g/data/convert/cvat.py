@@ -211,10 +211,10 @@ def _write_masks(element: ET.Element, track: Track) -> None:
         flags = {"frame": str(t), "outside": "0", "occluded": "0", "keyframe": "1"}
         if code is not None:
             before = _mask_facts(mask_of(code))
-            ET.SubElement(element, "mask", **flags, **before, z_order="0")
+            ET.SubElement(element, "mask", {**flags, **before, "z_order": "0"})
         elif before is not None:
             # A shape holds until the next one, so its end is one that is outside.
-            ET.SubElement(element, "mask", **{**flags, "outside": "1"}, **before, z_order="0")
+            ET.SubElement(element, "mask", {**flags, "outside": "1", **before, "z_order": "0"})
             before = None
 
 

@@ -136,7 +136,7 @@ class MotsWriter:
             for n, key in enumerate(ids):
                 if code := rle_of(flat == n + 1):
                     kind = min(key // STEP, IGNORE)
-                    lines.append(f"{t} {key} {kind} {video.height} {video.width} {code['counts']}\n")
+                    lines.append(f"{t} {key} {kind} {video.height} {video.width} {code['counts']!s}\n")
             suffix = picture.suffix.lower()
             put_picture(picture, self._folder / _FRAMES[0] / video.name / f"{t:06d}{suffix}")
         (self._folder / "instances_txt" / f"{video.name}.txt").write_text("".join(lines), encoding="ascii")

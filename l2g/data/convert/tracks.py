@@ -164,7 +164,8 @@ def youtube_vis_data(
 ) -> dict[str, Any]:
     """The content of a YouTube-VIS file. videos: each with the names of its frames."""
     categories = list(categories)
-    records, marks = [], []
+    records: list[dict[str, Any]] = []
+    marks: list[dict[str, Any]] = []
     for number, (video, names) in enumerate(videos, 1):
         size = {"width": video.width, "height": video.height, "length": len(names)}
         records.append({"id": number, "file_names": names, **size})
