@@ -202,7 +202,7 @@ def test_the_short_command_trains_and_a_signal_ends_it_within_an_iteration(tmp_p
     """From a data set to a report by two options; SIGTERM in the middle of a clip in windows, then the same again."""
     write_synthetic(tmp_path / "data", "train", videos=4, frames=10, size=(64, 96))
     save_checkpoint(build_model("l2g_tiny", **SMALL, num_classes=3), tmp_path / "given.safetensors")
-    clip = "{kind: clip, iterations: 48, batch_size: 1, lr: 1.0e-4, clip_length: 8, window: 1}"
+    clip = "{kind: clip, iterations: 160, batch_size: 1, lr: 1.0e-4, clip_length: 8, window: 1}"
     command = [
         sys.executable, "-m", "l2g", "train", "--data", str(tmp_path / "data"), "--init",
         str(tmp_path / "given.safetensors"), "--output", str(tmp_path / "run"), f"phases=[{clip}]",
@@ -211,7 +211,7 @@ def test_the_short_command_trains_and_a_signal_ends_it_within_an_iteration(tmp_p
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for line in process.stderr:
-        if " 1/48" in line:
+        if " 1/160" in line:
             process.send_signal(signal.SIGTERM)
             break
     sent = time.monotonic()
@@ -220,7 +220,7 @@ def test_the_short_command_trains_and_a_signal_ends_it_within_an_iteration(tmp_p
     assert "learning from 3 videos, AP on 1 others" in out
     stopped = torch.load(tmp_path / "run" / "resume.pt", weights_only=True)["progress"]["iteration"]
     assert f"stopped before iteration {stopped} of phase 0; the same command goes on from" in out
-    assert stopped < 48
+    assert stopped < 160
     assert time.monotonic() - sent < 30
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
