@@ -51,6 +51,8 @@ COMMANDS = (
     Command("train", "l2g.cli.learning.train", "train a model from a config", _LEARN, "train",
             "stopped; the same command goes on"),
     Command("data check", "l2g.cli.learning.data_check", "what is wrong with a data set", _LEARN),
+    Command("data convert", "l2g.cli.learning.data_convert", "a data set into another tool's format", _LEARN,
+            stopped=_NOTHING),
     Command("data draw", "l2g.cli.learning.data_draw", "write synthetic video with exact annotation", _LEARN),
     Command("metrics vis-ap", "l2g.cli.learning.vis_ap", "AP and AR of YouTube-VIS and OVIS results", _LEARN),
     Command("metrics vpq", "l2g.cli.learning.vpq", "video panoptic quality of VIPSeg results", _LEARN),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from l2g.data.checks import is_directory
 from l2g.data.coco import load_coco
+from l2g.data.convert.readers import READERS, find_foreign
 from l2g.data.dataset import VideoDataset
 from l2g.data.ovis import load_ovis
 from l2g.data.synthetic.dataset import cached_synthetic, synthetic_dataset
@@ -15,7 +17,7 @@ from l2g.data.vipseg import load_vipseg
 from l2g.data.youtube_vis import load_youtube_vis
 from l2g.errors import DataError
 
-_READERS = {
+_READERS: dict[str, Callable[..., VideoDataset]] = {
     "youtube_vis": load_youtube_vis,
     "youtube_vis_2019": load_youtube_vis,
     "youtube_vis_2021": load_youtube_vis,
@@ -23,7 +25,31 @@ _READERS = {
     "ovis": load_ovis,
     "vipseg": load_vipseg,
     "coco": load_coco,
+    **READERS,
 }
+
+
+def find_format(directory: Path) -> str:
+    """The name of the format that a directory is in, as far as its files tell; else "youtube_vis", whose reader says
+    what it expected."""
+    if found := find_foreign(directory):
+        return found
+    if any(directory.glob("panoptic_gt_VIPSeg_*.json")) or is_directory(directory / "VIPSeg_720P"):
+        return "vipseg"
+    if any(directory.glob("annotations/instances_*2017.json")):
+        return "coco"
+    return "youtube_vis"
+
+
+def split_source(source: str) -> tuple[str, str]:
+    """("format", "directory") of "FORMAT:DIR", or of a directory, whose format is looked for. DataError where there is
+    none of either."""
+    kind, colon, rest = source.partition(":")
+    if colon and kind in _READERS:
+        return kind, rest
+    if is_directory(source):
+        return find_format(Path(source)), source
+    raise DataError(f"no data set '{source}'; give a directory, or FORMAT:DIR with FORMAT one of {', '.join(_READERS)}")
 
 
 def load_dataset(
@@ -39,9 +65,10 @@ def load_dataset(
     """Open a data set.
 
     source: a directory in the YouTube-VIS layout; "FORMAT:DIR" with FORMAT one of youtube_vis_2019, youtube_vis_2021,
-    youtube_vis_2022, ovis, vipseg, coco; or "synthetic:SPLIT" or "synthetic_panoptic:SPLIT" (things and stuff). Their
-    "train" is drawn on demand and has no end; the other splits are written to the cache on first use (see
-    `cached_synthetic`), in the layout of YouTube-VIS or VIPSeg. split: of a directory.
+    youtube_vis_2022, ovis, vipseg, coco, coco_video, cvat, label_studio, mots, masks; or "synthetic:SPLIT" or
+    "synthetic_panoptic:SPLIT" (things and stuff). Their "train" is drawn on demand and has no end; the other splits are
+    written to the cache on first use (see `cached_synthetic`), in the layout of YouTube-VIS or VIPSeg. split: of a
+    directory.
     seed, videos: of a synthetic split. skip_broken, drop_empty, allow_outside: as in `load_youtube_vis`. Raises
     DataError when it cannot be opened.
     """

@@ -103,19 +103,44 @@ def _load(
 ) -> VideoDataset:
     path = Path(annotations) if annotations else find_annotations(directory, split)
     data = read_json(path)
+    records = listed(data, "videos", path)
+    check_categories(listed(data, "categories", path), path)
+    root = Path(frames) if frames else _find_frames(directory, split, records)
+    return open_annotation(
+        data,
+        path,
+        root,
+        name or str(directory),
+        skip_broken=skip_broken,
+        drop_empty=drop_empty,
+        allow_outside=allow_outside,
+    )
+
+
+def open_annotation(
+    data: dict,
+    path: Path,
+    root: Path,
+    name: str,
+    *,
+    found: tuple[Problem, ...] = (),
+    skip_broken: bool = False,
+    drop_empty: bool = False,
+    allow_outside: bool = False,
+) -> VideoDataset:
+    """The data set of a file's content `data`, its frames below `root`.
+
+    Categories are sound (`check_categories`). found: what was wrong before there was any data.
+    """
     records, kinds = listed(data, "videos", path), listed(data, "categories", path)
     marks = [] if data.get("annotations") is None else listed(data, "annotations", path)
-    check_categories(kinds, path)
-    root = Path(frames) if frames else _find_frames(directory, split, records)
-    name = name or str(directory)
-
     lookup = FileLookup(root, allow_outside)
-    problems: list[Problem] = []
+    problems: list[Problem] = list(found)
     videos: dict[int, dict] = {}
     broken: set = set()
-    for record, found in zip(records, check_videos(records, lookup), strict=True):
-        if found:
-            problems.append(found)
+    for record, problem in zip(records, check_videos(records, lookup), strict=True):
+        if problem:
+            problems.append(problem)
             broken.add(id_of(record, "id"))
         else:
             videos[record["id"]] = record

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -34,10 +35,18 @@ class DecoderLayer(FeedForward):
         self.add_feed_forward(hidden_dim, ffn_dim)
         self.norm3 = nn.LayerNorm(hidden_dim)
 
-    def forward(self, queries: Tensor, position: Tensor, boxes: Tensor, memory: Memory, mask: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        queries: Tensor,
+        position: Tensor,
+        boxes: Tensor,
+        memory: Memory,
+        mask: Tensor | None,
+        values: Tensor | None = None,
+    ) -> Tensor:
         q = queries + position
         queries = self.norm2(queries + attend(self.self_attn, q, q, queries, mask))
-        read = self.cross_attn(queries + position, boxes, memory.tokens, memory.shapes)
+        read = self.cross_attn(queries + position, boxes, memory.tokens, memory.shapes, values)
         queries = self.norm1(queries + read)
         return self.feed_forward(queries, self.norm3)
 
@@ -58,6 +67,11 @@ class Decoder(nn.Module):
         """The positional embedding of boxes, float32 [B, N, 4] in 0..1 -> [B, N, C] (Eq. 2 of the paper)."""
         return self.ref_point_head(box_embedding(boxes, self.dim))
 
+    def with_values(self, memory: Memory) -> Memory:
+        """The memory of many frames with what every layer reads of it, which no query changes."""
+        attentions = (cast(DecoderLayer, layer).cross_attn for layer in self.layers)
+        return replace(memory, values=tuple(attention.values(memory.tokens) for attention in attentions))
+
     def forward(
         self, queries: Tensor, boxes: Tensor, memory: Memory, heads: Heads, mask: Tensor | None = None
     ) -> DecoderStates:
@@ -67,7 +81,8 @@ class Decoder(nn.Module):
             references.append(reference)
             # A layer's boxes are constants to it; the loss reaches the refinement before it through `references`.
             start = reference.detach()
-            queries = layer(queries, self.position(start), start, memory, mask)
+            values = memory.values[index] if memory.values else None
+            queries = layer(queries, self.position(start), start, memory, mask, values)
             normed.append(heads.norm(queries))
             if index + 1 < len(self.layers):
                 reference = heads.boxes(queries, start)

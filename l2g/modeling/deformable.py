@@ -54,14 +54,22 @@ def sample_levels(value: Tensor, shapes: Shapes, locations: Tensor, weights: Ten
     """By `grid_sample`, a level at a time: never holds all levels' samples at once. Differentiable."""
     b, _, m, d = value.shape
     q, p = locations.shape[1], locations.shape[4]
+    # Points before queries: then weighting and summing run along whole lines of queries. Levels come apart in one step,
+    # since the gradient of a slice is as large as what it was cut from.
+    grids = (
+        torch.rsub(locations, -1, alpha=-2)
+        .permute(3, 0, 2, 4, 1, 5)
+        .reshape(-1, b * m, p, q, 2)
+        .to(value.dtype)
+        .unbind()
+    )
+    factors = weights.permute(3, 0, 2, 4, 1).reshape(-1, b * m, 1, p, q).unbind()
+    images = value.permute(0, 2, 3, 1).reshape(b * m, d, -1).split([h * w for h, w in shapes], dim=2)
     total = value.new_zeros(())
-    levels = value.split([h * w for h, w in shapes], dim=1)
-    for index, (level, (h, w)) in enumerate(zip(levels, shapes, strict=True)):
-        image = level.flatten(2).transpose(1, 2).reshape(b * m, d, h, w)
-        grid = (2 * locations[:, :, :, index] - 1).transpose(1, 2).reshape(b * m, q, p, 2)
-        sampled = F.grid_sample(image, grid.to(image.dtype), mode="bilinear", padding_mode="zeros", align_corners=False)
-        weight = weights[:, :, :, index].transpose(1, 2).reshape(b * m, 1, q, p)
-        total = total + (sampled * weight).sum(-1)
+    for image, (h, w), grid, weight in zip(images, shapes, grids, factors, strict=True):
+        image = image.unflatten(2, (h, w))
+        sampled = F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        total = total + (sampled * weight).sum(2)
     return total.view(b, m * d, q).transpose(1, 2)
 
 
@@ -195,15 +203,32 @@ class DeformableAttention(nn.Module):
             nn.init.xavier_uniform_(projection.weight)
             nn.init.zeros_(projection.bias)
 
-    def forward(self, query: Tensor, reference: Tensor, memory: Tensor, shapes: Shapes) -> Tensor:
-        """query [B, Q, C], reference [1 or B, Q, 2] points or [B, Q, 4] boxes, memory [B, S, C] -> [B, Q, C]."""
+    def values(self, memory: Tensor) -> Tensor:
+        """What queries read: memory [B, S, C] -> [B, S, M, D]."""
+        return self.value_proj(memory).view(memory.shape[0], -1, self.heads, memory.shape[-1] // self.heads)
+
+    def forward(
+        self, query: Tensor, reference: Tensor, memory: Tensor, shapes: Shapes, value: Tensor | None = None
+    ) -> Tensor:
+        """query [B, Q, C], reference [1 or B, Q, 2] points or [B, Q, 4] boxes, memory [B, S, C] -> [B, Q, C].
+
+        value: `values(memory)`, where it was computed before; then B may be a multiple of its rows, which are read by
+        the first queries, the next and so on, each once.
+        """
         b, q, _ = query.shape
-        value = self.value_proj(memory).view(b, -1, self.heads, query.shape[-1] // self.heads)
+        times = 1 if value is None else b // value.shape[0]
+        if value is None:  # as `values`, but with the query's shape: in a traced graph every question for one counts
+            value = self.value_proj(memory).view(b, -1, self.heads, query.shape[-1] // self.heads)
         offsets = self.sampling_offsets(query).view(b, q, self.heads, self.levels, self.points, 2).float()
         weights = self.attention_weights(query).view(b, q, self.heads, -1).float().softmax(-1)
         locations = sample_locations(reference, offsets, shapes, self.points)
         weights = weights.view(b, q, self.heads, self.levels, self.points).to(value.dtype)
-        return self.output_proj(deformable_attention(value, shapes, locations, weights))
+        if times == 1:
+            return self.output_proj(deformable_attention(value, shapes, locations, weights))
+        # Several queries of one memory stand beside each other, not several copies of it.
+        locations, weights = (x.unflatten(0, (times, -1)).transpose(0, 1).flatten(1, 2) for x in (locations, weights))
+        read = self.output_proj(deformable_attention(value, shapes, locations, weights))
+        return read.unflatten(1, (times, q)).transpose(0, 1).flatten(0, 1)
 
 
 def coarse_first(tensors: dict[str, Tensor], heads: int) -> dict[str, Tensor]:

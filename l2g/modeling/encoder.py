@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import repeat
 
 import torch
 import torch.nn.functional as F
@@ -19,16 +20,20 @@ class Memory:
     """What the encoder knows of a batch of images.
 
     tokens: [B, S, C], levels from coarse to fine (strides 64 to 8 by default), the order in which Mask DINO's decoder
-    numbers them. shapes: (h, w) per level. mask_features: [B, Cm, H/4, W/4].
+    numbers them. shapes: (h, w) per level. mask_features: [B, Cm, H/4, W/4]. values: of each decoder layer the values
+    that its cross-attention reads, [B, S, M, D], where they were computed for many frames at once; else empty.
     """
 
     tokens: Tensor
     shapes: Shapes
     mask_features: Tensor
+    values: tuple[Tensor, ...] = ()
 
-    def rows(self, index: Tensor | slice) -> Memory:
-        """The memory of some of the images."""
-        return Memory(self.tokens[index], self.shapes, self.mask_features[index])
+    def split(self, rows: int) -> list[Memory]:
+        """The memories of every `rows` images. (Their gradients meet in one step; those of slices would not.)"""
+        values = zip(*(value.split(rows) for value in self.values), strict=True) if self.values else repeat(())
+        parts = zip(self.tokens.split(rows), self.mask_features.split(rows), values, strict=False)
+        return [Memory(tokens, self.shapes, features, read) for tokens, features, read in parts]
 
 
 class EncoderLayer(FeedForward):

@@ -33,10 +33,13 @@ class Heads(nn.Module):
         """[B, N, C] -> class logits [B, N, K]."""
         return self.class_embed(self.norm(queries))
 
+    def mask_embedding(self, queries: Tensor) -> Tensor:
+        """[B, N, C] -> [B, N, Cm], whose products with the mask features are mask logits."""
+        return self.mask_embed(self.norm(queries))
+
     def mask_logits(self, queries: Tensor, mask_features: Tensor) -> Tensor:
         """[B, N, C], [B, Cm, h, w] -> mask logits [B, N, h, w]."""
-        embedding = self.mask_embed(self.norm(queries))
-        return (embedding @ mask_features.flatten(2)).unflatten(2, mask_features.shape[-2:])
+        return (self.mask_embedding(queries) @ mask_features.flatten(2)).unflatten(2, mask_features.shape[-2:])
 
     def boxes(self, queries: Tensor, reference: Tensor) -> Tensor:
         """Refine reference boxes in 0..1: [B, N, C], [B, N, 4] -> float32 [B, N, 4] in 0..1."""

@@ -13,7 +13,7 @@ from l2g.errors import ConfigError, ContractError
 from l2g.modeling.aligner import Aligner
 from l2g.modeling.backbones.build import build_backbone
 from l2g.modeling.boxes import EPSILON, mask_to_box
-from l2g.modeling.decoder import Decoder
+from l2g.modeling.decoder import Decoder, DecoderStates
 from l2g.modeling.encoder import Memory, PixelEncoder
 from l2g.modeling.family.protocol import Decisions, VideoModel
 from l2g.modeling.heads import Heads
@@ -48,6 +48,17 @@ class FrameState:
         """The same values, without their history."""
         return FrameState(self.queries.detach(), self.boxes.detach(), self.valid)
 
+    def beside(self, other: FrameState) -> FrameState:
+        """These streams, and then those of `other`."""
+        pairs = ((self.queries, other.queries), (self.boxes, other.boxes), (self.valid, other.valid))
+        return FrameState(*(torch.cat(pair) for pair in pairs))
+
+    def halves(self) -> tuple[FrameState, FrameState]:
+        """The first half of the streams and the second."""
+        parts = (self.queries, self.boxes, self.valid)
+        one, other = zip(*(part.chunk(2) for part in parts), strict=True)
+        return FrameState(*one), FrameState(*other)
+
 
 @dataclass(frozen=True)
 class Denoising:
@@ -63,12 +74,10 @@ class Denoising:
 class Decoded:
     """One decoded frame with everything that a loss may want.
 
-    layers: predictions of each decoder layer, the last one is the frame's output. denoised: the same for the D
-    denoising queries, empty without them. local: the two-stage selection.
+    layers: predictions of each decoder layer, the last one is the frame's output. local: the two-stage selection.
     """
 
     layers: tuple[FrameOutput, ...]
-    denoised: tuple[FrameOutput, ...]
     local: LocalQueries
     state: FrameState
 
@@ -162,54 +171,62 @@ class Local2Global(VideoModel):
         """`encode` for float images [B, 3, H, W] that are normalised already."""
         return self.encoder(self.backbone(images))
 
-    def decode(
-        self, memory: Memory, state: FrameState | None = None, denoising: Denoising | None = None, deep: bool = False
-    ) -> Decoded:
+    def decode(self, memory: Memory, state: FrameState | None = None, deep: bool = False) -> Decoded:
         """The part that carries the state. `deep`: predictions of every decoder layer instead of the last one only."""
         local = self.proposals(memory, self.heads)
-        queries, boxes = self._priors(local, state)
+        states = self.refine(memory, local.queries, local.boxes, state)
+        pairs = list(zip(states.queries, states.references, strict=True))
+        layers = tuple(self.predict(q, r, memory.mask_features) for q, r in (pairs if deep else pairs[-1:]))
+        return Decoded(layers, local, self.next_state(states.queries[-1], layers[-1]))
+
+    def refine(
+        self,
+        memory: Memory,
+        queries: Tensor,
+        boxes: Tensor,
+        state: FrameState | None = None,
+        denoising: Denoising | None = None,
+    ) -> DecoderStates:
+        """Aligner and decoder, without the heads' predictions.
+
+        queries [B, N, C], boxes float32 [B, N, 4]: the local ones. With `denoising` its D queries stand before the N.
+        """
+        local, local_boxes = queries, boxes
+        queries, boxes = self._priors(local, local_boxes, state)
         # Mask DINO hands boxes on as logits, which cannot reach 0 or 1; in float32 that is this clamp.
         boxes = boxes.clamp(EPSILON, 1 - EPSILON)
         if self.aligner is not None:
-            local_position = self.decoder.position(local.boxes) if self.aligner.dynamic else None
-            queries = self.aligner(queries, self.decoder.position(boxes), local.queries, local_position)
-        mask, extra = None, 0
+            local_position = self.decoder.position(local_boxes) if self.aligner.dynamic else None
+            queries = self.aligner(queries, self.decoder.position(boxes), local, local_position)
+        mask = None
         if denoising is not None:
-            mask, extra = denoising.mask, denoising.queries.shape[1]
+            mask = denoising.mask
             queries = torch.cat((denoising.queries, queries), dim=1)
             boxes = torch.cat((denoising.boxes, boxes), dim=1)
-        states = self.decoder(queries, boxes, memory, self.heads, mask)
-        pairs = list(zip(states.queries, states.references, strict=True))
-        predictions = [self._predict(q, r, memory.mask_features) for q, r in (pairs if deep else pairs[-1:])]
-        layers = tuple(
-            FrameOutput(p.logits[:, extra:], p.boxes[:, extra:], p.mask_logits[:, extra:]) for p in predictions
-        )
-        denoised = tuple(
-            FrameOutput(p.logits[:, :extra], p.boxes[:, :extra], p.mask_logits[:, :extra]) for p in predictions if extra
-        )
-        return Decoded(layers, denoised, local, self._next_state(states.queries[-1][:, extra:], layers[-1]))
+        return self.decoder(queries, boxes, memory, self.heads, mask)
 
-    def _predict(self, queries: Tensor, reference: Tensor, mask_features: Tensor) -> FrameOutput:
+    def predict(self, queries: Tensor, reference: Tensor, mask_features: Tensor) -> FrameOutput:
+        """What a layer's queries [B, N, C], which started from `reference` [B, N, 4], predict."""
         heads = self.heads
         return FrameOutput(
             heads.logits(queries), heads.boxes(queries, reference), heads.mask_logits(queries, mask_features)
         )
 
-    def _priors(self, local: LocalQueries, state: FrameState | None) -> tuple[Tensor, Tensor]:
+    def _priors(self, local: Tensor, local_boxes: Tensor, state: FrameState | None) -> tuple[Tensor, Tensor]:
         """The global queries and boxes: the state's, or the local ones where a stream has no past.
 
         `where` and not a blend: whatever an invalid row holds, even NaN, stays out of the result.
         """
         if state is None:
-            return local.queries, local.boxes
+            return local, local_boxes
         valid = state.valid[:, :, None] > 0.5
         boxes = state.boxes if self.slot_boxes is None else self.slot_boxes.sigmoid().expand_as(state.boxes)
         queries = state.queries
         if self.slot_marks is not None and self.marked:
             queries = queries + self.slot_marks
-        return torch.where(valid, queries, local.queries), torch.where(valid, boxes, local.boxes)
+        return torch.where(valid, queries, local), torch.where(valid, boxes, local_boxes)
 
-    def _next_state(self, queries: Tensor, output: FrameOutput) -> FrameState:
+    def next_state(self, queries: Tensor, output: FrameOutput) -> FrameState:
         """Mask2Box: the masks' boxes; an empty mask keeps the box that the box head predicts (our choice). With
         `state_box: head` all slots do."""
         boxes = output.boxes

@@ -26,7 +26,8 @@ class DataConfig:
     root: the data set's folder. split: "train". augment: the canvas, and what may happen to a clip. stride: frames
     from one to the next of a clip, drawn from (low, high). reverse: chance that a clip runs backwards. skip_broken:
     leave broken entries, and clips with a frame that cannot be read, out (they are named) instead of stopping.
-    allow_outside: frames may lie outside of the data set's folder. workers: processes that prepare batches.
+    allow_outside: frames may lie outside of the data set's folder. workers: processes that prepare batches. held_out:
+    share of the videos that nothing is learned from, for `evaluation.dataset: held_out`.
     """
 
     source: str = "synthetic"
@@ -38,6 +39,7 @@ class DataConfig:
     skip_broken: bool = False
     allow_outside: bool = False
     workers: int = 0
+    held_out: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -103,18 +105,28 @@ class PhaseConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """Every so many iterations (0: never), over how many videos of which data set (as `l2g evaluate` names it)."""
+    """AP as the run goes.
+
+    every: so many iterations (0: never), and at the end of a phase. dataset: as `l2g evaluate` names it, or "held_out":
+    the videos that `data.held_out` keeps. videos: of it, at most so many. patience: a phase ends after so many
+    evaluations without a better AP (0: it runs to its end). best: `model.safetensors` has the weights of the best AP,
+    not the last ones. pictures: how many videos of it are drawn with what was found in them.
+    """
 
     every: int = 0
     dataset: str = "synthetic:val"
     videos: int = 16
+    patience: int = 0
+    best: bool = False
+    pictures: int = 4
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """A whole run.
 
-    model: preset. overrides: fields of ModelConfig. init: checkpoint to start from; None means random
+    model: preset, or "init": the checkpoint's own architecture. overrides: fields of ModelConfig; `num_classes` is the
+    data set's where it is not among them. init: checkpoint to start from; None means random
     weights. A Mask DINO checkpoint gets a fresh aligner; a class head starts fresh unless it has the data set's class
     names.
     offset_lr: factor on the sampling offsets' rate. precision: "fp32", "bf16" or "fp16" (autocast). ema: decay of an

@@ -35,7 +35,8 @@ def build_optimiser(objective: nn.Module, config: TrainConfig, phase: PhaseConfi
         [
             {"params": parameters, "lr": phase.lr * factor, "peak": phase.lr * factor, "weight_decay": decay}
             for (factor, decay), parameters in groups.items()
-        ]
+        ],
+        fused=True,
     )
 
 

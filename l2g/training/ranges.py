@@ -37,7 +37,7 @@ _PHASE = {
     "denoising": (0, 10000),
     "noise": (0, 10),
 }
-_DATA = {"reverse": (0, 1), "workers": (0, 256)}
+_DATA = {"reverse": (0, 1), "workers": (0, 256), "held_out": (0, 0.9)}
 _AUGMENT = {
     "crop": (0, 1),
     "flip": (0, 1),
@@ -46,7 +46,7 @@ _AUGMENT = {
     "saturation": (0, 1),
     "hue": (0, 360),
 }
-_EVALUATION = {"every": (0, 10**9), "videos": (1, 10**9)}
+_EVALUATION = {"every": (0, 10**9), "videos": (1, 10**9), "patience": (0, 10**9), "pictures": (0, 64)}
 _LOSS = dict.fromkeys(("label", "mask", "dice", "box", "giou"), (0, 1000000.0)) | {"num_points": (0, 10**7)}
 # Of either side of the canvas: beyond it one picture fills a GPU.
 _MOST_CANVAS = 8192

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from l2g.checkpoint import load_checkpoint
-from l2g.config import get_config
+from l2g.config import ModelConfig, get_config
 from l2g.data.classes import common_names
 from l2g.errors import CheckpointError, ConfigError
 from l2g.modeling.aligner import AlignerLayer
 from l2g.modeling.local2global import Local2Global
 from l2g.training.config import TrainConfig
 
+OF_INIT = "init"  # as a run's model: the architecture of its checkpoint
 # What a run may have and its checkpoint lack, or have for other classes: it starts fresh, and the run says so.
 CLASS_PARTS = ("heads.class_embed.", "label_embed.")
 FRESH_PARTS = ("aligner.", "slot_boxes", *CLASS_PARTS)
@@ -40,7 +41,7 @@ def build_start(config: TrainConfig, class_names: tuple[str, ...], stuff_classes
     taken over; the others start fresh. Raises CheckpointError when anything but an aligner, slot boxes or
     class heads does not fit, ConfigError when the model has another number of classes than the data set.
     """
-    shape = get_config(config.model, **config.overrides)
+    shape = _shape(config).replace(**{"num_classes": len(class_names), **config.overrides})
     if shape.num_classes != len(class_names):
         raise ConfigError(
             f"the model has {shape.num_classes} classes, the data set {len(class_names)}; "
@@ -72,6 +73,18 @@ def build_start(config: TrainConfig, class_names: tuple[str, ...], stuff_classes
     if model.aligner is not None and (not config.init or any(name.startswith("aligner.") for name in fresh)):
         quiet_aligner(model)
     return Start(model.train(), tuple(fresh), note)
+
+
+def _shape(config: TrainConfig) -> ModelConfig:
+    """The architecture, before the config's overrides."""
+    if config.model != OF_INIT:
+        return get_config(config.model)
+    if not config.init:
+        raise ConfigError(f"model '{OF_INIT}' found without a checkpoint; give init=CKPT, or the name of a preset")
+    found = load_checkpoint(config.init).config
+    if not isinstance(found, ModelConfig):
+        raise CheckpointError(f"{config.init}: no Local2Global or Mask DINO; a run starts from one of these")
+    return found
 
 
 def _for_classes(

@@ -7,6 +7,7 @@ killed and resumed computes the same losses as one that was not.
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import os
 import signal
@@ -14,23 +15,24 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as distributed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from l2g.checkpoint import save_checkpoint
+from l2g.checkpoint import load_checkpoint, save_checkpoint
 from l2g.errors import CheckpointError, ConfigError, DataError, L2GError
 from l2g.files import refuse_overwriting, write_atomically
 from l2g.modeling.backbones.resnet import set_batch_norm
 from l2g.modeling.local2global import Local2Global
 from l2g.training.config import PhaseConfig, TrainConfig
-from l2g.training.dataset import open_dataset
+from l2g.training.dataset import open_dataset, parted
+from l2g.training.examine import Examined
+from l2g.training.journal import Journal
 from l2g.training.loss.criterion import Criterion
 from l2g.training.loss.objectives import ClipObjective, ImageObjective, StandIns, phase_one_parameters
 from l2g.training.loss.targets import Batch
@@ -38,7 +40,7 @@ from l2g.training.optimiser import build_optimiser, rate_factor, set_rate
 from l2g.training.source import Batches, iterate
 from l2g.training.start import build_start
 
-RESUME_FILE = "resume.pt"
+RESUME_FILE, BEST_FILE = "resume.pt", "best.safetensors"
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -48,10 +50,15 @@ class TrainingError(L2GError):
 
 @dataclass
 class Progress:
-    """Where a run is: the phase, and the next iteration in it."""
+    """Where a run is: the phase, and the next iteration in it.
+
+    best: the best AP so far, in percent. waited: evaluations of this phase since a better one.
+    """
 
     phase: int = 0
     iteration: int = 0
+    best: float = -1.0
+    waited: int = 0
 
 
 @dataclass(frozen=True)
@@ -86,25 +93,24 @@ class Trainer:
     Args:
         config: the run. output: folder for `resume.pt`, `phase<k>.safetensors`, `model.safetensors` and TensorBoard
             events.
-        evaluate: called with the model every `config.evaluation.every` iterations; returns scalars to log.
+        evaluate: called with the model, in evaluation mode, every `config.evaluation.every` iterations and at the end
+            of a phase.
     """
 
-    def __init__(
-        self, config: TrainConfig, output: Path, evaluate: Callable[[Local2Global], dict[str, float]] | None = None
-    ):
+    def __init__(self, config: TrainConfig, output: Path, evaluate: Callable[[Local2Global], Examined] | None = None):
         self.config, self.output, self.evaluate = config, Path(output), evaluate
         phases = (f"phase{number}.safetensors" for number in range(len(config.phases) + 1))
-        written = [self.output / name for name in (RESUME_FILE, "model.safetensors", *phases)]
+        written = [self.output / name for name in (RESUME_FILE, BEST_FILE, "model.safetensors", *phases)]
         refuse_overwriting(written, [config.init], ConfigError)
         self.process = Process.join()
         self.output.mkdir(parents=True, exist_ok=True)
-        self.dataset = open_dataset(config.data)
+        self.dataset, _ = parted(open_dataset(config.data), config.data.held_out)
         start = build_start(config, self.dataset.class_names, self.dataset.stuff_classes)
         self.model, self.fresh, self.note = start.model, start.fresh, start.note
         self.model.to(self.process.device)
         self.progress = Progress()
         self.history: list[dict[str, float]] = []
-        self._stop = False
+        self._stop = self._examining = False
         self._left_out: set[str] = set()
         self._resume = self._read_resume()
 
@@ -114,7 +120,7 @@ class Trainer:
 
     def run(self) -> Path | None:
         """Train to the end; None when it was interrupted (the resume file is then up to date)."""
-        writer = SummaryWriter(self.output / "events") if self.chief else None
+        writer = Journal(self.output, self._step()) if self.chief else None
         with _on_signal(self._request_stop):
             try:
                 while self.progress.phase < len(self.config.phases):
@@ -125,7 +131,7 @@ class Trainer:
                     writer.close()
         return self.output / "model.safetensors"
 
-    def _run_phase(self, phase: PhaseConfig, writer: SummaryWriter | None) -> bool:
+    def _run_phase(self, phase: PhaseConfig, writer: Journal | None) -> bool:
         config, progress, device = self.config, self.progress, self.process.device
         set_batch_norm(self.model, phase.train_batch_norm)
         self.model.marked = phase.slot_marks
@@ -145,38 +151,53 @@ class Trainer:
             total=phase.iterations, initial=progress.iteration, desc=f"phase {progress.phase} ({phase.kind})",
             disable=not self.chief, mininterval=5, dynamic_ncols=True,
         )  # fmt: skip
-        saved = 0
-        for batch in self._readable(stream, objective, optimiser, averaged, scaler):
-            self._name_left_out(batch)
-            factor = rate_factor(phase, progress.iteration)
-            set_rate(optimiser, factor)
-            torch.manual_seed(_key(config.seed, progress.phase, progress.iteration, self.process.rank))
-            losses, norm = self._iteration(runner, batch.to(device), optimiser, scaler)
-            if averaged is not None:
-                averaged.update_parameters(self.model)
-            progress.iteration += 1
-            self._log(writer, bar, losses, norm, factor)
-            # A resumed run starts with a whole clip, since the state that a clip carries is not saved.
-            whole = progress.iteration % phase.windows == 0
-            stop = whole and self._agreed(self._stop)
-            saved += 1
-            if stop or (whole and saved >= config.save_every):
+        saved, enough, state = 0, False, (objective, optimiser, averaged, scaler)
+        for batch in self._readable(stream, *state):
+            if due := self._due():
+                self._evaluate(averaged, writer)
+                enough = self._agreed(self._waited_enough())
+                if enough:
+                    break
+            if not (due and self._agreed(self._stop)):
+                self._learn(runner, batch, optimiser, averaged, scaler, writer, bar)
+                saved += 1
+            stop = self._agreed(self._stop)
+            if stop or saved >= config.save_every:
                 saved = 0
-                self._save_resume(objective, optimiser, averaged, scaler)
+                self._save_resume(*state)
             if stop:
                 bar.close()
+                self._record(writer)
                 return False
-            self._maybe_evaluate(writer)
         bar.close()
+        self._record(writer)
+        if not enough and self._due():
+            self._evaluate(averaged, writer)
+            if self._agreed(self._stop):
+                self._save_resume(*state)
+                return False
         self._finish_phase(averaged)
         return True
 
-    def _readable(self, stream: Iterator[Batch], *state: Any) -> Iterator[Batch]:
+    def _learn(self, runner, batch: Batch, optimiser, averaged, scaler, writer, bar) -> None:
+        """One iteration."""
+        config, progress = self.config, self.progress
+        self._name_left_out(batch)
+        factor = rate_factor(config.phases[progress.phase], progress.iteration)
+        set_rate(optimiser, factor)
+        torch.manual_seed(_key(config.seed, progress.phase, progress.iteration, self.process.rank))
+        losses, norm = self._iteration(runner, batch.to(self.process.device), optimiser, scaler)
+        if averaged is not None:
+            averaged.update_parameters(self.model)
+        progress.iteration += 1
+        self._log(writer, bar, losses, norm, factor)
+
+    def _readable(self, stream: Iterator[Batch], objective: nn.Module, optimiser, averaged, scaler) -> Iterator[Batch]:
         """The stream; where a batch of it cannot be read, the run is saved so that it can go on from there."""
         try:
             yield from stream
         except DataError as error:
-            self._save_resume(*state)
+            self._save_resume(objective, optimiser, averaged, scaler, together=False)
             raise DataError(
                 f"{error}; the run goes on from {self.output / RESUME_FILE} when the frame is mended, or left out with "
                 "data.skip_broken=true"
@@ -211,41 +232,75 @@ class Trainer:
             return ClipObjective(self.model, criterion, phase.supervised, phase.two_stage, noise, consistency)
         stand_ins = None
         if phase.kind == "align":
-            for parameter in phase_one_parameters(self.model):
+            # What starts fresh is learned in every phase: frozen, it would stay at its random values.
+            fresh = (value for name, value in self.model.named_parameters() if name in self.fresh)
+            for parameter in (*phase_one_parameters(self.model), *fresh):
                 parameter.requires_grad_(True)
             torch.manual_seed(self.config.seed)
             stand_ins = StandIns(self.model.config.num_queries, self.model.config.hidden_dim)
         return ImageObjective(self.model, criterion, phase.denoising, phase.noise, stand_ins)
 
-    def _log(self, writer, bar, losses: dict[str, float], norm: float, factor: float) -> None:
-        self.history.append({"phase": self.progress.phase, "iteration": self.progress.iteration, **losses})
+    def _log(self, writer: Journal | None, bar, losses: dict[str, float], norm: float, factor: float) -> None:
+        self.history.append({**losses, "gradient norm": norm, "rate": factor})
+        mean = self._mean()
+        bar.set_postfix({name: f"{mean[name]:.3g}" for name in ("total", *(n for n in losses if n != "total"))}, False)
         bar.update()
-        if self.progress.iteration % self.config.log_every:
-            return
-        recent = self.history[-self.config.log_every :]
-        mean = {name: sum(row[name] for row in recent) / len(recent) for name in losses}
-        bar.set_postfix({name: f"{value:.3g}" for name, value in mean.items()})
-        if writer:
-            step = (
-                sum(phase.iterations for phase in self.config.phases[: self.progress.phase]) + self.progress.iteration
-            )
-            for name, value in mean.items():
-                writer.add_scalar(f"loss/{name}", value, step)
-            writer.add_scalar("gradient norm", norm, step)
-            writer.add_scalar("rate", factor, step)
-        del self.history[: -self.config.log_every]
+        if not bar.disable and bar.n == bar.initial + 1:
+            bar.refresh()  # it is drawn every few seconds; the first loss is waited for
+        if self.progress.iteration % self.config.log_every == 0:
+            self._record(writer)
 
-    def _maybe_evaluate(self, writer) -> None:
-        every = self.config.evaluation.every
-        if not every or self.progress.iteration % every or not self.chief or self.evaluate is None:
+    def _mean(self) -> dict[str, float]:
+        """Of the iterations since the last row of the journal."""
+        return {name: sum(row[name] for row in self.history) / len(self.history) for name in self.history[0]}
+
+    def _record(self, writer: Journal | None) -> None:
+        if writer and self.history:
+            writer.losses(self._step(), {**self._place(), **self._mean()})
+        self.history.clear()
+
+    def _step(self) -> int:
+        """Iterations of the run that are done, those that a phase left out counted."""
+        return sum(phase.iterations for phase in self.config.phases[: self.progress.phase]) + self.progress.iteration
+
+    def _place(self) -> dict[str, float]:
+        return {"phase": self.progress.phase, "iteration": self.progress.iteration}
+
+    def _due(self) -> bool:
+        """Whether the weights are to be evaluated now, before the next iteration; the same in all processes."""
+        every, iteration = self.config.evaluation.every, self.progress.iteration
+        at_end = iteration == self.config.phases[self.progress.phase].iterations
+        return bool(every and iteration and self.evaluate and (at_end or iteration % every == 0))
+
+    def _evaluate(self, averaged: AveragedModel | None, writer: Journal | None) -> None:
+        """The scores of the weights as they are now (of their average where there is one); the best are kept."""
+        if not self.chief or self.evaluate is None or self._stop:
             return
-        self.model.eval()
-        scores = self.evaluate(self.model)
-        self.model.train()
-        step = sum(phase.iterations for phase in self.config.phases[: self.progress.phase]) + self.progress.iteration
-        tqdm.write(f"phase {self.progress.phase}, iteration {self.progress.iteration}: {scores}")
-        for name, value in scores.items():
-            writer.add_scalar(f"evaluation/{name}", value, step)
+        progress = self.progress
+        assert writer is not None
+        model = self.model if averaged is None else cast(Local2Global, averaged.module)
+        model.eval()
+        try:
+            self._examining = True
+            found = self.evaluate(model)
+        except KeyboardInterrupt:  # asked to stop: the run goes on with this evaluation
+            return
+        finally:
+            self._examining = False
+            model.train()
+        tqdm.write(f"phase {progress.phase}, iteration {progress.iteration}: {found.scores}")
+        writer.scores(self._step(), {**self._place(), **found.scores}, found.pictures)
+        progress.waited += 1
+        if found.score > progress.best:
+            progress.best, progress.waited = found.score, 0
+            kept = copy.deepcopy(model)
+            set_batch_norm(kept, False)
+            save_checkpoint(kept, self.output / BEST_FILE)
+
+    def _waited_enough(self) -> bool:
+        """Whether this phase brings nothing more, as far as its evaluations tell."""
+        patience = self.config.evaluation.patience
+        return bool(patience) and self.progress.waited >= patience
 
     def _finish_phase(self, averaged: AveragedModel | None) -> None:
         set_batch_norm(self.model, False)
@@ -255,12 +310,17 @@ class Trainer:
         if self.chief:
             save_checkpoint(self.model, self.output / f"phase{self.progress.phase}.safetensors")
             if self.progress.phase + 1 == len(self.config.phases):
+                best = self.output / BEST_FILE
+                if self.config.evaluation.best and best.is_file():
+                    self.model.load_state_dict(load_checkpoint(best).state_dict())
                 save_checkpoint(self.model, self.output / "model.safetensors")
-        self.progress = Progress(self.progress.phase + 1, 0)
+        self.progress = Progress(self.progress.phase + 1, 0, self.progress.best)
         if self.chief:
             self._write({**self._run_facts(), "model": self._weights()})
 
-    def _save_resume(self, objective: nn.Module, optimiser, averaged, scaler) -> None:
+    def _save_resume(self, objective: nn.Module, optimiser, averaged, scaler, together: bool = True) -> None:
+        """together: whether all processes come here now, so that the state that each of them carries is saved."""
+        carried = self._gathered(objective) if together else []
         if not self.chief:
             return
         if not all(bool(torch.isfinite(value).all()) for value in self.model.state_dict().values()):
@@ -275,8 +335,18 @@ class Trainer:
                 "optimiser": optimiser.state_dict(),
                 "averaged": averaged.state_dict() if averaged is not None else None,
                 "scaler": scaler.state_dict(),
+                "carried": carried,
             }
         )
+
+    def _gathered(self, objective: nn.Module) -> list[tuple[Tensor, ...] | None]:
+        """What each process carries from one window of a clip to the next."""
+        own = objective.carried() if isinstance(objective, ClipObjective) else None
+        if self.process.world == 1:
+            return [own]
+        found: list[tuple[Tensor, ...] | None] = [None] * self.process.world
+        distributed.all_gather_object(found, own)
+        return found
 
     def _run_facts(self) -> dict[str, Any]:
         classes = list(self.dataset.class_names)
@@ -337,9 +407,15 @@ class Trainer:
         scaler.load_state_dict(data["scaler"])
         if averaged is not None:
             averaged.load_state_dict(data["averaged"])
+        carried = data.get("carried", [])
+        # Among another number of processes a clip that was begun goes on with a fresh state.
+        if isinstance(objective, ClipObjective) and len(carried) == self.process.world:
+            objective.carry(carried[self.process.rank], self.process.device)
 
     def _request_stop(self) -> None:
         self._stop = True
+        if self._examining:  # nothing of an evaluation is lost, and it may take minutes
+            raise KeyboardInterrupt
 
     def _agreed(self, flag: bool) -> bool:
         """Whether any process wants to stop; all leave after the same iteration."""
@@ -377,8 +453,8 @@ def _on_signal(request: Callable[[], None]):
     previous: dict[int, Any] = {}
 
     def handler(number, frame):
-        request()
         restore()
+        request()
 
     def restore() -> None:
         for number, action in previous.items():

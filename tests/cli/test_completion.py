@@ -21,7 +21,7 @@ def completed(*words):
 
 def test_words_and_options():
     assert completed("ex") == ["export"]
-    assert completed("data", "") == ["check", "draw", "--help"]
+    assert completed("data", "") == ["check", "convert", "draw", "--help"]
     assert completed("metrics", "v") == ["vis-ap", "vpq"]
     assert completed("data", "draw", "--f") == ["--frames", "--format"]
     assert completed("export", "--lowering", "g") == ["gather", "gridsample"]

@@ -13,6 +13,7 @@ from l2g.cli.running import evaluate
 from l2g.data.dataset import Problem, VideoDataset
 from l2g.data.synthetic.dataset import write_synthetic
 from l2g.training.config import load_config
+from l2g.training.examine import Examined
 from l2g.training.trainer import Trainer
 from tests.data.layouts import write_youtube_vis, youtube_vis_json
 from tests.training.small import SMALL
@@ -78,16 +79,16 @@ def test_evaluation_comes_on_time_and_disturbs_nothing(tmp_path, config_file):
     def look(model):
         calls.append((trainer.progress.phase, trainer.progress.iteration, model.training))
         torch.rand(3)  # an evaluation may draw random numbers
-        return {"AP": 12.5 + len(calls)}
+        return Examined({"AP": 12.5 + len(calls)}, [], None)
 
     recorded(Trainer(config, tmp_path / "plain"), plain)
     trainer = Trainer(config, tmp_path / "evaluated", look)
     recorded(trainer, evaluated)
-    assert calls == [(0, 2, False), (1, 2, False)]
+    assert calls == [(0, 2, False), (0, 3, False), (1, 2, False)]  # and at the end of each phase
     assert [losses for _, losses, _ in plain] == [losses for _, losses, _ in evaluated]
     events = EventAccumulator(str(tmp_path / "evaluated" / "events")).Reload()
     # Steps run on over the phases.
-    assert [(event.step, event.value) for event in events.Scalars("evaluation/AP")] == [(2, 13.5), (5, 14.5)]
+    assert [(event.step, event.value) for event in events.Scalars("evaluation/AP")] == [(2, 13.5), (3, 14.5), (5, 15.5)]
 
 
 def test_the_commands_scores_are_those_of_evaluate(tmp_path, capsys):

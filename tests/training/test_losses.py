@@ -4,8 +4,11 @@ import math
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
-from l2g.training.loss.points import mask_pairs, sample, uncertain_points
+from l2g.training.loss.dense import dense_mask_losses
+from l2g.training.loss.points import point_mask_losses, sample, uncertain_points
+from l2g.training.loss.targets import FrameTargets
 from l2g.training.loss.terms import dice, focal, generalised_iou, mask_bce
 
 
@@ -59,9 +62,25 @@ def test_uncertain_points_crowd_at_the_boundary():
     assert near > 0.75  # 0.4 by chance alone
 
 
-def test_everywhere_means_stride_two_with_averaged_truth():
-    masks = torch.zeros(1, 8, 8, dtype=torch.uint8)
-    masks[0, :3] = 1
-    logits, truth = mask_pairs(torch.ones(1, 2, 2), masks, 0)
-    assert logits.shape == truth.shape == (1, 16)
-    assert torch.equal(truth.view(4, 4)[:, 0], torch.tensor([1.0, 0.5, 0, 0]))
+def test_everywhere_is_stride_two_and_the_gradients_are_those_of_the_terms():
+    torch.manual_seed(0)
+    masks = torch.zeros(2, 3, 16, 24, dtype=torch.uint8)
+    masks[0, 1, :6, 3:14] = masks[1, 2, 5:, 8:] = masks[1, 0] = 1
+    present = torch.tensor([[True, True, False], [False, True, True]])  # a mask where none is present is not seen
+    targets = FrameTargets(torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, 3, 4), masks, present)
+    which = torch.tensor([0, 1, 1, 0, 1]), torch.tensor([1, 2, 0, 2, 1])
+    logits = (3 * torch.randn(5, 4, 6)).requires_grad_()
+    weights = torch.rand(2, 5)
+    large = F.interpolate(logits[:, None], scale_factor=2, mode="bilinear")[:, 0].flatten(1)
+    pooled = F.avg_pool2d(masks.float() * present[..., None, None], 2)[which].flatten(1)
+    assert pooled[0].unique().tolist() == [0, 0.5, 1]
+    expected = mask_bce(large, pooled), dice(large, pooled)
+    slope = torch.autograd.grad((weights * torch.stack(expected)).sum(), logits)[0]
+    found = dense_mask_losses(logits, targets, which)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(torch.autograd.grad((weights * torch.stack(found)).sum(), logits)[0], slope)
+    # Points all over the masks say much the same.
+    points = point_mask_losses(10 * logits.detach().sign(), targets, which, 4000)
+    dense = dense_mask_losses(10 * logits.detach().sign(), targets, which)
+    torch.testing.assert_close(points[1], dense[1], rtol=0, atol=0.2)

@@ -37,7 +37,7 @@ def match_costs(prediction: FrameOutput, targets: FrameTargets, loss: LossConfig
     else:
         logits = prediction.mask_logits.float().flatten(0, 1).flatten(1)
         height, width = prediction.mask_logits.shape[-2:]
-        masks = F.adaptive_avg_pool2d(targets.masks.float(), (height, width))
+        masks = targets.averaged(height, width)
     logits = logits.view(b, n, -1)
     masks = masks.reshape(b, count, -1).transpose(1, 2)
     mask = (F.softplus(logits).sum(-1, keepdim=True) - logits @ masks) / logits.shape[-1]

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from typing import overload
+
 import torch
 import torch.distributed as distributed
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from l2g.modeling.local2global import FrameState, Local2Global
-from l2g.training.loss.criterion import Criterion, total, two_stage
+from l2g.modeling.encoder import Memory
+from l2g.modeling.local2global import FrameOutput, FrameState, Local2Global
+from l2g.modeling.proposals import LocalQueries
+from l2g.training.loss.criterion import Criterion, total
 from l2g.training.loss.denoising import denoising_queries
+from l2g.training.loss.layers import Layers
+from l2g.training.loss.matcher import assign, match_costs
 from l2g.training.loss.targets import Batch, FrameTargets
 
 
@@ -41,13 +48,20 @@ class ImageObjective(nn.Module):
         if self.denoising:
             count = model.config.num_queries
             noised = denoising_queries(targets, model.label_embed, count, self.denoising, self.noise)
-        decoded = model.decode(memory, state, noised and noised[0], deep=True)
+        local = model.proposals(memory, model.heads)
+        states = model.refine(memory, local.queries, local.boxes, state, noised and noised[0])
+        queries, references = torch.stack(states.queries), torch.stack(states.references)
+        found = Layers.predict(model.heads, queries, references, memory.mask_features)
+        extra = 0 if noised is None else noised[0].queries.shape[1]
         instances = count_instances(targets.present)
-        terms = [self.criterion.matched((two_stage(decoded, model.heads), *decoded.layers), targets, instances)]
+        chosen = Layers.predict(model.heads, local.features[None], local.anchors[None], memory.mask_features)
+        terms = [
+            self.criterion.matched(part, targets, instances) for part in (chosen, found.only(extra, queries.shape[2]))
+        ]
         if noised:
             _, repeated, slots = noised
             groups = instances * (repeated.labels.shape[1] // targets.labels.shape[1])
-            terms += [self.criterion.frame(p, repeated, slots, groups) for p in decoded.denoised]
+            terms.append(self.criterion.loss(found.only(0, extra), repeated, slots, groups))
         return total(terms)
 
 
@@ -98,39 +112,105 @@ class ClipObjective(nn.Module):
         self._carried: tuple[FrameState | None, Tensor | None] = None, None
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        model, length = self.model, batch.frames.shape[1]
+        model, criterion, streams = self.model, self.criterion, len(batch.frames)
         state, slots = self._carried if batch.start else (None, None)
+        # Whatever knows no time is done for all frames at once, a loss too.
         memory = model.encode(batch.frames.transpose(0, 1).flatten(0, 1))
-        streams = len(batch.frames)
-        chosen = self._frames_with_loss(length)
-        instances = count_instances(torch.cat([batch.present[:, :, t] for t in sorted(chosen)]))
-        terms, twin = [], state
-        for t in range(length):
-            targets = batch.targets(t)
-            frame = memory.rows(slice(t * streams, (t + 1) * streams))
-            decoded = model.decode(frame, noisy(state, self.state_noise), deep=t in chosen)
-            if self.consistency and state is not None:
-                twin = model.decode(frame, noisy(twin, self.state_noise)).state
-                terms.append({"twin": self.consistency / length * distance(twin, decoded.state)})
-            else:
-                twin = decoded.state
-            state = decoded.state
-            slots = self.criterion.match(decoded.output, targets, slots)
-            if t not in chosen:
-                continue
-            terms += [self.criterion.frame(p, targets, slots, instances) for p in decoded.layers]
-            if self.two_stage:
-                terms.append(self.criterion.matched((two_stage(decoded, model.heads),), targets, instances))
-        assert state is not None  # a window has a frame
-        assert slots is not None
-        self._carried = state.detach(), slots.masked_fill(lost(decoded.output.mask_logits, targets, slots), -1)
+        local = model.proposals(memory, model.heads)
+        path = self._roll(model.decoder.with_values(memory), local, state, streams)
+        targets = batch.all_targets()
+        slots = self._slots(path.outputs, targets, slots)
+        chosen = self._frames_with_loss(batch.frames.shape[1])
+        rows = torch.cat([torch.arange(t * streams, (t + 1) * streams, device=slots.device) for t in chosen])
+        seen, features = targets.rows(rows), memory.mask_features[rows]
+        instances = count_instances(seen.present)
+        queries, references = (
+            torch.stack([parts[t] for t in chosen], 1).flatten(1, 2) for parts in (path.queries, path.references)
+        )
+        layers = Layers.predict(model.heads, queries, references, features)
+        terms = [*path.terms, criterion.loss(layers, seen, slots[rows], instances)]
+        if self.two_stage:
+            tokens = Layers.predict(model.heads, local.features[rows][None], local.anchors[rows][None], features)
+            terms.append(criterion.matched(tokens, seen, instances))
+        ends = slice(len(slots) - streams, None)
+        gone = lost(path.outputs[-1].mask_logits, targets.rows(ends), slots[ends])
+        self._carried = path.state.detach(), slots[ends].masked_fill(gone, -1)
         return total(terms)
 
-    def _frames_with_loss(self, length: int) -> set[int]:
+    def carried(self) -> tuple[Tensor, ...] | None:
+        """The state between two windows of a clip as tensors, for a resume file."""
+        state, slots = self._carried
+        if state is None or slots is None:
+            return None
+        return state.queries, state.boxes, state.valid, slots
+
+    def carry(self, carried: tuple[Tensor, ...] | None, device: torch.device) -> None:
+        """Go on from what `carried` gave."""
+        if carried is not None:
+            queries, boxes, valid, slots = (part.to(device) for part in carried)
+            self._carried = FrameState(queries, boxes, valid), slots
+
+    def _roll(self, memory: Memory, local: LocalQueries, state: FrameState | None, streams: int) -> _Path:
+        """The state's way through the frames, with its twin's beside it. memory, local: of T * B frames."""
+        model, twin = self.model, state
+        path = _Path()
+        frames = list(zip(memory.split(streams), local.queries.split(streams), local.boxes.split(streams), strict=True))
+        for frame, queries, boxes in frames:
+            features = frame.mask_features.detach()  # of masks that are matched, and become boxes
+            start = noisy(state, self.state_noise)
+            paired = False
+            if self.consistency and start is not None and twin is not None:
+                # The twin as further streams, which read the same memory.
+                paired, start = True, start.beside(noisy(twin, self.state_noise))
+                queries, boxes = torch.cat((queries, queries)), torch.cat((boxes, boxes))
+                features = torch.cat((features, features))
+            states = model.refine(frame, queries, boxes, start)
+            output = model.predict(states.queries[-1], states.references[-1], features)
+            state = model.next_state(states.queries[-1], output)
+            twin = state
+            if paired:
+                state, twin = state.halves()
+                path.terms.append({"twin": self.consistency / len(frames) * distance(twin, state)})
+            path.queries.append(torch.stack([part[:streams] for part in states.queries]))
+            path.references.append(torch.stack([part[:streams] for part in states.references]))
+            path.outputs.append(
+                FrameOutput(*(x[:streams].detach() for x in (output.logits, output.boxes, output.mask_logits)))
+            )
+        assert state is not None  # a window has a frame
+        path.state = state
+        return path
+
+    def _slots(self, outputs: list[FrameOutput], targets: FrameTargets, slots: Tensor | None) -> Tensor:
+        """Which slot answers for which instance: int64 [T * B, I]. slots: [B, I] of the frame before, if any."""
+        every = FrameOutput(
+            *(torch.cat([getattr(o, name) for o in outputs]) for name in ("logits", "boxes", "mask_logits"))
+        )
+        costs = match_costs(every, targets, self.criterion.config).cpu()
+        present = targets.present.cpu()
+        slots = None if slots is None else slots.cpu()
+        found = []
+        for part, due in zip(costs.chunk(len(outputs)), present.chunk(len(outputs)), strict=True):
+            slots = assign(part, due, slots)
+            found.append(slots)
+        return torch.cat(found).to(targets.present.device)
+
+    def _frames_with_loss(self, length: int) -> list[int]:
         if self.supervised is None or self.supervised >= length:
-            return set(range(length))
+            return list(range(length))
         others = torch.randperm(length - 1)[: max(self.supervised, 2) - 1]
-        return {length - 1, *others.tolist()}
+        return sorted([*others.tolist(), length - 1])
+
+
+@dataclass
+class _Path:
+    """What came of T frames on the way. queries, references: per frame [L, B, N, C] and [L, B, N, 4]. outputs: per
+    frame the last layer's, to be matched. terms: those of the loss that belong to the way. state: at its end."""
+
+    queries: list[Tensor] = field(default_factory=list)
+    references: list[Tensor] = field(default_factory=list)
+    outputs: list[FrameOutput] = field(default_factory=list)
+    terms: list[dict[str, Tensor]] = field(default_factory=list)
+    state: FrameState = field(init=False)
 
 
 @torch.no_grad()
@@ -157,6 +237,14 @@ def distance(one: FrameState, other: FrameState) -> Tensor:
     all queries, as a mean over the slots."""
     difference = (one.queries - other.queries).square().mean(-1).add(1e-12).sqrt()
     return difference.mean() / one.queries.detach().square().mean().sqrt()
+
+
+@overload
+def noisy(state: FrameState, strength: float) -> FrameState: ...
+
+
+@overload
+def noisy(state: FrameState | None, strength: float) -> FrameState | None: ...
 
 
 def noisy(state: FrameState | None, strength: float) -> FrameState | None:

@@ -1,4 +1,4 @@
-"""Where mask losses look: everywhere, or at points drawn where a mask is uncertain (PointRend, 2020)."""
+"""Mask losses at points drawn where a mask is uncertain (PointRend, 2020)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from l2g.training.loss.targets import FrameTargets
+from l2g.training.loss.terms import dice, mask_bce
+
 # Candidates per kept point, and the share kept for being uncertain (PointRend's values, as in Mask DINO).
 OVERSAMPLE, IMPORTANCE = 3, 0.75
+# Masks whose points are drawn at once: their true masks lie in memory at full size, as float32.
+AT_A_TIME = 64
 
 
 def sample(masks: Tensor, points: Tensor) -> Tensor:
@@ -26,17 +31,22 @@ def uncertain_points(logits: Tensor, count: int) -> Tensor:
     return torch.cat((candidates.gather(1, index), torch.rand(m, count - chosen, 2, device=device)), dim=1)
 
 
-def mask_pairs(logits: Tensor, masks: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Predicted logits [M, h, w] and true masks uint8 [M, H, W] at the same places: two [M, P].
+def point_mask_losses(
+    logits: Tensor, targets: FrameTargets, which: tuple[Tensor, Tensor], count: int
+) -> tuple[Tensor, Tensor]:
+    """`mask_bce` and `dice` of M masks, each float32 [M], over `count` points drawn by uncertainty.
 
-    count 0: everywhere at stride 2, the logits enlarged bilinearly and the true mask averaged: for small pictures.
-    Otherwise `count` points drawn by uncertainty.
+    logits [M, h, w]; the true masks are those of the instances `which` (rows, columns: int64 [M]), empty where an
+    instance is not present.
     """
-    if count == 0:
-        enlarged = F.interpolate(logits.unsqueeze(1), scale_factor=2, mode="bilinear", align_corners=False)
-        height, width = enlarged.shape[-2:]
-        return enlarged.flatten(1), F.adaptive_avg_pool2d(masks.float(), (height, width)).flatten(1)
-    with torch.no_grad():
-        points = uncertain_points(logits.float(), count)
-        truth = sample(masks.float(), points)
-    return sample(logits, points), truth
+    rows, columns = which
+    bce, smoothed = [], []
+    parts = zip(logits.split(AT_A_TIME), rows.split(AT_A_TIME), columns.split(AT_A_TIME), strict=True)
+    for part, row, column in parts:
+        with torch.no_grad():
+            points = uncertain_points(part.float(), count)
+            truth = sample(targets.masks[row, column].float(), points) * targets.present[row, column, None]
+        predicted = sample(part, points)
+        bce.append(mask_bce(predicted, truth))
+        smoothed.append(dice(predicted, truth))
+    return torch.cat(bce), torch.cat(smoothed)

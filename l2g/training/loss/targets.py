@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from l2g.data.dataset import Clip
@@ -23,6 +24,19 @@ class FrameTargets:
     boxes: Tensor
     masks: Tensor
     present: Tensor
+    _averaged: dict[tuple[int, int], Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    def averaged(self, height: int, width: int) -> Tensor:
+        """The masks as shares of larger pixels, float32 [B, I, height, width]; empty where not present. Kept."""
+        if (height, width) not in self._averaged:
+            pooled = F.adaptive_avg_pool2d(self.masks.float(), (height, width))
+            self._averaged[height, width] = pooled * self.present[..., None, None]
+        return self._averaged[height, width]
+
+    def rows(self, index: Tensor | slice) -> FrameTargets:
+        """The targets of some of the streams; what was averaged is not averaged again."""
+        kept = {size: masks[index] for size, masks in self._averaged.items()}
+        return FrameTargets(self.labels[index], self.boxes[index], self.masks[index], self.present[index], kept)
 
     def repeat(self, times: int) -> FrameTargets:
         """Every instance `times` over (the groups of denoising queries)."""
@@ -50,6 +64,12 @@ class Batch:
 
     def targets(self, t: int) -> FrameTargets:
         return FrameTargets(self.labels, self.boxes[:, :, t], self.masks[:, :, t], self.present[:, :, t])
+
+    def all_targets(self) -> FrameTargets:
+        """The targets of all frames as B * T rows, those of the first frame before those of the second."""
+        count = self.frames.shape[1]
+        boxes, masks, present = (part.movedim(2, 0).flatten(0, 1) for part in (self.boxes, self.masks, self.present))
+        return FrameTargets(self.labels.repeat(count, 1), boxes, masks, present)
 
     def to(self, device: torch.device) -> Batch:
         tensors = (self.frames, self.labels, self.boxes, self.masks, self.present)

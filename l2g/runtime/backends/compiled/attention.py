@@ -86,9 +86,15 @@ torch.library.register_fake("l2g::fused_deformable_attention", _shape)
 class FusedDeformableAttention(DeformableAttention):
     """The module with the operator in the place of softmax, locations and samples. Inference only."""
 
-    def forward(self, query: Tensor, reference: Tensor, memory: Tensor, shapes: Shapes) -> Tensor:
+    def forward(
+        self, query: Tensor, reference: Tensor, memory: Tensor, shapes: Shapes, value: Tensor | None = None
+    ) -> Tensor:
+        """As the module's; `value` has a row for each of the queries': several that share one are for training."""
         b, q, dim = query.shape
-        value = self.value_proj(memory).view(b, -1, self.heads, dim // self.heads)
+        if value is None:
+            value = self.value_proj(memory).view(b, -1, self.heads, dim // self.heads)
+        elif value.shape[0] != b:
+            raise ValueError(f"{value.shape[0]} memories found for {b} streams, one each expected")
         offsets = self.sampling_offsets(query).view(b, q, self.heads, self.levels, self.points, 2)
         logits = self.attention_weights(query).view(b, q, self.heads, -1)
         sizes = [side for shape in shapes for side in shape]
