@@ -20,8 +20,8 @@ class Settings(Record):
     never mixed in one.
 
     model_sha256: of a model that is a file, None of a shipped or published one. cuts, canvas, num_queries, class_names,
-    library, device, precision: as `l2g run` has them. overlay: whether one is written. picture_rate: frames a second
-    of pictures. piece, overlap: seconds; 0 takes videos whole.
+    library, device, precision, compile, fp32_blocks: as `l2g run` has them. overlay: whether one is written.
+    picture_rate: frames a second of pictures. piece, overlap: seconds; 0 takes videos whole.
     """
 
     model: str
@@ -40,6 +40,8 @@ class Settings(Record):
     library: str | None = None
     device: str | None = None
     precision: str | None = None
+    compile: bool = False
+    fp32_blocks: tuple[str, ...] = ()
     overlay: bool = True
     labels: bool = True
     opacity: float = 0.45

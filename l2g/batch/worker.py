@@ -169,6 +169,8 @@ class Replica:
                 library=settings.library,
                 device=settings.device,
                 precision=settings.precision,
+                compile=settings.compile,
+                fp32_blocks=settings.fp32_blocks,
                 threads=self._threads,
                 num_queries=settings.num_queries,
                 class_names=settings.class_names,

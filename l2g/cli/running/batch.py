@@ -125,7 +125,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
         options.size,
         options.num_queries,
         options.class_names,
-        **running(options),
+        **running(options) | {"fp32_blocks": tuple(options.fp32_blocks or ())},
         overlay=not options.no_overlay,
         labels=not options.no_labels,
         opacity=options.opacity,
