@@ -13,7 +13,8 @@ CHECKOUT = Path(__file__).parents[1]
 ROOMS = (
     *("errors", "progress", "records", "files", "provenance", "config", "untrusted"),
     *("contract", "artifacts", "metrics", "public"),
-    *("modeling", "checkpoint", "runtime", "tracker", "serving", "data", "demo", "evaluation", "export", "engines"),
+    *("modeling", "checkpoint", "runtime", "tracker"),
+    *("batch", "serving", "data", "demo", "evaluation", "export", "engines"),
     *("calibration", "gpucheck", "training", "api", "cli"),
 )
 # What an edge device has, and what these rooms may not need there. That they need none of the rooms above, the order

@@ -39,6 +39,8 @@ COMMANDS = (
             _NOTHING),
     Command("run", "l2g.cli.running.run", "masks and tracks of a video", _RUN, "eager",
             "interrupted before the first frame"),
+    Command("batch", "l2g.cli.running.batch", "masks and tracks of many videos, on many cores or machines", _RUN,
+            "batch", "interrupted before the first video"),
     Command("models", "l2g.cli.running.models", "public checkpoints that work, and what was published of them", _RUN),
     Command("demo", "l2g.cli.running.demo", "the shipped models on a clip each, and their scores", _RUN, "eager"),
     Command("evaluate", "l2g.cli.running.evaluate", "AP of a model on a data set", _RUN, "eager"),

@@ -11,7 +11,6 @@ done is kept).
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
@@ -311,11 +310,13 @@ def _total(counts: Sequence[int | None]) -> int | None:
 
 def output_folders(inputs: Sequence[str], output: str) -> list[Path]:
     """`output` itself for one input; for several a folder inside it after each input's name, numbered where equal."""
+    from l2g.runtime.video.source import folder_name
+
     if len(inputs) == 1:
         return [Path(output)]
     folders: list[Path] = []
     for path in inputs:
-        name = re.sub(r"[^\w.-]+", "_", Path(path).stem).strip(".") or "video"
+        name = folder_name(Path(path).stem)
         count = 1
         while (folder := Path(output) / (name if count == 1 else f"{name}-{count}")) in folders:
             count += 1

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from l2g.contract import GraphContract
-from l2g.errors import ContractError
+from l2g.errors import ContractError, L2GError
 from l2g.modeling.detections import select_detections
 from l2g.modeling.family.protocol import Predictions, VideoModel
 from l2g.provenance import BuildFacts
@@ -88,6 +88,13 @@ class EagerBackend:
 
     def close(self) -> None:
         self._state = None
+
+
+def set_threads(count: int) -> None:
+    """Of a CPU, for all models of this process."""
+    if count < 1:
+        raise L2GError(f"{count} threads asked for, at least 1 expected")
+    torch.set_num_threads(count)
 
 
 def default_device() -> torch.device:

@@ -32,6 +32,7 @@ def open_backend(
     precision: str | None = None,
     compile: bool = False,
     fp32_blocks: Sequence[str] = (),
+    threads: int | None = None,
     **checkpoint_options: Any,
 ) -> Backend:
     """Open a checkpoint, an exported graph (.onnx) or an engine (.engine) by path, or a shipped checkpoint by name
@@ -46,7 +47,7 @@ def open_backend(
 
     library: what runs a graph, "onnxruntime" (the default) or "openvino". device: "cpu" or "cuda" of ONNX Runtime;
     "CPU", "GPU", "NPU" or "AUTO" of OpenVINO. precision: what OpenVINO computes the floating point tensors in, "fp32",
-    "bf16" or "fp16", where not in the types that the graph gives them.
+    "bf16" or "fp16", where not in the types that the graph gives them. threads: of a CPU; None is the library's choice.
 
     compile: run a checkpoint as the compiled backend does, in `precision` ("fp32" unless given) but for the islands and
     `fp32_blocks`, on `device` ("cpu", "cuda" or "cuda:1").
@@ -62,7 +63,7 @@ def open_backend(
     if suffix in ARTIFACT_SUFFIXES:
         if compile:
             raise L2GError(f"{model}: --compile given, which only a checkpoint takes; leave it away")
-        return _open_artifact(str(model), suffix, canvas, given, running)
+        return _open_artifact(str(model), suffix, canvas, given, running, threads)
     from l2g.public.hub import is_hub_checkpoint  # here: a graph on a device needs none of it
 
     _refuse_running(str(model), {"library": library} if compile else running)
@@ -77,6 +78,8 @@ def open_backend(
             "`l2g models`"
         )
     loaded = _load(str(model), given)
+    if threads is not None:
+        importlib.import_module("l2g.runtime.backends.eager").set_threads(threads)
     if canvas is None:
         short, long = sorted(loaded.config.input_size)
         canvas = (long, short) if portrait else tuple(loaded.config.input_size)
@@ -130,6 +133,7 @@ def _open_artifact(
     canvas: tuple[int, int] | None,
     checkpoint_options: dict[str, Any],
     running: dict[str, str | None],
+    threads: int | None,
 ) -> Backend:
     if checkpoint_options:
         raise L2GError(
@@ -141,7 +145,7 @@ def _open_artifact(
         library = importlib.import_module("l2g.runtime.backends.tensorrt.backend")
         backend: Backend = library.TensorRTBackend(model)
     else:
-        backend = _open_graph(model, **running)
+        backend = _open_graph(model, threads=threads, **running)
     fixed = (backend.contract.height, backend.contract.width)
     if canvas is not None and tuple(canvas) != fixed:
         backend.close()
@@ -152,7 +156,9 @@ def _open_artifact(
     return backend
 
 
-def _open_graph(model: str, library: str | None, device: str | None, precision: str | None) -> Backend:
+def _open_graph(
+    model: str, library: str | None, device: str | None, precision: str | None, threads: int | None
+) -> Backend:
     library = library or next(iter(GRAPH_LIBRARIES))
     if library not in GRAPH_LIBRARIES:
         raise L2GError(f"library '{library}' found, one of {', '.join(GRAPH_LIBRARIES)} expected")
@@ -166,7 +172,7 @@ def _open_graph(model: str, library: str | None, device: str | None, precision: 
             f"install it with: pip install {_INSTALL[library]}"
         ) from None
     if library == "openvino":
-        backend: Backend = module.OpenVinoBackend(model, device or "CPU", precision)
+        backend: Backend = module.OpenVinoBackend(model, device or "CPU", precision, threads=threads)
         return backend
     if precision is not None:
         raise L2GError(f"{model}: precision given, which ONNX Runtime takes from the graph; add --library openvino")
@@ -176,7 +182,7 @@ def _open_graph(model: str, library: str | None, device: str | None, precision: 
         raise L2GError(
             f"{model}: device '{device}' asked for, ONNX Runtime has cpu and cuda; or add --library openvino"
         )
-    backend = module.OnnxRuntimeBackend(model, providers[name], keep=True)
+    backend = module.OnnxRuntimeBackend(model, providers[name], threads=threads, keep=True)
     return backend
 
 

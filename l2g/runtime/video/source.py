@@ -6,13 +6,21 @@ true. Files that break in the middle give what can be decoded, and `damage` then
 
 from l2g.runtime.video.sources.base import Selection, VideoFrame, VideoSource
 from l2g.runtime.video.sources.container import ONE_CORE_PIXELS
-from l2g.runtime.video.sources.open import group_inputs, input_name, may_be_live, open_source, open_sources
+from l2g.runtime.video.sources.open import (
+    folder_name,
+    group_inputs,
+    input_name,
+    may_be_live,
+    open_source,
+    open_sources,
+)
 
 __all__ = [
     "ONE_CORE_PIXELS",
     "Selection",
     "VideoFrame",
     "VideoSource",
+    "folder_name",
     "group_inputs",
     "input_name",
     "may_be_live",

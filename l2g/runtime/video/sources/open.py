@@ -6,6 +6,7 @@ What reads live sources and pictures is imported where one is met: a run of a fi
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Sequence
 from pathlib import Path
@@ -102,6 +103,11 @@ def group_inputs(inputs: Sequence[str]) -> list[str | tuple[str, ...]]:
         elif pictures not in grouped:
             grouped.append(pictures)
     return grouped
+
+
+def folder_name(name: str) -> str:
+    """What a folder of results is called after an input's name."""
+    return re.sub(r"[^\w.-]+", "_", name).strip(".") or "video"
 
 
 def input_name(source: Input) -> str:
