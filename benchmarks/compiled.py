@@ -26,10 +26,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.latency import TOP_K, WARM_UP, Floor, best, copy_rate, floors, load, measure
+from benchmarks.latency import TOP_K, WARM_UP, Floor, floors, load, measure
 from l2g.errors import L2GError
 from l2g.export.exporter import ExportOptions, export
 from l2g.export.verification.rollouts import random_video
+from l2g.gpucheck.steps.floors import best, copy_rate
 from l2g.modeling.local2global import Local2Global
 from l2g.runtime.backends.base import Backend
 from l2g.runtime.backends.compiled.backend import CompiledBackend
