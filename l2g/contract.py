@@ -155,7 +155,7 @@ class GraphContract:
         found = data["schema_version"]
         if found not in SCHEMA_VERSIONS:
             raise ContractError(
-                f"contract schema version {found!r} found, {' or '.join(map(str, SCHEMA_VERSIONS))} expected; "
+                f"contract schema version {found!r} found, {', '.join(map(str, SCHEMA_VERSIONS))} expected; "
                 "export the model again with this version of l2g"
             )
         try:

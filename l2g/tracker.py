@@ -181,7 +181,7 @@ class Tracker:
         return results
 
     def check(self, frame: np.ndarray, stream: Hashable = None) -> None:
-        """Raise what `update` would of a frame that does not fit its stream; nothing advances."""
+        """Raise what `update` would of a frame, uint8 [H, W, 3], that does not fit its stream; nothing advances."""
         _check_frame(stream, frame)
         self._letterbox(stream, frame, self.contract)
 

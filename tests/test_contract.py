@@ -103,7 +103,7 @@ def test_foreign_and_damaged_contracts_are_refused():
     broken = {
         "not JSON": text[:-5],
         "not a JSON object but a list": "[1, 2]",
-        "schema version 99 found, 1 or 2 or 3 expected": json.dumps(data | {"schema_version": 99}),
+        "schema version 99 found, 1, 2, 3 expected": json.dumps(data | {"schema_version": 99}),
         "schema_version: None found": "{}",
         "unexpected keyword": json.dumps(data | {"colour": 1}),
         "'states'": json.dumps({key: value for key, value in data.items() if key != "states"}),
@@ -219,7 +219,7 @@ def test_version_2_describes_a_softmax_without_boxes():
     [
         ({"scoring": "argmax"}, "scoring 'argmax' found in the contract, one of sigmoid, softmax expected"),
         ({"resize": "crop"}, "resize mode 'crop' found in the contract, one of letterbox, squash expected"),
-        ({"schema_version": 4}, "schema version 4 found, 1 or 2 or 3 expected"),
+        ({"schema_version": 4}, "schema version 4 found, 1, 2, 3 expected"),
         ({"schema_version": 1}, "scoring"),
     ],
 )

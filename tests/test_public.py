@@ -21,7 +21,7 @@ PUBLIC = [
 ]
 # Those through which arrays come and go, and what of them takes or gives the arrays.
 WITH_ARRAYS = {
-    "Tracker": ["update", "update_many"],
+    "Tracker": ["update", "update_many", "check"],
     "FrameResult": ["boxes", "scores", "labels", "track_ids", "masks", "to_supervision"],
     "VideoSession": ["step"],
     "Local2Global": ["step"],

@@ -72,7 +72,7 @@ def run_block(block, tmp_path):
         return
     for words in commands(block["code"]):
         words = [*words, *shlex.split(block["extra"])]
-        words = [str(tmp_path / word) if word.startswith("outputs/") else word for word in words]
+        words = [re.sub(r"^(\w+:)?outputs/", rf"\1{tmp_path}/outputs/", word) for word in words]
         run([sys.executable, *COMMANDS[words[0]], *words[1:]], tmp_path)
         written = [word for word in words if word.startswith(str(tmp_path))]
         assert all(Path(path).exists() for path in written)
@@ -142,11 +142,20 @@ def test_every_option_that_a_page_of_a_command_names_exists():
     from l2g.cli.entry import parser_of
 
     # Of programs that are not ours.
-    others = {"--nproc-per-node", "--index-url", "--extra-index-url", "--no-deps", "--fp16", "--int8", "--help"}
+    others = {
+        "--nproc-per-node",
+        "--index-url",
+        "--extra-index-url",
+        "--no-deps",
+        "--fp16",
+        "--int8",
+        "--help",
+        "--build-arg",
+    }
     known = {
         option for command in TABLE for action in parser_of(command)._actions for option in action.option_strings
     } | others
-    benchmarks = {"--part", "--only", "--threads", "--repeats", "--models", "--sizes", "--confusion"}
+    benchmarks = {"--part", "--only", "--threads", "--repeats", "--models", "--sizes", "--confusion", "--sweep"}
     for path in PAPERS + DOCS:
         named = set(re.findall(r"`(--[a-z][a-z0-9-]*)", path.read_text()))
         assert named <= known | benchmarks, f"{path.name} names {sorted(named - known - benchmarks)}"

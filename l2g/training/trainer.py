@@ -147,30 +147,29 @@ class Trainer:
         key = (config.seed, progress.phase)
         batches = Batches(self.dataset, config.data, phase, key, self.process.rank, self.process.world)
         stream = iterate(batches, progress.iteration, phase.iterations, config.data.workers)
-        bar = tqdm(
+        saved, enough, stop, state = 0, False, False, (objective, optimiser, averaged, scaler)
+        with tqdm(
             total=phase.iterations, initial=progress.iteration, desc=f"phase {progress.phase} ({phase.kind})",
             disable=not self.chief, mininterval=5, dynamic_ncols=True,
-        )  # fmt: skip
-        saved, enough, state = 0, False, (objective, optimiser, averaged, scaler)
-        for batch in self._readable(stream, *state):
-            if due := self._due():
-                self._evaluate(averaged, writer)
-                enough = self._agreed(self._waited_enough())
-                if enough:
+        ) as bar:  # fmt: skip
+            for batch in self._readable(stream, *state):
+                if due := self._due():
+                    self._evaluate(averaged, writer)
+                    enough = self._agreed(self._waited_enough())
+                    if enough:
+                        break
+                if not (due and self._agreed(self._stop)):
+                    self._learn(runner, batch, optimiser, averaged, scaler, writer, bar)
+                    saved += 1
+                stop = self._agreed(self._stop)
+                if stop or saved >= config.save_every:
+                    saved = 0
+                    self._save_resume(*state)
+                if stop:
                     break
-            if not (due and self._agreed(self._stop)):
-                self._learn(runner, batch, optimiser, averaged, scaler, writer, bar)
-                saved += 1
-            stop = self._agreed(self._stop)
-            if stop or saved >= config.save_every:
-                saved = 0
-                self._save_resume(*state)
-            if stop:
-                bar.close()
-                self._record(writer)
-                return False
-        bar.close()
         self._record(writer)
+        if stop:
+            return False
         if not enough and self._due():
             self._evaluate(averaged, writer)
             if self._agreed(self._stop):

@@ -1,15 +1,8 @@
-"""Without a GPU kernels of the Triton language run in its interpreter, which has to be said before it is loaded. And
-what is traced once for the same model, precision and streams is not traced again: that is most of these tests' time."""
-
-import os
+"""What is traced once for the same model, precision and streams is not traced again: that is most of these tests."""
 
 import pytest
-import torch
 
 from l2g.runtime.backends.compiled import program, trace
-
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 _traced: dict = {}
 
