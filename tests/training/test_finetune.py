@@ -209,13 +209,13 @@ def test_the_short_command_trains_and_a_signal_ends_it_within_an_iteration(tmp_p
         "data.augment.canvas=[64, 96]", "evaluation.every=1000", "log_every=1", "overrides.input_size=[64, 96]",
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    for line in process.stderr:
-        if " 1/160" in line:
-            process.send_signal(signal.SIGTERM)
-            break
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    said = b""
+    while b" 1/160" not in said:  # as it comes: a bar's line ends where the next one begins, seconds later
+        said += os.read(process.stderr.fileno(), 1000)
+    process.send_signal(signal.SIGTERM)
     sent = time.monotonic()
-    out, err = process.communicate(timeout=60)
+    out, err = (text.decode() for text in process.communicate(timeout=60))
     assert process.returncode == 1, err
     assert "learning from 3 videos, scored on 1 others" in out
     stopped = torch.load(tmp_path / "run" / "resume.pt", weights_only=True)["progress"]["iteration"]
