@@ -212,7 +212,9 @@ def test_the_short_command_trains_and_a_signal_ends_it_within_an_iteration(tmp_p
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     said = b""
     while b" 1/160" not in said:  # as it comes: a bar's line ends where the next one begins, seconds later
-        said += os.read(process.stderr.fileno(), 1000)
+        more = os.read(process.stderr.fileno(), 1000)
+        assert more, said
+        said += more
     process.send_signal(signal.SIGTERM)
     sent = time.monotonic()
     out, err = (text.decode() for text in process.communicate(timeout=60))
