@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from l2g.errors import L2GError
 from l2g.gpucheck.ways import COMPILED, LIBRARY_OF, ONNXRUNTIME, PYTORCH, RTX, TENSORRT, Way
@@ -104,11 +103,12 @@ class Hardware:
 
         return TensorRTBackend(path)
 
-    def open_compiled(self, checkpoint: str, precision: str, canvas: tuple[int, int] | None, top_k: int | None) -> Any:
+    def open_compiled(
+        self, checkpoint: str, precision: str, canvas: tuple[int, int] | None, top_k: int | None
+    ) -> Backend:
         from l2g.runtime.backends.open import open_backend
 
-        how: dict[str, Any] = {"compile": True, "precision": precision, "device": self.kind}
-        return open_backend(checkpoint, top_k=top_k, canvas=canvas, **how)
+        return open_backend(checkpoint, top_k=top_k, canvas=canvas, compile=True, precision=precision, device=self.kind)
 
     def _without_pytorch(self) -> str:
         import torch
@@ -116,10 +116,6 @@ class Hardware:
         return "" if self.kind == "cpu" or torch.cuda.is_available() else "PyTorch sees no GPU (a build for CPUs?)"
 
     def _without_compiling(self) -> str:
-        from l2g.runtime.backends.open import open_backend
-
-        if "compile" not in inspect.signature(open_backend).parameters:
-            return "this version of l2g has no compiled backend"
         return self._without_pytorch() if self.kind == "cuda" else NO_GPU
 
     def _without_onnxruntime(self) -> str:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from l2g.gpucheck import child
 from l2g.gpucheck.devices import Hardware
-from l2g.gpucheck.ways import COMPILED
 
 
 class Imagined(Hardware):
@@ -35,10 +34,13 @@ class Imagined(Hardware):
         return GPU
 
     def why_not(self):
-        return dict.fromkeys(super().why_not(), "") | {COMPILED: "not imagined"}
+        return dict.fromkeys(super().why_not(), "")
 
     def open_graph(self, path, way):
         return Hardware("cpu").open_graph(path, way)
+
+    def open_compiled(self, *given):
+        return Hardware("cpu").open_compiled(*given)
 
     def open_engine(self, path):
         from l2g.runtime.backends.tensorrt.backend import TensorRTBackend

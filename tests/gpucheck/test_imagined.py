@@ -75,7 +75,7 @@ def whole(made, tmp_path_factory):
     folder = shutil.copytree(made, tmp_path_factory.mktemp("whole") / "check")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(running, "CHILD", IMAGINED)
-        only = ("onnx-runtime-fp32", "rtx-fp32", "capture", "floors", "compiled-pytorch-fp16")
+        only = ("onnx-runtime-fp32", "rtx-fp32", "capture", "floors", "compiled-pytorch-fp32")
         return folder, check(folder, OPTIONS, How(only=only))
 
 
@@ -89,8 +89,8 @@ def test_a_whole_check_of_an_imagined_gpu(whole):
     page = (folder / "report.html").read_text()
     assert page == render_page(report)
     assert "http" not in page.replace("https://www.w3.org", ""), "self-contained"
-    for way in (BY_SLUG["onnx-runtime-fp32"], BY_SLUG["tensorrt-rtx-fp32"]):
-        # Both compute the small model's numbers, so FP32's limits hold; random weights see no object to be agreed on.
+    for way in (BY_SLUG["onnx-runtime-fp32"], BY_SLUG["tensorrt-rtx-fp32"], BY_SLUG["compiled-pytorch-fp32"]):
+        # All compute the small model's numbers, so FP32's limits hold; random weights see no object to be agreed on.
         judged = [f for f in found[f"parity-small-{way.slug}"].figures if f.limit is not None]
         assert {figure.subject for figure in judged} == {"small, val", "small, long"}
         assert len(judged) == 10
@@ -99,8 +99,6 @@ def test_a_whole_check_of_an_imagined_gpu(whole):
         assert [figure.streams for figure in medians] == [1, 2]
         assert all(0 < figure.value < 5000 for figure in medians)
         assert f"small 64x96, {way.name}, 2 streams" in page
-    assert found["parity-small-compiled-pytorch-fp16"].status == "not available"
-    assert found["parity-small-compiled-pytorch-fp16"].reason == "not imagined"
     assert found["capture-small"].figures[0].passed
     assert found["floors"].figures
 
@@ -257,7 +255,7 @@ def test_two_checks_side_by_side(whole, tmp_path, capsys):
     write_json(other, data)
     found = compare(report, read_report(other))
     medians = [pair for pair in found.pairs if pair.one.quantity == "median"]
-    assert [pair.one.streams for pair in medians] == [1, 2, 1, 2, 1, 1]
+    assert [pair.one.streams for pair in medians] == [1, 2, 1, 2, 1, 2, 1, 1]
     assert {pair.ratio for pair in medians} == {2.0}
     assert found.worse == ()  # the first never had it
     assert found.only == ((), ("parity-x",))
