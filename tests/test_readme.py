@@ -151,6 +151,8 @@ def test_every_option_that_a_page_of_a_command_names_exists():
         "--int8",
         "--help",
         "--build-arg",
+        "--max-restarts",
+        "--shutdown-timeout",
     }
     known = {
         option for command in TABLE for action in parser_of(command)._actions for option in action.option_strings
