@@ -132,7 +132,7 @@ def load_checkpoint(
     try:
         with torch.device("meta"):
             claimed = Local2Global(config).state_dict()
-    except (RuntimeError, OverflowError) as error:
+    except (RuntimeError, OverflowError, ValueError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{path}: no model can have the sizes that it claims ({reason}); copy it again") from None
     _check(path, tensors, claimed, public)

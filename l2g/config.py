@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
 from dataclasses import dataclass, field
 from typing import Any
 
 from l2g.errors import ConfigError
+from l2g.records import as_type
 
 # Blocks per stage and kind of block of the standard ResNets (He et al. 2016, table 1).
 RESNETS = {
@@ -273,7 +275,9 @@ class ModelConfig:
                 _expect(name == "aligner" or name not in values, f"{name} is None; give its fields")
             else:
                 _expect(isinstance(values[name], kinds), f"{name} is {values[name]!r}; give its fields")
-        return _build(cls, values, "")
+        config: ModelConfig = _build(cls, values, "")
+        _check_types(config)
+        return config
 
     def replace(self, **changes) -> ModelConfig:
         """A copy with some fields changed; a part takes a dict of its own fields, as in `aligner={"ffn_dim": 512}`."""
@@ -303,6 +307,19 @@ def _build(cls, values: dict[str, Any], prefix: str):
             f"unknown field {prefix}{unknown[0]}; the fields are {', '.join(prefix + name for name in known)}"
         )
     return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+
+def _check_types(config: Any, prefix: str = "") -> None:
+    """ConfigError where a value compares as a number and is none: True is no size."""
+    for name, kind in typing.get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if dataclasses.is_dataclass(value):
+            _check_types(value, f"{name}.")
+            continue
+        try:
+            as_type(kind, value, f"{prefix}{name}")
+        except TypeError as error:
+            raise ConfigError(str(error)) from None
 
 
 def _expect(condition: bool, message: str) -> None:

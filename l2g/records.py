@@ -30,7 +30,7 @@ class Record:
         known = _types_of(cls)
         if unknown := sorted(map(str, data.keys() - known.keys())):
             raise ValueError(f"{where}: '{unknown[0]}' is not known")
-        return cls(**{name: _read(known[name], value, f"{where}.{name}") for name, value in data.items()})
+        return cls(**{name: as_type(known[name], value, f"{where}.{name}") for name, value in data.items()})
 
 
 def _types_of(cls: type) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def plain(value: object) -> Any:
     return value
 
 
-def _read(hint: Any, value: Any, where: str) -> Any:
+def as_type(hint: Any, value: Any, where: str) -> Any:
     """`value`, checked and brought into the type `hint`."""
     if hint in (Any, object):
         return value
@@ -61,11 +61,11 @@ def _read(hint: Any, value: Any, where: str) -> Any:
         _expect(isinstance(value, (list, tuple)), "a list", value, where)
         if arguments[1:] != (...,):
             _expect(len(value) == len(arguments), f"{len(arguments)} items", value, where)
-            return tuple(_read(*pair, f"{where}[{i}]") for i, pair in enumerate(zip(arguments, value, strict=True)))
-        return tuple(_read(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+            return tuple(as_type(*pair, f"{where}[{i}]") for i, pair in enumerate(zip(arguments, value, strict=True)))
+        return tuple(as_type(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if origin is dict:
         _expect(isinstance(value, dict), "an object", value, where)
-        return {name: _read(arguments[1], item, f"{where}.{name}") for name, item in value.items()}
+        return {name: as_type(arguments[1], item, f"{where}.{name}") for name, item in value.items()}
     if issubclass(hint, Record):
         return hint.from_json(value, where)
     number = hint is float and type(value) is int
@@ -80,7 +80,7 @@ def _read_any(hints: tuple[Any, ...], value: Any, where: str) -> Any:
     for hint in hints:
         if hint is not type(None):
             try:
-                return _read(hint, value, where)
+                return as_type(hint, value, where)
             except (TypeError, ValueError) as error:
                 reasons.append(error)
     raise reasons[0]

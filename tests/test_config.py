@@ -128,3 +128,13 @@ def test_fields_of_later_are_left_out_at_their_first_value():
     assert "levels" not in get_config("l2g_r50").to_dict()["encoder"]
     assert get_config("maskdino_swin_l").to_dict()["encoder"]["levels"] == 5
     assert ModelConfig.from_dict(get_config("l2g_r50").to_dict()) == get_config("l2g_r50")
+
+
+@pytest.mark.parametrize("field", ["hidden_dim", "num_queries"])
+def test_true_is_no_size(field):
+    from l2g.config import ModelConfig
+
+    with pytest.raises(ConfigError, match=f"{field}: found True, expected int"):
+        ModelConfig.from_dict(ModelConfig().to_dict() | {field: True})
+    with pytest.raises(ConfigError, match="encoder.ffn_dim: found True, expected int"):
+        ModelConfig().replace(encoder={"ffn_dim": True})

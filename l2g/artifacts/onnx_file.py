@@ -50,4 +50,8 @@ def read_model(path: str | os.PathLike[str]) -> onnx.ModelProto:
         raise ExportError(f"{path}: not a whole ONNX file ({error}); export or copy it again") from None
     if not model.graph.node:
         raise ExportError(f"{path}: not an ONNX file, or an empty one; export or copy it again")
+    # Protobuf hands names that are no text over as bytes.
+    names = ((node.op_type, node.domain, node.name, *node.input, *node.output) for node in model.graph.node)
+    if not all(isinstance(name, str) for each in names for name in each):
+        raise ExportError(f"{path}: damaged, a name in it is no text; export or copy it again")
     return model
