@@ -130,11 +130,10 @@ def test_fields_of_later_are_left_out_at_their_first_value():
     assert ModelConfig.from_dict(get_config("l2g_r50").to_dict()) == get_config("l2g_r50")
 
 
-@pytest.mark.parametrize("field", ["hidden_dim", "num_queries"])
-def test_true_is_no_size(field):
+def test_true_is_no_size():
     from l2g.config import ModelConfig
 
-    with pytest.raises(ConfigError, match=f"{field}: found True, expected int"):
-        ModelConfig.from_dict(ModelConfig().to_dict() | {field: True})
-    with pytest.raises(ConfigError, match="encoder.ffn_dim: found True, expected int"):
+    with pytest.raises(ConfigError, match="num_queries: found True, expected int"):
+        ModelConfig.from_dict(ModelConfig().to_dict() | {"num_queries": True})
+    with pytest.raises(ConfigError, match=r"encoder\.ffn_dim: found True, expected int"):
         ModelConfig().replace(encoder={"ffn_dim": True})
