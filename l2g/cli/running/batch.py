@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from l2g.cli.arguments import add_model, add_quiet, add_running, cuts, names, note, running, size
+from l2g.cli.arguments import add_model, add_quiet, add_running, note, running
 from l2g.cli.entry import INTERRUPTED, main_of
-from l2g.cli.running.run import add_overlay_options
+from l2g.cli.running.run import add_frame_options, add_overlay_options
 
 if TYPE_CHECKING:
     from l2g.batch.records import Outcome, Settings
@@ -33,30 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "or URL a line), a video, or any of them in an object store (s3://...)",
     )
     parser.add_argument("--output", required=True, help="a folder that every worker sees, or a URL such as s3://...")
-    parser.add_argument("--score-threshold", type=float, default=0.5, help="lowest score shown, 0..1")
-    parser.add_argument("--top-k", type=int, default=50, help="most instances looked at in a frame")
-    parser.add_argument("--stride", type=int, default=1, help="use every n-th frame")
-    parser.add_argument("--start", type=float, default=0.0, metavar="SECONDS", help="first moment used")
-    parser.add_argument("--end", type=float, metavar="SECONDS", help="moment to stop before (default: the whole video)")
-    parser.add_argument(
-        "--size", type=size, metavar="HxW", help="network canvas, multiples of 32 (default: the model's)"
-    )
-    parser.add_argument("--num-queries", type=int, help="queries of a .pth, which does not tell (default: 300)")
-    parser.add_argument(
-        "--class-names",
-        type=names,
-        metavar="FILE",
-        help="names of a .pth's classes, one a line (default: COCO's for 80)",
-    )
-    parser.add_argument("--max-age", type=int, default=30, help="frames a hidden track keeps its id")
-    parser.add_argument(
-        "--cuts",
-        type=cuts,
-        default="auto",
-        metavar="auto|off|TIME,...",
-        help="where a new scene begins, with new ids: found in the picture, nowhere, or at these seconds",
-    )
-    parser.add_argument("--fps", type=float, default=30.0, help="frame rate of pictures")
+    add_frame_options(parser)
     add_overlay_options(parser)
     add_running(parser)
     group = parser.add_argument_group("work")

@@ -61,6 +61,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--track", type=int, metavar="N", help="video track of files that hold several, from 0 (default: the film)"
     )
+    add_frame_options(parser)
+    add_task(parser)
+    add_overlay_options(parser)
+    add_live_options(parser)
+    add_running(parser)
+    add_quiet(parser)
+
+
+def add_frame_options(parser: argparse.ArgumentParser) -> None:
+    """Which frames are looked at, by what canvas, and what counts as a track."""
     parser.add_argument("--score-threshold", type=float, default=0.5, help="lowest score of an instance shown, 0..1")
     parser.add_argument("--top-k", type=int, default=50, help="most instances looked at in a frame")
     parser.add_argument("--stride", type=int, default=1, help="use every n-th frame")
@@ -85,11 +95,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where a new scene begins, with new ids: found in the picture, nowhere, or at these seconds",
     )
     parser.add_argument("--fps", type=float, default=30.0, help="frame rate of pictures")
-    add_task(parser)
-    add_overlay_options(parser)
-    add_live_options(parser)
-    add_running(parser)
-    add_quiet(parser)
 
 
 def add_overlay_options(parser: argparse.ArgumentParser) -> None:

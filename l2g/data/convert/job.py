@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,16 +39,17 @@ class Converted:
     lost: tuple[str, ...]
 
 
-class _Writer:
+class _Writer(ABC):
     """Takes videos one by one; `close` writes what belongs to all of them."""
 
     def __init__(self, folder: Path, split: str, categories: tuple[Category, ...]):
         self.folder, self.split, self.categories = folder, split, categories
 
+    @abstractmethod
     def write(self, video: LabelledVideo, lost: Counter[str]) -> None:
-        raise NotImplementedError
+        """One video; what the format cannot hold is counted in `lost`."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 (some formats have nothing of the kind)
         """Nothing more to write."""
 
 
