@@ -20,7 +20,7 @@ from l2g.data.dataset import Problem, VideoDataset
 from l2g.data.vipseg import PanopticVideo
 from l2g.errors import DataError
 from l2g.evaluation.lanes import frames_of
-from l2g.evaluation.run import ScoringOptions, evaluate_backend, score_dataset
+from l2g.evaluation.run import Board, ScoringOptions, evaluate_backend, score_dataset
 from l2g.metrics.stq import StqReport, evaluate_stq
 from l2g.metrics.vpq import NAMED_WINDOWS, WINDOWS, VpqReport, evaluate_vpq
 from l2g.runtime.backends.base import Backend
@@ -169,7 +169,7 @@ class PanopticScorer(Merging):
         self.maps.write(result, self._name_of(result.index))
 
 
-class PanopticBoard:
+class PanopticBoard(Board[str]):
     """What one model found in the videos of a data set; a context manager.
 
     match: the data set as the model can be scored on it. contract: of the model; where it knows no stuff the data set
@@ -185,7 +185,8 @@ class PanopticBoard:
         folder: str | Path | None = None,
         options: PanopticOptions | None = None,
     ):
-        self.match, dataset = match, match.dataset
+        super().__init__(match)
+        dataset = match.dataset
         frames_of(dataset)
         for video in dataset.videos:
             if not isinstance(video, PanopticVideo):
@@ -214,8 +215,6 @@ class PanopticBoard:
         self._options = options
         self._stack = ExitStack()
         self.folder = Path(self._stack.enter_context(TemporaryDirectory()) if folder is None else folder)
-        self._entries: dict[int, str] = {}
-        self._unreadable: dict[int, Problem] = {}
 
     def scorer(self, place: int, letterbox: Letterbox) -> PanopticScorer:
         """Of a video, by its place in the data set and the letterbox of its frames."""
@@ -225,27 +224,13 @@ class PanopticBoard:
 
     def add(self, place: int, scorer: PanopticScorer) -> None:
         """A video that is done."""
-        self._entries[place] = "".join(scorer.maps.entry())
+        self._found[place] = "".join(scorer.maps.entry())
         scorer.maps.close()
-
-    def leave_out(self, place: int, error: DataError) -> None:
-        """A video that cannot be read to its end: it is not scored."""
-        self._unreadable[place] = Problem("unreadable frame", self.match.dataset.videos[place].name, str(error))
-
-    @property
-    def videos(self) -> int:
-        """How many are done."""
-        return len(self._entries)
-
-    @property
-    def complete(self) -> bool:
-        """Whether every video is done or was left out."""
-        return len(self._entries) + len(self._unreadable) == len(self.match.dataset)
 
     def write(self) -> Path:
         """`pred.json` of the videos that are done; before all are, it is named `PARTIAL`."""
         path = self.folder / (RESULTS if self.complete else PARTIAL)
-        write_results(path, ([self._entries[place]] for place in sorted(self._entries)), self.categories)
+        write_results(path, ([entry] for entry in self.found), self.categories)
         if self.complete:
             (self.folder / PARTIAL).unlink(missing_ok=True)  # of an earlier run
         return path
@@ -253,10 +238,7 @@ class PanopticBoard:
     def evaluation(self) -> PanopticEvaluation:
         """What the official evaluators say of what was written. DataError where no video was read to its end."""
         dataset = self.match.dataset
-        kept = [video for place, video in enumerate(dataset.videos) if place not in self._unreadable]
-        if not kept:
-            raise DataError(f"data set '{dataset.name}': no video can be read to its end; unpack the frames again")
-        truth, maps = panoptic_truth(replace(dataset, videos=kept))
+        truth, maps = panoptic_truth(self.readable())
         files = truth, maps, self.write(), self.folder / MAPS
         broken = tuple(problem for problem in dataset.problems if problem.fatal)
         return PanopticEvaluation(
@@ -265,7 +247,7 @@ class PanopticBoard:
             {category.id: category.name for category in dataset.categories},
             {category.id: category.is_thing for category in dataset.categories},
             self.notes,
-            broken + tuple(self._unreadable[place] for place in sorted(self._unreadable)),
+            broken + self.left_out,
         )
 
     def __enter__(self) -> PanopticBoard:

@@ -185,25 +185,19 @@ class Rollout(Generic[AnyScorer]):
         return self._handover.link(outputs if self._order is None else outputs.permuted(self._order))
 
 
-class Scoreboard:
-    """What one model found in the videos of a data set: results and identities, in the order of the videos.
+Found = TypeVar("Found")
+
+
+class Board(Generic[Found]):
+    """What one model found in the videos of a data set that are done, and which of them cannot be read.
 
     match: the data set as the model can be scored on it.
     """
 
     def __init__(self, match: ClassMatch):
         self.match = match
-        self._results: dict[int, list[dict]] = {}
-        self._identities = IdentityReport()
+        self._found: dict[int, Found] = {}
         self._unreadable: dict[int, Problem] = {}
-
-    def add(self, place: int, scorer: VideoScorer) -> None:
-        """A video that is done."""
-        dataset = self.match.dataset
-        video = cast(AnnotatedVideo, dataset.videos[place])  # else there is no ground truth
-        self._results[place] = scorer.results(video.id, [category.id for category in dataset.categories])
-        tubes = [compress(list(o.segmentations), video.height, video.width) for o in video.objects if not o.iscrowd]
-        self._identities += identity_switches(tubes, scorer.seen())
 
     def leave_out(self, place: int, error: DataError) -> None:
         """A video that cannot be read to its end: it is not scored."""
@@ -212,12 +206,12 @@ class Scoreboard:
     @property
     def videos(self) -> int:
         """How many are done."""
-        return len(self._results)
+        return len(self._found)
 
     @property
     def complete(self) -> bool:
         """Whether every video is done or was left out."""
-        return len(self._results) + len(self._unreadable) == len(self.match.dataset)
+        return len(self._found) + len(self._unreadable) == len(self.match.dataset)
 
     @property
     def left_out(self) -> tuple[Problem, ...]:
@@ -225,19 +219,44 @@ class Scoreboard:
         return tuple(self._unreadable[place] for place in sorted(self._unreadable))
 
     @property
-    def results(self) -> list[dict]:
-        """YouTube-VIS result entries of the videos that are done."""
-        return [entry for place in sorted(self._results) for entry in self._results[place]]
+    def found(self) -> list[Found]:
+        """Of the videos that are done, in the order of the data set."""
+        return [self._found[place] for place in sorted(self._found)]
 
-    def truth(self) -> dict:
-        """`ground_truth` of the videos that were not left out. DataError where none is left."""
+    def readable(self) -> VideoDataset:
+        """The data set without the videos that were left out. DataError where none is left."""
         dataset = self.match.dataset
         if not self._unreadable:
-            return ground_truth(dataset)
+            return dataset
         videos = [video for place, video in enumerate(dataset.videos) if place not in self._unreadable]
         if not videos:
             raise DataError(f"data set '{dataset.name}': no video can be read to its end; unpack the frames again")
-        return ground_truth(replace(dataset, videos=videos))
+        return replace(dataset, videos=videos)
+
+
+class Scoreboard(Board[list[dict]]):
+    """Instances: results and identities, in the order of the videos."""
+
+    def __init__(self, match: ClassMatch):
+        super().__init__(match)
+        self._identities = IdentityReport()
+
+    def add(self, place: int, scorer: VideoScorer) -> None:
+        """A video that is done."""
+        dataset = self.match.dataset
+        video = cast(AnnotatedVideo, dataset.videos[place])  # else there is no ground truth
+        self._found[place] = scorer.results(video.id, [category.id for category in dataset.categories])
+        tubes = [compress(list(o.segmentations), video.height, video.width) for o in video.objects if not o.iscrowd]
+        self._identities += identity_switches(tubes, scorer.seen())
+
+    @property
+    def results(self) -> list[dict]:
+        """YouTube-VIS result entries of the videos that are done."""
+        return [entry for found in self.found for entry in found]
+
+    def truth(self) -> dict:
+        """`ground_truth` of the videos that were not left out. DataError where none is left."""
+        return ground_truth(self.readable())
 
     def evaluation(self, truth: dict | None = None) -> Evaluation:
         """truth: what `truth()` gives, where it was made already."""
