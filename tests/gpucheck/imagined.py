@@ -46,7 +46,9 @@ class Imagined(Hardware):
         from l2g.runtime.backends.tensorrt.backend import TensorRTBackend
         from tests.runtime.fake_gpu import FakePlatform
 
-        return TensorRTBackend(path, platform=FakePlatform(Path(f"{path}.graph")))
+        # Beside a made-up engine lies its graph; an engine that a step has built has the name of its own.
+        beside, own = Path(f"{path}.graph"), Path(str(path).replace("tensorrt-rtx", "tensorrt")).with_suffix(".onnx")
+        return TensorRTBackend(path, platform=FakePlatform(beside if beside.is_file() else own))
 
 
 if __name__ == "__main__":
