@@ -11,7 +11,8 @@ _BAR = 420
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:1180px;padding:0 1rem;color:#222;background:#fff}
 h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}
-table{border-collapse:collapse}td,th{padding:.25rem .7rem;border-bottom:1px solid #ddd;text-align:right}.numbers td{white-space:nowrap}
+table{border-collapse:collapse}td,th{padding:.25rem .7rem;border-bottom:1px solid #ddd;text-align:right}
+.numbers td{white-space:nowrap}
 td:first-child,th:first-child,td:nth-child(2),th:nth-child(2){text-align:left}
 .pass{color:#1b7a3d;font-weight:600}.fail{color:#b3261e;font-weight:600}.note{color:#555;font-size:.9rem}
 pre{background:#f6f6f6;padding:.6rem;overflow:auto;font-size:.85rem}svg text{font:12px system-ui,sans-serif;fill:#444}
