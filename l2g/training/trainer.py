@@ -83,7 +83,10 @@ class Process:
         if cuda:
             torch.cuda.set_device(device)
         if world > 1 and not distributed.is_initialized():
-            distributed.init_process_group("nccl" if cuda else "gloo")
+            store, _, _ = next(distributed.rendezvous("env://"))
+            distributed.init_process_group(
+                "nccl" if cuda else "gloo", store=_of_this_start(store), rank=rank, world_size=world
+            )
         return cls(rank, world, device)
 
 
@@ -437,6 +440,25 @@ def _decisive(config: dict[str, Any], key: str) -> Any:
     if key == "data" and isinstance(config.get(key), dict):
         return {name: value for name, value in config[key].items() if name not in _MAY_CHANGE_IN_DATA}
     return config.get(key)
+
+
+def _of_this_start(store: distributed.Store) -> distributed.Store:
+    """`store` for this start of the processes alone.
+
+    torchrun hands every restart the store of the one before, in which the addresses of processes that died stand: who
+    reads one waits for it in vain. How often it started tells them apart on one machine; nodes count by themselves.
+    """
+    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+    if int(os.environ.get("GROUP_WORLD_SIZE", 1)) == 1:
+        return distributed.PrefixStore(f"start_{restarts}", store)
+    shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if shared and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) and os.environ["RANK"] == "0":
+        print(
+            "note: restarts on several nodes may wait for processes that died; TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 "
+            "in front of torchrun, on every node, cures it",
+            file=sys.stderr,
+        )
+    return store
 
 
 def _key(*parts: int) -> int:
