@@ -94,6 +94,6 @@ def load_dataset(
         )
     raise DataError(
         f"no data set '{text}'; give a directory in the YouTube-VIS layout, FORMAT:DIR with FORMAT one of "
-        f"{', '.join(_READERS)}, or synthetic:val, synthetic:occluded, synthetic:long, synthetic:train, the same with "
-        "synthetic_panoptic"
+        f"{', '.join(_READERS)}, or synthetic:val, synthetic:occluded, synthetic:long, synthetic:crossing, "
+        "synthetic:train, the same with synthetic_panoptic"
     )

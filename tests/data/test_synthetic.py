@@ -159,3 +159,42 @@ def test_some_objects_are_gone_after_a_cut():
         kept[cuts] += present[1, present[0]].tolist()
     assert np.mean(kept[0]) > 0.9
     assert 0.4 < np.mean(kept[1]) < 0.85
+
+
+def _runs(flags):
+    """(start, end) of every run of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(int), [0]])))
+    return list(zip(edges[::2], edges[1::2], strict=True))
+
+
+def test_crossing_pairs_hide_each_other_for_a_while():
+    """Every object has a twin of its class; most of the times one is more than a third hidden last 5 to 40 frames."""
+    lengths, twins = [], 0
+    for index in range(12):
+        video = synthetic_video("crossing", index)
+        counts = np.bincount(video.labels)
+        twins += (counts[counts > 0] >= 2).mean() / 12
+        hidden = np.nan_to_num(video.hidden, nan=0) > 0.33
+        lengths += [end - start for each in hidden.T for start, end in _runs(each)]
+    assert twins > 0.7
+    assert len(lengths) > 60
+    assert np.mean([5 <= length <= 40 for length in lengths]) > 0.6
+
+
+def test_crossing_objects_change_their_colours_at_once_and_return():
+    """The colour of an object in full view jumps between two frames in most videos, as it never does in `long`; objects
+    are gone for a while and come back."""
+    jumps, returns = {"crossing": 0, "long": 0}, 0
+    for split, index in itertools.product(jumps, range(10)):
+        video = synthetic_video(split, index, frames=range(0, 150))
+        largest = 0.0
+        for n, masks in enumerate(video.masks()):
+            clear = video.present[:, n] & (video.hidden[:, n] < 0.3)
+            colours = {t: np.median(video.frames[t][masks[t]], 0) for t in np.flatnonzero(clear)}
+            largest = max([largest, *(np.abs(colours[t] - colours[t - 1]).max() for t in colours if t - 1 in colours)])
+            gone = _runs(np.isnan(video.hidden[:, n]))
+            returns += split == "crossing" and any(start > 0 and end < 150 for start, end in gone)
+        jumps[split] += largest > 60
+    assert jumps["crossing"] >= 6
+    assert jumps["long"] <= 3
+    assert returns >= 5, "of some 45"

@@ -12,7 +12,7 @@ import argparse
 
 from l2g.cli.entry import main_of
 
-SPLITS = ("demo", "long", "occluded", "train", "val")
+SPLITS = ("crossing", "demo", "long", "occluded", "train", "val")
 SIZE = (96, 160)
 
 

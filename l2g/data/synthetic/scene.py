@@ -23,7 +23,10 @@ class Recipe:
 
     objects: how many tracked objects. diameter: of an object, scene units. occluders: how many bars and blobs in the
     foreground. occluder_width: scene units. crowding: 0 spreads the objects' paths over the picture, 1 sends them all
-    through its middle. wander: share of objects whose path leaves the picture.
+    through its middle. wander: share of objects whose path leaves the picture. roam: how far such a path reaches at
+    least, in pictures. speed: scene units a frame at the fastest point of a path, the least and what may come on top.
+    alike: objects come in pairs of one class and nearly one colour, which cross each other on one line. repaints: how
+    many times in a video an object's colours change from one frame to the next.
     """
 
     objects: tuple[int, int] = (2, 8)
@@ -32,6 +35,10 @@ class Recipe:
     occluder_width: tuple[float, float] = (8.0, 16.0)
     crowding: float = 0.15
     wander: float = 0.65
+    roam: float = 0.45
+    speed: tuple[float, float] = (0.5, 1.8)
+    alike: bool = False
+    repaints: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,15 @@ class Shot:
 
 
 @dataclass(frozen=True)
+class Repaint:
+    """From frame `start` on sprite number `sprite` has these colours."""
+
+    start: int
+    sprite: int
+    table: np.ndarray
+
+
+@dataclass(frozen=True)
 class Geometry:
     """Where every sprite is in every frame asked for.
 
@@ -102,6 +118,8 @@ def sample_sprites(rng: np.random.Generator, recipe: Recipe, rank: tuple[float, 
     label = rng.permutation(len(CLASSES))[:objects]
     twin = rng.random(objects) < 0.3
     label = np.where(twin, rng.integers(0, len(CLASSES), objects), label)
+    if recipe.alike:
+        label = _paired(label)
     shapes = [CLASSES[k][0] for k in label] + ["bar" if r < 0.7 else "blob" for r in rng.random(bars)]
     textures = tuple(CLASSES[k][1] for k in label) + ("grain",) * bars
     size = np.empty((total, 2))
@@ -122,15 +140,23 @@ def sample_sprites(rng: np.random.Generator, recipe: Recipe, rank: tuple[float, 
         texture=textures,
         variant=tuple(int(v) for v in rng.integers(0, VARIANTS, total)),
         size=size,
-        colours=_object_colours(rng, objects) + tuple(_dull_table(rng) for _ in range(bars)),
+        colours=_object_colours(rng, objects, recipe.alike) + tuple(_dull_table(rng) for _ in range(bars)),
         order=order,
     )
 
 
-def _object_colours(rng: np.random.Generator, objects: int) -> tuple[np.ndarray, ...]:
-    """Vivid tables, hues spread over the objects of a video so that two of a class can be told apart."""
+def _paired(values: np.ndarray) -> np.ndarray:
+    """Every second of `values` [N, ...] replaced by the one before it."""
+    return values[np.arange(len(values)) // 2 * 2]
+
+
+def _object_colours(rng: np.random.Generator, objects: int, alike: bool = False) -> tuple[np.ndarray, ...]:
+    """Vivid tables, hues spread over the objects of a video so that two of a class can be told apart; `alike` pairs by
+    little."""
     hue = rng.random() + np.arange(objects) * 0.618 + rng.uniform(-0.05, 0.05, objects)
     draws = rng.random((objects, 6))
+    if alike:
+        hue, draws = _paired(hue) + np.arange(objects) % 2 * 0.06, _paired(draws)
     tables = []
     for h, (a, b, c, d, e, f) in zip(hue, draws, strict=True):
         vivid = (h % 1.0, 0.75 + 0.25 * a, 0.75 + 0.25 * b)
@@ -165,9 +191,10 @@ def sample_motion(rng: np.random.Generator, recipe: Recipe, sprites: Sprites, ex
     centre = span * (0.5 + spread * np.where(wanders, 1.4, 1.0)[:, None] * (2 * u[:, 1:3] - 1))
     home = np.clip(0.36 - 0.5 * sprites.size[:, :1] / span, 0.1, None) * span  # keeps a stayer's centre well inside
     reach = np.where(
-        wanders[:, None], span * (0.45 + 0.35 * u[:, 3:5]), np.minimum(home, span * (0.1 + 0.3 * u[:, 3:5]))
+        wanders[:, None], span * (recipe.roam + 0.35 * u[:, 3:5]), np.minimum(home, span * (0.1 + 0.3 * u[:, 3:5]))
     )
-    speed = 0.5 + 1.8 * u[:, 5:7]  # scene units a frame at the fastest
+    least, spread = recipe.speed
+    speed = least + spread * u[:, 5:7]
     period = np.maximum(2 * np.pi * reach / speed, 40.0)
     bars = slice(objects, total)
     centre[bars] = span * (0.5 + 0.25 * (2 * u[bars, 1:3] - 1))
@@ -182,7 +209,21 @@ def sample_motion(rng: np.random.Generator, recipe: Recipe, sprites: Sprites, ex
     waves = rng.integers(2, 5, total)
     wobble = np.stack([0.015 + 0.055 * u[:, 18], waves, 16 + 40 * u[:, 17], 2 * np.pi * u[:, 16]], 1)
     wobble[bars, 0] *= [0.0 if t == 160 else 2.0 for t in sprites.size[bars, 1]]
-    return Motion(centre, reach, period, 2 * np.pi * u[:, 7:9], turn, pulse, stretch, wobble)
+    phase = 2 * np.pi * u[:, 7:9]
+    if recipe.alike:  # each pair to and fro on one line, in opposite directions
+        actors = slice(0, objects)
+        centre[actors], reach[actors], period[actors] = (_paired(of[actors]) for of in (centre, reach, period))
+        period[actors, 1] = period[actors, 0]
+        phase[actors] = _paired(phase[actors, :1]) + np.pi * (np.arange(objects) % 2)[:, None]
+    return Motion(centre, reach, period, phase, turn, pulse, stretch, wobble)
+
+
+def sample_repaints(rng: np.random.Generator, recipe: Recipe, sprites: Sprites, frames: int) -> tuple[Repaint, ...]:
+    """Draw when objects change their colours at once, in the order of their times."""
+    low, high = recipe.repaints
+    count = int(rng.integers(low, high + 1))
+    starts, who = np.sort(rng.integers(1, frames, count)), rng.integers(0, sprites.objects, count)
+    return tuple(Repaint(int(start), int(n), _object_colours(rng, 1)[0]) for start, n in zip(starts, who, strict=True))
 
 
 def sample_shots(rng: np.random.Generator, sprites: Sprites, frames: int, cuts: int) -> tuple[Shot, ...]:

@@ -20,10 +20,12 @@ from l2g.data.synthetic.scene import (
     Geometry,
     Motion,
     Recipe,
+    Repaint,
     Shot,
     Sprites,
     place,
     sample_motion,
+    sample_repaints,
     sample_shots,
     sample_sprites,
     texel_count,
@@ -48,11 +50,16 @@ class Split:
 _HIDING = Recipe(
     objects=(3, 8), occluders=(1, 3), occluder_width=(12.0, 22.0), crowding=0.3, wander=0.4, diameter=(32.0, 58.0)
 )
+# Alike objects that cross, hide each other for 5 to 40 frames, change their colours at once, leave and come back.
+_CROSSING = Recipe(
+    objects=(4, 6), occluders=(0, 1), crowding=0.3, wander=0.7, roam=0.9, speed=(2.0, 2.5), alike=True, repaints=(1, 3)
+)
 SPLITS = {
     "train": Split(tag=1, frames=300, videos=1000, recipe=Recipe()),
     "val": Split(tag=2, frames=36, videos=64, recipe=Recipe()),
     "occluded": Split(tag=3, frames=36, videos=64, recipe=_HIDING),
     "long": Split(tag=4, frames=300, videos=32, recipe=Recipe(crowding=0.25)),
+    "crossing": Split(tag=6, frames=150, videos=32, recipe=_CROSSING),
     "demo": Split(tag=5, frames=60, videos=1, recipe=Recipe(objects=(4, 6))),
 }
 
@@ -117,7 +124,8 @@ def sample_scene(split: str, index: int, *, seed: int, size: tuple[int, int], cu
     motion = sample_motion(rng, kind.recipe, sprites, (width / unit, height / unit))
     shots = sample_shots(rng, sprites, kind.frames, cuts)
     camera = _Camera(unit, rng.uniform(0.35, 0.75), int(rng.integers(2, 6)), int(rng.integers(0, 2**31)))
-    return Scene(sprites, motion, shots, camera, height, width)
+    repaints = sample_repaints(rng, kind.recipe, sprites, kind.frames)
+    return Scene(sprites, motion, shots, repaints, camera, height, width)
 
 
 def frame_numbers(split: str, frames: int | Sequence[int] | None) -> np.ndarray:
@@ -158,6 +166,7 @@ class Scene:
     sprites: Sprites
     motion: Motion
     shots: tuple[Shot, ...]
+    repaints: tuple[Repaint, ...]
     camera: _Camera
     height: int
     width: int
@@ -188,17 +197,23 @@ def draw(
     sprites, height, width, unit = scene.sprites, scene.height, scene.width, scene.camera.unit
     geometry = place(sprites, scene.motion, scene.shots, times, height, width)
     sides = texel_count(sprites, unit)
-    textures = [
-        coloured(pattern(name, variant, side), table)
-        for name, variant, side, table in zip(sprites.texture, sprites.variant, sides, sprites.colours, strict=True)
-    ]
+
+    def texture(n: int, table: np.ndarray) -> np.ndarray:
+        return coloured(pattern(sprites.texture[n], sprites.variant[n], sides[n]), table)
+
+    textures = [texture(n, table) for n, table in enumerate(sprites.colours)]
+    repainted = [(paint.start, paint.sprite, texture(paint.sprite, paint.table)) for paint in scene.repaints]
     frames = np.empty((len(times), height, width, 3), np.uint8)
     labels = np.zeros((len(times), height, width), np.uint8)
     areas = np.zeros((len(times), sprites.objects), np.int64)
     starts = [shot.start for shot in scene.shots]
     for k, t in enumerate(times):
         picture = backdrop(int(np.searchsorted(starts, t, side="right")) - 1, int(t))
-        _paint(picture, labels[k], areas[k], sprites, textures, sides, geometry, k)
+        worn = list(textures)
+        for start, n, skin in repainted:
+            if start <= t:
+                worn[n] = skin
+        _paint(picture, labels[k], areas[k], sprites, worn, sides, geometry, k)
         frames[k] = _expose(picture, scene.camera, int(t))
     return frames, labels, areas
 
