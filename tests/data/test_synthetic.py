@@ -185,16 +185,16 @@ def test_crossing_objects_change_their_colours_at_once_and_return():
     """The colour of an object in full view jumps between two frames in most videos, as it never does in `long`; objects
     are gone for a while and come back."""
     jumps, returns = {"crossing": 0, "long": 0}, 0
-    for split, index in itertools.product(jumps, range(10)):
-        video = synthetic_video(split, index, frames=range(0, 150))
+    for split, index in itertools.product(jumps, range(6)):
+        video = synthetic_video(split, index, frames=range(240))
         largest = 0.0
         for n, masks in enumerate(video.masks()):
             clear = video.present[:, n] & (video.hidden[:, n] < 0.3)
             colours = {t: np.median(video.frames[t][masks[t]], 0) for t in np.flatnonzero(clear)}
             largest = max([largest, *(np.abs(colours[t] - colours[t - 1]).max() for t in colours if t - 1 in colours)])
             gone = _runs(np.isnan(video.hidden[:, n]))
-            returns += split == "crossing" and any(start > 0 and end < 150 for start, end in gone)
+            returns += split == "crossing" and any(start > 0 and end < 240 for start, end in gone)
         jumps[split] += largest > 60
-    assert jumps["crossing"] >= 6
-    assert jumps["long"] <= 3
-    assert returns >= 5, "of some 45"
+    assert jumps["crossing"] >= 4
+    assert jumps["long"] <= 1
+    assert returns >= 4, "of some 30 objects"

@@ -52,14 +52,14 @@ _HIDING = Recipe(
 )
 # Alike objects that cross, hide each other for 5 to 40 frames, change their colours at once, leave and come back.
 _CROSSING = Recipe(
-    objects=(4, 6), occluders=(0, 1), crowding=0.3, wander=0.7, roam=0.9, speed=(2.0, 2.5), alike=True, repaints=(1, 3)
+    objects=(4, 6), occluders=(0, 1), crowding=0.3, wander=0.7, roam=0.9, speed=(1.4, 1.4), alike=True, repaints=(1, 3)
 )
 SPLITS = {
     "train": Split(tag=1, frames=300, videos=1000, recipe=Recipe()),
     "val": Split(tag=2, frames=36, videos=64, recipe=Recipe()),
     "occluded": Split(tag=3, frames=36, videos=64, recipe=_HIDING),
     "long": Split(tag=4, frames=300, videos=32, recipe=Recipe(crowding=0.25)),
-    "crossing": Split(tag=6, frames=150, videos=32, recipe=_CROSSING),
+    "crossing": Split(tag=6, frames=240, videos=32, recipe=_CROSSING),
     "demo": Split(tag=5, frames=60, videos=1, recipe=Recipe(objects=(4, 6))),
 }
 
