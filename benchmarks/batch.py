@@ -8,8 +8,8 @@
     python benchmarks/batch.py seam --split long --videos 3
 
 equal: small clips on two workers and one after the other in this process, byte for byte. rate: videos a second of two
-workers and of one, one thread each, steady state (without the start of Ray and of the model). overhead: seconds a video
-of one worker and of a loop over `process_video` in this process, in turn. driver: empty files and a worker that does
+workers and of one, one thread each, in turn, steady state (without the start of Ray and of the model). overhead: seconds
+a video of one worker and of a loop over `process_video` in this process, in turn, both with all cores. driver: empty files and a worker that does
 nothing, so that only the scheduling is left, with this process's memory on the way. node: a cluster of two nodes on
 this machine, one of which is killed. seam: AP of drawn videos whole and in pieces. Exit code: 0, or 1 where bytes
 differ.
@@ -63,9 +63,9 @@ def export_tiny(path: Path, size: tuple[int, int] = (96, 96)) -> Path:
     return path
 
 
-def one_after_the_other(model: Path, clips: Path, output: Path) -> float:
+def one_after_the_other(model: Path, clips: Path, output: Path, threads: int | None = 1) -> float:
     """Seconds, without those that opening the model takes."""
-    with closing(open_backend(model, top_k=None, threads=1)) as backend:
+    with closing(open_backend(model, top_k=None, threads=threads)) as backend:
         files = sorted(clips.iterdir())
         started = time.perf_counter()
         for file in files:
@@ -88,11 +88,13 @@ class Steady:
         return (times[-1] - times[0]) / (len(times) - 1)
 
 
-def batch(model: Path, clips: Path, output: Path, workers: int) -> float:
+def batch(model: Path, clips: Path, output: Path, workers: int, threads: int | None = 1) -> float:
     """Seconds a video, steady state."""
     steady = Steady()
     settings = Settings(str(model))
-    progress = run_batch(settings, str(clips), str(output), workers=workers, say=_say, on_video=steady)
+    progress = run_batch(
+        settings, str(clips), str(output), workers=workers, threads=threads, say=_say, on_video=steady
+    )
     assert progress.counts[DONE] == progress.total, progress
     return steady.per_video(workers)
 
@@ -132,8 +134,8 @@ def overhead(options: argparse.Namespace, folder: Path) -> int:
     write_clips(folder / "clips", count, 60, (96, 160))
     loops, batches = [], []
     for number in range(options.repeats):
-        loops.append(one_after_the_other(model, folder / "clips", folder / f"one-{number}") / count)
-        batches.append(batch(model, folder / "clips", folder / f"two-{number}", 1))
+        loops.append(one_after_the_other(model, folder / "clips", folder / f"one-{number}", None) / count)
+        batches.append(batch(model, folder / "clips", folder / f"two-{number}", 1, None))
     loop, batched = statistics.median(loops), statistics.median(batches)
     print(f"a loop in one process: {loop:.4f} s a video ({_list(loops)})")
     print(f"l2g batch, one worker: {batched:.4f} s a video ({_list(batches)}): {100 * (batched / loop - 1):+.1f} %")

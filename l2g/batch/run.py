@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -76,7 +76,7 @@ def run_batch(
     *,
     address: str | None = None,
     workers: int | None = None,
-    threads: int = 1,
+    threads: int | None = None,
     gpus: float | None = None,
     retries: int = 2,
     copies: bool = True,
@@ -87,15 +87,17 @@ def run_batch(
     """Every video of an input through the model, its files in `output/NAME/`; what is there already stays.
 
     given: a folder, a pattern, a list, a file or a URL, see `entries`. address: of a Ray cluster; None is this machine.
-    workers: replicas; None is one for every `threads` cores, or for each GPU. gpus: of each; None is one where there
-    are some. retries: of a video whose worker died. copies: whether a free worker takes a second copy of what is slow
+    workers: replicas; None is one for every `threads` cores, or for each GPU. threads: of each; with 1, all that it does
+    is done in one, else a video's stages overlap; None is what is there for each. gpus: of each; None is one where
+    there are some. retries: of a video whose worker died. copies: whether a free worker takes a second copy of what is slow
     at the end. say: told what a user should know now. on_video: called with the number of all videos and each outcome.
     replica: makes what a worker holds, in its process.
     On Ctrl-C what was done is kept and `interrupted` says so. Raises L2GError for an input without videos, an output
     with results of other settings, and a model that cannot be opened.
     """
-    if threads < 1 or retries < 0 or (workers is not None and workers < 1):
-        raise L2GError(f"{workers} workers, {threads} threads and {retries} retries found; expected 1, 1 and 0 or more")
+    for name, number, least in (("workers", workers, 1), ("threads", threads, 1), ("retries", retries, 0)):
+        if number is not None and number < least:
+            raise L2GError(f"{number} {name} found; expected {least} or more")
     check_output(output)
     # A store's prefix has no lock: there, one run at a time is the caller's care.
     with nullcontext() if is_url(output) else locked(output):
@@ -114,13 +116,14 @@ def run_batch(
                         say(f"{outcome.record.status}: {outcome.record.error}")
                     on_video(progress.total, outcome)
 
-                cores = workers * threads if workers else None
+                cores = workers * (threads or 1) if workers else None
                 with cluster(address, cores and max(cores, len(os.sched_getaffinity(0)))):
-                    resources = _resources(workers, threads, gpus, retries, copies, settings.device)
-                    make = partial(replica, settings, output, threads)
+                    resources = _resources(address, workers, threads, gpus, settings.device)
+                    make = partial(replica, settings, output, resources.threads)
                     progress.started = time.monotonic()
                     # What a wrong model would leave behind is nothing at all.
                     keep = partial(_keep_settings, store, settings)
+                    resources = replace(resources, retries=retries, copies=copies)
                     Scheduler(make, resources, settled, say, keep).run(entries(given, output))
                 store.forget(PIECES)
         except KeyboardInterrupt:
@@ -181,7 +184,7 @@ def _keep_settings(store: Store, settings: Settings) -> None:
 
 
 def _resources(
-    workers: int | None, threads: int, gpus: float | None, retries: int, copies: bool, device: str | None
+    address: str | None, workers: int | None, threads: int | None, gpus: float | None, device: str | None
 ) -> Resources:
     import ray
 
@@ -189,5 +192,8 @@ def _resources(
     if gpus is None:
         gpus = 1.0 if there.get("GPU", 0) >= 1 and (device or "").lower() != "cpu" else 0.0
     if workers is None:
-        workers = int(there.get("GPU", 0) / gpus) if gpus else int(there.get("CPU", 1) / threads)
-    return Resources(max(1, workers), threads, gpus, retries, copies)
+        workers = max(1, int(there.get("GPU", 0) / gpus if gpus else there.get("CPU", 1) / (threads or 1)))
+    if threads is None:
+        # Which machine of a cluster a worker comes to is not known. Beside a GPU one thread would keep it waiting.
+        threads = max(1, int(there.get("CPU", 1) / workers)) if address is None else 2 if gpus else 1
+    return Resources(workers, threads, gpus)

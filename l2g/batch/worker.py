@@ -138,7 +138,7 @@ class Replica:
             overlay=settings.overlay,
             style=settings.style(),
             cuts=settings.cuts,
-            flow=FlowOptions(stall=0),
+            flow=FlowOptions(stall=0, overlap=self._threads != 1),
             output=OutputOptions(results=watcher is None),
             watcher=watcher,
         )
@@ -147,7 +147,8 @@ class Replica:
     def _source(self, entry: Entry, selection: Selection) -> Iterator[VideoSource]:
         with local_copy(entry.source) as path:
             try:
-                with open_source(path, selection, self._settings.picture_rate) as source:
+                rate, threads = self._settings.picture_rate, 1 if self._threads == 1 else None
+                with open_source(path, selection, rate, threads=threads) as source:
                     if source.is_live:
                         raise VideoError(f"{entry.source}: is live and has no end; take l2g run")
                     yield source

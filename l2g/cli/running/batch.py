@@ -39,7 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("work")
     group.add_argument("--address", help="of a Ray cluster, auto or HOST:PORT (default: this machine alone)")
     group.add_argument("--workers", type=int, metavar="N", help="replicas of the model (default: as many as fit)")
-    group.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads of each")
+    group.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="of each; 1: all that it does is done in one (default: this machine's cores, divided; on a cluster 1)",
+    )
     group.add_argument(
         "--gpus", type=float, metavar="N", help="GPUs of each, parts too (default: 1 where there are some)"
     )

@@ -22,7 +22,7 @@ from l2g.runtime.video.lane import Decoded, Inferred, Lane, OutputOptions, overl
 from l2g.runtime.video.live.health import Stepper, Watchdog
 from l2g.runtime.video.live.watcher import Watcher
 from l2g.runtime.video.overlay import DEFAULT_STYLE, OverlayStyle
-from l2g.runtime.video.pipeline import DEPTH, ReadAhead, run_pipeline
+from l2g.runtime.video.pipeline import DEPTH, ReadAhead, run_in_turn, run_pipeline
 from l2g.runtime.video.results import LINES, PANOPTIC_LINES
 from l2g.runtime.video.run_folder import KEY_FRAMES, UNFINISHED
 from l2g.runtime.video.source import VideoSource
@@ -40,12 +40,14 @@ class FlowOptions:
     policy: "latest": a stream's newest frame is taken and older ones that wait are dropped; "all": every frame; None:
     "latest" for live sources, "all" for others. wait: seconds that a batch with a live source waits, from its first
     frame on, for frames of the other streams. stall: seconds without a frame or without an answer of the model after
-    which that is said; 0 never.
+    which that is said; 0 never. overlap: whether decoding, inference and writing of files overlap, in a thread each;
+    without, a frame goes all the way before the next, for processes that have one core and share the others.
     """
 
     policy: str | None = None
     wait: float = 0.01
     stall: float = 10.0
+    overlap: bool = True
 
     def __post_init__(self) -> None:
         if self.policy not in (None, *POLICIES):
@@ -215,7 +217,11 @@ def process_videos(
         # A frame that is to be the latest may not wait in a line.
         live = any(source.is_live or flow.latest(source) for source, _ in jobs)
         try:
-            run_pipeline(_rounds(lanes, flow, live, watchdog), infer, consume, 1 if live else DEPTH, direct=live)
+            rounds = _rounds(lanes, flow, live, watchdog)
+            if flow.overlap or live:
+                run_pipeline(rounds, infer, consume, 1 if live else DEPTH, direct=live)
+            else:
+                run_in_turn(rounds, infer, consume)
         except KeyboardInterrupt:
             interrupted = True
             for lane in lanes:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from typing import Any
 
 # Frames that wait between two stages: enough to ride out a slow frame, few enough that memory stays flat.
@@ -33,6 +34,16 @@ def run_pipeline(
     A producer that blocks for good (a camera that fell silent) cannot be stopped; it is left behind as a daemon thread.
     """
     return _Pipeline(infer, consume, depth).run(produce, direct)
+
+
+def run_in_turn(produce: Generator[Any, None, None], infer: Callable[[Any], Any], consume: Callable[[Any], None]) -> int:
+    """`run_pipeline` without its threads: an item goes all the way, in the caller's, before the next is asked for."""
+    done = 0
+    with closing(produce):
+        for item in produce:
+            consume(infer(item))
+            done += 1
+    return done
 
 
 class ReadAhead:

@@ -19,6 +19,8 @@ from l2g.runtime.video.source import ONE_CORE_PIXELS
 
 # A fragment for every frame, written out at once.
 _GROWING = {"movflags": "+frag_every_frame+empty_moov+default_base_moof", "flush_packets": "1"}
+# The picture is cut for so many threads of the encoder, and the bytes depend on how: one number on every machine.
+_LARGE_THREADS = 4
 # MPEG's clock: every common frame rate is a whole number of its ticks.
 TICKS_PER_SECOND = 90_000
 
@@ -99,8 +101,8 @@ class VideoWriter:
         except (av.error.FFmpegError, ValueError) as error:
             raise VideoError(f"this PyAV has no libx264 encoder ({error}); install it with: pip install av") from None
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-        if height * width <= ONE_CORE_PIXELS:
-            stream.codec_context.thread_count = 1  # its threads would take turns with the model's
+        # Of pictures that one core can do in time, its threads would take turns with the model's.
+        stream.codec_context.thread_count = 1 if height * width <= ONE_CORE_PIXELS else _LARGE_THREADS
         stream.codec_context.time_base = stream.time_base = Fraction(1, TICKS_PER_SECOND)
         return stream
 

@@ -58,7 +58,8 @@ class VideoFile(VideoSource):
     players do, and counted in `damage`. Frames of another size than the first are letterboxed into it.
 
     address: what FFmpeg opens, or an unbuffered pipe. file: the local file that `address` is, if it is one.
-    track: the number of the video track, from 0; None chooses. opening: how FFmpeg opens it.
+    track: the number of the video track, from 0; None chooses. opening: how FFmpeg opens it. threads: of the decoder;
+    None is one for every core where the file or the size of its pictures allows that.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class VideoFile(VideoSource):
         file: Path | None = None,
         track: int | None = None,
         opening: Opening | None = None,
+        threads: int | None = None,
     ):
         super().__init__(name, selection)
         self.files = (file,) if file else ()
@@ -88,13 +90,13 @@ class VideoFile(VideoSource):
             self._close_pipe()
             raise VideoError(f"{name}: cannot be opened as a video ({reason(error)}); {opening.mend}") from None
         try:
-            self._open_track(address if isinstance(address, str) and file else None, track)
+            self._open_track(address if isinstance(address, str) and file else None, track, threads)
         except BaseException:
             self._container.close()
             self._close_pipe()
             raise
 
-    def _open_track(self, path: str | None, wanted: int | None) -> None:
+    def _open_track(self, path: str | None, wanted: int | None, threads: int | None) -> None:
         track, note = choose_track(self._container, self.name, wanted, path)
         if note:
             self.notices.append(f"{self.name}: {note}")
@@ -104,6 +106,8 @@ class VideoFile(VideoSource):
         # Threads per frame run ahead: when a packet is broken PyAV drops what they hold, up to one frame a core, at the
         # end of a cut file. Only pictures too large for one core to keep pace get them.
         stream.thread_type = "AUTO" if track.width * track.height > ONE_CORE_PIXELS else "SLICE"
+        if threads is not None:
+            stream.codec_context.thread_count = threads
         self._interval = 1 / (stream.average_rate or stream.guessed_rate or Fraction(25))
         self.frame_rate = float(1 / self._interval)
         # AVI knows a frame rate only; with B-frames the timestamps made from it come in decoding order.

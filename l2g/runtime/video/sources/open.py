@@ -32,12 +32,14 @@ def open_source(
     picture_rate: float = 30.0,
     track: int | None = None,
     live: LiveOptions | None = None,
+    threads: int | None = None,
 ) -> VideoSource:
     """Open a video file, a named pipe, a picture, a folder of pictures, several pictures, or a live source: the number
     or device of a camera, a URL that FFmpeg reads, or "-" for stdin.
 
     picture_rate: frames a second of pictures. track: the number of the video track, from 0, where a file holds several;
-    None chooses the film. live: how long a live source is waited for, and how it is found again.
+    None chooses the film. live: how long a live source is waited for, and how it is found again. threads: of the
+    decoder of a file; None is what its pictures' size asks for.
     Raises VideoError when it is missing, empty or not a video.
     """
     selection = selection or Selection()
@@ -56,7 +58,7 @@ def open_source(
         waiting = _begin_live(str(path), selection, track, live)
         if waiting is not None:
             return waiting.ready()
-        return _open(str(path), selection, picture_rate, track)
+        return _open(str(path), selection, picture_rate, track, threads)
     except L2GError:
         raise
     except Exception as error:
@@ -138,9 +140,9 @@ def _begin_live(text: str, selection: Selection, track: int | None, options: Liv
     return None if address is None else LiveSource(address, selection, options or LiveOptions(), track)
 
 
-def _open(path: str, selection: Selection, picture_rate: float, track: int | None) -> VideoSource:
+def _open(path: str, selection: Selection, picture_rate: float, track: int | None, threads: int | None) -> VideoSource:
     if "://" in path and not os.path.exists(path):  # unlike Path.exists, False for what is too long for a name
-        return VideoFile(path, path, selection, track=track)
+        return VideoFile(path, path, selection, track=track, threads=threads)
     mode = _mode(path)
     if track is not None and (stat.S_ISDIR(mode) or is_picture_name(path)):
         raise VideoError(f"{shown(path)}: pictures have no tracks; leave --track out")
@@ -150,7 +152,7 @@ def _open(path: str, selection: Selection, picture_rate: float, track: int | Non
         return PictureSequence(shown(path), pictures_of_folder(Path(path)), selection, picture_rate)
     if stat.S_ISFIFO(mode):
         # Opened here and not by FFmpeg: waiting for whoever writes can be interrupted.
-        return VideoFile(shown(path), open(path, "rb", buffering=0), selection, track=track)
+        return VideoFile(shown(path), open(path, "rb", buffering=0), selection, track=track, threads=threads)
     if not stat.S_ISREG(mode):
         raise VideoError(f"{shown(path)}: neither a file, a folder nor a pipe; give a video")
     if Path(path).stat().st_size == 0:
@@ -160,7 +162,7 @@ def _open(path: str, selection: Selection, picture_rate: float, track: int | Non
         if picture is not None:
             return picture
     # Said outright that it is a file: names may hold a colon.
-    return VideoFile(shown(path), f"file:{path}", selection, Path(path), track)
+    return VideoFile(shown(path), f"file:{path}", selection, Path(path), track, threads=threads)
 
 
 def _open_picture(file: Path, selection: Selection, picture_rate: float) -> VideoSource | None:

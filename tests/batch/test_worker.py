@@ -1,0 +1,54 @@
+"""What a worker may take of a machine that others work on too."""
+
+import threading
+import time
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from l2g.batch.records import DONE, Entry, Settings, Task
+from l2g.batch.worker import Replica
+from l2g.runtime.video.writer import VideoWriter
+from tests.batch.made import FILES, one_by_one
+
+
+@pytest.fixture(scope="module")
+def sliced(tmp_path_factory):
+    """A clip whose pictures hold four slices, which a decoder would give to four threads."""
+    path = tmp_path_factory.mktemp("sliced") / "sliced.mp4"
+    ground = cv2.resize(np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8), (1080, 720))
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10, options={"preset": "ultrafast", "x264-params": "slices=4"})
+        stream.width, stream.height, stream.pix_fmt = 1080, 720, "yuv420p"
+        for t in range(12):
+            image = np.roll(ground, 5 * t, 1)
+            image[200:400, 20 * t : 20 * t + 300] = 255
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def test_one_thread_is_one_thread(model, sliced, tmp_path, monkeypatch):
+    """Its own time is the process's: nothing of decoder, model or encoder is done elsewhere. The bytes are the same."""
+    replica = Replica(Settings(str(model)), str(tmp_path / "out"), 1)
+    replica.ready()
+    monkeypatch.setattr(threading.Thread, "start", None)
+    process, own = time.process_time(), time.thread_time()
+    outcome = replica.do(Task(Entry(str(sliced), "sliced")))
+    process, own = time.process_time() - process, time.thread_time() - own
+    monkeypatch.undo()
+    assert (outcome.record.status, outcome.record.frames) == (DONE, 12)
+    assert process < 1.03 * own + 0.01
+
+    one_by_one(model, [sliced], tmp_path / "one")
+    for file in FILES:
+        assert (tmp_path / "out/sliced" / file).read_bytes() == (tmp_path / "one/sliced" / file).read_bytes(), file
+
+
+@pytest.mark.parametrize(("height", "threads"), [(1088, 1), (1090, 4)])
+def test_the_bytes_of_an_overlay_do_not_depend_on_the_machine(height, threads, tmp_path):
+    """x264 cuts a large picture for its threads; as many as there are cores would be other bytes elsewhere."""
+    with VideoWriter(tmp_path / "overlay.mp4", height, 1920, 10) as writer:
+        assert writer._stream.codec_context.thread_count == threads
