@@ -28,6 +28,9 @@ except ImportError:  # not on Windows
 StrPath = str | os.PathLike[str]
 _JSON = TypeVar("_JSON")
 
+# Of files that are being written in this process.
+_pending: set[Path] = set()
+
 _MENDS: dict[int | None, str] = {
     errno.ENOENT: "make its folder first, or give another path",
     errno.ENOTDIR: "a part of the path is a file; give another path",
@@ -62,6 +65,7 @@ class PendingFile:
             self._handle: int | None = os.open(self.temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         except (OSError, ValueError) as reason:  # ValueError: a null byte in the name
             raise self.refusal(reason) from None
+        _pending.add(self.temporary)
         _lock(self._handle)
 
     def commit(self) -> None:
@@ -88,6 +92,7 @@ class PendingFile:
         self._release()
 
     def _release(self) -> None:
+        _pending.discard(self.temporary)
         handle, self._handle = self._handle, None
         if handle is not None:
             os.close(handle)
@@ -105,6 +110,13 @@ class PendingFile:
     def caused(self, reason: OSError) -> bool:
         """Whether an error is of this file, not of another that was read or written meanwhile."""
         return reason.filename in (None, os.fspath(self.temporary), os.fspath(self.path))
+
+
+def discard_pending() -> None:
+    """Remove what is being written and not complete: for a process that ends at once."""
+    for temporary in tuple(_pending):
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
 
 
 @contextmanager

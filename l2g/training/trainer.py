@@ -450,9 +450,15 @@ def _key(*parts: int) -> int:
 def _on_signal(request: Callable[[], None]):
     """Ctrl-C and SIGTERM ask for an orderly stop after the current iteration; a second one stops at once."""
     previous: dict[int, Any] = {}
+    asked = False
 
     def handler(number, frame):
-        restore()
+        nonlocal asked
+        if asked:
+            restore()
+            signal.raise_signal(number)
+            return
+        asked = True
         request()
 
     def restore() -> None:
