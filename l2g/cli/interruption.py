@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn
 
+from l2g.errors import L2GError
 from l2g.files import discard_pending
 
 # What a signal may wait for Python to hear it; then the process ends without.
@@ -49,6 +50,12 @@ def interruptible(unheard: Callable[[], object] | None = None) -> Iterator[None]
     try:
         with _watched(interrupt, heard, unheard) if unheard else contextlib.nullcontext():
             yield
+    except L2GError:
+        raise
+    except Exception:
+        if heard.is_set():  # libraries that are being imported make errors of their own of it
+            raise KeyboardInterrupt from None
+        raise
     finally:
         for number, action in before.items():
             signal.signal(number, action)

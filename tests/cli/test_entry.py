@@ -90,6 +90,19 @@ def test_sigterm_is_like_ctrl_c_for_every_command(monkeypatch, capsys):
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+def test_a_library_that_makes_an_error_of_it_while_it_is_imported(capsys):
+    """NumPy's compiled parts say "initialization failed" (ImportError)."""
+
+    def work():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise ImportError("initialization failed") from None
+
+    assert guarded(work, COMMAND) == 130
+    assert capsys.readouterr().err == "stopped half-way\n"
+
+
 def test_a_reader_that_has_enough_is_no_error():
     code = "import sys; from l2g.cli.entry import guarded; from l2g.cli.commands import COMMANDS\n" + (
         "sys.exit(guarded(lambda: [print('x' * 1000) for _ in range(10000)] and 0, COMMANDS[0]))"
