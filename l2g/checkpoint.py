@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from l2g.artifacts.weight_sums import SUM_KEY, check_archive, check_sum, sum_of
 from l2g.config import BackboneConfig, DecoderConfig, EncoderConfig, ModelConfig, SwinConfig
 from l2g.errors import CheckpointError, ConfigError
 from l2g.files import write_atomically
@@ -60,7 +61,6 @@ PUBLIC_ALIASES = (
     (re.compile(r"sem_seg_head\.predictor\.(?:decoder\.)?bbox_embed\.\d+\."), "heads.bbox_embed."),
     (re.compile(r"sem_seg_head\.predictor\.decoder\.norm\."), "heads.norm."),
 )
-
 
 # Of every model of this package and of no public checkpoint: what tells `torch.save(model.state_dict())`.
 OWN_TENSORS = ("encoder.level_embed", "heads.class_embed.weight", "heads.norm.weight")
@@ -193,9 +193,10 @@ def save_checkpoint(model: VideoModel, path: str | os.PathLike) -> None:
         for name, tensor in model.state_dict().items()
         if not name.endswith("num_batches_tracked")
     }
+    config = json.dumps(model.config.to_dict())
     with write_atomically(path, CheckpointError) as temporary:
         try:
-            save_file(tensors, temporary, metadata={CONFIG_KEY: json.dumps(model.config.to_dict())})
+            save_file(tensors, temporary, metadata={CONFIG_KEY: config, SUM_KEY: sum_of(tensors, config)})
         except SafetensorError as error:  # what the system refuses comes as one of these, too
             raise CheckpointError(f"{path}: cannot be written ({error}); make room, or give another path") from None
 
@@ -244,6 +245,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], ModelConfig | None
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not a whole safetensors file ({error}); copy or download it again") from None
+    check_sum(path, tensors, metadata, metadata.get(CONFIG_KEY, ""))
     if CONFIG_KEY not in metadata:
         return tensors, None
     try:
@@ -267,6 +269,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
             "l2g.save_checkpoint(model, 'model.safetensors'), another's tensors alone with "
             "torch.save({'model': model.state_dict()}, ...)"
         ) from None
+    check_archive(path)
     found = type(data).__name__
     if isinstance(data, dict):
         # A container may lie in another: an EMA's state dict under the key of the model. Not deeper: a dict that holds
@@ -404,10 +407,8 @@ def _infer(path: Path, tensors: dict[str, Tensor], overrides: dict) -> ModelConf
         )
 
     two_stage = "proposals.query_feat.weight" not in tensors
-    rows, labels = (
-        size("heads.class_embed.weight"),
-        size("label_embed.weight") if "label_embed.weight" in tensors else 0,
-    )
+    rows = size("heads.class_embed.weight")
+    labels = size("label_embed.weight") if "label_embed.weight" in tensors else 0
     # A model of semantic segmentation has a row more, of "no object".
     softmax = rows == labels + 1 and labels > 0
     num_classes = labels if softmax else rows
@@ -456,8 +457,7 @@ def _check_depth(path: Path, config: ModelConfig, tensors: dict[str, Tensor]) ->
 
 
 def _depths(part) -> list[int | tuple[int, ...]]:
-    names = ("layers", "levels", "blocks", "depths")
-    return [getattr(part, name) for name in names if hasattr(part, name)]
+    return [getattr(part, name) for name in ("layers", "levels", "blocks", "depths") if hasattr(part, name)]
 
 
 def _check_numbers(path: Path, tensors: dict[str, Tensor], public: bool) -> None:

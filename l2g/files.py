@@ -28,6 +28,9 @@ except ImportError:  # not on Windows
 StrPath = str | os.PathLike[str]
 _JSON = TypeVar("_JSON")
 
+# Of files that are being written in this process.
+_pending: set[Path] = set()
+
 _MENDS: dict[int | None, str] = {
     errno.ENOENT: "make its folder first, or give another path",
     errno.ENOTDIR: "a part of the path is a file; give another path",
@@ -62,6 +65,7 @@ class PendingFile:
             self._handle: int | None = os.open(self.temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         except (OSError, ValueError) as reason:  # ValueError: a null byte in the name
             raise self.refusal(reason) from None
+        _pending.add(self.temporary)
         _lock(self._handle)
 
     def commit(self) -> None:
@@ -88,6 +92,7 @@ class PendingFile:
         self._release()
 
     def _release(self) -> None:
+        _pending.discard(self.temporary)
         handle, self._handle = self._handle, None
         if handle is not None:
             os.close(handle)
@@ -105,6 +110,47 @@ class PendingFile:
     def caused(self, reason: OSError) -> bool:
         """Whether an error is of this file, not of another that was read or written meanwhile."""
         return reason.filename in (None, os.fspath(self.temporary), os.fspath(self.path))
+
+
+def discard_pending() -> None:
+    """Remove what is being written and not complete: for a process that ends at once."""
+    for temporary in tuple(_pending):
+        with contextlib.suppress(OSError):
+            _remove(temporary)
+
+
+@contextmanager
+def folder_atomically(folder: StrPath, error: type[L2GError] = L2GError) -> Iterator[Path]:
+    """A new, empty folder beside `folder`, to be filled inside the block, that takes its name when the block ends well.
+
+    Whatever ends the block otherwise leaves nothing; what a writer of the same folder left that was killed is removed
+    by the next. The folder above is made where it is missing. Raises `error`, without what was written, where something
+    is there by then that is not an empty folder, and where the system refuses.
+    """
+    folder = Path(folder)
+    temporary, handle = name_beside(folder), None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _clear_leftovers(folder)
+        temporary.mkdir()
+        _pending.add(temporary)
+        if fcntl is not None:
+            handle = os.open(temporary, os.O_RDONLY)
+            _lock(handle)
+        yield temporary
+        os.replace(temporary, folder)
+    except OSError as reason:
+        # Of what is written, not of another file that was read or written meanwhile.
+        if reason.filename is not None and not str(reason.filename).startswith(str(folder.parent)):
+            raise
+        mend = _MENDS.get(reason.errno, "give another folder, or remove what is there")
+        raise error(f"{folder}: cannot be written ({reason.strerror or reason}); {mend}") from None
+    finally:
+        if handle is not None:
+            os.close(handle)
+        with contextlib.suppress(OSError):
+            _remove(temporary)
+        _pending.discard(temporary)
 
 
 @contextmanager
@@ -232,27 +278,38 @@ _YOUNG_SECONDS = 1.0
 
 
 def _clear_leftovers(path: Path) -> None:
-    """Remove what writers of `path` that were killed have left beside it."""
+    """Remove what writers of `path`, a file or a folder, that were killed have left beside it."""
     # What precedes the random part; a name that was cut short could be another's.
     if fcntl is None or len(path.name.encode()) > 200:
         return
     ours = re.compile(re.escape(f".{path.name}.") + "[0-9a-f]{16}[.]part")
     with contextlib.suppress(OSError), os.scandir(path.parent) as entries:
         for entry in entries:
-            if ours.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+            if ours.fullmatch(entry.name) and not entry.is_symlink():
                 with contextlib.suppress(OSError):
                     _remove_unlocked(entry)
 
 
 def _remove_unlocked(entry: os.DirEntry[str]) -> None:
-    if time.time() - entry.stat(follow_symlinks=False).st_mtime < _YOUNG_SECONDS:
+    found = entry.stat(follow_symlinks=False)
+    if time.time() - found.st_mtime < _YOUNG_SECONDS or not (entry.is_file() or entry.is_dir()):
         return
     handle = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # OSError where its writer lives
-        os.unlink(entry.path)
+        _remove(Path(entry.path))
     finally:
         os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    """A file, or a folder with all that is in it."""
+    if stat.S_ISDIR(path.lstat().st_mode):
+        import shutil  # here: an edge device's start needs it for nothing else
+
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink()
 
 
 def _lock(handle: int) -> None:

@@ -16,6 +16,7 @@ from l2g.errors import DataError, ExportError, L2GError
 from l2g.files import (
     PendingFile,
     cache_root,
+    folder_atomically,
     read_json,
     refuse_overwriting,
     sha256_of_file,
@@ -268,3 +269,73 @@ def test_what_is_read_is_not_written_over_in_whatever_way_it_is_named(tmp_path):
     # Neither what is not there yet, nor folders, nor another file of the same content.
     (tmp_path / "b.onnx").write_text("precious")
     refuse_overwriting([tmp_path / "new", tmp_path, "a\0b", tmp_path / "b.onnx"], [tmp_path / "new", tmp_path, source])
+
+
+class TestFolders:
+    def test_a_folder_appears_whole_or_not_at_all(self, tmp_path):
+        with folder_atomically(tmp_path / "a" / "data") as fresh:
+            (fresh / "x").write_text("1")
+            assert not (tmp_path / "a" / "data").exists()
+        assert [path.name for path in (tmp_path / "a").iterdir()] == ["data"]
+        assert (tmp_path / "a" / "data" / "x").read_text() == "1"
+
+    @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+    def test_whatever_ends_it_leaves_nothing(self, tmp_path, error):
+        def fail():
+            with folder_atomically(tmp_path / "data") as fresh:
+                (fresh / "deep").mkdir()
+                raise error
+
+        with pytest.raises(error):
+            fail()
+        assert list(tmp_path.iterdir()) == []
+
+    def test_an_empty_folder_is_replaced_and_a_full_one_refused(self, tmp_path):
+        (tmp_path / "data").mkdir()
+        with folder_atomically(tmp_path / "data") as fresh:
+            (fresh / "x").write_text("1")
+        full = folder_atomically(tmp_path / "data", DataError)
+        with pytest.raises(DataError, match=r"data: cannot be written \(.*not empty\)"), full as fresh:
+            (fresh / "y").write_text("2")
+        assert [path.name for path in tmp_path.rglob("*")] == ["data", "x"]
+
+    def test_an_error_of_another_file_is_its_own(self, tmp_path):
+        with pytest.raises(FileNotFoundError), folder_atomically(tmp_path / "data"):
+            Path("/nothing/here").read_bytes()
+
+    def test_what_a_killed_writer_left_is_removed_and_what_lives_stays(self, tmp_path):
+        """Its own name only, and not while its writer holds it."""
+        target = tmp_path / "data"
+        code = (
+            "import sys, time; from l2g.files import folder_atomically\n"
+            "with folder_atomically(sys.argv[1]) as fresh:\n"
+            "    (fresh / 'x').mkdir(); (fresh / 'x' / 'y').write_text('1'); print('', flush=True); time.sleep(60)"
+        )
+        with subprocess.Popen([sys.executable, "-c", code, str(target)], stdout=subprocess.PIPE) as process:
+            process.stdout.readline()
+            left = next(tmp_path.iterdir())
+            others = [tmp_path / ".other.0123456789abcdef.part", tmp_path / ".data.part"]
+            for other in others:
+                other.mkdir()
+            for path in (left, *others):
+                os.utime(path, (1, 1))
+            with folder_atomically(target):
+                assert left.is_dir()
+            process.kill()
+        os.utime(left, (1, 1))
+        target.rmdir()
+        with folder_atomically(target):
+            assert not left.exists()
+        assert sorted(tmp_path.iterdir()) == sorted([target, *others])
+
+
+def test_what_is_pending_goes_when_a_process_ends_at_once(tmp_path):
+    code = (
+        "import os, sys; from pathlib import Path\n"
+        "from l2g.files import discard_pending, folder_atomically, write_atomically\n"
+        "folder = Path(sys.argv[1])\n"
+        "with folder_atomically(folder / 'data') as fresh, write_atomically(folder / 'x') as file:\n"
+        "    (fresh / 'y').write_text('1'); assert len(list(folder.iterdir())) == 2; discard_pending(); os._exit(7)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == 7
+    assert list(tmp_path.iterdir()) == []

@@ -177,12 +177,12 @@ def read_samples(file: Path) -> list[Sample]:
             names = [name for name in data.files if name not in ("kind", "time", "video")]
             arrays = {name: data[name] for name in names}
             kinds, times, video = data["kind"], data["time"], int(data["video"])
+        return [
+            Sample({name: array[i : i + 1] for name, array in arrays.items()}, KINDS[kinds[i]], video, int(times[i]))
+            for i in range(len(times))
+        ]
     except Exception as error:  # zipfile, numpy and zlib each have their own
         raise DataError(f"{file}: not a recording ({error}); delete it, and it is recorded again") from None
-    return [
-        Sample({name: array[i : i + 1] for name, array in arrays.items()}, KINDS[kinds[i]], video, int(times[i]))
-        for i in range(len(times))
-    ]
 
 
 def write_samples(file: Path, samples: list[Sample]) -> None:

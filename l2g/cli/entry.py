@@ -9,16 +9,15 @@ from __future__ import annotations
 import gc
 import importlib
 import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType, ModuleType
-from typing import NoReturn, Protocol
+from collections.abc import Callable, Sequence
+from functools import partial
+from types import ModuleType
+from typing import Protocol
 
 from l2g.cli.arguments import Parser
 from l2g.cli.commands import BY_NAME, Command
+from l2g.cli.interruption import end, interruptible, leave
 from l2g.errors import L2GError
 
 BAD_INPUT, BUG, INTERRUPTED = 2, 70, 130
@@ -34,14 +33,16 @@ def main_of(name: str) -> Main:
     """The `main(argv=None)` of a command, for doors and tests; without `argv` it reads the process's arguments."""
 
     def main(argv: Sequence[str] | None = None) -> int:
-        return run_command(BY_NAME[name], sys.argv[1:] if argv is None else argv)
+        return run_command(BY_NAME[name], sys.argv[1:] if argv is None else argv, own=argv is None)
 
     return main
 
 
-def run_command(command: Command, argv: Sequence[str]) -> int:
-    """Parse `argv`, run the command, return the exit code. SystemExit for --help and for arguments that do not fit."""
+def run_command(command: Command, argv: Sequence[str], own: bool = False) -> int:
+    """Parse `argv`, run the command, return the exit code. SystemExit for --help and for arguments that do not fit.
 
+    own: the process is there for this command alone, and ends with it where it is interrupted.
+    """
     # A start makes many objects and no garbage: at the usual threshold they are looked through again and again, 4 % of
     # the CPU time to a first frame.
     gc.set_threshold(50_000, 20, 20)
@@ -53,7 +54,10 @@ def run_command(command: Command, argv: Sequence[str]) -> int:
         code: int = module_of(command).run(parser_of(command).parse_args(list(argv)))
         return code
 
-    return guarded(work, command)
+    code = guarded(work, command, own)
+    if own and code == INTERRUPTED:
+        end(code)
+    return code
 
 
 def parser_of(command: Command) -> Parser:
@@ -68,13 +72,13 @@ def module_of(command: Command) -> ModuleType:
     return importlib.import_module(command.module)
 
 
-def guarded(work: Callable[[], int], command: Command) -> int:
+def guarded(work: Callable[[], int], command: Command, own: bool = False) -> int:
     """What `work` returns, or the exit code of the error that ended it, told in one line on stderr.
 
     L2G_DEBUG=1 in the environment adds the traceback of whatever it was.
     """
     try:
-        with terminate_like_interrupt():
+        with interruptible(partial(leave, command.stopped, INTERRUPTED) if own else None):
             return work()
     except L2GError as error:
         return _told(f"error: {error}", BAD_INPUT)
@@ -95,23 +99,6 @@ def guarded(work: Callable[[], int], command: Command) -> int:
         return _told(f"error: {error}; check the path, its permissions and the space on the disk", BAD_INPUT)
     except Exception as error:
         return _told(_bug(error), BUG)
-
-
-@contextmanager
-def terminate_like_interrupt() -> Iterator[None]:
-    """SIGTERM (a container that is stopped, a job that is ended) is treated like Ctrl-C while this lasts."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _bug(error: Exception) -> str:

@@ -22,16 +22,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(versions())
         return 0
-    return _dispatch(words)
+    return _dispatch(words, own=argv is None)
 
 
-def _dispatch(words: list[str]) -> int:
+def _dispatch(words: list[str], own: bool) -> int:
     length = 2 if words[0] in FAMILIES else 1
     command = BY_NAME.get(" ".join(words[:length]))
     if command is not None:
         from l2g.cli.entry import run_command
 
-        return run_command(command, words[length:])
+        return run_command(command, words[length:], own)
     if length == 2 and words[1:2] in (["-h"], ["--help"]):
         print(overview(words[0]))
         return 0

@@ -18,6 +18,7 @@ from l2g.artifacts.sidecar import (
     Gpu,
     Sidecar,
     check_file,
+    read_sidecar,
     record_verification,
     runs_on,
     sidecar_path,
@@ -217,10 +218,24 @@ def _facts(
 
 
 def _write(output: Path, content: bytes, sidecar: Sidecar) -> None:
-    """Engine, then sidecar. Whoever looks in between finds an engine that its old sidecar does not vouch for."""
-    write_bytes(output, content, EngineError)
-    write_sidecar(output, sidecar)
-    check_file(output, sidecar)
+    """Engine, then sidecar. Whoever looks in between finds an engine that its old sidecar does not vouch for; ended in
+    between, by Ctrl-C or a full disk, none is left."""
+    try:
+        write_bytes(output, content, EngineError)
+        write_sidecar(output, sidecar)
+        check_file(output, sidecar)
+    except BaseException:
+        if not _vouched_for(output):
+            for path in (output, sidecar_path(output)):
+                path.unlink(missing_ok=True)
+        raise
+
+
+def _vouched_for(output: Path) -> bool:
+    try:
+        return bool(check_file(output, read_sidecar(output)))
+    except EngineError:
+        return False
 
 
 def _why_not_verified(sidecar: Sidecar, gpu: Gpu | None, verify: Verify | None) -> str | None:

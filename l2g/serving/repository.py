@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from l2g.artifacts import ENGINE_SUFFIX
 from l2g.artifacts.sidecar import check_file, read_sidecar, sidecar_path
 from l2g.contract import GraphContract
-from l2g.errors import ConfigError, L2GError
-from l2g.files import locked, name_beside, write_text
+from l2g.errors import ConfigError
+from l2g.files import folder_atomically, locked, write_text
 from l2g.runtime.backends.contract_check import check_drivable
 from l2g.runtime.backends.open import ARTIFACT_SUFFIXES, GRAPH_SUFFIX
 from l2g.serving.config import FILE_NAMES, TRUE_FILE, graph_config, tracks_config
@@ -101,12 +100,12 @@ class _Part:
 
     def write(self) -> None:
         if self.folder.exists():
-            with _appearing(self.folder / str(self.version)) as version:
+            with folder_atomically(self.folder / str(self.version), ConfigError) as version:
                 self._fill(version)
             self._warm(self.folder)
             write_text(self.folder / CONFIG, self.config, ConfigError)
             return
-        with _appearing(self.folder) as model:
+        with folder_atomically(self.folder, ConfigError) as model:
             (model / CONFIG).write_text(self.config, "utf-8")
             self._warm(model)
             version = model / str(self.version)
@@ -211,20 +210,3 @@ def _clear_leftovers(repository: Path) -> None:
         for left in repository.glob(pattern):
             if re.fullmatch(r"\..+\.[0-9a-f]{16}\.part", left.name) and left.is_dir() and not left.is_symlink():
                 shutil.rmtree(left, ignore_errors=True)
-
-
-@contextmanager
-def _appearing(folder: Path) -> Iterator[Path]:
-    """A hidden folder beside `folder` that takes its name when the block ends well, and is removed otherwise."""
-    hidden = name_beside(folder)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        hidden.mkdir()
-        try:
-            yield hidden
-            os.rename(hidden, folder)
-        except BaseException:
-            shutil.rmtree(hidden, ignore_errors=True)
-            raise
-    except OSError as error:
-        raise L2GError(f"{folder}: cannot be written ({error.strerror or error}); give another repository") from None

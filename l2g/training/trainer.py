@@ -24,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from l2g.artifacts.weight_sums import check_archive
 from l2g.checkpoint import load_checkpoint, save_checkpoint
 from l2g.errors import CheckpointError, ConfigError, DataError, L2GError
 from l2g.files import refuse_overwriting, write_atomically
@@ -380,6 +381,7 @@ class Trainer:
             return None
         try:
             data = torch.load(path, map_location=self.process.device, weights_only=True)
+            check_archive(path)
             found, progress = data["config"], Progress(**data["progress"])
         except Exception as error:
             raise CheckpointError(f"{path}: not a resume file ({error}); remove it to start again") from None
@@ -472,9 +474,15 @@ def _key(*parts: int) -> int:
 def _on_signal(request: Callable[[], None]):
     """Ctrl-C and SIGTERM ask for an orderly stop after the current iteration; a second one stops at once."""
     previous: dict[int, Any] = {}
+    asked = False
 
     def handler(number, frame):
-        restore()
+        nonlocal asked
+        if asked:
+            restore()
+            signal.raise_signal(number)
+            return
+        asked = True
         request()
 
     def restore() -> None:

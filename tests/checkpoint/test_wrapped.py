@@ -68,9 +68,72 @@ def test_weights_that_are_not_finite_are_neither_written_nor_read(tmp_path, valu
         save_checkpoint(model, path)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
-    # Written by somebody else: the last eight bytes are two numbers of the last tensor.
-    path.write_bytes(before[:-4] + struct.pack("<f", value))
+    # Written by somebody else, without a sum: the last eight bytes are two numbers of the last tensor.
+    path.write_bytes(before[:-4].replace(b'"l2g.sha256"', b'"l2g.anyhow"') + struct.pack("<f", value))
     refused(path, "holds NaN or infinity")
+
+
+def flipped(path, place, bit=0):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1 << bit
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.25, 0.5, 0.75, 1])
+def test_a_flipped_bit_that_leaves_weights_finite(tmp_path, share):
+    """The lowest bit of a number of the head, the middle, the end."""
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(small_model(), path)
+    load_checkpoint(path)
+    start = 8 + struct.unpack("<Q", path.read_bytes()[:8])[0]
+    count = (path.stat().st_size - start) // 4
+    flipped(path, start + 4 * min(count - 1, int(share * count)))
+    refused(path, "was damaged or changed since it was written", "its header carries")
+
+
+def test_a_config_that_was_edited_in_the_header(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(small_model(), path)
+    content = path.read_bytes()
+    assert content.count(b'\\"trajectory\\": true') == 1
+    path.write_bytes(content.replace(b'\\"trajectory\\": true', b'\\"trajectory\\":false'))
+    refused(path, "was damaged or changed since it was written")
+
+
+def test_a_native_file_without_a_sum_loads(tmp_path):
+    """As all of earlier versions."""
+    path = tmp_path / "model.safetensors"
+    model = small_model()
+    save_checkpoint(model, path)
+    path.write_bytes(path.read_bytes().replace(b'"l2g.sha256"', b'"l2g.anyhow"'))
+    flipped(path, -4)
+    loaded = load_checkpoint(path).state_dict()
+    different = [name for name, tensor in model.state_dict().items() if not torch.equal(tensor, loaded[name])]
+    assert len(different) == 1
+
+
+@pytest.mark.parametrize("summed", [True, False])
+def test_a_flipped_bit_in_an_archive(tmp_path, tiny, expected, summed):
+    """torch.save writes a CRC-32 of each part unless told not to; torch.load takes what has another."""
+    torch.serialization.set_crc32_options(summed)
+    try:
+        path = save(tiny, tmp_path / "model.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    whole = load_checkpoint(path, **golden.TINY)
+    assert torch.equal(step(whole)[0].logits, expected.logits)
+    name = "sem_seg_head.pixel_decoder.mask_features.weight"
+    place = path.read_bytes().index(tiny[name].numpy().tobytes())
+    flipped(path, place + 8)
+    if summed:
+        refused(path, "was damaged or changed since it was written", "Bad CRC-32", **golden.TINY)
+    else:
+        assert load_checkpoint(path, **golden.TINY)
+
+
+def test_an_archive_of_the_old_kind_loads(tmp_path, tiny, expected):
+    torch.save({"model": tiny}, tmp_path / "model.pth", _use_new_zipfile_serialization=False)
+    assert torch.equal(step(load_checkpoint(tmp_path / "model.pth", **golden.TINY))[0].logits, expected.logits)
 
 
 def test_integers_in_the_place_of_weights_are_refused(tmp_path, tiny):

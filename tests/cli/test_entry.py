@@ -9,9 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from l2g.cli import entry
+from l2g.cli import entry, interruption
 from l2g.cli.commands import BY_NAME, Command
 from l2g.cli.entry import guarded, main_of, run_command
+from l2g.cli.interruption import interruptible
 from l2g.errors import DataError, L2GError
 
 COMMAND = Command("tried", "nowhere", "a command of the tests", "Tests", "int8", "stopped half-way")
@@ -89,6 +90,19 @@ def test_sigterm_is_like_ctrl_c_for_every_command(monkeypatch, capsys):
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+def test_a_library_that_makes_an_error_of_it_while_it_is_imported(capsys):
+    """NumPy's compiled parts say "initialization failed" (ImportError)."""
+
+    def work():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise ImportError("initialization failed") from None
+
+    assert guarded(work, COMMAND) == 130
+    assert capsys.readouterr().err == "stopped half-way\n"
+
+
 def test_a_reader_that_has_enough_is_no_error():
     code = "import sys; from l2g.cli.entry import guarded; from l2g.cli.commands import COMMANDS\n" + (
         "sys.exit(guarded(lambda: [print('x' * 1000) for _ in range(10000)] and 0, COMMANDS[0]))"
@@ -98,3 +112,67 @@ def test_a_reader_that_has_enough_is_no_error():
     process.stdout.close()
     assert process.stderr.read() == b""
     assert process.wait(timeout=60) == 2
+
+
+# OpenSSL counts for minutes and lets other threads of Python work, as a library that compiles a graph does.
+DEAF = """
+import hashlib, sys
+from l2g.cli import entry, interruption
+from l2g.files import write_atomically
+
+class module:
+    __doc__ = ""
+    add_arguments = staticmethod(lambda parser: None)
+
+    @staticmethod
+    def run(_):
+        with write_atomically(sys.argv[1]) as temporary:
+            temporary.write_text("half")
+            print("begun", flush=True)
+            hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
+
+entry.module_of = lambda command: module
+interruption.PATIENCE_SECONDS = 0.4
+sys.argv[2:] = []
+entry.run_command(entry.BY_NAME["export"], [], own=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_library_that_hears_no_signal_holds_nobody_up(number, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", DEAF, str(tmp_path / "m.onnx")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    with process:
+        assert process.stdout.readline() == b"begun\n"
+        assert len(list(tmp_path.iterdir())) == 1
+        time.sleep(0.1)
+        process.send_signal(number)
+        started = time.monotonic()
+        assert process.wait(timeout=60) == 130
+        assert 0.3 < time.monotonic() - started < 5  # of 0.4, where others are at work
+        assert process.stderr.read().decode() == f"{BY_NAME['export'].stopped}\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_signal_that_another_handler_hears_is_its_own_affair(capsys, monkeypatch):
+    """The trainer ends its iteration, however long that takes; a worker that was forked has signals of its own."""
+    called, patience = [], 0.05
+    monkeypatch.setattr(interruption, "PATIENCE_SECONDS", patience)
+    with interruptible(lambda: called.append("unheard")):
+        before = signal.signal(signal.SIGTERM, lambda number, frame: called.append("heard"))
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(4 * patience)
+        worker = os.fork()
+        if not worker:
+            signal.signal(signal.SIGTERM, lambda number, frame: os._exit(7))
+            time.sleep(60)
+        signal.signal(signal.SIGTERM, before)
+        time.sleep(patience)
+        os.kill(worker, signal.SIGTERM)
+        assert os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) == 7
+        time.sleep(4 * patience)
+    assert called == ["heard"]

@@ -1,6 +1,7 @@
 """The shipped model becomes engines in three precisions, without a GPU, and what is not what it says is refused."""
 
 import dataclasses
+import hashlib
 import os
 import signal
 
@@ -27,6 +28,7 @@ from l2g.runtime.backends.tensorrt.executor import why_invalid
 from l2g.runtime.backends.tensorrt.library import LibraryLog, installed_version, load_library
 from tests.engines.engines import engine_graph, rewritten
 from tests.export.precision.half import uncast
+from tests.runtime.fake_gpu import fake_engine
 
 rtx = pytest.mark.skipif(
     installed_version("tensorrt-rtx") is None, reason="TensorRT-RTX is not installed: it has no wheel for this platform"
@@ -266,6 +268,35 @@ def test_ctrl_c_stops_a_build(graphs, tmp_path, monkeypatch):
     finally:
         signal.signal(signal.SIGINT, before)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+@pytest.mark.parametrize("after", ["", "write_bytes", "write_sidecar", "check_file"])
+def test_ctrl_c_while_an_engine_is_written_leaves_it_whole_or_absent(tmp_path, monkeypatch, earlier, after):
+    """Also where another engine is there: the old one, whole, before the first step."""
+    output, new = tmp_path / "m.engine", tmp_path / "new.engine"
+    fake_engine(new, engine_graph())
+    content, sidecar = new.read_bytes(), read_sidecar(new)
+    if earlier:
+        fake_engine(output, engine_graph(), engine_sha256=hashlib.sha256(b"old").hexdigest(), engine_bytes=3)
+        output.write_bytes(b"old")
+    real = getattr(engine_module, after or "write_bytes")
+
+    def interrupted(*arguments):
+        if after:
+            real(*arguments)
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine_module, after or "write_bytes", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        engine_module._write(output, content, sidecar)
+    if output.exists():
+        found = check_file(output, read_sidecar(output))
+        assert found == (content if after in ("write_sidecar", "check_file") else b"old")
+    else:
+        assert not sidecar_path(output).exists()
+        assert after == "write_bytes" or not earlier
 
 
 @rtx

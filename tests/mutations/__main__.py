@@ -17,7 +17,8 @@ from collections import Counter
 from pathlib import Path
 
 from tests.mutations.child import GOOD, SECONDS, Forks, Outcome
-from tests.mutations.families import FAMILIES, Originals
+from tests.mutations.families import FAMILIES
+from tests.mutations.originals import Originals
 
 KINDS = (*GOOD, "traceback", "hang", "crash", "memory", "half-written")
 

@@ -141,6 +141,8 @@ def _child(words: list[str], log: Path, place: Place) -> None:
         os.dup2(handle, 2)
         from l2g.cli.main import main
 
+        # Words that name a folder of no place, such as --output 0x0, make it here.
+        os.chdir(log.parent)
         place.enter()
         try:
             code = main(words)

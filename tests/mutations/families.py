@@ -2,63 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 import shutil
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
-import torch
 
 from l2g.artifacts import sidecar as sidecars
-from l2g.checkpoint import PUBLIC_NAMES
+from l2g.artifacts.weight_sums import SUM_KEY
+from l2g.checkpoint import save_checkpoint
 from l2g.contract import METADATA_KEY
-from l2g.data.synthetic.dataset import write_synthetic
+from l2g.data.synthetic.shapes import CLASS_NAMES
 from tests.exported import edited, set_contract, small_checkpoint, small_graph
-from tests.modeling.small import small_model
 from tests.mutations.change import bytes_of, json_of, text_of
 from tests.mutations.checkpoints import spoiled
-from tests.runtime.clips import moving_scenes, write_clip
+from tests.mutations.foreign import class_maps, converted, panoptic
+from tests.mutations.originals import CONFIG, Originals, run_words
+from tests.mutations.resumed import checks, ledgers, memories, resume_files
+from tests.runtime.clips import moving_scenes
 from tests.runtime.fake_gpu import fake_engine
 from tests.training.small import small
-
-
-@dataclass(frozen=True)
-class Originals:
-    """The good inputs that are spoiled. folder: where all of them lie; nothing is changed there."""
-
-    folder: Path
-    clip: Path
-    data: Path
-    results: Path
-    public: Path
-
-    @classmethod
-    def made(cls, folder: Path) -> Originals:
-        clip = write_clip(folder / "clip.mp4", moving_scenes(6))
-        data = write_synthetic(folder / "data", "val", seed=3, videos=2, frames=3, size=(64, 96))
-        truth = json.loads((Path(data) / "instances.json").read_text())
-        results = [
-            {
-                "video_id": found["video_id"],
-                "category_id": found["category_id"],
-                "score": 0.5 + index / 100,
-                "segmentations": found["segmentations"],
-            }
-            for index, found in enumerate(truth["annotations"])
-        ]
-        path = folder / "results.json"
-        path.write_text(json.dumps(results))
-        public = folder / "model.pth"
-        # What `l2g run` takes a public model for: no aligner, eight heads.
-        tensors = small_model(num_heads=8).state_dict()
-        mine = {_public_name(name): value for name, value in tensors.items() if not name.startswith("aligner.")}
-        torch.save({"model": mine}, public)
-        return cls(folder, clip, Path(data), path, public)
-
 
 Family = Callable[[Originals, random.Random, Path], list[str]]
 
@@ -69,12 +36,7 @@ def graph(good: Originals, rng: random.Random, work: Path) -> list[str]:
 
 
 def contract(good: Originals, rng: random.Random, work: Path) -> list[str]:
-    import onnx
-
-    model = onnx.load(small_graph())
-    text = {entry.key: entry.value for entry in model.metadata_props}[METADATA_KEY]
-    changed = json_of(json.loads(text), rng)
-    return _opened(edited(small_graph(), set_contract(changed), work / "m.onnx"), good, rng, work)
+    return _opened(_with_contract(rng, work / "m.onnx"), good, rng, work)
 
 
 def sidecar(good: Originals, rng: random.Random, work: Path) -> list[str]:
@@ -82,7 +44,7 @@ def sidecar(good: Originals, rng: random.Random, work: Path) -> list[str]:
     path = sidecars.sidecar_path(engine)
     if rng.random() < 0.2:
         path.write_bytes(bytes_of(path.read_bytes(), rng))
-        return _run(engine, good.clip, work)
+        return run_words(engine, good.clip, work)
     data = json.loads(path.read_text())
     del data["sha256"]
     changed = json_of(data, rng)
@@ -92,14 +54,16 @@ def sidecar(good: Originals, rng: random.Random, work: Path) -> list[str]:
     except (ValueError, TypeError, RecursionError):
         signed = changed
     path.write_text(signed)
-    return _run(engine, good.clip, work)
+    return run_words(engine, good.clip, work)
 
 
 def safetensors(good: Originals, rng: random.Random, work: Path) -> list[str]:
     data, path = small_checkpoint().read_bytes(), work / "m.safetensors"
+    if rng.random() < 0.8:  # else nothing but the sum would be met
+        data = data.replace(SUM_KEY.encode(), b"l2g.anyhow")
     if rng.random() < 0.4:
         path.write_bytes(bytes_of(data, rng))
-        return _run(path, good.clip, work)
+        return run_words(path, good.clip, work)
     size = struct.unpack("<Q", data[:8])[0]
     header = json.loads(data[8 : 8 + size])
     if rng.random() < 0.6:
@@ -109,7 +73,7 @@ def safetensors(good: Originals, rng: random.Random, work: Path) -> list[str]:
     else:
         changed = json_of(header, rng).encode()
     path.write_bytes(struct.pack("<Q", len(changed)) + changed + data[8 + size :])
-    return _run(path, good.clip, work)
+    return run_words(path, good.clip, work)
 
 
 def pth(good: Originals, rng: random.Random, work: Path) -> list[str]:
@@ -152,26 +116,6 @@ def results(good: Originals, rng: random.Random, work: Path) -> list[str]:
     ]
 
 
-CONFIG = """model: l2g_tiny
-seed: 1
-precision: fp32
-ema: 0.5
-clip_norm: 0.1
-data:
-  source: synthetic
-  reverse: 0.1
-loss:
-  num_points: 16
-phases:
-- kind: image
-  iterations: 1
-  batch_size: 1
-  lr: 1e-3
-  warmup: 1
-  schedule: cosine
-"""
-
-
 def configs(good: Originals, rng: random.Random, work: Path) -> list[str]:
     (work / "c.yaml").write_text(text_of(CONFIG, rng) if rng.random() < 0.7 else CONFIG)
     changes = []
@@ -193,13 +137,13 @@ def pictures(good: Originals, rng: random.Random, work: Path) -> list[str]:
         _, coded = cv2.imencode(suffix, image)
         data = coded.tobytes()
         (folder / f"{index}{suffix}").write_bytes(bytes_of(data, rng) if rng.random() < 0.5 else data)
-    return _run(small_graph(), folder, work)
+    return run_words(small_graph(), folder, work)
 
 
 def videos(good: Originals, rng: random.Random, work: Path) -> list[str]:
     path = work / "v.mp4"
     path.write_bytes(bytes_of(good.clip.read_bytes(), rng))
-    return _run(small_graph(), path, work)
+    return run_words(small_graph(), path, work)
 
 
 _NUMBERS = ("nan", "inf", "-1", "0", "1e300", "1e-300", "x", "", "9" * 30, "0.5", "3")
@@ -214,29 +158,102 @@ def command_line(good: Originals, rng: random.Random, work: Path) -> list[str]:
     value = rng.choice(odd if option in ("--input", "--model", "--output", "--size", "--class-names") else _NUMBERS)
     if option == "--output" and value in ("/", "../../.."):
         value = "/proc/nothing"
-    words = _run(small_graph(), good.clip, work)
+    words = run_words(small_graph(), good.clip, work)
     if option in words:
         words[words.index(option) + 1] = value
         return words
     return [*words, f"{option}={value}"]
 
 
+_CAMERAS = """- name: north
+  url: {clip}
+  rotation: 90
+  region: [0.1, 0.1, 0.9, 0.9]
+- name: south
+  url: {clip}
+  rate: 5
+"""
+
+
+def cameras(good: Originals, rng: random.Random, work: Path) -> list[str]:
+    path = work / "cameras.yaml"
+    text = _CAMERAS.format(clip=good.clip)
+    path.write_text(text_of(text, rng) if rng.random() < 0.9 else json_of(text, rng))
+    return run_words(small_graph(), path, work)
+
+
+def repositories(good: Originals, rng: random.Random, work: Path) -> list[str]:
+    """For Triton: graphs, contracts and sidecars, and a repository that something is in already."""
+    kind = rng.randrange(3)
+    path = work / "m.onnx"
+    if kind == 0:
+        path.write_bytes(bytes_of(small_graph().read_bytes(), rng))
+    elif kind == 1:
+        path = _with_contract(rng, path)
+    else:
+        path = Path(sidecar(good, rng, work)[2])
+    if rng.random() < 0.2:
+        (work / "out" / "m").write_text("in the way")
+    words = ["triton", str(path), "--output", str(work / "out")]
+    return [*words, "--gpu"] if path.suffix == ".engine" else words
+
+
+def _with_contract(rng: random.Random, path: Path) -> Path:
+    import onnx
+
+    model = onnx.load(small_graph())
+    text = {entry.key: entry.value for entry in model.metadata_props}[METADATA_KEY]
+    return edited(small_graph(), set_contract(json_of(json.loads(text), rng)), path)
+
+
+@functools.cache
+def _small_videomt(folder: Path) -> Path:
+    from tests.modeling.videomt.small import small_videomt
+
+    save_checkpoint(small_videomt(), folder / "videomt")
+    (folder / "videomt" / "preprocessor_config.json").write_text('{"size": {"height": 96, "width": 96}}')
+    return folder / "videomt"
+
+
+def videomt(good: Originals, rng: random.Random, work: Path) -> list[str]:
+    folder = _copied(_small_videomt(good.folder), work / "model")
+    path = folder / rng.choice(("config.json", "config.json", "model.safetensors", "preprocessor_config.json"))
+    if path.suffix == ".json" and rng.random() < 0.8:
+        path.write_text(json_of(json.loads(path.read_text()), rng))
+    elif path.suffix == ".json" or rng.random() < 0.5:
+        path.write_bytes(bytes_of(path.read_bytes(), rng))
+    else:
+        _change_header(path, rng)
+    return run_words(folder, good.clip, work)
+
+
+def _change_header(path: Path, rng: random.Random) -> None:
+    data = path.read_bytes()
+    size = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8 : 8 + size])
+    header["__metadata__"].pop(SUM_KEY, None)
+    changed = json_of(header, rng).encode()
+    path.write_bytes(struct.pack("<Q", len(changed)) + changed + data[8 + size :])
+
+
+def lists(good: Originals, rng: random.Random, work: Path) -> list[str]:
+    """Of videos, of class names; and what a batch left in its output, which is refused before any worker starts."""
+    path = work / "names.txt"
+    if rng.random() < 0.5:
+        path.write_bytes(bytes_of("\n".join(CLASS_NAMES).encode(), rng))
+        return [*run_words(good.public, good.clip, work), "--num-queries=10", "--class-names", str(path)]
+    path.write_text(rng.choice(("", "#\n", "\n\n", "\0", "a b", "http://", "s3://", "/dev/null", "x" * 5000, ".")))
+    (work / "out" / "batch.json").write_text(json_of({"model": "m", "size": [1, 2], "options": {}}, rng))
+    return ["batch", "--model", str(small_graph()), "--input", str(path), "--output", str(work / "out"), "--quiet"]
+
+
 FAMILIES: dict[str, Family] = {
     family.__name__: family
     for family in (
-        graph, contract, sidecar, safetensors, pth, annotations, results, configs, pictures, videos, command_line
+        graph, contract, sidecar, safetensors, pth, annotations, results, configs, pictures, videos, command_line,
+        converted, panoptic, class_maps, memories, resume_files, ledgers, checks, cameras, repositories, videomt, lists
     )
 }  # fmt: skip
-
-
-def _public_name(name: str) -> str:
-    """Ours as the public checkpoints have it, where they have it."""
-    pairs = ((theirs, ours) for theirs, ours in PUBLIC_NAMES if ours and name.startswith(ours))
-    return next((theirs + name[len(ours) :] for theirs, ours in pairs), name)
-
-
-def _run(model: Path, source: Path, work: Path) -> list[str]:
-    return ["run", "--model", str(model), "--input", str(source), "--output", str(work / "out"), "--end=0.5", "--quiet"]
 
 
 def _loaded(path: Path, good: Originals, rng: random.Random, work: Path) -> list[str]:
@@ -247,7 +264,7 @@ def _loaded(path: Path, good: Originals, rng: random.Random, work: Path) -> list
     if asked < 0.2:
         output = str(work / "out" / "m.onnx")
         return ["export", "--ckpt", str(path), "--num-queries=10", "--output", output, "--quiet"]
-    return [*_run(path, good.clip, work), *(["--num-queries=10"] if rng.random() < 0.9 else [])]
+    return [*run_words(path, good.clip, work), *(["--num-queries=10"] if rng.random() < 0.9 else [])]
 
 
 def _config(work: Path) -> Path:
@@ -257,7 +274,7 @@ def _config(work: Path) -> Path:
 
 def _opened(path: Path, good: Originals, rng: random.Random, work: Path) -> list[str]:
     asked = rng.randrange(3)
-    return _run(path, good.clip, work) if asked == 0 else ["inspect" if asked == 1 else "doctor", str(path)]
+    return run_words(path, good.clip, work) if asked == 0 else ["inspect" if asked == 1 else "doctor", str(path)]
 
 
 def _copied(source: Path, target: Path) -> Path:

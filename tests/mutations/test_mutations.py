@@ -7,7 +7,8 @@ pytest.importorskip("onnxruntime")
 
 from tests.mutations.__main__ import one
 from tests.mutations.child import Forks
-from tests.mutations.families import FAMILIES, Originals
+from tests.mutations.families import FAMILIES
+from tests.mutations.originals import Originals
 
 CASES = {"configs": 8, "safetensors": 14, "pth": 14}
 

@@ -9,15 +9,15 @@ compute in the precision of its graph is not written. Exit code: 0 written, 2 ba
 from __future__ import annotations
 
 import argparse
-import os
 import re
-import sys
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from l2g.cli.arguments import add_library, add_quiet, note
+from l2g.cli.arguments import add_library, add_quiet
 from l2g.cli.commands import BY_NAME
 from l2g.cli.entry import INTERRUPTED, main_of
+from l2g.cli.interruption import leave
 from l2g.cli.table import Row, table
 from l2g.errors import EngineError
 
@@ -90,16 +90,9 @@ def build(options: argparse.Namespace) -> EngineBuild:
         log_file=options.verbose_log,
         verify=None if options.no_verify else verify_engine,
         progress=not options.quiet,
-        interrupted=leave,
+        # TensorRT-RTX 1.7 that is asked to stop in the middle of a build ends one process in four by a crash.
+        interrupted=partial(leave, BY_NAME["build"].stopped, INTERRUPTED),
     )
-
-
-def leave() -> NoReturn:
-    """End this process as Ctrl-C does: nothing is written yet, and TensorRT-RTX 1.7 that is asked to stop in the middle
-    of a build ends one process in four by a crash."""
-    note(BY_NAME["build"].stopped)
-    sys.stdout.flush()
-    os._exit(INTERRUPTED)
 
 
 def trtexec(options: argparse.Namespace) -> str:

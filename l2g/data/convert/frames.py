@@ -12,7 +12,7 @@ import cv2
 from l2g.data.checks import is_directory
 from l2g.data.pictures import read_picture
 from l2g.errors import DataError
-from l2g.files import cache_root, name_beside
+from l2g.files import cache_root, folder_atomically
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 VIDEOS = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v")
@@ -52,15 +52,9 @@ def _taken_apart(file: Path) -> list[Path]:
     key = hashlib.sha256(f"{file.resolve()} {facts.st_size} {facts.st_mtime_ns}".encode()).hexdigest()[:16]
     folder = cache_root() / "frames" / f"{file.stem}-{key}"
     if not folder.is_dir():
-        part = name_beside(folder)
-        part.mkdir(parents=True)
-        try:
-            with open_source(os.fspath(file)) as source:
-                for number, frame in enumerate(source):
-                    write_picture(part / f"{number:06d}.png", frame.image)
-            part.replace(folder)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+        with folder_atomically(folder, DataError) as part, open_source(os.fspath(file)) as source:
+            for number, frame in enumerate(source):
+                write_picture(part / f"{number:06d}.png", frame.image)
     return pictures_in(folder)
 
 

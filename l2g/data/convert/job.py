@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from l2g.data.convert.mots import MotsWriter
 from l2g.data.convert.tracks import LabelledVideo, box_of, flattened, labelled, rle_of, youtube_vis_data
 from l2g.data.dataset import Category, VideoDataset
 from l2g.errors import DataError
-from l2g.files import name_beside
+from l2g.files import folder_atomically
 
 # Formats that have a place for what others lose.
 _WITH_OCCLUSION, _WITH_STUFF = ("youtube_vis", "ovis"), ("youtube_vis", "ovis", "coco_video", "vipseg")
@@ -163,11 +162,9 @@ def convert(dataset: VideoDataset, to: str, folder: Path, split: str = "train") 
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"'{folder}' exists and is not empty; give another directory or remove it")
-    part = name_beside(folder)
-    part.mkdir(parents=True)
     lost: Counter[str] = Counter()
     videos = frames = objects = 0
-    try:
+    with folder_atomically(folder, DataError) as part:
         writer = WRITERS[to](part, split, dataset.categories)
         for video in labelled(dataset):
             if to not in _WITH_OCCLUSION:
@@ -177,10 +174,5 @@ def convert(dataset: VideoDataset, to: str, folder: Path, split: str = "train") 
         writer.close()
         if to not in _WITH_STUFF:
             lost["classes of stuff, which are things there"] += sum(not c.is_thing for c in dataset.categories)
-        if folder.exists():
-            folder.rmdir()
-        part.replace(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     named = tuple(f"{count} {what}" for what, count in lost.items() if count)
     return Converted(folder, videos, frames, objects, named)

@@ -22,7 +22,7 @@ from l2g.data.dataset import Category, Clip, Video, VideoDataset, make_clip
 from l2g.data.synthetic.shapes import CLASS_NAMES
 from l2g.data.synthetic.video import DEFAULT_SIZE, SyntheticVideo, split_facts, synthetic_video
 from l2g.errors import DataError, L2GError
-from l2g.files import cache_root, name_beside, sha256_of_file, write_text
+from l2g.files import cache_root, folder_atomically, name_beside, sha256_of_file, write_text
 
 FORMAT_VERSION = 1  # part of the cache's directory names: raise it whenever the drawing changes
 CATEGORIES = tuple(Category(label + 1, name) for label, name in enumerate(CLASS_NAMES))
@@ -169,13 +169,8 @@ def new_directory(directory: str | Path, split: str, videos: int | None) -> Iter
     count = videos if videos is not None else split_facts(split).videos
     if count < 1:
         raise DataError(f"{count} videos asked for; ask for 1 or more")
-    part = name_beside(directory)
-    part.mkdir(parents=True)
-    try:
+    with folder_atomically(directory, DataError) as part:
         yield part, count
-        part.replace(directory)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _write_frames(root: Path, name: str, video: SyntheticVideo, picture_format: str) -> dict:
@@ -255,16 +250,17 @@ def cached_split(
         return directory
     if (directory / SUM).is_file():
         warnings.warn(f"'{directory}' was changed since it was drawn; it is drawn anew", stacklevel=2)
-    fresh = name_beside(directory)
     try:
-        write(fresh, split, seed=seed, videos=videos, frames=frames)
-        write_text(fresh / SUM, _sum_of(fresh))
-        _put_in_place(fresh, directory)
+        with folder_atomically(directory, DataError) as fresh:
+            drawn = write(fresh / split, split, seed=seed, videos=videos, frames=frames)
+            for entry in tuple(drawn.iterdir()):
+                entry.replace(fresh / entry.name)
+            drawn.rmdir()
+            write_text(fresh / SUM, _sum_of(fresh))
+            _make_room(directory)
     except (OSError, L2GError) as error:
         if not _is_as_drawn(directory):  # else another process was faster
             raise DataError(f"cannot write '{directory}': {error}; set L2G_CACHE to a writable directory") from None
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
     return directory
 
 
@@ -284,12 +280,9 @@ def _sum_of(directory: Path) -> str:
     return digest.hexdigest()
 
 
-def _put_in_place(fresh: Path, directory: Path) -> None:
-    """Give `fresh` the name of `directory`, whose place it takes."""
-    old = name_beside(directory)
+def _make_room(directory: Path) -> None:
+    """Take the name from what has it."""
     if directory.exists():
+        old = name_beside(directory)
         directory.replace(old)
-    try:
-        fresh.replace(directory)
-    finally:
         shutil.rmtree(old, ignore_errors=True)

@@ -6,17 +6,22 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import VideomtConfig, VideomtForUniversalSegmentation
 from transformers.utils import logging
 
+from l2g.artifacts.weight_sums import SUM_KEY, check_sum, sum_of
 from l2g.errors import CheckpointError, ConfigError
+from l2g.files import folder_atomically, write_atomically
 from l2g.modeling.videomt.model import MASK_STRIDE, Videomt
 
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
 # Of training: a file may have them or not.
 _TRAINING = re.compile(r"^(criterion\..*|attn_mask_probs|embeddings\.mask_token)$")
 # The channels of an attention head, the same in every public ViT: a file of tensors does not tell it.
@@ -70,6 +75,7 @@ def load(folder: Path, class_names: tuple[str, ...] | None = None) -> Videomt:
     shaped = [f"{name} is {list(found)}, expected {list(wanted)}" for name, found, wanted in report["mismatched_keys"]]
     _check(folder, report["missing_keys"], report["unexpected_keys"], shaped)
     _check_finite(folder, network)
+    _check_sums(folder)
     return model.eval()
 
 
@@ -92,18 +98,38 @@ def from_tensors(path: Path, tensors: dict[str, Tensor], class_names: tuple[str,
 
 
 def save(model: Videomt, folder: Path) -> None:
-    """Write config.json and model.safetensors, which transformers reads too."""
+    """Write config.json and model.safetensors, which transformers reads too, whole or not at all; of a folder that is
+    there these two are replaced."""
     network = model.network
     network.config.id2label = dict(enumerate(model.config.class_names))
     network.config.label2id = {name: index for index, name in network.config.id2label.items()}
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder}: a file is there; a VidEoMT is saved into a folder, give its name")
     try:
-        with _quiet():
-            network.save_pretrained(folder)
+        with _quiet(), TemporaryDirectory(prefix="l2g-save-") as made:
+            network.save_pretrained(made)
+            tensors, config = load_file(Path(made, WEIGHTS)), Path(made, CONFIG).read_bytes()
+            metadata = {"format": "pt", SUM_KEY: sum_of(tensors)}
+            with _pair(folder) as (weights_file, config_file):
+                save_file(tensors, weights_file, metadata)
+                config_file.write_bytes(config)
     except (OSError, SafetensorError) as error:
         text = getattr(error, "strerror", None) or error
         raise CheckpointError(f"{folder}: cannot be written ({text}); make room, or check its permissions") from None
+
+
+@contextmanager
+def _pair(folder: Path) -> Iterator[tuple[Path, Path]]:
+    """Where weights and config are to be written; a new folder appears with both, in an old one each is replaced."""
+    if folder.exists():
+        with (
+            write_atomically(folder / CONFIG, CheckpointError) as config,
+            write_atomically(folder / WEIGHTS, CheckpointError) as weights,
+        ):
+            yield weights, config
+        return
+    with folder_atomically(folder, CheckpointError) as fresh:
+        yield fresh / WEIGHTS, fresh / CONFIG
 
 
 def _config(tensors: dict[str, Tensor]) -> VideomtConfig:
@@ -145,6 +171,15 @@ def _renamed(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
             yield new.replace(".attn.qkv.", f".attention.{part}."), third
     else:
         yield new, tensor[0] if new == "embeddings.position_embeddings.weight" else tensor
+
+
+def _check_sums(folder: Path) -> None:
+    """Of a folder that `save` wrote; another's files carry none."""
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            if SUM_KEY in metadata:
+                check_sum(file, {name: opened.get_tensor(name) for name in opened.keys()}, metadata)  # noqa: SIM118
 
 
 def _count(tensors: dict[str, Tensor], prefix: str) -> int:

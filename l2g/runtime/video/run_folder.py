@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ from typing import BinaryIO
 import numpy as np
 
 from l2g.errors import VideoError
-from l2g.files import PendingFile, locked, write_atomically
+from l2g.files import PendingFile, locked, write_atomically, write_bytes
 from l2g.runtime.arrays import Array
 
 UNFINISHED = "unfinished"
@@ -29,7 +30,8 @@ UNFINISHED = "unfinished"
 KEY_FRAMES = 120
 _RESULTS = ("frames.jsonl", "results.json", "panoptic.jsonl", "pred.json")
 _SPOOL, _BEFORE = "results.spool", "overlay.before.mp4"
-_MEMORY = "memory-{:09d}.npz"
+# An archive of arrays, followed by its SHA-256.
+_MEMORY, _SUM_BYTES = "memory-{:09d}.npz", 32
 # The overlay lags behind the memories by what its encoder holds: so many are kept, and the last that fits counts.
 _MEMORIES = 2
 
@@ -101,9 +103,9 @@ class RunFolder:
         arrays = dict(memory)
         arrays["run.facts"] = np.frombuffer(self._facts.encode(), np.uint8)
         arrays["run.numbers"] = np.array([frames, line_bytes, spool_bytes], np.int64)
-        path = self.work / _MEMORY.format(frames)
-        with write_atomically(path, VideoError) as temporary, open(temporary, "wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
+        path, content = self.work / _MEMORY.format(frames), io.BytesIO()
+        np.savez(content, allow_pickle=False, **arrays)
+        write_bytes(path, content.getvalue() + hashlib.sha256(content.getvalue()).digest(), VideoError)
         for old in sorted(self.work.glob("memory-*.npz"))[:-_MEMORIES]:
             old.unlink()
 
@@ -138,7 +140,11 @@ class RunFolder:
         memories = sorted(self.work.glob("memory-*.npz"), reverse=True)
         for path in memories:
             try:
-                with np.load(path, allow_pickle=False) as data:
+                content = path.read_bytes()
+                # Whatever is not as it was written is none.
+                if hashlib.sha256(content[:-_SUM_BYTES]).digest() != content[-_SUM_BYTES:]:
+                    continue
+                with np.load(io.BytesIO(content[:-_SUM_BYTES]), allow_pickle=False) as data:
                     memory = {name: data[name] for name in data.files if not name.startswith("run.")}
                     facts, (frames, lines, spool) = bytes(data["run.facts"]).decode(), data["run.numbers"].tolist()
             except (OSError, ValueError, KeyError, EOFError):

@@ -47,13 +47,14 @@ class Camera(Record):
 def read_cameras(path: str) -> list[Camera]:
     """The cameras of a YAML file, a list of entries. VideoError, which names the entry, for anything else."""
     try:
-        import yaml
+        from l2g.untrusted.yaml_files import parse_yaml
     except ModuleNotFoundError:
         raise VideoError(f"{path}: a list of cameras needs PyYAML; pip install 'l2g[live]'") from None
     try:
-        entries = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         raise VideoError(f"{path}: cannot be read as YAML ({str(error).splitlines()[0]})") from None
+    entries = parse_yaml(text, path, VideoError)
     if not isinstance(entries, list) or not entries:
         raise VideoError(f"{path}: a list of cameras expected, each with a name and a url")
     cameras: list[Camera] = []

@@ -1,0 +1,63 @@
+"""Sums over weights, which tell a flipped bit that leaves every number finite.
+
+A safetensors file that l2g writes carries one in its header. A file of `torch.save` is a ZIP archive, which has a
+CRC-32 of each of its parts; `torch.load` reads past them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zipfile
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from l2g.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SUM_KEY = "l2g.sha256"
+_BLOCK = 1 << 20
+
+
+def sum_of(tensors: Mapping[str, Tensor], config: str = "") -> str:
+    """SHA-256, in hexadecimal, of names, types, shapes and values of tensors in memory, and of a config's text."""
+    import torch
+
+    digest = hashlib.sha256(config.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode(errors="surrogatepass"))
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def check_sum(
+    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str], config: str = ""
+) -> None:
+    """CheckpointError where the header carries a sum and the content has another; a file without one is taken."""
+    expected = metadata.get(SUM_KEY)
+    if expected is not None and sum_of(tensors, config) != expected:
+        raise _damaged(path, f"its content has not the sum {expected[:12]}... that its header carries")
+
+
+def check_archive(path: str | os.PathLike[str]) -> None:
+    """CheckpointError where a part of a `torch.save` archive has not its CRC-32; one without them, or of the format
+    before archives, is taken."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for part in archive.infolist():
+                if part.CRC:  # 0: written with torch.serialization.set_crc32_options(False)
+                    with archive.open(part) as file:
+                        while file.read(_BLOCK):
+                            pass
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError) as error:
+        raise _damaged(path, str(error)) from None
+
+
+def _damaged(path: str | os.PathLike[str], reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"{os.fspath(path)}: was damaged or changed since it was written ({reason}); copy or download it again"
+    )
