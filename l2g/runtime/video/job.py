@@ -38,9 +38,9 @@ class FlowOptions:
     """How streams share the model's time.
 
     policy: "latest": a stream's newest frame is taken and older ones that wait are dropped; "all": every frame; None:
-    "latest" for live sources, "all" for others. wait: seconds that a batch with a live source waits, from its first
-    frame on, for frames of the other streams. stall: seconds without a frame or without an answer of the model after
-    which that is said; 0 never.
+    "latest" for live sources, "all" for others. wait: seconds that a batch with a live source waits at most, from its
+    first frame on, for frames of the other streams and for newer ones, where such are due within them. stall: seconds
+    without a frame or without an answer of the model after which that is said; 0 never.
     """
 
     policy: str | None = None
@@ -233,11 +233,12 @@ def _summary(lane: Lane, seconds: float, interrupted: bool) -> JobSummary:
     damage = lane.source.damage
     if lane.failure:
         damage = str(_failed([lane], lane.failure))
+    results = lane.results
     return JobSummary(
-        frames=lane.results.frames,
+        frames=lane.frames,
         seconds=seconds,
-        tracks=lane.results.tracks,
-        files=() if lane.run.kept else tuple(path for path in lane.results.paths if path.exists()),
+        tracks=results.tracks if results else 0,
+        files=tuple(path for path in results.paths if path.exists()) if results and not lane.run.kept else (),
         damage=damage,
         interrupted=interrupted,
         notices=(*lane.source.notices, *([f"went on after {lane.done} frames"] if lane.done else [])),
@@ -249,7 +250,7 @@ def _summary(lane: Lane, seconds: float, interrupted: bool) -> JobSummary:
 
 def _failed(lanes: Sequence[Lane], error: BaseException) -> BaseException:
     """The error that ends all lanes; where earlier results stay, what was done is elsewhere, and a user is told so."""
-    places = [(lane.results.frames, lane.run.fail(lane.results.frames), lane) for lane in lanes]
+    places = [(lane.frames, lane.run.fail(lane.frames), lane) for lane in lanes]
     frames, place, lane = max(places, key=lambda found: found[0])
     if not frames or not isinstance(error, L2GError):
         return error
@@ -279,7 +280,10 @@ def _rounds(lanes: Sequence[Lane], flow: FlowOptions, live: bool, watchdog: Watc
             yield _Round([item], [])
         return
     changed = threading.Condition()
-    readers = {lane: ReadAhead(lane.decode(), latest=flow.latest(lane.source), changed=changed) for lane in lanes}
+    readers = {
+        lane: ReadAhead(lane.decode(latest), latest=latest, changed=changed)
+        for lane, latest in ((lane, flow.latest(lane.source)) for lane in lanes)
+    }
     running = list(lanes)
     try:
         while True:
@@ -291,7 +295,7 @@ def _rounds(lanes: Sequence[Lane], flow: FlowOptions, live: bool, watchdog: Watc
                 return
             items = [readers[lane].take() for lane in ready]
             for item in items:
-                item.lane.dropped = readers[item.lane].dropped
+                item.lane.dropped = readers[item.lane].dropped + item.lane.passed_over
                 watchdog.frame(item.lane)
             yield _Round(items, finished)
     finally:
@@ -305,18 +309,19 @@ def _rounds(lanes: Sequence[Lane], flow: FlowOptions, live: bool, watchdog: Watc
 def _wait(
     readers: dict[Lane, ReadAhead], running: Sequence[Lane], wait: float | None, changed: threading.Condition
 ) -> list[Lane]:
-    """The lanes that have a frame: all that still run, or with `wait` those that have one so long after the first."""
+    """The lanes that have a frame: all that still run, or with `wait` those that have one so long after the first, and
+    sooner where nothing better is due meanwhile."""
     deadline: float | None = None
     while True:
         left = [lane for lane in running if not readers[lane].ended]
         ready = [lane for lane in left if readers[lane].ready]
-        if len(ready) == len(left):
+        if len(ready) == len(left) and (wait is None or not ready):
             return ready
         seconds = _POLL_SECONDS
         if ready and wait is not None:
             now = time.monotonic()
             deadline = now + wait if deadline is None else deadline
-            if now >= deadline:
+            if now >= deadline or not any(readers[lane].brings(now, deadline) for lane in left):
                 return ready
             seconds = min(seconds, deadline - now)
         changed.wait(seconds)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+
+from l2g.runtime.video.live.pace import Arrivals
 
 # Frames that wait between two stages: enough to ride out a slow frame, few enough that memory stays flat.
 DEPTH = 4
@@ -55,6 +58,7 @@ class ReadAhead:
         self._waiting: deque[Any] = deque()
         self._stopped = self._read_all = False
         self._error: BaseException | None = None
+        self._arrivals = Arrivals()
         self._thread = threading.Thread(target=self._read, name="l2g-read", daemon=True)
         self._thread.start()
 
@@ -62,6 +66,11 @@ class ReadAhead:
     def ready(self) -> bool:
         """Whether there is an item, or an error, to take."""
         return not self._stopped and bool(self._waiting or self._error)
+
+    def brings(self, now: float, until: float) -> bool:
+        """Whether a frame that is better than none, or than what waits, may come before `until`, by the pace so far."""
+        better = self._latest or not self._waiting
+        return better and self._error is None and not self._read_all and self._arrivals.due(now, until)
 
     @property
     def ended(self) -> bool:
@@ -118,6 +127,7 @@ class ReadAhead:
             while len(self._waiting) >= self._depth and not self._stopped:
                 self._changed.wait(_POLL_SECONDS)
             self._waiting.append(item)
+            self._arrivals.add(time.monotonic())
             self._changed.notify_all()
             return not self._stopped
 
