@@ -20,6 +20,7 @@ from l2g.runtime.session import VideoSession
 from l2g.runtime.video.cuts import Cuts
 from l2g.runtime.video.lane import Decoded, Inferred, Lane, OutputOptions, overlay_name
 from l2g.runtime.video.live.health import Stepper, Watchdog
+from l2g.runtime.video.live.pace import NEARLY_DUE
 from l2g.runtime.video.live.watcher import Watcher
 from l2g.runtime.video.overlay import DEFAULT_STYLE, OverlayStyle
 from l2g.runtime.video.pipeline import DEPTH, ReadAhead, run_pipeline
@@ -39,8 +40,9 @@ class FlowOptions:
 
     policy: "latest": a stream's newest frame is taken and older ones that wait are dropped; "all": every frame; None:
     "latest" for live sources, "all" for others. wait: seconds that a batch with a live source waits at most, from its
-    first frame on, for frames of the other streams and for newer ones, where such are due within them. stall: seconds
-    without a frame or without an answer of the model after which that is said; 0 never.
+    first frame on, for frames of the other streams and for newer ones, where such are due within them; a stream that is
+    alone waits for a newer one up to a third of its spacing, 0: never. stall: seconds without a frame or without an
+    answer of the model after which that is said; 0 never.
     """
 
     policy: str | None = None
@@ -310,7 +312,7 @@ def _wait(
     readers: dict[Lane, ReadAhead], running: Sequence[Lane], wait: float | None, changed: threading.Condition
 ) -> list[Lane]:
     """The lanes that have a frame: all that still run, or with `wait` those that have one so long after the first, and
-    sooner where nothing better is due meanwhile."""
+    sooner where nothing better is due."""
     deadline: float | None = None
     while True:
         left = [lane for lane in running if not readers[lane].ended]
@@ -320,8 +322,17 @@ def _wait(
         seconds = _POLL_SECONDS
         if ready and wait is not None:
             now = time.monotonic()
-            deadline = now + wait if deadline is None else deadline
-            if now >= deadline or not any(readers[lane].brings(now, deadline) for lane in left):
+            if deadline is None:
+                deadline = _deadline([readers[lane] for lane in left], now, wait)
+            if now >= deadline or not any(readers[lane].awaited(now, deadline - now) > now for lane in left):
                 return ready
             seconds = min(seconds, deadline - now)
         changed.wait(seconds)
+
+
+def _deadline(readers: Sequence[ReadAhead], now: float, wait: float) -> float:
+    """Until when a model that is free waits, with a frame that it could take."""
+    if len(readers) > 1 or not wait:
+        return now + wait
+    spacing = readers[0].arrivals.spacing or 0.0
+    return readers[0].awaited(now, max(wait, NEARLY_DUE * spacing))

@@ -58,7 +58,7 @@ class ReadAhead:
         self._waiting: deque[Any] = deque()
         self._stopped = self._read_all = False
         self._error: BaseException | None = None
-        self._arrivals = Arrivals()
+        self.arrivals = Arrivals()
         self._thread = threading.Thread(target=self._read, name="l2g-read", daemon=True)
         self._thread.start()
 
@@ -67,10 +67,11 @@ class ReadAhead:
         """Whether there is an item, or an error, to take."""
         return not self._stopped and bool(self._waiting or self._error)
 
-    def brings(self, now: float, until: float) -> bool:
-        """Whether a frame that is better than none, or than what waits, may come before `until`, by the pace so far."""
-        better = self._latest or not self._waiting
-        return better and self._error is None and not self._read_all and self._arrivals.due(now, until)
+    def awaited(self, now: float, within: float) -> float:
+        """Until when to wait for a frame that is better than none, or than what waits; `now` where none is due."""
+        if self._read_all or self._error is not None or (self._waiting and not self._latest):
+            return now
+        return self.arrivals.awaited(now, within)
 
     @property
     def ended(self) -> bool:
@@ -127,7 +128,7 @@ class ReadAhead:
             while len(self._waiting) >= self._depth and not self._stopped:
                 self._changed.wait(_POLL_SECONDS)
             self._waiting.append(item)
-            self._arrivals.add(time.monotonic())
+            self.arrivals.add(time.monotonic())
             self._changed.notify_all()
             return not self._stopped
 
