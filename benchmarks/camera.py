@@ -1,17 +1,21 @@
-"""Cameras on this machine, for tests, measurements and soaks: MPEG-TS over HTTP at a pace of their own, that can be
-killed, stalled and started again.
+"""Cameras on this machine, for tests, measurements and soaks: MPEG-TS over HTTP or RTSP, at a pace of their own, that
+can be killed, stalled and started again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -156,6 +160,65 @@ class CameraProcess:
     def __exit__(self, *exc: object) -> None:
         self._process.kill()
         self._process.wait()
+
+
+class RtspProcess:
+    """The same of a real RTSP server (`benchmarks/rtsp_server.py`), which runs by the system's Python: killed outright,
+    stalled by the system, so that connections are taken and nothing is ever answered.
+    """
+
+    def __init__(self, rate: float, seed: int):
+        from l2g.data.synthetic.video import synthetic_video
+
+        frames = [np.ascontiguousarray(frame) for frame in synthetic_video("long", seed, frames=60).frames]
+        self._file = tempfile.NamedTemporaryFile(suffix=".rgb")  # noqa: SIM115 - `__exit__` does
+        for frame in frames:
+            self._file.write(frame.tobytes())
+        self._file.flush()
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        height, width = frames[0].shape[:2]
+        self._command = [*_RTSP_SERVER, *map(str, (port, round(rate), width, height)), self._file.name]
+        self.url = f"rtsp://127.0.0.1:{port}/live"
+        self._start()
+
+    @staticmethod
+    def runs_here() -> bool:
+        """Whether what it needs is installed."""
+        needed = "import gi; gi.require_version('GstRtspServer', '1.0')"
+        try:
+            return subprocess.run([_RTSP_SERVER[0], "-c", needed], capture_output=True, check=False).returncode == 0
+        except OSError:
+            return False
+
+    def tell(self, what: str) -> None:
+        """ "kill", "stall" or "start"."""
+        if what == "stall":
+            self._process.send_signal(signal.SIGSTOP)
+        elif what == "kill":
+            self._process.kill()
+            self._process.wait()
+        elif self._process.returncode is None:
+            self._process.send_signal(signal.SIGCONT)
+        else:
+            self._start()
+
+    def __enter__(self) -> RtspProcess:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.tell("kill")
+        self._file.close()
+
+    def _start(self) -> None:
+        environment = {"PATH": os.environ.get("PATH", "")}  # without this environment's PYTHONPATH
+        self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True, env=environment)
+        assert self._process.stdout is not None
+        if self._process.stdout.readline() != "ready\n":
+            raise OSError(f"{' '.join(self._command)} does not listen")
+
+
+_RTSP_SERVER = ["/usr/bin/python3", str(Path(__file__).with_name("rtsp_server.py"))]
 
 
 def main(rate: str, seed: str) -> None:

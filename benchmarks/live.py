@@ -115,6 +115,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", default="l2g_tiny")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each side (default 20)")
     parser.add_argument("--rate", type=float, default=20.0, help="of the camera (default 20)")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES), metavar="NAME", help="(default: all)")
     args = parser.parse_args(argv)
     images = list(synthetic_video("long", 3, frames=100).frames)
     frame = 1000 / args.rate
@@ -122,9 +123,9 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{'':22}{'results':>9}{'median ms':>11}{'p99 ms':>9}{'last ms':>9}{'p99 in frames':>15}")
     try:
         with closing(open_backend(args.model, top_k=None)) as opened:
-            for name, side in SIDES.items():
+            for name in args.sides:
                 with Camera(images, args.rate, "nut") as camera:
-                    ages = 1000 * np.array(side(camera, Stretched(opened, 2 / args.rate), args.seconds))
+                    ages = 1000 * np.array(SIDES[name](camera, Stretched(opened, 2 / args.rate), args.seconds))
                 # The first second is that of opening: what came meanwhile waits.
                 late = ages[min(len(ages) - 1, round(args.rate / 2)) :]
                 p99 = np.percentile(late, 99)

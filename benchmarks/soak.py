@@ -1,10 +1,11 @@
 """Four cameras for a while: killed, stalled and started again in turn; what comes of it, and how memory grows.
 
-    python benchmarks/soak.py --minutes 10 [--model l2g_tiny]
+    python benchmarks/soak.py --minutes 10 [--model l2g_tiny] [--cameras rtsp|http]
 
-Cameras of 5, 8, 10 and 12 frames a second on this machine (MPEG-TS over HTTP). Every 15 s one of them is killed or
-stalled for 6 s. Printed are every reconnection, each camera's results per second while all were well and while another
-one was away, and the resident memory after a minute and at the end. Exit code 1 where a camera was never found again or
+Cameras of 5, 8, 10 and 12 frames a second on this machine, each a process: GStreamer's RTSP server, or MPEG-TS over
+HTTP where that is not installed. Every 15 s one of them is killed or stalled for 6 s. Printed are every reconnection,
+each camera's results per second while all were well and while another one was away, and the resident memory after a
+minute and at the end. Exit code 1 where a camera was never found again or
 memory grew by 2 % after the first minute.
 """
 
@@ -17,10 +18,11 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-from benchmarks.camera import CameraProcess
+from benchmarks.camera import CameraProcess, RtspProcess
 from l2g.errors import L2GError
 from l2g.runtime.backends.open import open_backend
 from l2g.runtime.video.job import FlowOptions, process_videos
@@ -59,7 +61,7 @@ class Log(Board):
         self.away, self._since = away, moment
 
 
-def disturb(cameras: list[CameraProcess], names: list[str], log: Log, ended: threading.Event) -> None:
+def disturb(cameras: Sequence[CameraProcess | RtspProcess], names: list[str], log: Log, ended: threading.Event) -> None:
     """Kill and stall one camera after the other, until the end."""
     for turn in itertools.count():
         if ended.wait(CYCLE - AWAY - SETTLING):
@@ -82,13 +84,17 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="l2g_tiny")
     parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--cameras", choices=("rtsp", "http"), help="(default: rtsp where its server is installed)")
     args = parser.parse_args(argv)
+    kind = args.cameras or ("rtsp" if RtspProcess.runs_here() else "http")
+    print(f"cameras: {kind}", flush=True)
     memory: list[tuple[float, int]] = []
     ended = threading.Event()
     log = Log()
     try:
         with ExitStack() as stack:
-            cameras = [stack.enter_context(CameraProcess(rate, seed)) for seed, rate in enumerate(RATES)]
+            make = RtspProcess if kind == "rtsp" else CameraProcess
+            cameras = [stack.enter_context(make(rate, seed)) for seed, rate in enumerate(RATES)]
             names = [f"cam{rate}" for rate in RATES]
             options = LiveOptions(read_timeout=2, reconnect=None, longest_pause=1)
             sources = open_sources([c.url for c in cameras], Selection(end=60 * args.minutes), live=options)

@@ -212,7 +212,7 @@ def process(options: argparse.Namespace) -> list[JobSummary]:
         # The sources first: a wrong path should not cost the time it takes to load a model.
         inputs = _inputs(options.input)
         live = _live_options(options, inputs)
-        sources = open_sources([each.path for each in inputs], selection, options.fps, options.track, live)
+        sources = open_sources([each.path for each in inputs], selection, options.fps, options.track, live, _say)
         for source in sources:
             stack.enter_context(source)
         sources = [
@@ -223,7 +223,7 @@ def process(options: argparse.Namespace) -> list[JobSummary]:
             options.model,
             top_k=None,
             canvas=options.size,
-            portrait=all(source.is_portrait for source in sources),
+            portrait=all(source.is_portrait for source in sources if source.is_open),
             num_queries=options.num_queries,
             class_names=options.class_names,
             **running(options),
@@ -268,6 +268,10 @@ def _live_options(options: argparse.Namespace, inputs: Sequence[_Input]) -> Live
     )
 
 
+def _say(text: str) -> None:
+    note(f"note: {text}")
+
+
 @contextmanager
 def _watcher(options: argparse.Namespace, sources: Sequence[VideoSource]) -> Iterator[Watcher]:
     """Who is told of what happens: the terminal, with --serve a page, and whom --send names."""
@@ -277,9 +281,9 @@ def _watcher(options: argparse.Namespace, sources: Sequence[VideoSource]) -> Ite
     if options.serve:
         from l2g.runtime.video.live.server import serve
 
-        watching = serve(options.serve, options.token, lambda text: note(f"note: {text}"))
+        watching = serve(options.serve, options.token, _say)
     else:
-        watching = nullcontext(Terminal(lambda text: note(f"note: {text}")))
+        watching = nullcontext(Terminal(_say))
     with ExitStack() as stack:
         watcher = stack.enter_context(watching)
         if options.send:

@@ -20,6 +20,7 @@ from l2g.runtime.session import VideoSession
 from l2g.runtime.video.cuts import Cuts
 from l2g.runtime.video.lane import Decoded, Inferred, Lane, OutputOptions, overlay_name
 from l2g.runtime.video.live.health import Stepper, Watchdog
+from l2g.runtime.video.live.pace import NEARLY_DUE
 from l2g.runtime.video.live.watcher import Watcher
 from l2g.runtime.video.overlay import DEFAULT_STYLE, OverlayStyle
 from l2g.runtime.video.pipeline import DEPTH, ReadAhead, run_in_turn, run_pipeline
@@ -38,10 +39,12 @@ class FlowOptions:
     """How streams share the model's time.
 
     policy: "latest": a stream's newest frame is taken and older ones that wait are dropped; "all": every frame; None:
-    "latest" for live sources, "all" for others. wait: seconds that a batch with a live source waits, from its first
-    frame on, for frames of the other streams. stall: seconds without a frame or without an answer of the model after
-    which that is said; 0 never. overlap: whether decoding, inference and writing of files overlap, in a thread each;
-    without, a frame goes all the way before the next, for processes that have one core and share the others.
+    "latest" for live sources, "all" for others. wait: seconds that a batch with a live source waits at most, from its
+    first frame on, for frames of the other streams and for newer ones, where such are due within them; a stream that is
+    alone waits for a newer one up to a third of its spacing, 0: never. stall: seconds without a frame or without an
+    answer of the model after which that is said; 0 never. overlap: whether decoding, inference and writing of files
+    overlap, in a thread each; without, a frame goes all the way before the next, for processes that have one core and
+    share the others.
     """
 
     policy: str | None = None
@@ -239,11 +242,12 @@ def _summary(lane: Lane, seconds: float, interrupted: bool) -> JobSummary:
     damage = lane.source.damage
     if lane.failure:
         damage = str(_failed([lane], lane.failure))
+    results = lane.results
     return JobSummary(
-        frames=lane.results.frames,
+        frames=lane.frames,
         seconds=seconds,
-        tracks=lane.results.tracks,
-        files=() if lane.run.kept else tuple(path for path in lane.results.paths if path.exists()),
+        tracks=results.tracks if results else 0,
+        files=tuple(path for path in results.paths if path.exists()) if results and not lane.run.kept else (),
         damage=damage,
         interrupted=interrupted,
         notices=(*lane.source.notices, *([f"went on after {lane.done} frames"] if lane.done else [])),
@@ -255,7 +259,7 @@ def _summary(lane: Lane, seconds: float, interrupted: bool) -> JobSummary:
 
 def _failed(lanes: Sequence[Lane], error: BaseException) -> BaseException:
     """The error that ends all lanes; where earlier results stay, what was done is elsewhere, and a user is told so."""
-    places = [(lane.results.frames, lane.run.fail(lane.results.frames), lane) for lane in lanes]
+    places = [(lane.frames, lane.run.fail(lane.frames), lane) for lane in lanes]
     frames, place, lane = max(places, key=lambda found: found[0])
     if not frames or not isinstance(error, L2GError):
         return error
@@ -285,7 +289,10 @@ def _rounds(lanes: Sequence[Lane], flow: FlowOptions, live: bool, watchdog: Watc
             yield _Round([item], [])
         return
     changed = threading.Condition()
-    readers = {lane: ReadAhead(lane.decode(), latest=flow.latest(lane.source), changed=changed) for lane in lanes}
+    readers = {
+        lane: ReadAhead(lane.decode(latest), latest=latest, changed=changed)
+        for lane, latest in ((lane, flow.latest(lane.source)) for lane in lanes)
+    }
     running = list(lanes)
     try:
         while True:
@@ -297,7 +304,7 @@ def _rounds(lanes: Sequence[Lane], flow: FlowOptions, live: bool, watchdog: Watc
                 return
             items = [readers[lane].take() for lane in ready]
             for item in items:
-                item.lane.dropped = readers[item.lane].dropped
+                item.lane.dropped = readers[item.lane].dropped + item.lane.passed_over
                 watchdog.frame(item.lane)
             yield _Round(items, finished)
     finally:
@@ -311,18 +318,28 @@ def _rounds(lanes: Sequence[Lane], flow: FlowOptions, live: bool, watchdog: Watc
 def _wait(
     readers: dict[Lane, ReadAhead], running: Sequence[Lane], wait: float | None, changed: threading.Condition
 ) -> list[Lane]:
-    """The lanes that have a frame: all that still run, or with `wait` those that have one so long after the first."""
+    """The lanes that have a frame: all that still run, or with `wait` those that have one so long after the first, and
+    sooner where nothing better is due."""
     deadline: float | None = None
     while True:
         left = [lane for lane in running if not readers[lane].ended]
         ready = [lane for lane in left if readers[lane].ready]
-        if len(ready) == len(left):
+        if len(ready) == len(left) and (wait is None or not ready):
             return ready
         seconds = _POLL_SECONDS
         if ready and wait is not None:
             now = time.monotonic()
-            deadline = now + wait if deadline is None else deadline
-            if now >= deadline:
+            if deadline is None:
+                deadline = _deadline([readers[lane] for lane in left], now, wait)
+            if now >= deadline or not any(readers[lane].awaited(now, deadline - now) > now for lane in left):
                 return ready
             seconds = min(seconds, deadline - now)
         changed.wait(seconds)
+
+
+def _deadline(readers: Sequence[ReadAhead], now: float, wait: float) -> float:
+    """Until when a model that is free waits, with a frame that it could take."""
+    if len(readers) > 1 or not wait:
+        return now + wait
+    spacing = readers[0].arrivals.spacing or 0.0
+    return readers[0].awaited(now, max(wait, NEARLY_DUE * spacing))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections import deque
 from collections.abc import Generator, Mapping
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from l2g.contract import GraphContract
-from l2g.errors import L2GError
+from l2g.errors import L2GError, VideoError
 from l2g.runtime.arrays import Array, ByteArray
 from l2g.runtime.assembler import letterbox_of
 from l2g.runtime.frame_result import FrameResult
@@ -24,6 +25,7 @@ from l2g.runtime.panoptic.options import PanopticOptions, check_task
 from l2g.runtime.panoptic.task import assembler_of
 from l2g.runtime.session import VideoSession
 from l2g.runtime.video.cuts import Cuts, cut_finder
+from l2g.runtime.video.live.pace import from_now_on
 from l2g.runtime.video.live.watcher import Progress, Watcher
 from l2g.runtime.video.overlay import OverlayPainter, OverlayStyle
 from l2g.runtime.video.picture_writer import PictureWriter
@@ -105,38 +107,64 @@ class Lane:
     failure: L2GError | None = field(default=None, init=False)
     ended: bool = field(default=False, init=False)  # its source gives no more
     dropped: int = field(default=0, init=False)
+    passed_over: int = field(default=0, init=False)  # of these, before anybody took frames
+    results: Results | None = field(default=None, init=False)  # once the source is open
     resets: dict[str, int] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
+        check_task(self.task, self.contract)
+        self._cuts = cut_finder(self.cuts)
+        facts = self._facts() if self.resumable else {}
+        lines = LINES if self._task == "instances" else PANOPTIC_LINES
+        self.run = RunFolder(self.folder, facts, self.output.resume, keeps=not self.source.is_live, lines=lines)
+        saved = self.run.saved
+        self.done = self._inferred = saved.frames if saved else 0
+        self.memory = saved.memory if saved else None
+        self.before: Decoded | None = None
+        self._opening, self._closed = threading.Lock(), False
+        self._files = ExitStack()
+        with ExitStack() as files:
+            files.callback(lambda: self.run.close(self.frames))
+            if self.source.is_open:
+                self._open(files)
+            self._files = files.pop_all()
+
+    def _open(self, files: ExitStack) -> None:
+        """What depends on the size of the frames: the way to the canvas and back, and the files."""
         source = self.source
         self._letterbox = letterbox_of(self.contract, source.height, source.width, source.pixel_aspect)
         self._assembler = assembler_of(
             self._letterbox, self.contract, self.parameters, self.top_k, self.task, self.panoptic
         )
-        task = check_task(self.task, self.contract)
-        self._cuts = cut_finder(self.cuts)
-        facts = self._facts(task) if self.resumable else {}
-        lines = LINES if task == "instances" else PANOPTIC_LINES
-        self.run = RunFolder(self.folder, facts, self.output.resume, keeps=not source.is_live, lines=lines)
-        saved = self.run.saved
-        self.done = self._inferred = saved.frames if saved else 0
-        self.memory = saved.memory if saved else None
-        self.before: Decoded | None = None
         if self.memory:
             self._assembler.recall(self.memory)
-        self._files = ExitStack()
-        with ExitStack() as files:
-            files.callback(lambda: self.run.close(self.results.frames if hasattr(self, "results") else 0))
-            try:
-                self.results = Results(files, source, self.contract, self.run, self.output, self.name, task)
-            except BaseException:
-                self.run.fail(0)
-                raise
-            self._files = files.pop_all()
+        try:
+            self.results = Results(files, source, self.contract, self.run, self.output, self.name, self._task)
+        except BaseException:
+            self.run.fail(0)
+            raise
 
-    def _facts(self, task: str) -> dict[str, object]:
+    def _await_open(self) -> None:
+        """Wait for a source that was not there at the start."""
+        self.source.await_open()
+        with self._opening:
+            if self._closed:
+                raise VideoError(f"{self.source.name}: was not there until the end")
+            if self.results is None:
+                self._open(self._files)
+
+    @property
+    def _task(self) -> str:
+        return check_task(self.task, self.contract)
+
+    @property
+    def frames(self) -> int:
+        """With a result."""
+        return self.results.frames if self.results else 0
+
+    def _facts(self) -> dict[str, object]:
         """What the results depend on."""
-        source = self.source
+        source, task = self.source, self._task
         maps = {} if task == "instances" else {"task": task, "merging": str(self.panoptic or PanopticOptions())}
         return {
             **maps,
@@ -153,11 +181,16 @@ class Lane:
             "choice of results": self.output.results,
         }
 
-    def decode(self) -> Generator[Decoded, None, None]:
-        """Every frame that is not done; ends early, without an error, where the source fails (see `failure`)."""
+    def decode(self, latest: bool = False) -> Generator[Decoded, None, None]:
+        """Every frame that is not done; ends early, without an error, where the source fails (see `failure`).
+
+        latest: what came before anybody took frames is passed over.
+        """
         scene = 0
         try:
-            for number, frame in enumerate(self.source):
+            self._await_open()
+            frames = from_now_on(self.source, self._pass_over) if latest else self.source
+            for number, frame in enumerate(frames):
                 arrived = time.monotonic()
                 canvas = self._letterbox.to_canvas(frame.image, self.contract.pad_value)
                 cut = self._cuts.is_cut(self._letterbox.content(canvas), frame.time)
@@ -174,6 +207,9 @@ class Lane:
         finally:
             self.ended = True
 
+    def _pass_over(self) -> None:
+        self.passed_over += 1
+
     def give_up(self, failure: L2GError) -> None:
         """End this video for a reason that is not its source's."""
         self.failure = failure
@@ -185,7 +221,8 @@ class Lane:
         return session.memory(self) if self.resumable and sound and self._inferred % KEY_FRAMES == 0 else None
 
     def write(self, item: Inferred, watcher: Watcher) -> None:
-        frame = item.frame
+        frame, results = item.frame, self.results
+        assert results is not None  # since there is a frame
         if item.outputs is None:
             self._assembler.reset()
             size, names = frame.image.shape, self.contract.class_names
@@ -194,10 +231,9 @@ class Lane:
             result = self._assembler.assemble(item.outputs, frame.index, frame.time, item.reset)
         if item.reset:
             self.resets[item.reset] = self.resets.get(item.reset, 0) + 1
-        drawn = self.results.write(result, frame.image, watcher.wants_pictures)
+        drawn = results.write(result, frame.image, watcher.wants_pictures)
         if item.memory is not None:
-            self.results.save({**item.memory, **self._assembler.memory()})
-        results = self.results
+            results.save({**item.memory, **self._assembler.memory()})
         watcher.result(
             Progress(
                 self.name,
@@ -214,8 +250,10 @@ class Lane:
 
     def close(self) -> None:
         """Give the files their names, unless the run failed; they stay as they are from then on."""
-        if self.failure or not self.results.frames:
-            self.run.fail(self.results.frames)
+        with self._opening:
+            self._closed = True
+        if self.failure or not self.frames:
+            self.run.fail(self.frames)
         self._files.close()
 
 

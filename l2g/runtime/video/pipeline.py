@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from typing import Any
+
+from l2g.runtime.video.live.pace import Arrivals
 
 # Frames that wait between two stages: enough to ride out a slow frame, few enough that memory stays flat.
 DEPTH = 4
@@ -66,6 +69,7 @@ class ReadAhead:
         self._waiting: deque[Any] = deque()
         self._stopped = self._read_all = False
         self._error: BaseException | None = None
+        self.arrivals = Arrivals()
         self._thread = threading.Thread(target=self._read, name="l2g-read", daemon=True)
         self._thread.start()
 
@@ -73,6 +77,12 @@ class ReadAhead:
     def ready(self) -> bool:
         """Whether there is an item, or an error, to take."""
         return not self._stopped and bool(self._waiting or self._error)
+
+    def awaited(self, now: float, within: float) -> float:
+        """Until when to wait for a frame that is better than none, or than what waits; `now` where none is due."""
+        if self._read_all or self._error is not None or (self._waiting and not self._latest):
+            return now
+        return self.arrivals.awaited(now, within)
 
     @property
     def ended(self) -> bool:
@@ -129,6 +139,7 @@ class ReadAhead:
             while len(self._waiting) >= self._depth and not self._stopped:
                 self._changed.wait(_POLL_SECONDS)
             self._waiting.append(item)
+            self.arrivals.add(time.monotonic())
             self._changed.notify_all()
             return not self._stopped
 

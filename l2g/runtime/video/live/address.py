@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 import re
 import stat
-import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from l2g.errors import VideoError
+from l2g.runtime.video.sources.base import shown
 
 # A password in a URL is not for logs.
 _SECRET = re.compile(r"(?<=://)([^/@\s]*):[^/@\s]*@")
 _SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "rtp", "tcp", "http", "https", "rist", "unix")
 TRANSPORTS = ("tcp", "udp")
+# What is no format of FFmpeg's, and the form of a pipeline.
+GSTREAMER, PIPELINE = "gstreamer", re.compile(r"\s!\s")
+_DEVICE = re.compile(r"/dev/video\d+$")
+# Before the name of a camera of this machine.
+WEBCAM = "camera:"
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,8 @@ class LiveOptions:
 class Address:
     """What a live input is.
 
-    name: for messages. url: for FFmpeg. format: FFmpeg's device, None for streams. kind: "camera", "stream" or "pipe".
+    name: for messages. url: for FFmpeg, or a pipeline. format: FFmpeg's device, or `GSTREAMER`; None for streams.
+    kind: "camera", "stream" or "pipe".
     """
 
     name: str
@@ -67,15 +72,25 @@ class Address:
 
 
 def live_address(text: str) -> Address | None:
-    """The live input that `text` names: a camera's number or device, a URL, "-" or a pipe; None for files."""
+    """The live input that `text` names: a camera's number, name or device, a URL, a pipeline of GStreamer, "-" or a
+    pipe; None for files."""
     if text == "-":
         return Address("stdin", "-", None, "pipe")
-    if text.isdecimal() and not os.path.exists(text):
-        return _camera(int(text))
-    if text.startswith("/dev/video") and _is_device(text):
-        return Address(text, text, "v4l2", "camera")
+    if _is_kind(text, stat.S_ISFIFO):
+        return Address(shown(text), text, None, "pipe")
+    if os.path.exists(text):
+        return Address(text, text, "v4l2", "camera") if _DEVICE.match(text) and _is_kind(text, stat.S_ISCHR) else None
+    if text.isdecimal() or text.startswith(WEBCAM):
+        from l2g.runtime.video.live.webcams import find_webcam
+
+        webcam = find_webcam(text.removeprefix(WEBCAM))
+        return Address(f"camera {text.removeprefix(WEBCAM)} ({webcam.name})", webcam.url, webcam.format, "camera")
+    if _DEVICE.match(text):
+        raise VideoError(f"{text}: no such camera; is it connected?")
+    if PIPELINE.search(text):
+        return Address(text.split("!")[0].strip(), text, GSTREAMER, "stream")
     scheme = re.match(r"([a-z]+)://", text.lower())
-    if scheme and scheme[1] in _SCHEMES and not os.path.exists(text):
+    if scheme and scheme[1] in _SCHEMES:
         return Address(without_password(text), text, None, "stream")
     return None
 
@@ -96,36 +111,16 @@ def ffmpeg_options(address: Address, options: LiveOptions) -> dict[str, str]:
     elif scheme == "udp":
         # Packets that come in while a frame is decoded wait here; too many are lost, and are no end.
         made = {"fifo_size": "1000000", "overrun_nonfatal": "1", "timeout": microseconds}
+    elif address.format == "avfoundation":
+        made = {"framerate": "30"}  # its default, 29.97, is one that no camera has
     if address.kind == "stream":
         # FFmpeg looks at five seconds of a stream to tell its frame rate, which nothing here needs so exactly.
         made["analyzeduration"] = "1000000"
     return {**made, **options.options}
 
 
-def _camera(number: int) -> Address:
-    """A webcam by its number, in the way of this system."""
-    if sys.platform == "darwin":
-        return Address(f"camera {number}", str(number), "avfoundation", "camera")
-    if sys.platform == "win32":
-        raise VideoError(
-            f"camera {number}: cameras of Windows are not read; send their frames through a pipe (--input -), or as a "
-            "network stream"
-        )
-    device = f"/dev/video{number}"
-    if not Path(device).exists():
-        there = sorted(str(path) for path in Path("/dev").glob("video*"))
-        raise VideoError(f"camera {number}: there is no {device}; " + (f"there are {', '.join(there)}" if there else
-                         "no camera is connected, or this user may not see it"))  # fmt: skip
-    return Address(f"camera {number} ({device})", device, "v4l2", "camera")
-
-
-def _is_device(path: str) -> bool:
+def _is_kind(path: str, kind: Callable[[int], bool]) -> bool:
     try:
-        return stat.S_ISCHR(os.stat(path).st_mode)
-    except OSError:
-        raise VideoError(f"{path}: no such camera; is it connected?") from None
-
-
-def named(address: Address, name: str) -> Address:
-    """The same under the name that a list of cameras gives it."""
-    return replace(address, name=name)
+        return kind(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False

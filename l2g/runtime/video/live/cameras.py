@@ -72,13 +72,23 @@ def read_cameras(path: str) -> list[Camera]:
 
 
 class Viewed(VideoSource):
-    """What a list of cameras wants of a source that is open."""
+    """What a list of cameras wants of a source, once that is open."""
 
     def __init__(self, source: VideoSource, camera: Camera):
         super().__init__(source.name, source.selection)
         self.inner, self._camera = source, camera
-        self.files, self.is_live, self.is_picture = source.files, source.is_live, source.is_picture
         self.notices = source.notices
+        if source.is_open:
+            self._take_shape()
+
+    def await_open(self) -> None:
+        if not self.inner.is_open:
+            self.inner.await_open()
+            self._take_shape()
+
+    def _take_shape(self) -> None:
+        source, camera = self.inner, self._camera
+        self.files, self.is_picture = source.files, source.is_picture
         self.expected_frames = None if camera.rate else source.expected_frames
         self.frame_rate = min(source.frame_rate, camera.rate or math.inf)
         height, width, self.pixel_aspect = source.height, source.width, source.pixel_aspect
@@ -88,6 +98,18 @@ class Viewed(VideoSource):
         self._rows = slice(round(y1 * height), max(round(y2 * height), round(y1 * height) + 1))
         self._columns = slice(round(x1 * width), max(round(x2 * width), round(x1 * width) + 1))
         self.height, self.width = self._rows.stop - self._rows.start, self._columns.stop - self._columns.start
+
+    @property
+    def is_open(self) -> bool:  # type: ignore[override]  # plain attributes in others, as below
+        return self.inner.is_open
+
+    @property
+    def is_live(self) -> bool:  # type: ignore[override]
+        return self.inner.is_live
+
+    @property
+    def since(self) -> float | None:  # type: ignore[override]
+        return self.inner.since
 
     @property
     def say(self) -> Callable[[str], None] | None:  # a plain attribute in others

@@ -64,6 +64,8 @@ class VideoSource(ABC):
     without a time. is_live: frames come whether they are taken or not. connection: how often it was lost so far.
     notices: what a user should know although nothing is wrong; may grow while it is iterated.
     damage: None, or once the iteration has ended a sentence that says what could not be read.
+    is_open: False for a live source that was not there at first; `await_open` waits for it, and nothing but its name is
+    known before. since: when a live source began to be opened, on the monotonic clock: what came since then may wait.
     say: where it tells of what happens to it while it is iterated; None keeps that in `notices`.
     """
 
@@ -78,6 +80,8 @@ class VideoSource(ABC):
     expected_frames: int | None = None
     is_picture: bool = False
     is_live: bool = False
+    is_open: bool = True
+    since: float | None = None
     connection: int = 0
     notices: list[str]
     damage: str | None = None
@@ -112,6 +116,9 @@ class VideoSource(ABC):
             raise VideoError(f"{self.name}: cannot be read ({reason(error)})") from error
         if not chosen:
             raise VideoError(f"{self.name}: no frame in the selection: it ends before {start:g} s")
+
+    def await_open(self) -> None:  # noqa: B027 (most are open once they are made)
+        """Wait until it is open. VideoError where it is given up."""
 
     def stop(self) -> None:  # noqa: B027 (files end by themselves)
         """Let the iteration end soon, whatever it waits for; from any thread."""

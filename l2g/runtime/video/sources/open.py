@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -24,6 +25,9 @@ Input: TypeAlias = str | Path | Sequence[str | Path]
 
 # Pictures a second: one in eleven days, and what no camera reaches.
 _SLOWEST, _FASTEST = 1e-6, 1e4
+_POLL_SECONDS = 0.05
+# A URL, or a pipeline of GStreamer.
+_LIVE = re.compile(r"://|\s!\s")
 
 
 def open_source(
@@ -57,7 +61,11 @@ def open_source(
     try:
         waiting = _begin_live(str(path), selection, track, live)
         if waiting is not None:
-            return waiting.ready()
+            try:
+                return waiting.ready()
+            except BaseException:
+                waiting.close()
+                raise
         return _open(str(path), selection, picture_rate, track, threads)
     except L2GError:
         raise
@@ -71,21 +79,35 @@ def open_sources(
     picture_rate: float = 30.0,
     track: int | None = None,
     live: LiveOptions | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> list[VideoSource]:
-    """`open_source` for several inputs; live ones are opened at the same time. VideoError closes all of them."""
+    """`open_source` for several inputs; live ones are opened at the same time.
+
+    A camera or a stream that is not there is tried again in the background, as one that is lost later, once another
+    input is open; until then this waits. say: where they tell of it. VideoError where a file or a pipe cannot be opened
+    or all are given up; it closes all of them.
+    """
     waiting: dict[int, LiveSource] = {}
     sources: list[VideoSource] = []
     try:
         for place, path in enumerate(inputs):
             if isinstance(path, (str, Path)):
-                begun = _begin_live(str(path), selection or Selection(), track, live)
+                begun = _begin_live(str(path), selection or Selection(), track, live, say)
                 if begun is not None:
                     waiting[place] = begun
         for place, path in enumerate(inputs):
-            if place in waiting:
+            if place not in waiting:
+                sources.append(open_source(path, selection, picture_rate, track, live))
+                continue
+            try:
                 sources.append(waiting[place].ready())
-            else:
-                sources.append(open_source(path, selection, picture_rate, track))
+            except VideoError as error:
+                waiting[place].seek(error)
+                sources.append(waiting[place])
+        while sources and not any(source.is_open for source in sources):
+            if all(source.damage for source in sources):
+                raise VideoError(str(sources[0].damage))
+            time.sleep(_POLL_SECONDS)
     except BaseException:
         for source in (*waiting.values(), *sources):
             source.close()
@@ -119,25 +141,39 @@ def input_name(source: Input) -> str:
         if may_be_live(text):
             from l2g.runtime.video.live.address import without_password
 
-            text = without_password(text)
+            text = without_password(text.split(" ! ")[0])
         return shown(text)
     return shown(Path(source[0]).absolute().parent)
 
 
 def may_be_live(text: str) -> bool:
-    """Whether the name of an input has the form of a camera's, a stream's or stdin's; files may have it too."""
-    return text == "-" or text.isdecimal() or text.startswith("/dev/video") or "://" in text
+    """Whether the name of an input has the form of a camera's, a stream's, a pipeline's or stdin's; files may have it
+    too."""
+    return text == "-" or text.isdecimal() or text.startswith(("/dev/video", "camera:")) or bool(_LIVE.search(text))
 
 
-def _begin_live(text: str, selection: Selection, track: int | None, options: LiveOptions | None) -> LiveSource | None:
+def _begin_live(
+    text: str,
+    selection: Selection,
+    track: int | None,
+    options: LiveOptions | None,
+    say: Callable[[str], None] | None = None,
+) -> LiveSource | None:
     """The live source of this name, which is being opened; None for files."""
-    if not may_be_live(text):
+    if not (may_be_live(text) or _is_pipe(text)):
         return None
     from l2g.runtime.video.live.address import LiveOptions, live_address
     from l2g.runtime.video.live.source import LiveSource
 
     address = live_address(text)
-    return None if address is None else LiveSource(address, selection, options or LiveOptions(), track)
+    return None if address is None else LiveSource(address, selection, options or LiveOptions(), track, say)
+
+
+def _is_pipe(path: str) -> bool:
+    try:
+        return stat.S_ISFIFO(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False
 
 
 def _open(path: str, selection: Selection, picture_rate: float, track: int | None, threads: int | None) -> VideoSource:
@@ -150,9 +186,6 @@ def _open(path: str, selection: Selection, picture_rate: float, track: int | Non
         from l2g.runtime.video.sources.pictures import PictureSequence, pictures_of_folder
 
         return PictureSequence(shown(path), pictures_of_folder(Path(path)), selection, picture_rate)
-    if stat.S_ISFIFO(mode):
-        # Opened here and not by FFmpeg: waiting for whoever writes can be interrupted.
-        return VideoFile(shown(path), open(path, "rb", buffering=0), selection, track=track, threads=threads)
     if not stat.S_ISREG(mode):
         raise VideoError(f"{shown(path)}: neither a file, a folder nor a pipe; give a video")
     if Path(path).stat().st_size == 0:
