@@ -34,7 +34,7 @@ def test_a_list_is_read(tmp_path):
         ("- {name: a, url: x, rate: 0}", "more than 0"),
         ("- {name: a, url: x}\n- {name: a, url: y}", "two cameras have the name 'a'"),
         ("[]", "a list of cameras expected"),
-        ("{", "cannot be read as YAML"),
+        ("{", "not a YAML file"),
     ],
 )
 def test_mistakes_are_named(tmp_path, text, message):
