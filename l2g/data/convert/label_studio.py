@@ -82,7 +82,7 @@ def _video(file: Path, task: Any, names: dict[str, int], problems: list[Problem]
         try:
             masks = _masks(region["value"]["sequence"], len(pictures), height, width)
             label = str(region["value"]["labels"][0])
-        except (KeyError, TypeError, ValueError, IndexError, DataError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError, AttributeError, DataError) as error:
             detail = f"region {region.get('id')!r:.40} has no label or no boxes ({error!s:.60}); label it anew"
             problems.append(Problem("corrupt annotation", where, detail))
             continue
