@@ -90,17 +90,35 @@ def test_sigterm_is_like_ctrl_c_for_every_command(monkeypatch, capsys):
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-def test_a_library_that_makes_an_error_of_it_while_it_is_imported(capsys):
-    """NumPy's compiled parts say "initialization failed" (ImportError)."""
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        ("library", 130, "stopped half-way"),
+        ("told", 130, "stopped half-way"),
+        ("full disk", 2, "error: no room"),
+        ("results", 2, "error: no room"),
+    ],
+)
+def test_what_libraries_make_of_an_interrupt_while_they_are_imported(capsys, error, code, said):
+    """NumPy's compiled parts say "initialization failed" (ImportError), and a command that a library is missing."""
 
     def work():
         try:
             signal.raise_signal(signal.SIGTERM)
         except KeyboardInterrupt:
-            raise ImportError("initialization failed") from None
+            if error == "results":
+                raise L2GError("no room") from None
+        try:
+            raise OSError("full") if error == "full disk" else ImportError("initialization failed")
+        except ImportError:
+            if error == "library":
+                raise
+            raise L2GError("pip install it") from None
+        except OSError:
+            raise L2GError("no room") from None
 
-    assert guarded(work, COMMAND) == 130
-    assert capsys.readouterr().err == "stopped half-way\n"
+    assert guarded(work, COMMAND) == code
+    assert capsys.readouterr().err == f"{said}\n"
 
 
 def test_a_reader_that_has_enough_is_no_error():
