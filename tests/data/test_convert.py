@@ -296,3 +296,20 @@ def test_the_command_names_what_is_lost(source, tmp_path, capsys):
     with pytest.raises(DataError, match="pictures alone are no video"):
         convert(load_dataset("synthetic:train", videos=1), "cvat", tmp_path / "drawn")
     assert not (tmp_path / "drawn").exists()
+
+
+@pytest.mark.parametrize("odd", [None, True, -1, 1.5, 2**70, float("inf"), "x", [1], {"a": 1}, [None]], ids=repr)
+@pytest.mark.parametrize("key", ["image_id", "category_id", "instance_id", "id", "frame_id", "video_id", "height"])
+def test_odd_values_of_coco_per_frame_are_named_or_taken(source, tmp_path, key, odd):
+    """A list where an id is due was a TypeError."""
+    convert(source, "coco_video", tmp_path / "there")
+    path = tmp_path / "there" / "annotations" / "instances_train.json"
+    data = json.loads(path.read_text())
+    data["images" if key in ("frame_id", "video_id", "height", "id") else "annotations"][0][key] = odd
+    path.write_text(json.dumps(data))
+    told = None
+    try:
+        convert(load_dataset(f"coco_video:{tmp_path / 'there'}"), "youtube_vis", tmp_path / "back")
+    except DataError as error:
+        told = str(error)
+    assert told is None or any(word in told for word in ("image", "annotation", "video", "categor")), told

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import cv2
+import pytest
 
 from l2g.artifacts import sidecar as sidecars
 from l2g.artifacts.weight_sums import SUM_KEY
@@ -208,6 +209,7 @@ def _with_contract(rng: random.Random, path: Path) -> Path:
 
 @functools.cache
 def _small_videomt(folder: Path) -> Path:
+    pytest.importorskip("transformers")
     from tests.modeling.videomt.small import small_videomt
 
     save_checkpoint(small_videomt(), folder / "videomt")
