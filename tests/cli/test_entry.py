@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from l2g.cli import entry, interruption
+from l2g.cli.arguments import names
 from l2g.cli.commands import BY_NAME, Command
 from l2g.cli.entry import guarded, main_of, run_command
 from l2g.cli.interruption import interruptible
@@ -136,6 +137,7 @@ def test_a_reader_that_has_enough_is_no_error():
 DEAF = """
 import hashlib, sys
 from l2g.cli import entry, interruption
+from l2g.cli.arguments import names
 from l2g.files import write_atomically
 
 class module:
@@ -194,3 +196,9 @@ def test_a_signal_that_another_handler_hears_is_its_own_affair(capsys, monkeypat
         assert os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) == 7
         time.sleep(4 * patience)
     assert called == ["heard"]
+
+
+def test_a_list_of_names_that_starts_with_a_byte_order_mark(tmp_path):
+    """Its first name was another one, in silence."""
+    (tmp_path / "names.txt").write_bytes("\ufeffcat\n\n dog \n".encode())
+    assert names(str(tmp_path / "names.txt")) == ("cat", "dog")

@@ -313,3 +313,17 @@ def test_odd_values_of_coco_per_frame_are_named_or_taken(source, tmp_path, key, 
     except DataError as error:
         told = str(error)
     assert told is None or any(word in told for word in ("image", "annotation", "video", "categor")), told
+
+
+@pytest.mark.parametrize("kind", ["coco_video", "cvat", "label_studio", "mots", "masks", "vipseg", "youtube_vis"])
+def test_texts_that_start_with_a_byte_order_mark(source, tmp_path, kind):
+    """As editors on Windows write them; found by themselves, and read as without."""
+    convert(source, kind, tmp_path / "there")
+    named = f"{kind}:{tmp_path / 'there'}"
+    before = content(load_dataset(named))
+    texts = [path for path in (tmp_path / "there").rglob("*") if path.suffix in (".json", ".txt", ".xml")]
+    assert texts
+    for path in texts:
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert find_format(tmp_path / "there") == kind
+    assert content(load_dataset(named)) == before

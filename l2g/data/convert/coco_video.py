@@ -27,7 +27,7 @@ def is_coco_video(directory: Path) -> bool:
     """Whether a file of the layout tells of videos; without, `coco` is one of single pictures."""
     for file in sorted((directory / "annotations").glob("instances_*.json")):
         try:
-            data = json.loads(file.read_text(encoding="utf-8"))
+            data = json.loads(file.read_bytes())
         except (OSError, ValueError, RecursionError):
             continue
         marks = data.get("annotations") if isinstance(data, dict) else None

@@ -33,9 +33,9 @@ def _find(directory: Path) -> Path | None:
     """The file of tasks: a JSON list whose first entry has `annotations` and `data`."""
     for file in sorted(directory.glob("*.json")):
         try:
-            with open(file, encoding="utf-8") as text:
+            with open(file, encoding="utf-8-sig") as text:
                 begins_as_list = text.read(64).lstrip().startswith("[")
-            tasks = json.loads(file.read_text(encoding="utf-8")) if begins_as_list else None
+            tasks = json.loads(file.read_bytes()) if begins_as_list else None
         except (OSError, ValueError, RecursionError):
             continue
         if tasks and isinstance(tasks[0], dict) and {"annotations", "data"} <= tasks[0].keys():
