@@ -47,8 +47,9 @@ def interruptible(unheard: Callable[[], object] | None = None) -> Iterator[None]
     # What a shell starts in the background ignores Ctrl-C, and goes on to.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
+    can_watch = hasattr(os, "register_at_fork")  # not on Windows
     try:
-        with _watched(interrupt, heard, unheard) if unheard else contextlib.nullcontext():
+        with _watched(interrupt, heard, unheard) if unheard and can_watch else contextlib.nullcontext():
             yield
     except Exception as error:
         if heard.is_set() and _hides_an_interrupt(error):
