@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l2g.artifacts.weight_sums import SUM_KEY, check_archive, check_sum, sum_of
 from l2g.config import BackboneConfig, DecoderConfig, EncoderConfig, ModelConfig, SwinConfig
 from l2g.errors import CheckpointError, ConfigError
 from l2g.files import write_atomically
 from l2g.modeling.backbones.swin import relative_position_index
 from l2g.modeling.deformable import coarse_first
 from l2g.modeling.family.protocol import VideoModel
+from l2g.modeling.family.weight_sums import SUM_KEY, check_archive, check_sum, sum_of
 from l2g.modeling.local2global import Local2Global
 from l2g.public.classes import classes_of
 from l2g.public.hub import folder_of, is_hub_checkpoint, model_type

@@ -83,7 +83,7 @@ def _of_folder(root: str, output: str) -> Iterator[Entry]:
 
 def _of_list(path: Path) -> Iterator[Entry]:
     try:
-        with open(path, encoding="utf-8") as lines:
+        with open(path, encoding="utf-8-sig") as lines:
             for line in lines:
                 source, _, name = (part.strip() for part in line.partition("\t"))
                 if source and not source.startswith("#"):

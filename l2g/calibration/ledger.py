@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from l2g.errors import DataError, ExportError
-from l2g.files import read_json, write_json
+from l2g.files import expect_json, read_json, write_json
 
 
 class Ledger:
@@ -40,8 +40,9 @@ class Ledger:
     def _read(self) -> None:
         try:
             data = read_json(self.path, dict)
-            facts, values = data["facts"], data["values"]
-        except (DataError, KeyError) as error:
+            facts = expect_json(data["facts"], dict, "facts")
+            values = {name: float(value) for name, value in expect_json(data["values"], dict, "values").items()}
+        except (DataError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise ExportError(
                 f"{self.path}: damaged ({error!r}); delete '{self.path.parent}' and start again"
             ) from None

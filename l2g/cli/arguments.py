@@ -297,7 +297,7 @@ def size(text: str) -> tuple[int, int]:
 def names(path: str) -> tuple[str, ...]:
     """The lines of a text file that are not empty."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise argparse.ArgumentTypeError(f"{path}: cannot be read as text ({error})") from None
     return tuple(line.strip() for line in lines if line.strip())

@@ -47,18 +47,25 @@ def interruptible(unheard: Callable[[], object] | None = None) -> Iterator[None]
     # What a shell starts in the background ignores Ctrl-C, and goes on to.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
+    can_watch = hasattr(os, "register_at_fork")  # not on Windows
     try:
-        with _watched(interrupt, heard, unheard) if unheard else contextlib.nullcontext():
+        with _watched(interrupt, heard, unheard) if unheard and can_watch else contextlib.nullcontext():
             yield
-    except L2GError:
-        raise
-    except Exception:
-        if heard.is_set():  # libraries that are being imported make errors of their own of it
+    except Exception as error:
+        if heard.is_set() and _hides_an_interrupt(error):
             raise KeyboardInterrupt from None
         raise
     finally:
         for number, action in before.items():
             signal.signal(number, action)
+
+
+def _hides_an_interrupt(error: BaseException | None) -> bool:
+    """Of an error after an interrupt: libraries that were being imported make an ImportError of it, for which a command
+    may have a message of its own; a full disk is a full disk."""
+    while isinstance(error, L2GError):
+        error = error.__cause__ or error.__context__
+    return error is not None and not isinstance(error, (OSError, KeyboardInterrupt))
 
 
 @contextmanager

@@ -31,7 +31,7 @@ def read_picture(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
     from l2g.runtime.video.sources.base import MAX_PIXELS
     from l2g.runtime.video.sources.integrity import jpeg_is_cut
     from l2g.runtime.video.sources.picture_file import read_regular
-    from l2g.runtime.video.sources.picture_size import claimed_size
+    from l2g.runtime.video.sources.picture_size import claimed_size, with_straight_colours
 
     data = read_regular(path)
     if data is None:
@@ -44,7 +44,7 @@ def read_picture(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
     is_cut = not data or claimed[0] * claimed[1] > MAX_PIXELS or (data[:2] == b"\xff\xd8" and jpeg_is_cut(data))
     try:
         how = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-        picture = None if is_cut else cv2.imdecode(np.frombuffer(data, np.uint8), how)
+        picture = None if is_cut else cv2.imdecode(np.frombuffer(with_straight_colours(data), np.uint8), how)
     except cv2.error:
         picture = None
     if picture is None:

@@ -56,7 +56,7 @@ def model_type(folder: Path) -> str:
     try:
         config: Any = json.loads(file.read_text(encoding="utf-8"))
         found = config["model_type"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(
             f"{file}: no configuration of a Hugging Face model ({type(error).__name__}: {error}); download it again"
         ) from None

@@ -24,11 +24,11 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from l2g.artifacts.weight_sums import check_archive
 from l2g.checkpoint import load_checkpoint, save_checkpoint
 from l2g.errors import CheckpointError, ConfigError, DataError, L2GError
 from l2g.files import refuse_overwriting, write_atomically
 from l2g.modeling.backbones.resnet import set_batch_norm
+from l2g.modeling.family.weight_sums import check_archive
 from l2g.modeling.local2global import Local2Global
 from l2g.training.config import PhaseConfig, TrainConfig
 from l2g.training.dataset import open_dataset, parted

@@ -46,7 +46,8 @@ def test_a_pattern_takes_what_it_matches(folder):
 
 def test_a_list_names_paths_urls_and_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("list.txt").write_text("# two cameras\na.mp4\n\nother/a.mp4\tother camera\ns3://bucket/k/v.mp4\n")
+    text = "# two cameras\na.mp4\n\nother/a.mp4\tother camera\ns3://bucket/k/v.mp4\n"
+    Path("list.txt").write_text(text, encoding="utf-8-sig")  # as editors on Windows write it
     assert found("list.txt") == {
         "a": str(tmp_path / "a.mp4"),
         "other_camera": str(tmp_path / "other/a.mp4"),

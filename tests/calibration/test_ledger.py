@@ -36,5 +36,13 @@ def test_other_facts_are_refused(tmp_path):
         Ledger(tmp_path / "ledger.json", {"layout": "onnxruntime", "videos": (1, 2)})
 
 
+@pytest.mark.parametrize("values", ['{"a": "x"}', '{"a": null}', '{"a": [1]}', "[]", "3", '{"a": 1' + "0" * 400 + "}"])
+def test_what_is_no_number_is_damage(tmp_path, values):
+    path = tmp_path / "ledger.json"
+    path.write_text('{"facts": {}, "values": ' + values + "}")
+    with pytest.raises(ExportError, match=r"ledger\.json: damaged \(.*delete"):
+        Ledger(path, {})
+
+
 def test_a_name_is_of_a_set():
     assert name_of(["b", "a"]) == name_of(["a", "b"]) != name_of(["a"])

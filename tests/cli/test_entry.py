@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from l2g.cli import entry, interruption
+from l2g.cli.arguments import names
 from l2g.cli.commands import BY_NAME, Command
 from l2g.cli.entry import guarded, main_of, run_command
 from l2g.cli.interruption import interruptible
@@ -90,17 +91,35 @@ def test_sigterm_is_like_ctrl_c_for_every_command(monkeypatch, capsys):
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-def test_a_library_that_makes_an_error_of_it_while_it_is_imported(capsys):
-    """NumPy's compiled parts say "initialization failed" (ImportError)."""
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        ("library", 130, "stopped half-way"),
+        ("told", 130, "stopped half-way"),
+        ("full disk", 2, "error: no room"),
+        ("results", 2, "error: no room"),
+    ],
+)
+def test_what_libraries_make_of_an_interrupt_while_they_are_imported(capsys, error, code, said):
+    """NumPy's compiled parts say "initialization failed" (ImportError), and a command that a library is missing."""
 
     def work():
         try:
             signal.raise_signal(signal.SIGTERM)
         except KeyboardInterrupt:
-            raise ImportError("initialization failed") from None
+            if error == "results":
+                raise L2GError("no room") from None
+        try:
+            raise OSError("full") if error == "full disk" else ImportError("initialization failed")
+        except ImportError:
+            if error == "library":
+                raise
+            raise L2GError("pip install it") from None
+        except OSError:
+            raise L2GError("no room") from None
 
-    assert guarded(work, COMMAND) == 130
-    assert capsys.readouterr().err == "stopped half-way\n"
+    assert guarded(work, COMMAND) == code
+    assert capsys.readouterr().err == f"{said}\n"
 
 
 def test_a_reader_that_has_enough_is_no_error():
@@ -118,6 +137,7 @@ def test_a_reader_that_has_enough_is_no_error():
 DEAF = """
 import hashlib, sys
 from l2g.cli import entry, interruption
+from l2g.cli.arguments import names
 from l2g.files import write_atomically
 
 class module:
@@ -176,3 +196,9 @@ def test_a_signal_that_another_handler_hears_is_its_own_affair(capsys, monkeypat
         assert os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) == 7
         time.sleep(4 * patience)
     assert called == ["heard"]
+
+
+def test_a_list_of_names_that_starts_with_a_byte_order_mark(tmp_path):
+    """Its first name was another one, in silence."""
+    (tmp_path / "names.txt").write_bytes("\ufeffcat\n\n dog \n".encode())
+    assert names(str(tmp_path / "names.txt")) == ("cat", "dog")

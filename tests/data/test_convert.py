@@ -296,3 +296,34 @@ def test_the_command_names_what_is_lost(source, tmp_path, capsys):
     with pytest.raises(DataError, match="pictures alone are no video"):
         convert(load_dataset("synthetic:train", videos=1), "cvat", tmp_path / "drawn")
     assert not (tmp_path / "drawn").exists()
+
+
+@pytest.mark.parametrize("odd", [None, True, -1, 1.5, 2**70, float("inf"), "x", [1], {"a": 1}, [None]], ids=repr)
+@pytest.mark.parametrize("key", ["image_id", "category_id", "instance_id", "id", "frame_id", "video_id", "height"])
+def test_odd_values_of_coco_per_frame_are_named_or_taken(source, tmp_path, key, odd):
+    """A list where an id is due was a TypeError."""
+    convert(source, "coco_video", tmp_path / "there")
+    path = tmp_path / "there" / "annotations" / "instances_train.json"
+    data = json.loads(path.read_text())
+    data["images" if key in ("frame_id", "video_id", "height", "id") else "annotations"][0][key] = odd
+    path.write_text(json.dumps(data))
+    told = None
+    try:
+        convert(load_dataset(f"coco_video:{tmp_path / 'there'}"), "youtube_vis", tmp_path / "back")
+    except DataError as error:
+        told = str(error)
+    assert told is None or any(word in told for word in ("image", "annotation", "video", "categor")), told
+
+
+@pytest.mark.parametrize("kind", ["coco_video", "cvat", "label_studio", "mots", "masks", "vipseg", "youtube_vis"])
+def test_texts_that_start_with_a_byte_order_mark(source, tmp_path, kind):
+    """As editors on Windows write them; found by themselves, and read as without."""
+    convert(source, kind, tmp_path / "there")
+    named = f"{kind}:{tmp_path / 'there'}"
+    before = content(load_dataset(named))
+    texts = [path for path in (tmp_path / "there").rglob("*") if path.suffix in (".json", ".txt", ".xml")]
+    assert texts
+    for path in texts:
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert find_format(tmp_path / "there") == kind
+    assert content(load_dataset(named)) == before

@@ -11,12 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import cv2
+import pytest
 
 from l2g.artifacts import sidecar as sidecars
-from l2g.artifacts.weight_sums import SUM_KEY
 from l2g.checkpoint import save_checkpoint
 from l2g.contract import METADATA_KEY
 from l2g.data.synthetic.shapes import CLASS_NAMES
+from l2g.modeling.family.weight_sums import SUM_KEY
 from tests.exported import edited, set_contract, small_checkpoint, small_graph
 from tests.mutations.change import bytes_of, json_of, text_of
 from tests.mutations.checkpoints import spoiled
@@ -208,6 +209,7 @@ def _with_contract(rng: random.Random, path: Path) -> Path:
 
 @functools.cache
 def _small_videomt(folder: Path) -> Path:
+    pytest.importorskip("transformers")
     from tests.modeling.videomt.small import small_videomt
 
     save_checkpoint(small_videomt(), folder / "videomt")

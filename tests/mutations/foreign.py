@@ -16,6 +16,7 @@ from PIL import Image
 from l2g.cli.main import main
 from l2g.data.convert.job import WRITERS
 from l2g.data.synthetic.panoptic import write_panoptic
+from l2g.data.synthetic.shapes import CLASS_NAMES
 from tests.exported import small_graph
 from tests.mutations.change import bytes_of, json_of, text_of
 from tests.mutations.originals import Originals
@@ -109,14 +110,13 @@ def panoptic(good: Originals, rng: random.Random, work: Path) -> list[str]:
     return ["metrics", rng.choice(("vpq", "stq")), *ways, "--json", str(work / "out" / "s.json")]
 
 
-_MAP = "square: square\ncircle: circle\ntriangle: triangle\n"
-
-
 def class_maps(good: Originals, rng: random.Random, work: Path) -> list[str]:
     path = work / rng.choice(("c.yaml", "c.json"))
-    names = ("square", "circle", "triangle")
-    text = _MAP if path.suffix == ".yaml" else json.dumps({name: name for name in names})
-    path.write_text(text_of(text, rng) if path.suffix == ".yaml" else json_of(json.loads(text), rng))
+    names = dict.fromkeys(CLASS_NAMES[::-1])
+    if rng.random() < 0.5:
+        path.write_text(text_of("\n".join(f"{name}: {name}" for name in names), rng))
+    else:
+        path.write_text(json_of({name: name for name in names}, rng))
     results = str(work / "out" / "r.json")
     words = ["evaluate", "--model", str(small_graph()), "--dataset", str(good.data), "--results", results, "--quiet"]
     return [*words, "--classes", str(path)]

@@ -10,7 +10,12 @@ from tests.mutations.child import Forks
 from tests.mutations.families import FAMILIES
 from tests.mutations.originals import Originals
 
-CASES = {"configs": 8, "safetensors": 14, "pth": 14}
+# Those that go on with something or need more libraries have fewer.
+CASES = {"configs": 6, "safetensors": 14, "pth": 12, "converted": 8, "panoptic": 8, "class_maps": 4, "memories": 5,
+         "resume_files": 2, "ledgers": 2, "checks": 4, "cameras": 6, "repositories": 6, "videomt": 4,
+         "lists": 4}  # fmt: skip
+# A damaged memory is none, and the run begins anew.
+NEVER_REFUSED = ("videos", "pictures", "memories", "ledgers", "checks", "resume_files", "videomt", "lists")
 
 
 @pytest.fixture(scope="module")
@@ -38,4 +43,4 @@ def test_a_result_or_one_clear_error(forks, good, family, tmp_path):
         words, outcome = one(forks, good, family, f"suite.{number}", tmp_path / str(number))
         assert outcome.good, f"{outcome.kind}: {words}\n{outcome.text}"
         ended.add(outcome.kind)
-    assert "error" in ended or family in ("videos", "pictures"), "nothing was refused, so nothing was spoiled"
+    assert "error" in ended or family in NEVER_REFUSED, "nothing was refused, so nothing was spoiled"

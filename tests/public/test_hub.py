@@ -151,6 +151,15 @@ def test_a_repository_without_a_config_is_refused(server):
         l2g.load_checkpoint(ID)
 
 
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", "3", "[" * 100_000, '{"model_type": ', "\0"], ids=lambda text: text[:9]
+)
+def test_a_config_that_says_nothing_is_named(tmp_path, text):
+    (tmp_path / hub.CONFIG).write_text(text)
+    with pytest.raises(CheckpointError, match=r"config\.json: no configuration of a Hugging Face model"):
+        hub.model_type(tmp_path)
+
+
 def test_what_looks_like_an_id(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-from l2g.data.checks import check_categories, listed, read_json
+from l2g.data.checks import check_categories, id_of, listed, read_json
 from l2g.data.convert.frames import put_picture
 from l2g.data.convert.tracks import Foreign, LabelledVideo, Track, box_of
 from l2g.data.dataset import Category, Problem
@@ -27,7 +27,7 @@ def is_coco_video(directory: Path) -> bool:
     """Whether a file of the layout tells of videos; without, `coco` is one of single pictures."""
     for file in sorted((directory / "annotations").glob("instances_*.json")):
         try:
-            data = json.loads(file.read_text(encoding="utf-8"))
+            data = json.loads(file.read_bytes())
         except (OSError, ValueError, RecursionError):
             continue
         marks = data.get("annotations") if isinstance(data, dict) else None
@@ -47,13 +47,13 @@ def read_coco_video(directory: Path, split: str = "train") -> Foreign:
     for record in pictures:
         try:
             record = {**record, "file_name": str(record["file_name"]), "id": int(record["id"])}
-            int(record["height"]), int(record["width"])
+            int(record["height"]), int(record["width"]), int(record.get("frame_id", 0))
             videos[record.get("video_id", str(Path(record["file_name"]).parent))].append(record)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             where = f"image {record.get('id')!r:.40}"
             problems.append(Problem("corrupt annotation", where, f"a field is missing or wrong ({error!r:.60})"))
     for frames in videos.values():
-        frames.sort(key=lambda record: (record.get("frame_id", 0), record["file_name"]))
+        frames.sort(key=lambda record: (int(record.get("frame_id", 0)), record["file_name"]))
     places = {r["id"]: (key, t) for key, frames in videos.items() for t, r in enumerate(frames)}
     objects = _objects(listed(data, "annotations", path), places, problems)
     records: list[dict[str, Any]] = []
@@ -78,17 +78,20 @@ def _objects(
     alone = 0
     for number, mark in enumerate(annotations):
         where = f"annotation {mark.get('id')!r:.40}"
-        place, segmentation = places.get(mark.get("image_id")), mark.get("segmentation")  # type: ignore[arg-type]
-        if place is None or not segmentation:
-            detail = "it has no segmentation" if place else f"there is no image {mark.get('image_id')!r:.40}"
+        image, segmentation = id_of(mark, "image_id"), mark.get("segmentation")
+        place = None if image is None else places.get(image)
+        category = id_of(mark, "category_id")
+        if place is None or category is None or not segmentation:
+            detail = f"there is no image {mark.get('image_id')!r:.40}" if place is None else "it has no category_id"
+            detail = detail if segmentation else "it has no segmentation"
             problems.append(Problem("corrupt annotation", where, detail))
             continue
-        identity = next((mark[key] for key in _IDENTITIES if mark.get(key) is not None), None)
+        identity = next((mark[key] for key in _IDENTITIES if isinstance(mark.get(key), (int, str))), None)
         alone += identity is None
         video, t = place
-        key = (video, mark.get("category_id"), identity if identity is not None else f"alone {number}")
+        key = (video, category, identity if identity is not None else f"alone {number}")
         crowd = int(bool(mark.get("iscrowd")))
-        entry = found.setdefault(key, {"category_id": mark.get("category_id"), "iscrowd": crowd, "frames": {}})
+        entry = found.setdefault(key, {"category_id": category, "iscrowd": crowd, "frames": {}})
         if t in entry["frames"]:
             problems.append(Problem("corrupt annotation", where, f"object {identity!r:.40} is twice in frame {t}"))
             continue

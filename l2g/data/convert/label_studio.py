@@ -33,9 +33,9 @@ def _find(directory: Path) -> Path | None:
     """The file of tasks: a JSON list whose first entry has `annotations` and `data`."""
     for file in sorted(directory.glob("*.json")):
         try:
-            with open(file, encoding="utf-8") as text:
+            with open(file, encoding="utf-8-sig") as text:
                 begins_as_list = text.read(64).lstrip().startswith("[")
-            tasks = json.loads(file.read_text(encoding="utf-8")) if begins_as_list else None
+            tasks = json.loads(file.read_bytes()) if begins_as_list else None
         except (OSError, ValueError, RecursionError):
             continue
         if tasks and isinstance(tasks[0], dict) and {"annotations", "data"} <= tasks[0].keys():
@@ -82,7 +82,7 @@ def _video(file: Path, task: Any, names: dict[str, int], problems: list[Problem]
         try:
             masks = _masks(region["value"]["sequence"], len(pictures), height, width)
             label = str(region["value"]["labels"][0])
-        except (KeyError, TypeError, ValueError, IndexError, DataError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError, AttributeError, DataError) as error:
             detail = f"region {region.get('id')!r:.40} has no label or no boxes ({error!s:.60}); label it anew"
             problems.append(Problem("corrupt annotation", where, detail))
             continue

@@ -61,7 +61,7 @@ def _names(directory: Path) -> dict[int, str]:
     if not file.is_file():
         return dict(KITTI)
     names = {}
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in file.read_text(encoding="utf-8-sig", errors="replace").splitlines():
         number, _, name = line.strip().partition(" ")
         if number:
             if not number.isdecimal() or not name:
@@ -72,7 +72,7 @@ def _names(directory: Path) -> dict[int, str]:
 
 def _of_text(file: Path, problems: list[Problem]) -> _Found:
     found: _Found = defaultdict(dict)
-    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+    for number, line in enumerate(file.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1):
         if not line.strip():
             continue
         try:

@@ -16,9 +16,9 @@ from torch import Tensor
 from transformers import VideomtConfig, VideomtForUniversalSegmentation
 from transformers.utils import logging
 
-from l2g.artifacts.weight_sums import SUM_KEY, check_sum, sum_of
 from l2g.errors import CheckpointError, ConfigError
 from l2g.files import folder_atomically, write_atomically
+from l2g.modeling.family.weight_sums import SUM_KEY, check_sum, sum_of
 from l2g.modeling.videomt.model import MASK_STRIDE, Videomt
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"

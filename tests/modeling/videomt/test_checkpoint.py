@@ -10,6 +10,7 @@ from transformers import VideomtForUniversalSegmentation
 
 import l2g
 from l2g.errors import CheckpointError
+from l2g.modeling.videomt import checkpoint
 from tests.modeling.videomt.small import NAMES, moving_frames, network
 
 
@@ -70,6 +71,37 @@ def test_saved_and_loaded_again(folder, tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(CheckpointError, match="a file is there"):
         l2g.save_checkpoint(model, tmp_path / "file")
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_folder_is_saved_whole_or_not_at_all(folder, tmp_path, monkeypatch, there):
+    """A disk that fills up when the weights are written; what was there goes on to load."""
+    model, target = l2g.load_checkpoint(folder), tmp_path / "again"
+    if there:
+        l2g.save_checkpoint(model, target)
+    before = {path.name: path.read_bytes() for path in target.rglob("*")}
+
+    def full(tensors, path, metadata):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(CheckpointError, match=r"again.*: cannot be written \(No space left on device\)"):
+        l2g.save_checkpoint(model, target)
+    assert target.exists() == there
+    assert {path.name: path.read_bytes() for path in target.rglob("*")} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "model"][not there :]
+
+
+def test_a_flipped_bit_is_seen_in_what_was_saved_here(folder, tmp_path):
+    target = tmp_path / "again"
+    l2g.save_checkpoint(l2g.load_checkpoint(folder), target)
+    for path in (target, folder):  # transformers' own file carries no sum
+        content = bytearray((path / "model.safetensors").read_bytes())
+        content[-4] ^= 1
+        (path / "model.safetensors").write_bytes(content)
+    assert "was damaged or changed since it was written" in refused(target)
+    assert l2g.load_checkpoint(folder)
 
 
 def test_another_model_is_refused(folder):

@@ -1,5 +1,6 @@
 """A run's folder: one writer, earlier results kept by a run that fails, and going on after whatever ended it."""
 
+import io
 import json
 import os
 import signal
@@ -19,7 +20,7 @@ from l2g.cli.running.run import main
 from l2g.errors import L2GError, VideoError
 from l2g.files import LOCK, locked
 from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend
-from l2g.runtime.video.run_folder import KEY_FRAMES, UNFINISHED, packets
+from l2g.runtime.video.run_folder import KEY_FRAMES, UNFINISHED, RunFolder, packets
 from tests.cli.places import CHECKOUT
 from tests.exported import edited, set_contract, small_graph
 from tests.runtime.clips import decode, moving_scenes, write_clip
@@ -149,6 +150,39 @@ def test_rubbish_is_nothing_to_go_on_from(graph, clip, undisturbed, tmp_path):
     (output / UNFINISHED / "memory-000000120.npz").write_bytes(b"rubbish")
     assert run(graph, clip, output, "--resume") == 0
     expect_equal(output, undisturbed)
+
+
+@pytest.mark.parametrize("damage", ["a bit", "an array", "a claim", "cut"])
+def test_a_memory_that_is_not_as_it_was_written_is_none(tmp_path, damage):
+    """One bit of a state leads elsewhere in silence; an array of another shape ended in a traceback."""
+    memory = {"queries": np.arange(6, dtype=np.float32).reshape(1, 2, 3)}
+    folder = RunFolder(tmp_path, {"overlay": False})
+    folder.save(7, memory, 0, 0)
+    for name in ("frames.jsonl", "results.spool"):
+        (tmp_path / UNFINISHED / name).touch()
+    folder.unended = True
+    folder.close(7)
+    path = tmp_path / UNFINISHED / "memory-000000007.npz"
+    content = path.read_bytes()
+    folder = RunFolder(tmp_path, {"overlay": False}, resume=True)
+    assert folder.saved.frames == 7
+    assert np.array_equal(folder.saved.memory["queries"], memory["queries"])
+    folder.unended = True
+    folder.close(7)
+    if damage == "a bit":
+        place = content.index(memory["queries"].tobytes())
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    elif damage == "cut":
+        path.write_bytes(content[:-40])
+    else:
+        with np.load(io.BytesIO(content[:-32])) as found:
+            arrays = dict(found) | {"queries": np.zeros(2)}
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)
+        path.write_bytes(buffer.getvalue() + content[-32:] * (damage == "a claim"))
+    folder = RunFolder(tmp_path, {"overlay": False}, resume=True)
+    assert folder.saved is None
+    folder.close(0)
 
 
 def fail_at(monkeypatch, number):

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from l2g.errors import VideoError
 from l2g.runtime.video.sources.base import MAX_PIXELS
 from l2g.runtime.video.sources.integrity import jpeg_is_cut
-from l2g.runtime.video.sources.picture_size import claimed_size
+from l2g.runtime.video.sources.picture_size import avif_turns, claimed_size, with_straight_colours
 
 # EXIF orientation is applied; palettes, grey and CMYK become colour; alpha is dropped; 16 bits stay.
 _AS_STORED = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
@@ -34,7 +34,7 @@ def decode_picture(data: bytes, page: int = 0) -> npt.NDArray[Any] | None:
     # OpenCV before 5 fills what a JPEG lacks with grey.
     if height * width > MAX_PIXELS or (data[:2] == b"\xff\xd8" and jpeg_is_cut(data)):
         return None
-    coded = np.frombuffer(data, dtype=np.uint8)
+    coded = np.frombuffer(with_straight_colours(data), dtype=np.uint8)
     try:
         if page:
             _, pages = cv2.imdecodemulti(coded, _AS_STORED, range=(page, page + 1))
@@ -45,7 +45,12 @@ def decode_picture(data: bytes, page: int = 0) -> npt.NDArray[Any] | None:
         return None
     if image is None or image.dtype not in (np.uint8, np.uint16):
         return None
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+    turns, mirrored = avif_turns(data)
+    if turns:
+        image = np.rot90(image, turns)
+    if mirrored is not None:
+        image = image[::-1] if mirrored == 0 else image[:, ::-1]
+    return np.asarray(cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_BGR2RGB))
 
 
 def used_bits(image: npt.NDArray[np.uint16]) -> int:

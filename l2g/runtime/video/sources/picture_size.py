@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-# Width and height, in a directory of a TIFF; its types of one number, by their bytes.
-_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
+# Of a directory of a TIFF: width, height, what there is beside colours; its types of one number, by their bytes.
+_TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_EXTRA = 256, 257, 338
+_ALPHA_WITHIN, _ALPHA_BESIDE = 1, 2
+_NOTHING = (0, 0)
 _TIFF_BYTES = {1: 1, 3: 2, 4: 4, 16: 8}
-# Where the size of an AVIF is said: box by box, and what is in a box before its boxes.
+# Where the size and the orientation of an AVIF are said: box by box, and what is in a box before its boxes.
 _AVIF_WAY = ((b"meta", 4), (b"iprp", 0), (b"ipco", 0))
 
 
@@ -28,8 +30,23 @@ def claimed_size(data: bytes, page: int = 0) -> tuple[int, int]:
     if data[4:8] == b"ftyp":
         return _avif(data)
     if data[:4] in (b"II*\0", b"II+\0", b"MM\0*", b"MM\0+"):
-        return next((size for number, size in enumerate(_tiff(data)) if number == page), (0, 0))
+        found = next((tags for number, tags in enumerate(_tiff(data)) if number == page), {})
+        return found.get(_TIFF_HEIGHT, _NOTHING)[0], found.get(_TIFF_WIDTH, _NOTHING)[0]
     return 0, 0
+
+
+def with_straight_colours(data: bytes) -> bytes:
+    """A picture file whose colours come as they are stored: libtiff multiplies those of a TIFF by its alpha, unless
+    the file says that they are multiplied already. Every other file is returned as it is."""
+    if data[:2] not in (b"II", b"MM"):
+        return data
+    places = [at for tags in _tiff(data) for value, at in [tags.get(_TIFF_EXTRA, _NOTHING)] if value == _ALPHA_BESIDE]
+    if not places:
+        return data
+    changed = bytearray(data)
+    for at in places:
+        changed[at : at + 2] = _ALPHA_WITHIN.to_bytes(2, "little" if data[:2] == b"II" else "big")
+    return bytes(changed)
 
 
 def _jpeg(data: bytes) -> tuple[int, int]:
@@ -60,16 +77,30 @@ def _webp(data: bytes) -> tuple[int, int]:
 
 def _avif(data: bytes) -> tuple[int, int]:
     """The largest of its pictures: a grid has tiles, and transparency is a picture of its own."""
-    spans = [(0, len(data))]
-    for name, skipped in _AVIF_WAY:
-        spans = [(start + skipped, end) for span in spans for kind, start, end in _boxes(data, *span) if kind == name]
     sizes = [
         (int.from_bytes(data[start + 8 : start + 12], "big"), int.from_bytes(data[start + 4 : start + 8], "big"))
-        for span in spans
-        for kind, start, _ in _boxes(data, *span)
+        for kind, start, _ in _avif_properties(data)
         if kind == b"ispe"
     ]
     return max(sizes, key=lambda size: size[0] * size[1], default=(0, 0))
+
+
+def _avif_properties(data: bytes) -> list[tuple[bytes, int, int]]:
+    """(kind, start, end) of what is said of its pictures."""
+    spans = [(0, len(data))]
+    for name, skipped in _AVIF_WAY:
+        spans = [(start + skipped, end) for span in spans for kind, start, end in _boxes(data, *span) if kind == name]
+    return [box for span in spans for box in _boxes(data, *span)]
+
+
+def avif_turns(data: bytes) -> tuple[int, int | None]:
+    """How an AVIF asks to be shown, which decoders leave to others: quarters anticlockwise, then what is mirrored, rows
+    (0), columns (1) or nothing (None)."""
+    if data[4:8] != b"ftyp":
+        return 0, None
+    asked = {kind: data[start] for kind, start, end in _avif_properties(data) if start < min(end, len(data))}
+    mirror = asked.get(b"imir")
+    return asked.get(b"irot", 0) & 3, None if mirror is None else mirror & 1
 
 
 def _boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
@@ -86,8 +117,8 @@ def _boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]
         start += size
 
 
-def _tiff(data: bytes) -> Iterator[tuple[int, int]]:
-    """Of each page, as far as its directories lie in the file."""
+def _tiff(data: bytes) -> Iterator[dict[int, tuple[int, int]]]:
+    """Of each page, as far as its directories lie in the file: by tag its number, and where that lies."""
     order: Literal["little", "big"] = "little" if data[:2] == b"II" else "big"
 
     def number(at: int, count: int) -> int:
@@ -100,10 +131,10 @@ def _tiff(data: bytes) -> Iterator[tuple[int, int]]:
     while at and at not in seen and at < len(data):
         seen.add(at)
         entries = min(number(at, counting), (len(data) - at) // entry)
-        sides = {}
+        found = {}
         for place in range(at + counting, at + counting + entries * entry, entry):
             tag, kind = number(place, 2), number(place + 2, 2)
-            if tag in (_TIFF_WIDTH, _TIFF_HEIGHT):
-                sides[tag] = number(place + 4 + offset, _TIFF_BYTES.get(kind, 0))
-        yield sides.get(_TIFF_HEIGHT, 0), sides.get(_TIFF_WIDTH, 0)
+            if tag in (_TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_EXTRA):
+                found[tag] = number(place + 4 + offset, _TIFF_BYTES.get(kind, 0)), place + 4 + offset
+        yield found
         at = number(at + counting + number(at, counting) * entry, offset)

@@ -34,7 +34,14 @@ def test_a_list_is_read(tmp_path):
         ("- {name: a, url: x, rate: 0}", "more than 0"),
         ("- {name: a, url: x}\n- {name: a, url: y}", "two cameras have the name 'a'"),
         ("[]", "a list of cameras expected"),
-        ("{", "not a YAML file"),
+        ("{", "cameras.yaml: not a YAML file"),
+        ("[" * 5000, "nested too deep"),
+        (
+            "- &a {name: a, url: x}\n"
+            + "".join(f"- &{c} [{', '.join(['*' + b] * 30)}]\n" for b, c in ("ab", "bc", "cd")),
+            "its aliases stand for more than",
+        ),
+        ("- 2001-99-99", "not a YAML file"),
     ],
 )
 def test_mistakes_are_named(tmp_path, text, message):

@@ -10,12 +10,11 @@ import hashlib
 import os
 import zipfile
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
 
 from l2g.errors import CheckpointError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 SUM_KEY = "l2g.sha256"
 _BLOCK = 1 << 20
@@ -23,8 +22,6 @@ _BLOCK = 1 << 20
 
 def sum_of(tensors: Mapping[str, Tensor], config: str = "") -> str:
     """SHA-256, in hexadecimal, of names, types, shapes and values of tensors in memory, and of a config's text."""
-    import torch
-
     digest = hashlib.sha256(config.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode(errors="surrogatepass"))
