@@ -1,5 +1,5 @@
 """What stuff costs the things: VPQ of the same objects on the same paths, seen by the instance model before the plain
-backdrop that it knows, and by the panoptic model before stuff.
+backdrop that it knows and on the very videos, whose stuff it has never seen, and by the panoptic model there.
 
     python benchmarks/panoptic_things.py --videos 64 --seed 0
 """
@@ -29,8 +29,10 @@ def main(argv: list[str] | None = None) -> int:
     )
     options = parser.parse_args(argv)
     drawn = [panoptic_video(options.split, index, seed=options.seed) for index in range(options.videos)]
-    for model, plain in zip(options.models, (True, False), strict=True):
-        print(f"{model}: VPQ of things {things_vpq(model, drawn, options, plain):.2f}")
+    instances, panoptic = options.models
+    for model, plain in ((instances, True), (instances, False), (panoptic, False)):
+        where = "before the plain backdrop" if plain else "before stuff"
+        print(f"{model}, {where}: VPQ of things {things_vpq(model, drawn, options, plain):.2f}", flush=True)
     return 0
 
 

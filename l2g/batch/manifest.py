@@ -11,7 +11,7 @@ from l2g.batch.store import Store
 
 MANIFEST = "manifest.parquet"
 # Rows that wait before they are written. The first ones sooner: what Arrow keeps from then on, 6 MiB, then shows early.
-_ROWS, _FIRST_ROWS = 500, 100
+_ROWS, _FIRST_ROWS = 250, 100
 
 
 class Manifest:

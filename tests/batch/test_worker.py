@@ -8,8 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
+from l2g.batch import worker
 from l2g.batch.records import DONE, Entry, Settings, Task
 from l2g.batch.worker import Replica
+from l2g.runtime.video.source import open_source
 from l2g.runtime.video.writer import VideoWriter
 from tests.batch.made import FILES, one_by_one
 
@@ -35,11 +37,20 @@ def test_one_thread_is_one_thread(model, sliced, tmp_path, monkeypatch):
     replica = Replica(Settings(str(model)), str(tmp_path / "out"), 1)
     replica.ready()
     monkeypatch.setattr(threading.Thread, "start", None)
+    decoders = []
+
+    def opened(*words, **options):
+        decoders.append(open_source(*words, **options))
+        assert decoders[-1]._stream.codec_context.thread_count == 1, "its share of the time is too small to be seen below"
+        return decoders[-1]
+
+    monkeypatch.setattr(worker, "open_source", opened)
     process, own = time.process_time(), time.thread_time()
     outcome = replica.do(Task(Entry(str(sliced), "sliced")))
     process, own = time.process_time() - process, time.thread_time() - own
     monkeypatch.undo()
     assert (outcome.record.status, outcome.record.frames) == (DONE, 12)
+    assert len(decoders) == 1
     assert process < 1.03 * own + 0.01
 
     one_by_one(model, [sliced], tmp_path / "one")

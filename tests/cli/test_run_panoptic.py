@@ -9,7 +9,9 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from l2g.cli.running import run as run_video
+from l2g.errors import VideoError
 from l2g.metrics.panoptic import read_predictions, submission
+from l2g.runtime.panoptic.options import PanopticOptions
 from l2g.runtime.video.job import process_video
 from l2g.runtime.video.lane import OutputOptions
 from l2g.runtime.video.overlay import OverlayPainter, stuff_color
@@ -143,3 +145,44 @@ def test_a_run_goes_on_where_another_stopped(tmp_path, monkeypatch):
     for file in files:
         assert (tmp_path / "parts" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
     assert not (tmp_path / "parts/unfinished").exists()
+
+
+def test_maps_of_a_run_that_fails_leave_those_of_the_one_before(tmp_path, monkeypatch):
+    """They lie in `unfinished` with the rest of it, and take their places when it has gone on to its end."""
+    monkeypatch.setattr("l2g.runtime.video.lane.KEY_FRAMES", 3)
+    clip = write_clip(tmp_path / "clip.mp4", [scene(*SIZE, blobs(3 * step)) for step in range(8)])
+
+    def process(name, threshold, stop=None, resume=False):
+        backend = BlobBackend(SIZE)
+        backend.contract = dataclasses.replace(backend.contract, stuff_classes=(2,))
+        done = []
+
+        def on_frame():
+            done.append(1)
+            if len(done) == stop:
+                raise VideoError("the disk is full")
+
+        panoptic = PanopticOptions(min_stuff_area=threshold)
+        with open_source(str(clip)) as source:
+            options = OutputOptions(resume=resume)
+            process_video(
+                *(backend, source, tmp_path / name),
+                overlay=False, on_frame=on_frame, output=options, panoptic=panoptic,
+            )  # fmt: skip
+
+    def files(folder):
+        return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    process("out", 1)
+    process("other", 10**6)
+    before, other = files(tmp_path / "out"), files(tmp_path / "other")
+    assert all(before[name] != other[name] for name in before), "what would be written over differs"
+    with pytest.raises(VideoError, match="5 frames were done"):
+        process("out", 10**6, stop=5)
+    after = files(tmp_path / "out")
+    unfinished = sorted(path.name for path in after if path.parts[0] == "unfinished" and path.suffix == ".png")
+    assert unfinished == [f"{index:08d}.png" for index in range(5)]
+    assert {name: content for name, content in after.items() if name.parts[0] != "unfinished"} == before
+    process("out", 10**6, resume=True)
+    assert files(tmp_path / "out") == other
+    assert not (tmp_path / "out/unfinished").exists()

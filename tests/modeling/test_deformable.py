@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from l2g.modeling import deformable
-from l2g.modeling.deformable import DeformableAttention, deformable_attention, gather_rows, sample_levels
+from l2g.modeling.deformable import DeformableAttention, deformable_attention, gather_rows, sample_levels, sample_locations
 
 SHAPES = ((5, 7), (3, 4), (1, 6), (4, 1), (1, 1))
 
@@ -112,6 +112,29 @@ def test_gradients_against_finite_differences():
     locations = (position.floor() + 0.1 + 0.8 * (position - position.floor()) + 0.5) / sizes
     arguments = tuple(x.requires_grad_() for x in (value, locations, weights))
     assert torch.autograd.gradcheck(lambda v, x, w: deformable_attention(v, SHAPES, x, w), arguments)
+
+
+@pytest.mark.parametrize("spread", [1.0, 1.6])
+def test_image_by_image_the_values_and_gradients_are_the_same(spread, monkeypatch):
+    """What training on a CPU takes for many queries, against autograd through the plain form."""
+    arguments = [x.requires_grad_() for x in inputs(batch=3, queries=70, heads=4, width=8, points=4, spread=spread)]
+    direction = torch.randn(3, 70, 32, generator=torch.Generator().manual_seed(1))
+    monkeypatch.setattr(deformable, "MANY_SAMPLES", 70 * 4 * 8 * len(SHAPES) * 4)
+    plain = sample_levels(arguments[0], SHAPES, *arguments[1:])
+    found = deformable_attention(arguments[0], SHAPES, *arguments[1:])
+    assert type(found.grad_fn).__name__ == "_ImageByImageBackward"
+    torch.testing.assert_close(found, plain, atol=1e-6, rtol=0)
+    gradients = (torch.autograd.grad(output, arguments, direction) for output in (found, plain))
+    for mine, true in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, true, atol=1e-6, rtol=1e-5)
+
+
+def test_offsets_are_the_same_with_a_gradient():
+    generator = torch.Generator().manual_seed(0)
+    offsets = torch.randn(2, 6, 3, len(SHAPES), 4, 2, generator=generator)
+    reference = torch.rand(1, 6, 2, generator=generator)
+    plain = sample_locations(reference, offsets, SHAPES, 4)
+    torch.testing.assert_close(sample_locations(reference, offsets.requires_grad_(), SHAPES, 4), plain)
 
 
 def test_training_differentiates_and_inference_calls_the_operator(monkeypatch):

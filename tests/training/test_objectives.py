@@ -23,7 +23,7 @@ from l2g.training.loss.objectives import (
     noisy,
     phase_one_parameters,
 )
-from l2g.training.loss.targets import FrameTargets
+from l2g.training.loss.targets import FrameTargets, shares
 from l2g.training.loss.terms import dice, focal, generalised_iou, mask_bce
 
 
@@ -335,3 +335,12 @@ def test_denoising_trains_the_label_embedding(small_model, batch, criterion):
     objective = ImageObjective(small_model, criterion, denoising=20)
     sum(objective(batch).values()).backward()
     assert small_model.label_embed.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("size", [(32, 64), (16, 32), (8, 16), (4, 8), (2, 4), (16, 16), (12, 32)])
+def test_shares_of_larger_pixels_are_averages(size):
+    """Counted in bytes where that is exact, whatever the memory's order; else as PyTorch does it."""
+    masks = (torch.rand(2, 3, 5, 32, 64, generator=torch.Generator().manual_seed(0)) > 0.3).to(torch.uint8)
+    masks[0] = 1
+    masks = masks.movedim(2, 0).flatten(0, 1)
+    assert torch.equal(shares(masks, *size), F.adaptive_avg_pool2d(masks.float(), size))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -48,16 +49,18 @@ class VideoMaps:
 
     What `pred.json` says of it comes at the end, since a thing's category is the class of its track over the whole
     video: an id means one category throughout, as the data set has it. Memory does not grow with the masks or, but for
-    a few numbers a track, with the frames. run: the unfinished `pred.json` of a run, which may go on with another's.
+    a few numbers a track, with the frames. run: the unfinished `pred.json` of a run, which may go on with another's;
+    its maps lie in the run's unfinished folder until `publish`.
     """
 
     def __init__(self, folder: str | Path, video_id: int | str, categories: Categories, run: RunFile | None = None):
         self.video_id, self.folder = video_id, Path(folder) / MAPS / str(video_id)
+        self._written = self.folder if run is None else run.temporary.parent / MAPS / str(video_id)
         self.frames = 0
         self._categories = categories
         self._labels: dict[int, dict[int, float]] = {}  # by track, sums of scores by label
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self._written.mkdir(parents=True, exist_ok=True)
             if run is None:
                 self._spool = cast(BinaryIO, tempfile.TemporaryFile(mode="w+b", dir=folder))  # noqa: SIM115
             else:
@@ -99,7 +102,7 @@ class VideoMaps:
         votes = [[track.track_id, int(track.frame_label), float(track.score)] for track in result.tracks]
         self._count(votes)
         _, coded = cv2.imencode(".png", rgb_of(result.panoptic.ids)[..., ::-1])
-        write_bytes(self.folder / name, coded.tobytes(), VideoError)
+        write_bytes(self._written / name, coded.tobytes(), VideoError)
         rows = [[segment.id, segment.label, segment.track_id, segment.area] for segment in result.panoptic.segments]
         try:
             self._spool.write(f"{json.dumps([name, rows, votes])}\n".encode())
@@ -125,6 +128,17 @@ class VideoMaps:
             ]
             yield (",\n" if number else "\n") + json.dumps({"file_name": name, "segments_info": infos})
         yield "]}"
+
+    def publish(self) -> None:
+        """Give the maps of a run their place; those of an interrupted one that it goes on with have theirs."""
+        if self._written == self.folder:
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for path in self._written.glob("*.png"):
+                os.replace(path, self.folder / path.name)
+        except OSError as error:
+            raise VideoError(f"{self.folder}: cannot be written ({error}); check the folder and its permissions") from None
 
     def close(self) -> None:
         self._spool.close()
@@ -173,6 +187,7 @@ class PanopticSink:
         with ExitStack() as stack:
             stack.callback(self._video.close)
             if self._video.frames and not self._run.kept:
+                self._video.publish()
                 write_results(self.path, [self._video.entry()], self._categories)
 
     def __enter__(self) -> PanopticSink:

@@ -29,6 +29,7 @@ UNFINISHED = "unfinished"
 # frame does not depend on what was before, so that a run that goes on there writes the same pictures.
 KEY_FRAMES = 120
 _RESULTS = ("frames.jsonl", "results.json", "panoptic.jsonl", "pred.json")
+_MAPS = "pan_pred"
 _SPOOL, _BEFORE = "results.spool", "overlay.before.mp4"
 # An archive of arrays, followed by its SHA-256.
 _MEMORY, _SUM_BYTES = "memory-{:09d}.npz", 32
@@ -130,10 +131,13 @@ class RunFolder:
 
     def _clear(self) -> None:
         """Remove what runs left; what they did not write stays."""
-        for pattern in (*_RESULTS, "overlay*.mp4", "overlay.png", _SPOOL, "memory-*.npz", ".*.part"):
+        for pattern in (*_RESULTS, "overlay*.mp4", "overlay.png", _SPOOL, "memory-*.npz", ".*.part", f"{_MAPS}/*/*.png"):
             for path in self.work.glob(pattern):
                 with contextlib.suppress(OSError):
                     path.unlink()
+        for path in (*self.work.glob(f"{_MAPS}/*"), self.work / _MAPS):
+            with contextlib.suppress(OSError):
+                path.rmdir()
 
     def _find(self) -> Saved | None:
         """The last memory for which the files hold enough."""

@@ -7,7 +7,6 @@ from typing import overload
 
 import torch
 import torch.distributed as distributed
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from l2g.modeling.encoder import Memory
@@ -17,7 +16,7 @@ from l2g.training.loss.criterion import Criterion, total
 from l2g.training.loss.denoising import denoising_queries
 from l2g.training.loss.layers import Layers
 from l2g.training.loss.matcher import assign, match_costs
-from l2g.training.loss.targets import Batch, FrameTargets
+from l2g.training.loss.targets import Batch, FrameTargets, shares
 
 
 class ImageObjective(nn.Module):
@@ -222,7 +221,7 @@ def lost(mask_logits: Tensor, targets: FrameTargets, slots: Tensor) -> Tensor:
     """
     masks = (mask_logits > 0).flatten(2).float()
     height, width = mask_logits.shape[-2:]
-    truth = (F.adaptive_avg_pool2d(targets.masks.float(), (height, width)) > 0.5).flatten(2).float()
+    truth = (shares(targets.masks, height, width) > 0.5).flatten(2).float()
     common = truth @ masks.transpose(1, 2)
     union = truth.sum(2)[:, :, None] + masks.sum(2)[:, None] - common
     held = common > 0.5 * union  # [B, I, N]

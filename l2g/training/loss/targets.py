@@ -12,6 +12,19 @@ from torch import Tensor
 from l2g.data.dataset import Clip
 
 
+def shares(masks: Tensor, height: int, width: int) -> Tensor:
+    """Which share of each of height x width larger pixels is set: uint8 [..., H, W] of 0 and 1 -> float32."""
+    h, w = masks.shape[-2:]
+    factor = h // height
+    if (h, w) != (factor * height, factor * width) or factor not in (1, 2, 4, 8):
+        return F.adaptive_avg_pool2d(masks.float(), (height, width))
+    # Counted in bytes, which are less to read than floats: a tenth of the time, and exact.
+    while masks.shape[-2] > height:
+        masks = masks[..., ::2, :] + masks[..., 1::2, :]
+        masks = masks[..., ::2] + masks[..., 1::2]
+    return masks.float().mul_(1 / factor**2)
+
+
 @dataclass(frozen=True)
 class FrameTargets:
     """The instances of one frame of B streams, padded to the same number I.
@@ -29,8 +42,7 @@ class FrameTargets:
     def averaged(self, height: int, width: int) -> Tensor:
         """The masks as shares of larger pixels, float32 [B, I, height, width]; empty where not present. Kept."""
         if (height, width) not in self._averaged:
-            pooled = F.adaptive_avg_pool2d(self.masks.float(), (height, width))
-            self._averaged[height, width] = pooled * self.present[..., None, None]
+            self._averaged[height, width] = shares(self.masks * self.present[..., None, None], height, width)
         return self._averaged[height, width]
 
     def rows(self, index: Tensor | slice) -> FrameTargets:
