@@ -6,7 +6,7 @@ is such a module by its dotted path, at one of three sizes:
     stage   backbone, encoder, proposals, aligner, decoder, heads
     layer   backbone.res3, encoder.input_proj, encoder.layers.0, decoder.layers.2, decoder.ref_point_head,
             heads.mask_embed
-    module  backbone.res3.1, encoder.input_proj.0.1, encoder.layers.0.self_attn, aligner.layers.1.cross_attn
+    module  backbone.res3.1, backbone.layers.2.blocks.5.attn, encoder.input_proj.0.1, encoder.layers.0.self_attn, aligner.layers.1.cross_attn
 
 What a module computes between its children bears the module's own name ("decoder": boxes and their sine embeddings);
 what `Local2Global.step` computes itself is "step" (normalisation, the choice of priors, boxes of masks, the choice of
@@ -24,8 +24,9 @@ from l2g.errors import ExportError
 
 GRANULARITIES = ("stage", "layer", "module")
 DEPTHS = {"stage": 1, "layer": 2, "module": 3}
-# The convolutions of a residual block, res3.1, are not told apart.
-RESIDUAL_DEPTH = 2
+# The convolutions of a residual block, res3.1, are not told apart. The blocks of a Swin lie one level deeper, and its
+# attentions and MLPs are.
+RESIDUAL_DEPTH, SWIN_DEPTH = 2, 4
 # Modules that the top of the model calls itself, and the stage that they belong to.
 CALLED_BY_STEP = {
     "class_embed": "heads",
@@ -55,10 +56,20 @@ def block_of(node: Named | str, granularity: str = "layer") -> str:
         return STEP
     if path[0] in CALLED_BY_STEP:
         path.insert(0, CALLED_BY_STEP[path[0]])
-    path = path[: min(DEPTHS[granularity], RESIDUAL_DEPTH if path[0] == "backbone" else len(path))]
+    path = path[: _depth(path, granularity)]
     if granularity == "layer":
         path = [part if part.startswith("layers.") else re.sub(r"(\.\d+)+$", "", part) for part in path]
     return ".".join(path)
+
+
+def _depth(path: list[str], granularity: str) -> int:
+    """How many of these modules a block's name has."""
+    depth = DEPTHS[granularity]
+    if path[0] != "backbone":
+        return depth
+    if granularity == "module" and len(path) > 1 and path[1].startswith("layers."):
+        return SWIN_DEPTH
+    return min(depth, RESIDUAL_DEPTH)
 
 
 def blocks(model: onnx.ModelProto, granularity: str = "layer") -> dict[str, list[onnx.NodeProto]]:

@@ -33,8 +33,7 @@ class WindowAttention(nn.Module):
         """windows [B, W, T, C], mask float [W, 1, T, T] or None -> [B, W, T, C]."""
         b, (count, tokens, dim) = windows.shape[0], _sides(windows)
         qkv = self.qkv(windows).view(b, count, tokens, 3, self.heads, dim // self.heads).permute(3, 0, 1, 4, 2, 5)
-        bias = self.bias()[None] if mask is None else self.bias() + mask
-        out = _attend(qkv[0], qkv[1], qkv[2], bias)
+        out = _attend(qkv[0], qkv[1], qkv[2], self.bias(), mask)
         return self.proj(out.transpose(2, 3).reshape(b, count, tokens, dim))
 
     def bias(self) -> Tensor:
@@ -44,12 +43,16 @@ class WindowAttention(nn.Module):
         return self.relative_position_bias_table[index.view(-1)].view(tokens, tokens, -1).permute(2, 0, 1)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """q, k, v [B, W, heads, T, D], bias [1 or W, heads, T, T] -> [B, W, heads, T, D]."""
+def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
+    """q, k, v [B, W, heads, T, D], bias [heads, T, T], mask [W, 1, T, T] or None -> [B, W, heads, T, D]."""
     if torch.jit.is_tracing():
-        # Spelled out, and in one piece: the number of streams stays an axis of its own in the graph.
-        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + bias[None]
+        # Spelled out, and in one piece: the number of streams stays an axis of its own in the graph. The mask comes
+        # after the bias: their sum would be a constant of every block's own, 428 MB of a Swin-L at 480x864, where the
+        # mask alone is the same for all blocks of a stage. It takes no longer.
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + bias
+        scores = scores if mask is None else scores + mask
         return scores.softmax(-1) @ v
+    bias = bias[None] if mask is None else bias + mask
     # The fused kernels take four axes.
     return torch.stack([F.scaled_dot_product_attention(*image, attn_mask=bias) for image in zip(q, k, v, strict=True)])
 
@@ -128,6 +131,13 @@ class Stage(nn.Module):
         self.blocks = nn.Sequential(*(Block(dim, heads, config.window, shift, config.mlp_ratio) for shift in shifts))
         self.downsample = None if last else PatchMerging(dim)
 
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, H, W, C] -> what the blocks make of it, the same shape, and what the next stage goes on from.
+
+        A module's call, so that the nodes of a graph bear the stage's name."""
+        x = self.blocks(x)
+        return x, x if self.downsample is None else self.downsample(x)
+
 
 class PatchEmbedding(nn.Module):
     """4 x 4 pixels to a token, normed: [B, 3, H, W] -> [B, H/4, W/4, C]."""
@@ -168,11 +178,9 @@ class Swin(nn.Module):
         x = self.patch_embed(images)
         outputs = []
         for index, stage in enumerate(self.layers):
-            assert isinstance(stage, Stage)
-            x = stage.blocks(x)
-            outputs.append(getattr(self, f"norm{index}")(x).permute(0, 3, 1, 2))
             # The next stage goes on from what is not normed.
-            x = x if stage.downsample is None else stage.downsample(x)
+            seen, x = stage(x)
+            outputs.append(getattr(self, f"norm{index}")(seen).permute(0, 3, 1, 2))
         return tuple(outputs)
 
 
