@@ -45,14 +45,15 @@ Ranges = Callable[[str], Interval]
 
 @dataclass(frozen=True)
 class Places:
-    """Where the pairs of some nodes go. inputs: node name -> tensor it reads. outputs: tensors that are quantised."""
+    """Where the pairs of some nodes go. inputs: node name -> activations it reads, two of a product of such. outputs:
+    tensors that are quantised."""
 
-    inputs: dict[str, str]
+    inputs: dict[str, tuple[str, ...]]
     outputs: frozenset[str]
 
     @property
     def tensors(self) -> frozenset[str]:
-        return self.outputs | frozenset(self.inputs.values())
+        return self.outputs.union(*self.inputs.values())
 
 
 def find_places(model: onnx.ModelProto, nodes: Iterable[str], layout: Layout) -> Places:
@@ -69,13 +70,15 @@ def find_places(model: onnx.ModelProto, nodes: Iterable[str], layout: Layout) ->
         # The sum of a residual block: both sides are 8 bits already, or one is and the other is a sum before it.
         if node.op_type == "Add" and ends & set(node.input) and set(node.input) <= ends | sums:
             sums.add(graph.end_of(node))
-    return Places({node.name: node.input[0] for node in chosen}, frozenset(ends | sums))
+    constants = {weight.name for weight in model.graph.initializer}
+    inputs = {node.name: tuple(name for name in node.input[:2] if name not in constants) for node in chosen}
+    return Places(inputs, frozenset(ends | sums))
 
 
 def quantise(
     model: onnx.ModelProto, nodes: Iterable[str], ranges: Ranges, layout: Layout, half_scales: bool = False
 ) -> onnx.ModelProto:
-    """A copy of a float32 `model` in which the convolutions and linear layers `nodes` compute on 8 bits.
+    """A copy of a float32 `model` in which the convolutions, linear layers and products `nodes` compute on 8 bits.
 
     ranges: of a tensor, by name. half_scales: scales are numbers that FP16 holds, never below what the range asks for,
     so that a later conversion of the graph to FP16 leaves them, and with them the integers, as they are.
@@ -130,15 +133,11 @@ class _Writer:
             _replace(reader, tensor, twin)
 
     def quantise_node(self, node: onnx.NodeProto) -> None:
-        """This node's input and weights; its bias too where the layout quantises the output."""
-        tensor = node.input[0]
-        # An input that is quantised as some other node's output has its pair in front already.
-        scale = next((self.scales[name] for name, twin in self.pairs.items() if twin == tensor), None)
-        if scale is None:
-            # Named after its reader: what the pair belongs to is the layer, and not the island of FP32 that it may
-            # come from. TensorRT takes no matrix product whose two scales are of two types.
-            node.input[0] = self._pair(tensor, node.name)
-            scale = self.scales[tensor]
+        """This node's input and weights, or its two inputs; its bias too where the layout quantises the output."""
+        scale = self._activation(node, 0)
+        if node.input[1] not in self.constants:
+            self._activation(node, 1)
+            return
         bias = self.constants.get(node.input[2]) if len(node.input) > 2 else None
         if not self.layout.outputs or node.op_type != "Conv":
             bias = None  # it stays as it is
@@ -146,6 +145,18 @@ class _Writer:
         weight_scale, node.input[1] = self._weight(node, floor)
         if bias is not None:
             node.input[2] = self._bias(node.input[2], (scale * weight_scale).astype(np.float32))
+
+    def _activation(self, node: onnx.NodeProto, index: int) -> np.ndarray:
+        """An input of the node through its pair; the pair's scale."""
+        tensor = node.input[index]
+        # An input that is quantised as some other node's output has its pair in front already.
+        scale = next((self.scales[name] for name, twin in self.pairs.items() if twin == tensor), None)
+        if scale is None:
+            # Named after its reader: what the pair belongs to is the layer, and not the island of FP32 that it may
+            # come from. TensorRT takes no matrix product whose two scales are of two types.
+            node.input[index] = self._pair(tensor, f"{node.name}/{index}" if index else node.name)
+            scale = self.scales[tensor]
+        return scale
 
     def finish(self) -> None:
         """Put the new nodes behind what they read and drop the weights that nobody reads any more."""

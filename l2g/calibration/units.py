@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import onnx
@@ -18,16 +19,21 @@ OPTIONAL_STAGES = ("proposals", "aligner", "decoder", "query_updater", "upscale_
 # Coordinates, the weights of what is sampled there, and the scores that everything is ranked by: a step of eight bits
 # is a good part of a pixel in a sampling offset, and there is little to win (4 % of the arithmetic of an R50).
 NEVER = ("sampling_offsets", "attention_weights", "class_embed", "bbox_embed", "mask_embed", "ref_point_head")
+# Products of two activations that may be quantised all the same: queries by keys and weights by values, within the
+# windows of a Swin. Not by default: they are 3 % of the arithmetic of a Swin-L.
+PRODUCT = re.compile(r"/backbone/layers\.\d+/.*/attn/MatMul(_\d+)?")
+PRODUCTS = "products"
 # A convolution over so few channels, the first one, is no faster in INT8, and its input has 256 values already.
 FEW_CHANNELS = 4
 
 
 @dataclass(frozen=True)
 class Unit:
-    """Some nodes that are quantised together: a residual block, an attention, one linear layer.
+    """Some nodes that are quantised together: a residual block, an attention, an MLP, one linear layer.
 
-    name: the block, as `l2g.export.graph.blocks` names modules. nodes: names of its convolutions and linear
-    layers. flops: of these, one frame of one stream. default: part of the set that a search starts from.
+    name: the block, as `l2g.export.graph.blocks` names modules, with ".products" for its products of two activations.
+    nodes: names of its convolutions and linear layers, or of those products. flops: of these, one frame of one stream.
+    default: part of the set that a search starts from.
     """
 
     name: str
@@ -70,13 +76,18 @@ def take_inventory(model: onnx.ModelProto) -> Inventory:
     for node in model.graph.node:
         if quantisable(node, weights):
             found.setdefault(block_of(node, "module"), []).append(node.name)
+        elif PRODUCT.fullmatch(node.name):
+            found.setdefault(f"{block_of(node, 'module')}.{PRODUCTS}", []).append(node.name)
     if not found:
         raise ExportError("the graph has no convolution or linear layer of a known block; export it with this package")
     units = (
-        Unit(name, tuple(nodes), sum(flops[node] for node in nodes), name.split(".")[0] in DEFAULT_STAGES)
-        for name, nodes in found.items()
+        Unit(name, tuple(nodes), sum(flops[node] for node in nodes), _by_default(name)) for name, nodes in found.items()
     )
     return Inventory(tuple(units), sum(flops.values()))
+
+
+def _by_default(name: str) -> bool:
+    return name.split(".")[0] in DEFAULT_STAGES and not name.endswith(PRODUCTS)
 
 
 def quantisable(node: onnx.NodeProto, weights: dict[str, tuple[int, ...]]) -> bool:

@@ -209,3 +209,29 @@ def test_an_integer_bias_never_overflows():
 def test_an_unknown_node_is_refused(layout):
     with pytest.raises(ExportError, match="no node 'conv9'"):
         quantise(graph(), ["conv1", "conv9"], RANGES.__getitem__, layout)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_a_product_of_two_activations_has_a_pair_in_front_of_each(layout):
+    """Queries by keys, as in a window: both rounded, by ranges of their own, in one node with nothing else."""
+    info = helper.make_tensor_value_info
+    nodes = [
+        helper.make_node("MatMul", ["q", "k"], ["scores"], "product"),
+        helper.make_node("Neg", ["q"], ["aside"], "aside"),
+    ]
+    ends = [info("q", 1, [3, 8]), info("k", 1, [8, 5])], [info("scores", 1, [3, 5]), info("aside", 1, [3, 8])]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", *ends), opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+    )
+    spans = {"q": Interval(-1.5, 2.0), "k": Interval(-3.0, 1.0)}
+    assert find_places(model, ["product"], layout).tensors == {"q", "k"}
+    rng = np.random.default_rng(0)
+    feeds = {"q": rng.standard_normal((3, 8), np.float32), "k": rng.standard_normal((8, 5), np.float32)}
+    rounded = {name: fake_quantise(array, spans[name], layout.symmetric) for name, array in feeds.items()}
+    session = onnxruntime.InferenceSession(
+        quantise(model, ["product"], spans.__getitem__, layout).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    scores, aside = session.run(None, feeds)
+    np.testing.assert_allclose(scores, rounded["q"] @ rounded["k"], atol=1e-5)
+    assert np.abs(scores - feeds["q"] @ feeds["k"]).max() > 1e-3
+    np.testing.assert_array_equal(aside, -feeds["q"])

@@ -7,6 +7,7 @@ from l2g.calibration.units import take_inventory
 from l2g.errors import ExportError
 from l2g.export.graph.flops import count_flops, shapes_for_one_stream
 from tests.exported import small_graph
+from tests.exported_swin import SWIN, swin_graph
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +69,21 @@ def test_a_foreign_graph_is_refused():
     model = onnx.helper.make_model(onnx.helper.make_graph([node], "foreign", *ends, [weight]))
     with pytest.raises(ExportError, match="no convolution or linear layer of a known block"):
         take_inventory(model)
+
+
+def test_a_swins_stages_attentions_and_mlps_are_units_of_their_own():
+    inventory = take_inventory(onnx.load(swin_graph()))
+    names = [name for name in inventory.names if name.startswith("backbone.")]
+    blocks = [f"layers.{stage}.blocks.{index}" for stage, depth in enumerate(SWIN.depths) for index in range(depth)]
+    expected = {f"backbone.{block}.{part}" for block in blocks for part in ("attn", "attn.products", "mlp")}
+    expected |= {f"backbone.layers.{stage}.downsample.reduction" for stage in range(3)}
+    assert set(names) == expected
+    units = {unit.name: unit for unit in inventory.units}
+    block = "backbone.layers.1.blocks.1"
+    attention, products, mlp = (units[f"{block}.{part}"] for part in ("attn", "attn.products", "mlp"))
+    # 12 x 20 tokens are 6 windows of 49; 32 channels, an MLP of 128.
+    assert attention.flops == 2 * 6 * 49 * 32 * (96 + 32)
+    assert products.flops == 2 * 6 * 49 * 49 * 32 * 2
+    assert mlp.flops == 2 * 12 * 20 * 32 * 128 * 2
+    assert (attention.default, products.default, mlp.default) == (True, False, True)
+    assert not any(name.endswith("products") for name in inventory.names if not name.startswith("backbone."))

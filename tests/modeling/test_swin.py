@@ -16,7 +16,9 @@ def drawn(seed):
     per_head = int(rng.choice([4, 8, 12]))
     heads = tuple(int(n) for n in rng.choice([1, 2, 3], 1) * 2 ** np.arange(4))
     depths = tuple(int(n) for n in rng.integers(1, 4, 4))
-    config = SwinConfig(heads[0] * per_head, depths, heads, int(rng.choice([4, 5, 6, 7, 8, 12])), int(rng.choice([2, 4])))
+    config = SwinConfig(
+        heads[0] * per_head, depths, heads, int(rng.choice([4, 5, 6, 7, 8, 12])), int(rng.choice([2, 4]))
+    )
     return config, *(int(side) * 32 for side in rng.integers(1, 6, 2))
 
 

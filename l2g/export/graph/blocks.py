@@ -6,7 +6,8 @@ is such a module by its dotted path, at one of three sizes:
     stage   backbone, encoder, proposals, aligner, decoder, heads
     layer   backbone.res3, encoder.input_proj, encoder.layers.0, decoder.layers.2, decoder.ref_point_head,
             heads.mask_embed
-    module  backbone.res3.1, backbone.layers.2.blocks.5.attn, encoder.input_proj.0.1, encoder.layers.0.self_attn, aligner.layers.1.cross_attn
+    module  backbone.res3.1, backbone.layers.2.blocks.5.attn, encoder.input_proj.0.1, encoder.layers.0.self_attn,
+            aligner.layers.1.cross_attn
 
 What a module computes between its children bears the module's own name ("decoder": boxes and their sine embeddings);
 what `Local2Global.step` computes itself is "step" (normalisation, the choice of priors, boxes of masks, the choice of

@@ -104,7 +104,10 @@ def box_error(boxes: np.ndarray, step: Step, box_init: str, margin: float = TOLE
 
 
 def local_box_error(boxes: np.ndarray, decisions: Decisions) -> np.ndarray:
-    """The same for the boxes of the local queries, which the graph computes inside; an empty mask's box is fixed."""
+    """The same for the boxes of the local queries, which the graph computes inside; an empty mask's box is fixed. Those
+    of `box_init: no` come from the box head: numbers, which no mask decides."""
+    if decisions.box_init == "no":
+        return _absolute(boxes, decisions.local.boxes)
     margin, logits = TOLERANCES["mask_logits"], decisions.local.mask_logits
     certain = _corners(mask_to_box(logits - margin, decisions.box_init))
     possible = _corners(mask_to_box(logits + margin, decisions.box_init))

@@ -15,10 +15,12 @@ from l2g.errors import ExportError
 from l2g.export.exporter import ExportOptions, contract_of, export
 from l2g.export.verification import verify as verification
 from l2g.export.verification.comparison import TOLERANCES, box_error, largest_differences
+from l2g.export.verification.decisions import compare_decisions
 from l2g.export.verification.rollouts import rollouts
 from l2g.export.verification.verify import verify
 from tests import exported
 from tests.exported import exported_model, small_graph
+from tests.modeling.small import small_model
 
 
 def changed(change) -> bytes:
@@ -130,6 +132,19 @@ def test_ties_are_not_errors(contract):
 
     with pytest.raises(ExportError, match="No tie explains it"):
         verify(model, changed(flat_and_wrong), contract)
+
+
+def test_local_boxes_of_the_box_head_are_held_to_it():
+    """`box_init: no`: no mask says where the first boxes lie, so a tie among tokens does not make them wrong."""
+    model = small_model(box_init="no")
+    decisions = next(rollouts(model, contract_of(model, ExportOptions()))).decisions
+    indices, boxes = decisions.local.indices.numpy(), decisions.local.boxes.numpy()
+    verdict = compare_decisions(decisions, indices, boxes)
+    assert (verdict.tied, verdict.changed) == (True, 0)
+    moved = boxes.copy()
+    moved[0, 2, 1] += 0.01
+    verdict = compare_decisions(decisions, indices, moved)
+    assert (verdict.tied, verdict.changed) == (False, 1)
 
 
 def outputs(step, **changes):

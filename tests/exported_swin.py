@@ -1,0 +1,46 @@
+"""A small Swin Local2Global as graphs, built once a process: five levels, every stage padded, no boxes from masks."""
+
+from __future__ import annotations
+
+import atexit
+import dataclasses
+import functools
+import shutil
+import tempfile
+from pathlib import Path
+
+from l2g.artifacts.onnx_file import with_contract, with_sum
+from l2g.config import SwinConfig
+from l2g.export.exporter import ExportOptions, build_facts, build_graph, contract_of
+from l2g.modeling.local2global import Local2Global
+from tests.modeling.small import small_model
+
+# 96 x 160 pixels are maps of 24 x 40, 12 x 20, 6 x 10 and 3 x 5 tokens.
+SWIN = SwinConfig(embed_dim=16, depths=(1, 2, 2, 2), heads=(1, 2, 4, 8), window=7)
+CANVAS = (96, 160)
+
+
+@functools.cache
+def swin_model() -> Local2Global:
+    return small_model(
+        backbone=vars(SWIN), encoder={"levels": 5, "finest": 2}, box_init="no", state_box="head", input_size=CANVAS
+    )
+
+
+@functools.cache
+def _folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="l2g-test-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@functools.cache
+def swin_graph(top_k: int | None = None) -> Path:
+    """Raw outputs, or detections of `top_k` slots. Not verified by the export: its tests do that."""
+    options = ExportOptions(top_k=top_k)
+    contract = contract_of(swin_model(), options)
+    graph = build_graph(swin_model(), contract, options)
+    path = _folder() / f"swin-{top_k}.onnx"
+    build = with_sum(build_facts(options, None), graph)
+    path.write_bytes(with_contract(graph, dataclasses.replace(contract, build=build)))
+    return path
