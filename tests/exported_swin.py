@@ -8,15 +8,22 @@ import functools
 import shutil
 import tempfile
 from pathlib import Path
+from unittest import mock
+
+import onnx
+import onnx_ir as ir
 
 from l2g.artifacts.onnx_file import with_contract, with_sum
 from l2g.config import SwinConfig
-from l2g.export.exporter import ExportOptions, build_facts, build_graph, contract_of
+from l2g.export import exporter
+from l2g.export.exporter import ExportOptions
+from l2g.export.graph.tracing import trace
 from l2g.modeling.local2global import Local2Global
 from tests.modeling.small import small_model
 
 # 96 x 160 pixels are maps of 24 x 40, 12 x 20, 6 x 10 and 3 x 5 tokens.
-SWIN = SwinConfig(embed_dim=16, depths=(1, 2, 2, 2), heads=(1, 2, 4, 8), window=7)
+# Heads are 32 wide, as those of every public Swin.
+SWIN = SwinConfig(embed_dim=32, depths=(1, 2, 2, 2), heads=(1, 2, 4, 8), window=7)
 CANVAS = (96, 160)
 
 
@@ -35,12 +42,20 @@ def _folder() -> Path:
 
 
 @functools.cache
-def swin_graph(top_k: int | None = None) -> Path:
+def _traced(top_k: int | None) -> bytes:
+    contract = exporter.contract_of(swin_model(), ExportOptions(top_k=top_k))
+    return ir.to_proto(trace(swin_model(), contract, 17)).SerializeToString()
+
+
+@functools.cache
+def swin_graph(top_k: int | None = None, precision: str = "fp32", target: str = "onnxruntime") -> Path:
     """Raw outputs, or detections of `top_k` slots. Not verified by the export: its tests do that."""
-    options = ExportOptions(top_k=top_k)
-    contract = contract_of(swin_model(), options)
-    graph = build_graph(swin_model(), contract, options)
-    path = _folder() / f"swin-{top_k}.onnx"
-    build = with_sum(build_facts(options, None), graph)
+    options = ExportOptions(top_k=top_k, precision=precision, target=target, max_streams=2)
+    contract = exporter.contract_of(swin_model(), options)
+    traced = ir.from_proto(onnx.load_from_string(_traced(top_k)))
+    with mock.patch.object(exporter, "trace", return_value=traced):
+        graph = exporter.build_graph(swin_model(), contract, options)
+    path = _folder() / f"swin-{top_k}-{precision}-{target}.onnx"
+    build = with_sum(exporter.build_facts(options, None), graph)
     path.write_bytes(with_contract(graph, dataclasses.replace(contract, build=build)))
     return path

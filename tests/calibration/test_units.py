@@ -81,9 +81,9 @@ def test_a_swins_stages_attentions_and_mlps_are_units_of_their_own():
     units = {unit.name: unit for unit in inventory.units}
     block = "backbone.layers.1.blocks.1"
     attention, products, mlp = (units[f"{block}.{part}"] for part in ("attn", "attn.products", "mlp"))
-    # 12 x 20 tokens are 6 windows of 49; 32 channels, an MLP of 128.
-    assert attention.flops == 2 * 6 * 49 * 32 * (96 + 32)
-    assert products.flops == 2 * 6 * 49 * 49 * 32 * 2
-    assert mlp.flops == 2 * 12 * 20 * 32 * 128 * 2
+    # 12 x 20 tokens are 6 windows of 49; 64 channels, an MLP of 256.
+    assert attention.flops == 2 * 6 * 49 * 64 * (192 + 64)
+    assert products.flops == 2 * 6 * 49 * 49 * 64 * 2
+    assert mlp.flops == 2 * 12 * 20 * 64 * 256 * 2
     assert (attention.default, products.default, mlp.default) == (True, False, True)
     assert not any(name.endswith("products") for name in inventory.names if not name.startswith("backbone."))

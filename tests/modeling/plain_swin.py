@@ -128,5 +128,6 @@ def public_steps(model):
     with (
         mock.patch.object(model.backbone, "forward", backbone),
         mock.patch("l2g.modeling.deformable.deformable_attention", sampled),
+        mock.patch("l2g.modeling.deformable._by_hand", return_value=False),
     ):
         yield

@@ -94,7 +94,11 @@ def test_nothing_that_a_location_holds_breaks_the_gather():
         assert torch.equal(found[:, [0, 1, 3, 4]], clean[:, [0, 1, 3, 4]])
 
 
-@pytest.mark.parametrize("queries", [1, deformable.CHUNK - 1, deformable.CHUNK, deformable.CHUNK + 1])
+# Queries of five levels of two points that are done at once.
+AT_ONCE = deformable.CHUNK // 10
+
+
+@pytest.mark.parametrize("queries", [1, AT_ONCE - 1, AT_ONCE, AT_ONCE + 1])
 def test_chunks_meet_without_a_seam(queries):
     value, locations, weights = inputs(batch=3, queries=queries, heads=2)
     found = gather_rows(value, SHAPES, locations, weights)
@@ -102,6 +106,28 @@ def test_chunks_meet_without_a_seam(queries):
     last = slice(queries - 1, queries)
     alone = gather_rows(value[1:2], SHAPES, locations[1:2, last], weights[1:2, last])
     torch.testing.assert_close(found[1:2, last], alone, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("references", ["points", "boxes"])
+def test_a_module_in_chunks_is_the_module(references, monkeypatch):
+    """71 queries of three streams, six at a time: as in one piece, through the operator, as a trace sees it."""
+    torch.manual_seed(0)
+    module = DeformableAttention(32, 4, len(SHAPES)).eval()
+    for projection in (module.sampling_offsets, module.attention_weights):
+        torch.nn.init.normal_(projection.weight, std=0.2)
+    tokens = sum(h * w for h, w in SHAPES)
+    query, memory = torch.randn(3, 71, 32), torch.randn(3, tokens, 32)
+    reference = torch.rand(1, 71, 2) if references == "points" else torch.rand(3, 71, 4)
+    monkeypatch.setattr(deformable, "CHUNK", 6 * 20)
+    pieces, read = [], deformable._read
+    monkeypatch.setattr(deformable, "_read", lambda *parts: pieces.append(len(parts[2][0])) or read(*parts))
+    with torch.no_grad():
+        found = module(query, reference, memory, SHAPES)
+        assert pieces == [6] * 11 + [5]
+        monkeypatch.setattr(deformable, "_by_hand", lambda *_: False)
+        whole = module(query, reference, memory, SHAPES)
+    torch.testing.assert_close(found, whole, atol=2e-6, rtol=0)
+    torch.testing.assert_close(found, module(query, reference, memory, SHAPES).detach(), atol=2e-6, rtol=0)
 
 
 def test_gradients_against_finite_differences():
