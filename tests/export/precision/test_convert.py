@@ -267,6 +267,18 @@ def emulate_inputs(path):
     ("name", "stage", "layer", "module"),
     [
         ("/backbone/res3/res3.1/conv2/Conv", "backbone", "backbone.res3", "backbone.res3.1"),
+        (
+            "/backbone/layers.2/blocks/blocks.1/attn/qkv/MatMul",
+            "backbone",
+            "backbone.layers.2",
+            "backbone.layers.2.blocks.1.attn",
+        ),
+        (
+            "/backbone/layers.0/downsample/reduction_1/MatMul",
+            "backbone",
+            "backbone.layers.0",
+            "backbone.layers.0.downsample.reduction",
+        ),
         ("/encoder/input_proj.0/input_proj.0.1/Mul", "encoder", "encoder.input_proj", "encoder.input_proj.0.1"),
         (
             "/encoder/layers.2/self_attn/DeformableAttention/Floor_17",
