@@ -152,7 +152,7 @@ def gather_rows(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tenso
     """By weighted `embedding_bag`s over rows of D values, which lie together in memory.
 
     On a CPU this replaces D strided reads per sample by one. A frame of zeros around every level makes each corner of
-    a sample the same few additions, with no test for the border; chunks of `CHUNK` queries keep them in the cache.
+    a sample the same few additions, with no test for the border; chunks of queries keep them in the cache.
     """
     b, q, _, levels, p, _ = locations.shape
     rows, grid = _framed_rows(value, shapes, p)
