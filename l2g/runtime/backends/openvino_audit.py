@@ -93,7 +93,7 @@ def _products(model: ov.Model) -> Iterator[_Product]:
         else:  # weights are [out, in, kernel...], those of a group have the group first
             first = 1 if node.get_type_name() == "Convolution" else 2
             inner = prod(right[axis].get_length() for axis in range(first, len(right)))
-        quantised = all(is_dequantised(node.input_value(index).get_node()) for index in (0, 1))
+        quantised = all(_dequantised(node.input_value(index).get_node()) for index in (0, 1))
         name = node.get_friendly_name().removesuffix(_SUFFIXES[1])
         yield _Product(name, tuple(_readers(node)), quantised, 2 * outputs * inner)
 
@@ -116,7 +116,7 @@ def _readers(node: Any) -> Iterator[str]:
         yield node.get_friendly_name()
 
 
-def is_dequantised(node: Any) -> bool:
+def _dequantised(node: Any) -> bool:
     """Whether a value comes from eight bits: (Convert(integers) - zero) * scale, or a FakeQuantize."""
     for _ in range(6):
         kind = node.get_type_name()

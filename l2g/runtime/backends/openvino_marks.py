@@ -1,9 +1,9 @@
 """A graph of explicit 16-bit types, in the words in which OpenVINO's CPU computes it fastest.
 
-Left in its own types a mixed graph is full of conversions that OpenVINO fuses with nothing, and 8 bits with BF16 around
-them end as separate layers. What it fuses well is a float32 graph with a hint that names the narrow type, in which each
-operator of an island carries the mark that keeps it float32. So the conversions are taken out, what the graph computes
-in float32 is marked, and `openvino_audit` reads from the compiled model that nothing marked was narrowed.
+Left in its own types a mixed graph is full of conversions that OpenVINO fuses with nothing. What it fuses well is a
+float32 graph with a hint that names the narrow type, in which each operator of an island carries the mark that keeps it
+float32. So the conversions are taken out, what the graph computes in float32 is marked, and `narrowed` reads from the
+compiled model whether anything marked was computed in 16 bits.
 """
 
 from __future__ import annotations
@@ -18,16 +18,13 @@ import numpy as np
 import openvino as ov
 from openvino import opset1, opset8
 
-from l2g.runtime.backends.openvino_audit import fact_of, is_dequantised
+from l2g.runtime.backends.openvino_audit import fact_of
 
 _NARROW = ("bf16", "f16")
 _WITHOUT_ARITHMETIC = ("Constant", "Parameter", "Result")
 _CONSTANT = ("Constant", "Convert")
-_PRODUCTS = ("Convolution", "GroupConvolution", "MatMul")
 _RESHAPING = ("Reshape", "Squeeze", "Unsqueeze")
 _MOVING = ("Concat", "Reshape", "Split", "Squeeze", "Transpose", "Unsqueeze", "VariadicSplit")
-# What may follow a product on 8 bits before it is narrowed: its bias, and a normalisation that takes its scale.
-_BEHIND_INTEGERS = ("Add", "Multiply", "Relu", "MVN", "Reshape")
 # OpenVINO's name of the attribute that keeps an operator's precision, as its own files spell it.
 _MARK = {"name": "DisablePrecisionConversion", "version": "0", "value": "dynamic:f16"}
 
@@ -38,12 +35,10 @@ def with_marks(core: ov.Core, model: ov.Model) -> tuple[ov.Model, frozenset[str]
     model: of static shapes, with explicit types; it is used up. To be compiled with a hint of its narrow type.
     """
     kept = [node for node in model.get_ordered_ops() if _is_float32(node)]
-    integers = {node.get_friendly_name() for node in _around_integers(model)}
-    quantised = any(node.get_type_name() == "FakeQuantize" for node in model.get_ops())
-    islands = _inner([node for node in kept if node.get_friendly_name() not in integers])
+    islands = _inner(kept)
     _widen(model)
     model.validate_nodes_and_infer_types()
-    marked = [name for node in islands for name in _durable(node, quantised)]
+    marked = [name for node in islands for name in _durable(node)]
     model.validate_nodes_and_infer_types()
     return _mark(core, model, frozenset(marked)), frozenset(marked)
 
@@ -92,23 +87,6 @@ def _is_float32(node: Any) -> bool:
     return "f32" in outputs or inputs[:1] == ["f32"]
 
 
-def _around_integers(model: ov.Model) -> Iterator[Any]:
-    """What is float32 for the sake of 8 bits alone: quantising, products on integers and their scales."""
-    for node in model.get_ordered_ops():
-        if node.get_type_name() == "FakeQuantize" or is_dequantised(node) or _rounds(node):
-            yield node
-        elif node.get_type_name() in _PRODUCTS and all(is_dequantised(node.input_value(i).get_node()) for i in (0, 1)):
-            while node is not None:
-                yield node
-                readers = [port.get_node() for port in node.output(0).get_target_inputs()]
-                node = next((n for n in readers if len(readers) == 1 and n.get_type_name() in _BEHIND_INTEGERS), None)
-
-
-def _rounds(node: Any) -> bool:
-    """The conversion to integers behind what quantises."""
-    return node.get_type_name() == "Convert" and node.input_value(0).get_node().get_type_name() == "FakeQuantize"
-
-
 def _widen(model: ov.Model) -> None:
     """Everything in float32, without the conversions from and to 16 bits."""
     for node in model.get_ordered_ops():
@@ -130,7 +108,7 @@ def _widen(model: ov.Model) -> None:
             node.set_destination_type(ov.Type.f32)
 
 
-def _durable(node: Any, quantised: bool) -> list[str]:
+def _durable(node: Any) -> list[str]:
     """`node` as operators whose mark outlasts OpenVINO's own changes of the graph; their names."""
     kind, name = node.get_type_name(), node.get_friendly_name()
     shape = [dim.get_length() for dim in node.output(0).get_partial_shape()]
@@ -142,11 +120,6 @@ def _durable(node: Any, quantised: bool) -> list[str]:
         while source.get_node().get_type_name() in _RESHAPING:
             source = source.get_node().input_value(0)
         return _replace(node, opset1.reshape(source, np.array(shape, np.int64), False))
-    if kind == "Multiply" and quantised:
-        # What prepares a graph for 8 bits makes new products without the mark, and leaves quotients.
-        reciprocal = opset1.divide(np.float32(1), node.input_value(1))
-        reciprocal.set_friendly_name(f"{name}/reciprocal")
-        return [reciprocal.get_friendly_name(), *_replace(node, opset1.divide(source, reciprocal))]
     if kind in ("Split", "VariadicSplit"):
         return list(_as_gathers(node))
     if kind == "MatMul" and len(shape) == 3 and node.input_value(1).get_node().get_type_name() in _CONSTANT:
@@ -246,7 +219,8 @@ def _mark(core: ov.Core, model: ov.Model, names: frozenset[str]) -> ov.Model:
                     facts = ElementTree.Element("rt_info")
                     layer.insert(1 if layer.find("data") is not None else 0, facts)
                 ElementTree.SubElement(facts, "attribute", _MARK)
-        marked = core.read_model(ElementTree.tostring(tree.getroot()), weights.read_bytes())
+        tree.write(path)
+        marked = core.read_model(path)  # its weights stay mapped when the file is gone
     for node in marked.get_ops():
         if node.get_type_name() == "Divide" and node.get_friendly_name() in names:
             # Or it becomes a product with the reciprocal, without the mark.
