@@ -112,7 +112,7 @@ def _durable(node: Any) -> list[str]:
     """`node` as operators whose mark outlasts OpenVINO's own changes of the graph; their names."""
     kind, name = node.get_type_name(), node.get_friendly_name()
     shape = [dim.get_length() for dim in node.output(0).get_partial_shape()]
-    source = node.input_value(0) if node.get_input_size() else None
+    source: Any = node.input_value(0) if node.get_input_size() else None
     if kind == "Softmax":
         return _replace(node, opset1.softmax(source, node.get_attributes()["axis"] % len(shape)))
     if kind in _RESHAPING:
@@ -157,31 +157,6 @@ def _as_gathers(node: Any) -> Iterator[str]:
             target.replace_source_output(part.output(0))
         begin += size
         yield part.get_friendly_name()
-
-
-def _as_convolution(node: Any) -> list[str]:
-    """A product with constant weights becomes a layer that loses the mark; a convolution of one tap keeps it."""
-    outer = [0] if node.get_attributes()["transpose_b"] else [1, 0]
-    weights = node.input_value(1)
-    if outer != [0]:
-        weights = opset1.transpose(weights, np.array(outer, np.int64)).output(0)
-    weights = opset1.unsqueeze(weights, np.int64(2))
-    swapped = np.array([0, 2, 1], np.int64)
-    across = opset1.transpose(node.input_value(0), swapped)
-    product = opset1.convolution(across, weights, [1], [0], [0], [1])
-    added = {"across": across, "product": product}
-    for suffix, other in added.items():
-        other.set_friendly_name(f"{node.get_friendly_name()}/{suffix}")
-    return [
-        *(other.get_friendly_name() for other in added.values()),
-        *_replace(node, opset1.transpose(product, swapped)),
-    ]
-
-
-def _keep_division(node: Any) -> list[str]:
-    """OpenVINO makes a product with the reciprocal of a quotient, unless this stands in it."""
-    node.get_rt_info()["nonconvertable_divide_0"] = True
-    return []
 
 
 def _as_slices(node: Any) -> Iterator[str]:
