@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
+import shutil
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -33,6 +34,7 @@ from l2g.runtime.backends.contract_check import (
     parse_contract,
 )
 from l2g.runtime.backends.openvino_audit import audit, layer_precisions
+from l2g.runtime.backends.openvino_marks import narrow_type, narrowed, with_marks
 from l2g.runtime.outputs import FrameOutputs, outputs_class
 
 # What the float32 tensors of a graph are computed in, as OpenVINO spells it.
@@ -91,7 +93,7 @@ class OpenVinoBackend:
                 raise L2GError(f"{threads} threads asked for, at least 1 expected")
             settings["INFERENCE_NUM_THREADS"] = threads
         self._settings = settings
-        self._compiled = _compile(model, self.path, self.device, settings, cached)
+        self._compiled, settings = self._compile(model, cached)
         self.hint = _type_name(self._compiled.get_property("INFERENCE_PRECISION_HINT"))
         _check_hint(self.path, self.hint, settings["INFERENCE_PRECISION_HINT"])
         _check_layers(self.path, self._compiled, self.precision)
@@ -120,7 +122,12 @@ class OpenVinoBackend:
         results = {spec.name: np.empty(spec.sized(streams), spec.dtype) for spec in self._host_outputs}
         inputs = {"frames": np.ascontiguousarray(frames), self.contract.valid_input: valid.astype(np.float32)[:, None]}
         inputs |= {state.input: self._current[state.output] for state in self.contract.states}
-        self._run(inputs, {**results, **self._next})
+        for stream in range(streams):
+            row = slice(stream, stream + 1)
+            self._run(
+                {name: array[row] for name, array in inputs.items()},
+                {name: array[row] for name, array in {**results, **self._next}.items()},
+            )
         if poisoned.any():
             # OpenVINO makes numbers of NaN (Relu, Clip, Max), and the stream would look healthy.
             for array in (*results.values(), *self._next.values()):
@@ -152,8 +159,30 @@ class OpenVinoBackend:
     def audit(self) -> Audit:
         """What every layer really computes in, weighed by FLOPs; see `l2g.runtime.backends.openvino_audit`."""
         # Compiled again: one from the cache has lost the names of what was fused.
-        fresh = _compile(_read_model(self.path), self.path, self.device, self._settings, cached=False)
+        fresh, _ = self._compile(_read_model(self.path), cached=False)
         return audit(_read_model(self.path), fresh.get_runtime_model(), self.precision)
+
+    def _compile(self, model: ov.Model, cached: bool) -> tuple[ov.CompiledModel, dict[str, Any]]:
+        """(the model compiled, with which properties). With its shapes known OpenVINO fuses what it otherwise computes
+        one after the other, and plans its memory. model: as it was read, which is used up."""
+        as_typed = self._settings["INFERENCE_PRECISION_HINT"] == _AS_TYPED["INFERENCE_PRECISION_HINT"]
+        hint = narrow_type(model) if as_typed and self.device.startswith("CPU") else None
+        if hint is not None and self.contract.build.precision == "int8":
+            # Known shapes and marks both keep OpenVINO from computing the products on 8 bits beside 16.
+            return _compile(model, self.path, self.device, self._settings, cached), self._settings
+        _for_one_stream(model)
+        if hint is not None:
+            settings = {**self._settings, "EXECUTION_MODE_HINT": "PERFORMANCE", "INFERENCE_PRECISION_HINT": hint}
+            marked, islands = with_marks(_core(), model)
+            compiled = _compile(marked, self.path, self.device, settings, cached)
+            if not narrowed(compiled.get_runtime_model(), islands):
+                return compiled, settings
+            # A version that loses marks: its own types are slower, and as exact.
+            del marked, compiled
+            shutil.rmtree(_cache_folder(self.path, self.device, settings), ignore_errors=True)
+            model = _read_model(self.path)
+            _for_one_stream(model)
+        return _compile(model, self.path, self.device, self._settings, cached), self._settings
 
     def _allocate(self, streams: int) -> BoolArray:
         """Two sets of buffers for so many streams, of zeros, the contract's initial content; none of them is valid."""
@@ -213,6 +242,12 @@ def _read_model(path: Path) -> ov.Model:
         raise L2GError(
             f"{path}: OpenVINO cannot open it: {_reason(error)}; export it again with: {export_command(path)}"
         ) from None
+
+
+def _for_one_stream(model: ov.Model) -> None:
+    model.reshape(
+        {port.any_name: [1, *(dim.get_length() for dim in list(port.partial_shape)[1:])] for port in model.inputs}
+    )
 
 
 def _metadata(model: ov.Model) -> str | None:

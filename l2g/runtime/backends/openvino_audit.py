@@ -139,5 +139,10 @@ def layer_precisions(runtime: ov.Model) -> Counter[str]:
     return Counter(_PRECISIONS.get(_fact(one, "runtimePrecision"), "unknown") for one in computing)
 
 
+def fact_of(node: Any, name: str) -> str:
+    """What a compiled model says of one of its layers, "" where it says nothing."""
+    return _fact(node.get_rt_info(), name)
+
+
 def _fact(facts: Any, name: str) -> str:
     return str(facts[name].astype(str)) if name in facts else ""

@@ -16,6 +16,7 @@ from l2g.export.exporter import ExportOptions, build_graph, contract_of, reduced
 from l2g.files import cache_root  # noqa: E402
 from l2g.provenance import BuildFacts  # noqa: E402
 from l2g.runtime.backends import openvino as library  # noqa: E402
+from l2g.runtime.backends import openvino_marks as marks  # noqa: E402
 from l2g.runtime.backends.base import HostState  # noqa: E402
 from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend  # noqa: E402
 from l2g.runtime.backends.open import open_backend  # noqa: E402
@@ -166,7 +167,7 @@ def test_detections_of_a_poisoned_stream_have_no_scores():
 @needs_bf16
 def test_a_bf16_graph_is_computed_in_its_own_types(bf16_graph):
     backend = OpenVinoBackend(bf16_graph["bf16"], cached=False)  # noqa: F811
-    assert (backend.precision, backend.hint) == ("bf16", "dynamic")
+    assert (backend.precision, backend.hint) == ("bf16", "bf16")
     found = backend.audit()
     assert found.asked == "bf16"
     assert found.share > 0.95
@@ -175,6 +176,25 @@ def test_a_bf16_graph_is_computed_in_its_own_types(bf16_graph):
     float32 = OpenVinoBackend(bf16_graph["fp32"], cached=False)
     audited = float32.audit()
     assert (audited.share, audited.flops["fp32"]) == (1.0, sum(found.flops.values()))
+
+
+@needs_bf16
+def test_islands_stay_float32_by_their_marks_and_a_library_that_loses_them_is_noticed(bf16_graph, monkeypatch):
+    streams = np.full(2, True)
+    right = OpenVinoBackend(bf16_graph["fp32"], cached=False).step(pictures(0), streams)
+    fast = OpenVinoBackend(bf16_graph["bf16"], cached=False)
+    lowered = OpenVinoBackend(bf16_graph["fp32"], precision="bf16", cached=False).step(pictures(0), streams)
+    # A mark that means nothing to the library: its explicit types are used in its place.
+    monkeypatch.setitem(marks._MARK, "value", "dynamic:f64")
+    typed = OpenVinoBackend(bf16_graph["bf16"], cached=False)
+    assert (fast.hint, typed.hint) == ("bf16", "dynamic")
+
+    def error(found):
+        return np.abs(np.sort(found.boxes, axis=1) - np.sort(right.boxes, axis=1)).mean()
+
+    with_islands = error(fast.step(pictures(0), streams))
+    assert with_islands < 0.7 * error(lowered)
+    assert with_islands == pytest.approx(error(typed.step(pictures(0), streams)), rel=0.5)
 
 
 def test_the_audit_counts_what_the_graph_holds():
