@@ -92,9 +92,7 @@ def batch(model: Path, clips: Path, output: Path, workers: int, threads: int | N
     """Seconds a video, steady state."""
     steady = Steady()
     settings = Settings(str(model))
-    progress = run_batch(
-        settings, str(clips), str(output), workers=workers, threads=threads, say=_say, on_video=steady
-    )
+    progress = run_batch(settings, str(clips), str(output), workers=workers, threads=threads, say=_say, on_video=steady)
     assert progress.counts[DONE] == progress.total, progress
     return steady.per_video(workers)
 

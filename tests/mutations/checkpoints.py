@@ -211,7 +211,7 @@ def _archive(data: bytes, rng: random.Random) -> bytes:
     output = io.BytesIO()
     with zipfile.ZipFile(output, "w", rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))) as target:
         for name, content in records:
-            target.writestr(name, content)
+            target.writestr(name or " ", content)
     return output.getvalue()
 
 

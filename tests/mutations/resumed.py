@@ -29,7 +29,7 @@ _CHECK = ("gpu-check", "--device=cpu", "--quick", "--minutes=0.0001", "--models"
 
 
 @functools.cache
-def _unfinished(folder: Path, clip: Path) -> Path:
+def unfinished(folder: Path, clip: Path) -> Path:
     """The output of a run that failed at its fifth frame, with memories of the second and the fourth."""
     steps = 0
 
@@ -125,7 +125,7 @@ def _claimed(data: bytes, name: str) -> bytes:
 
 def memories(good: Originals, rng: random.Random, work: Path) -> list[str]:
     shutil.rmtree(work / "out")
-    shutil.copytree(_unfinished(good.folder, good.clip), work / "out")
+    shutil.copytree(unfinished(good.folder, good.clip), work / "out")
     files = [path for path in sorted((work / "out").rglob("*")) if path.is_file()]
     arrays = [path for path in files if path.suffix == ".npz"]
     for path in arrays if rng.random() < 0.5 else [rng.choice(arrays if rng.random() < 0.7 else files)]:

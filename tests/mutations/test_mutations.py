@@ -1,14 +1,18 @@
 """A bounded share of the mutations, with seeds of its own; `python -m tests.mutations` runs as many as one likes."""
 
+import shutil
+
 import pytest
 
 pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
 
+from tests.exported import small_graph
 from tests.mutations.__main__ import one
 from tests.mutations.child import Forks
 from tests.mutations.families import FAMILIES
-from tests.mutations.originals import Originals
+from tests.mutations.originals import Originals, run_words
+from tests.mutations.resumed import unfinished
 
 # Those that go on with something or need more libraries have fewer.
 CASES = {"configs": 6, "safetensors": 14, "pth": 12, "converted": 8, "panoptic": 8, "class_maps": 4, "memories": 5,
@@ -34,6 +38,15 @@ def test_what_is_spoiled_was_good(forks, good, tmp_path):
     words = ["run", "--model", good.public, "--input", good.clip, "--output", tmp_path / "out", "--num-queries=10"]
     outcome = forks.outcome_of([*map(str, words), "--quiet"], tmp_path / "log", tmp_path / "out")
     assert outcome.kind == "result", outcome.text
+
+
+def test_what_is_gone_on_with_was_good(forks, good, tmp_path):
+    """A memory that nobody takes would show nothing."""
+    shutil.copytree(unfinished(good.folder, good.clip), tmp_path / "out")
+    words = [*run_words(small_graph(), good.clip, tmp_path), "--resume"]
+    outcome = forks.outcome_of(words, tmp_path / "log", tmp_path / "out")
+    assert outcome.kind == "result", outcome.text
+    assert "went on after 4 frames" in outcome.text
 
 
 @pytest.mark.parametrize("family", FAMILIES)
