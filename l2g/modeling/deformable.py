@@ -108,7 +108,9 @@ class _ImageByImage(torch.autograd.Function):
         of_value, of_locations, of_weights = (
             torch.empty_like(x, memory_format=torch.contiguous_format) for x in (value, locations, weights)
         )
-        of_level, of_grid, of_factor = (value.new_empty(m, *size) for size in ((d, s), (levels, p, q, 2), (levels, p, q)))
+        of_level, of_grid, of_factor = (
+            value.new_empty(m, *size) for size in ((d, s), (levels, p, q, 2), (levels, p, q))
+        )
         for image, rows in enumerate(gradient):
             rows, begin = rows.T.contiguous().view(m, d, 1, q), 0
             found = _levels(value[image], locations[image], weights[image], ctx.shapes)

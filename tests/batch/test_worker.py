@@ -41,7 +41,9 @@ def test_one_thread_is_one_thread(model, sliced, tmp_path, monkeypatch):
 
     def opened(*words, **options):
         decoders.append(open_source(*words, **options))
-        assert decoders[-1]._stream.codec_context.thread_count == 1, "its share of the time is too small to be seen below"
+        assert decoders[-1]._stream.codec_context.thread_count == 1, (
+            "its share of the time is too small to be seen below"
+        )
         return decoders[-1]
 
     monkeypatch.setattr(worker, "open_source", opened)

@@ -7,7 +7,13 @@ import pytest
 import torch
 
 from l2g.modeling import deformable
-from l2g.modeling.deformable import DeformableAttention, deformable_attention, gather_rows, sample_levels, sample_locations
+from l2g.modeling.deformable import (
+    DeformableAttention,
+    deformable_attention,
+    gather_rows,
+    sample_levels,
+    sample_locations,
+)
 
 SHAPES = ((5, 7), (3, 4), (1, 6), (4, 1), (1, 1))
 

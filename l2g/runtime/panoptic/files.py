@@ -138,7 +138,9 @@ class VideoMaps:
             for path in self._written.glob("*.png"):
                 os.replace(path, self.folder / path.name)
         except OSError as error:
-            raise VideoError(f"{self.folder}: cannot be written ({error}); check the folder and its permissions") from None
+            raise VideoError(
+                f"{self.folder}: cannot be written ({error}); check the folder and its permissions"
+            ) from None
 
     def close(self) -> None:
         self._spool.close()

@@ -39,7 +39,9 @@ def run_pipeline(
     return _Pipeline(infer, consume, depth).run(produce, direct)
 
 
-def run_in_turn(produce: Generator[Any, None, None], infer: Callable[[Any], Any], consume: Callable[[Any], None]) -> int:
+def run_in_turn(
+    produce: Generator[Any, None, None], infer: Callable[[Any], Any], consume: Callable[[Any], None]
+) -> int:
     """`run_pipeline` without its threads: an item goes all the way, in the caller's, before the next is asked for."""
     done = 0
     with closing(produce):

@@ -131,7 +131,15 @@ class RunFolder:
 
     def _clear(self) -> None:
         """Remove what runs left; what they did not write stays."""
-        for pattern in (*_RESULTS, "overlay*.mp4", "overlay.png", _SPOOL, "memory-*.npz", ".*.part", f"{_MAPS}/*/*.png"):
+        for pattern in (
+            *_RESULTS,
+            "overlay*.mp4",
+            "overlay.png",
+            _SPOOL,
+            "memory-*.npz",
+            ".*.part",
+            f"{_MAPS}/*/*.png",
+        ):
             for path in self.work.glob(pattern):
                 with contextlib.suppress(OSError):
                     path.unlink()
