@@ -8,11 +8,11 @@
     python benchmarks/batch.py seam --split long --videos 3
 
 equal: small clips on two workers and one after the other in this process, byte for byte. rate: videos a second of two
-workers and of one, one thread each, in turn, steady state (without the start of Ray and of the model). overhead: seconds
-a video of one worker and of a loop over `process_video` in this process, in turn, both with all cores. driver: empty files and a worker that does
-nothing, so that only the scheduling is left, with this process's memory on the way. node: a cluster of two nodes on
-this machine, one of which is killed. seam: AP of drawn videos whole and in pieces. Exit code: 0, or 1 where bytes
-differ.
+workers and of one, one thread each, in turn, steady state (without the start of Ray and of the model). overhead:
+seconds a video of one worker and of a loop over `process_video` in this process, in turn, both with all cores.
+driver: empty files and a worker that does nothing, so that only the scheduling is left, with this process's memory on
+the way. node: a cluster of two nodes on this machine, one of which is killed. seam: AP of drawn videos whole and in
+pieces. Exit code: 0, or 1 where bytes differ.
 """
 
 from __future__ import annotations

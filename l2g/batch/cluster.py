@@ -27,7 +27,7 @@ def cluster(address: str | None, cores: int | None) -> Iterator[None]:
     # Before the import, which reads them. The last keeps a cluster of one machine off its network.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     # Nobody looks at Ray's list of tasks, and the driver's part of it grows by 10 MiB in 5,000 videos.
-    os.environ["RAY_task_events_report_interval_ms"] = "0"
+    os.environ["RAY_task_events_report_interval_ms"] = "0"  # noqa: SIM112 (Ray's name)
     if address is None:
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     import ray

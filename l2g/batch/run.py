@@ -87,11 +87,11 @@ def run_batch(
     """Every video of an input through the model, its files in `output/NAME/`; what is there already stays.
 
     given: a folder, a pattern, a list, a file or a URL, see `entries`. address: of a Ray cluster; None is this machine.
-    workers: replicas; None is one for every `threads` cores, or for each GPU. threads: of each; with 1, all that it does
-    is done in one, else a video's stages overlap; None is what is there for each. gpus: of each; None is one where
-    there are some. retries: of a video whose worker died. copies: whether a free worker takes a second copy of what is slow
-    at the end. say: told what a user should know now. on_video: called with the number of all videos and each outcome.
-    replica: makes what a worker holds, in its process.
+    workers: replicas; None is one for every `threads` cores, or for each GPU. threads: of each; with 1, all that it
+    does is done in one, else a video's stages overlap; None is what is there for each. gpus: of each; None is one where
+    there are some. retries: of a video whose worker died. copies: whether a free worker takes a second copy of what is
+    slow at the end. say: told what a user should know now. on_video: called with the number of all videos and each
+    outcome. replica: makes what a worker holds, in its process.
     On Ctrl-C what was done is kept and `interrupted` says so. Raises L2GError for an input without videos, an output
     with results of other settings, and a model that cannot be opened.
     """

@@ -7,8 +7,8 @@
     returns    float32 [B, Q, M * D]
 
 Each point reads its level bilinearly (pixel centres at (i + 0.5) / size, zero outside), as in Deformable DETR (Zhu et
-al. 2021, eq. 3). Training differentiates `grid_sample`, of many queries on a CPU an image at a time. Inference calls the operator
-`l2g::deformable_attention`, which an exporter may lower as it needs.
+al. 2021, eq. 3). Training differentiates `grid_sample`, of many queries on a CPU an image at a time. Inference calls
+the operator `l2g::deformable_attention`, which an exporter may lower as it needs.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def _levels(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Of one image, for each level: its values [M, D, h, w], grid [M, P, Q, 2] in -1..1, weights [M, P, Q].
 
-    By transposing matrices, of pairs as one number: the same permutation of many dimensions takes several times as long.
+    By transposing matrices, of pairs as one number: a permutation of many dimensions takes several times as long.
     """
     (q, m, levels, p), (s, _, d) = weights.shape, value.shape
     grids = _pairs(locations).T.contiguous()[..., None].view(torch.float32).view(m, levels, p, q, 2).mul_(2).sub_(1)

@@ -10,6 +10,7 @@ import pytest
 
 from l2g.batch import worker
 from l2g.batch.records import DONE, Entry, Settings, Task
+from l2g.batch.run import _resources
 from l2g.batch.worker import Replica
 from l2g.runtime.video.source import open_source
 from l2g.runtime.video.writer import VideoWriter
@@ -65,3 +66,22 @@ def test_the_bytes_of_an_overlay_do_not_depend_on_the_machine(height, threads, t
     """x264 cuts a large picture for its threads; as many as there are cores would be other bytes elsewhere."""
     with VideoWriter(tmp_path / "overlay.mp4", height, 1920, 10) as writer:
         assert writer._stream.codec_context.thread_count == threads
+
+
+@pytest.mark.parametrize(
+    ("there", "address", "given", "expected"),
+    [
+        ({"CPU": 8}, None, (None, None), (8, 1, 0)),  # as many workers as cores, one thread each
+        ({"CPU": 8}, None, (2, None), (2, 4, 0)),
+        ({"CPU": 8}, None, (None, 2), (4, 2, 0)),
+        ({"CPU": 2}, None, (3, None), (3, 1, 0)),
+        ({"CPU": 16, "GPU": 2}, None, (None, None), (2, 8, 1)),
+        ({"CPU": 64}, "auto", (4, None), (4, 1, 0)),  # which machine of a cluster has how many is not known
+        ({"CPU": 64, "GPU": 4}, "auto", (None, None), (4, 2, 1)),  # one thread would keep a GPU waiting
+    ],
+)
+def test_a_worker_has_its_share_of_the_machine(there, address, given, expected, monkeypatch):
+    ray = pytest.importorskip("ray")
+    monkeypatch.setattr(ray, "cluster_resources", lambda: there)
+    found = _resources(address, *given, None, None)
+    assert (found.workers, found.threads, found.gpus) == expected

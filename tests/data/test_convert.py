@@ -1,6 +1,8 @@
 """Foreign formats against files written by hand by their specifications, and there and back again."""
 
 import json
+from pathlib import Path
+from xml.etree import ElementTree
 from xml.sax.saxutils import quoteattr
 
 import cv2
@@ -11,12 +13,15 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from l2g.cli.learning import data_convert
+from l2g.data.convert import cvat, label_studio
 from l2g.data.convert.job import WRITERS, convert
+from l2g.data.convert.tracks import mask_of
 from l2g.data.registry import find_format, load_dataset, split_source
 from l2g.errors import DataError
 from tests.data.layouts import HEIGHT, WIDTH, box_mask, picture, uncompressed, write_picture, write_youtube_vis
 from tests.runtime.clips import write_clip
 
+ASSETS = Path(__file__).parents[1] / "assets/converters"
 EXACT = {"youtube_vis", "ovis", "coco_video", "cvat"}  # hold overlaps
 
 
@@ -212,6 +217,27 @@ def test_label_studio_boxes_move_between_keyframes_and_end(tmp_path):
         expected = box_mask(seen[t], 6, seen[t] + 8, 18) if t in seen else no_masks()
         assert np.array_equal(mask, expected), t
     assert any("5 boxes, taken as masks" in str(problem) for problem in dataset.problems)
+
+
+def test_the_tools_own_code_sees_the_same():
+    """Key frames as Label Studio's SDK fills them in, runs as CVAT's SDK writes them (their versions in the file)."""
+    made = json.loads((ASSETS / "labelling_tools.json").read_text())
+    for region, expanded in zip(made["regions"], made["expanded"], strict=True):
+        masks = label_studio._masks(region["value"]["sequence"], 24, HEIGHT, WIDTH)
+        boxes = {frame: box for frame, *box in expanded}
+        assert [t for t, mask in enumerate(masks, 1) if mask] == sorted(boxes)
+        for frame, (x, y, w, h) in boxes.items():
+            sides = np.array([x * WIDTH, y * HEIGHT, w * WIDTH, h * HEIGHT]) / 100
+            np.testing.assert_allclose(coco_mask.toBbox(masks[frame - 1]), sides, atol=1)
+    for code in made["masks"]:
+        mask = np.zeros((HEIGHT, WIDTH), bool)
+        mask.ravel()[code["pixels"]] = True
+        *runs, left, top, right, bottom = code["points"]
+        facts = {"left": left, "top": top, "width": right - left + 1, "height": bottom - top + 1}
+        facts = {"rle": ", ".join(map(str, runs)), **{name: str(value) for name, value in facts.items()}}
+        assert cvat._mask_facts(mask) == facts
+        read = cvat._Shapes(HEIGHT, WIDTH, 1)._held(ElementTree.Element("mask", facts))
+        assert np.array_equal(mask_of(read), mask)
 
 
 def test_the_frames_of_a_video_file_are_taken_from_it_once(tmp_path, monkeypatch):
