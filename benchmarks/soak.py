@@ -27,7 +27,8 @@ from l2g.errors import L2GError
 from l2g.runtime.backends.open import open_backend
 from l2g.runtime.video.job import FlowOptions, process_videos
 from l2g.runtime.video.live.address import LiveOptions
-from l2g.runtime.video.live.board import Board, resident_bytes
+from l2g.runtime.video.live.board import Board
+from l2g.runtime.video.live.memory import resident_bytes
 from l2g.runtime.video.live.watcher import Progress
 from l2g.runtime.video.source import Selection, open_sources
 

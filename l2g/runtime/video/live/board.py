@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import deque
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from l2g.runtime.arrays import ByteArray
+from l2g.runtime.video.live.memory import device_bytes, resident_bytes
 from l2g.runtime.video.live.watcher import Progress, Watcher
 
 # Ages of so many results make the percentiles; so many lines of what happened are kept.
@@ -98,6 +98,10 @@ class Board(Watcher):
         if (memory := resident_bytes()) is not None:
             lines += ["# HELP l2g_resident_memory_bytes Of this process", "# TYPE l2g_resident_memory_bytes gauge",
                       f"l2g_resident_memory_bytes {memory}"]  # fmt: skip
+        if used := device_bytes():
+            lines += ["# HELP l2g_device_memory_bytes In use on the GPU, by everybody",
+                      "# TYPE l2g_device_memory_bytes gauge",
+                      *(f'l2g_device_memory_bytes{{gpu="{gpu}"}} {size}' for gpu, size in enumerate(used))]  # fmt: skip
         return "\n".join(lines) + "\n"
 
     def _number(self, name: str) -> int:
@@ -142,12 +146,3 @@ def _told(name: str, stream: _Stream, now: float) -> dict[str, Any]:
 
 def _escaped(text: str) -> str:
     return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
-
-
-def resident_bytes() -> int | None:
-    """None where the system does not tell in this way."""
-    try:
-        with open("/proc/self/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, AttributeError):
-        return None
