@@ -264,7 +264,9 @@ def _live_options(options: argparse.Namespace, inputs: Sequence[_Input]) -> Live
     if not live and chosen == (_OPEN_TIMEOUT, _READ_TIMEOUT, _RECONNECT):
         return None
     from l2g.runtime.video.live.address import LiveOptions
+    from l2g.runtime.video.live.memory import keep_memory_together
 
+    keep_memory_together()
     return LiveOptions(
         options.open_timeout,
         options.read_timeout,
@@ -338,6 +340,10 @@ def output_folders(inputs: Sequence[str], output: str) -> list[Path]:
     return folders
 
 
+# Of a run whose files followed each other the first and the last are told.
+_MOST_FILES = 8
+
+
 def print_summary(summary: JobSummary, name: str = "", file: TextIO | None = None) -> None:
     """On stdout, unless that is taken by the lines."""
     rate = (summary.frames - summary.done_before) / max(summary.seconds, 1e-9)
@@ -346,7 +352,10 @@ def print_summary(summary: JobSummary, name: str = "", file: TextIO | None = Non
         f"{name}{': ' if name else ''}{summary.frames} frames in {summary.seconds:.1f} s ({rate:.2f} frames/s), "
         f"{summary.tracks} tracks{dropped}"
     )
-    print("\n".join([text, *(f"  {path}" for path in summary.files)]), file=file)
+    files = [f"  {path}" for path in summary.files]
+    if len(files) > _MOST_FILES:
+        files[_MOST_FILES // 2 : -_MOST_FILES // 2] = [f"  ... {len(files) - _MOST_FILES} more"]
+    print("\n".join([text, *files]), file=file)
 
 
 main = main_of("run")

@@ -203,6 +203,7 @@ def process_videos(
             )
             lanes.append(lane)
             stack.callback(lane.close)
+        watcher.expect([lane.name for lane in lanes])
         # Decoders and encoders work outside the interpreter's lock: several videos have a thread each for either.
         writers = None
         if len(lanes) > 1:

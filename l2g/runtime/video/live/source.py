@@ -103,7 +103,7 @@ class LiveSource(VideoSource):
         self.is_open = True
 
     def _seek(self, why: str) -> None:
-        self._tell(f"{why.removeprefix(f'{self.name}: ')}; it is tried again{self._at_most()}")
+        self._tell(f"is tried again{self._at_most()}: {why.removeprefix(f'{self.name}: ')}")
         found, _ = self._reconnect(why, 0)
         if found is not None:
             self._take(found)
