@@ -22,8 +22,8 @@ def resident_bytes() -> int | None:
 
 
 def keep_memory_together() -> None:
-    """Let threads share two of glibc's heaps: by default each has its own, and a process that reads several cameras, and
-    opens them again and again, grows for minutes (531 MB in place of 510 after four). Before the first thread."""
+    """Let threads share two of glibc's heaps: by default each has its own, and a process that reads several cameras,
+    and opens them again and again, grows for minutes (531 MB in place of 510 after four). Before the first thread."""
     with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
 
