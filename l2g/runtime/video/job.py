@@ -43,7 +43,7 @@ class FlowOptions:
     policy: "latest": a stream's newest frame is taken and older ones that wait are dropped; "all": every frame; None:
     "latest" for live sources, "all" for others. wait: seconds that a batch with a live source waits at most, from its
     first frame on, for frames of the other streams and for newer ones, where such are due within them; a stream that is
-    alone waits for a newer one up to a third of its spacing, 0: never. stall: seconds without a frame or without an
+    alone waits for a newer one up to 0.4 of its spacing, 0: never. stall: seconds without a frame or without an
     answer of the model after which that is said; 0 never. overlap: whether decoding, inference and writing of files
     overlap, in a thread each; without, a frame goes all the way before the next, for processes that have one core and
     share the others.

@@ -109,7 +109,7 @@ def test_a_frame_that_is_nearly_due_is_waited_for():
     frame, seconds = taken(0.27)
     assert frame == 5
     assert 0.02 < seconds < 0.2
-    assert taken(0.04) == (4, pytest.approx(0.0, abs=0.04))  # due in more than a third of the spacing
+    assert taken(0.04) == (4, pytest.approx(0.0, abs=0.04))  # due in more than 0.4 of the spacing
     assert taken(0.27, wait=0.0) == (4, pytest.approx(0.0, abs=0.04))
     assert taken(0.27, latest=False)[0] == 0  # every frame is taken: a newer one is no better
 
