@@ -149,7 +149,7 @@ def input_name(source: Input) -> str:
 def may_be_live(text: str) -> bool:
     """Whether the name of an input has the form of a camera's, a stream's, a pipeline's or stdin's; files may have it
     too."""
-    return text == "-" or text.isdecimal() or text.startswith(("/dev/video", "camera:")) or bool(_LIVE.search(text))
+    return text == "-" or text.isdecimal() or text.startswith(("/dev/video", "/dev/v4l/", "camera:")) or bool(_LIVE.search(text))
 
 
 def _begin_live(
