@@ -86,12 +86,12 @@ SPACING = 0.4
 def taken(since_last, latest=True, streams=1, wait=0.04):
     """Which frame the model gets that is free so long after the last one came of a source of one in 0.4 s, and how long
     it waited for it."""
-    changed = threading.Condition()
+    changed, over = threading.Condition(), threading.Event()
     stamp = time.monotonic() - since_last
 
     def frames(number):
         yield from range(5)
-        time.sleep(max(0.0, stamp + SPACING - time.monotonic()) if number == 0 else 60)
+        over.wait(max(0.0, stamp + SPACING - time.monotonic()) if number == 0 else 60)
         yield 5
 
     readers = {number: ReadAhead(frames(number), depth=9, latest=latest, changed=changed) for number in range(streams)}
@@ -102,7 +102,11 @@ def taken(since_last, latest=True, streams=1, wait=0.04):
     began = time.monotonic()
     with changed:
         ready = _wait(readers, list(readers), wait, changed)
-    return readers[ready[0]].take(), time.monotonic() - began
+    found = readers[ready[0]].take(), time.monotonic() - began
+    over.set()
+    for reader in readers.values():
+        reader.close()
+    return found
 
 
 def test_a_frame_that_is_nearly_due_is_waited_for():
