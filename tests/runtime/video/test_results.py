@@ -214,11 +214,11 @@ def test_live_lines_go_on_by_size_after_what_an_earlier_run_left(tmp_path):
     sizes = [len(line) for line in path.read_bytes().splitlines(keepends=True)]
     first = first_number([tmp_path / "f.jsonl", tmp_path / "g.jsonl"])
     assert first == 7
-    with LiveLines(tmp_path / "f.jsonl", "abc", rotate=Rotation(size=sizes[0] + 1), first=first) as lines:
+    with LiveLines(tmp_path / "f.jsonl", "abc", rotate=Rotation(size=sizes[0]), first=first) as lines:
         for frame in FRAMES:
             lines.write(frame)
-    assert [path.name for path in lines.paths] == ["f-0007.jsonl", "f-0008.jsonl"]
-    assert [path.stat().st_size for path in lines.paths] == [sum(sizes[:2]), sum(sizes[2:])]
+    assert [path.name for path in lines.paths] == ["f-0007.jsonl", "f-0008.jsonl", "f-0009.jsonl"]
+    assert [path.stat().st_size for path in lines.paths] == [sizes[0], sizes[1], sum(sizes[2:])]
     assert (tmp_path / "f-0006.jsonl").read_text() == "of a run before"
 
 
