@@ -27,7 +27,8 @@ from l2g.errors import L2GError
 from l2g.runtime.backends.open import open_backend
 from l2g.runtime.video.job import FlowOptions, process_videos
 from l2g.runtime.video.live.address import LiveOptions
-from l2g.runtime.video.live.board import Board, resident_bytes
+from l2g.runtime.video.live.board import Board
+from l2g.runtime.video.live.memory import keep_memory_together, resident_bytes
 from l2g.runtime.video.live.watcher import Progress
 from l2g.runtime.video.source import Selection, open_sources
 
@@ -91,6 +92,7 @@ def main(argv: list[str] | None = None) -> int:
     memory: list[tuple[float, int]] = []
     ended = threading.Event()
     log = Log()
+    keep_memory_together()  # as the command does
     try:
         with ExitStack() as stack:
             make = RtspProcess if kind == "rtsp" else CameraProcess

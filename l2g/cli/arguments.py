@@ -321,6 +321,18 @@ def duration(text: str) -> float:
     return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
 
 
+def rotation(text: str) -> tuple[str, float]:
+    """ "10m" -> ("seconds", 600.0), "500MB" -> ("size", 5e8)."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([kmg])b", text.lower())
+    if found and float(found[1]):
+        return "size", float(found[1]) * {"k": 1e3, "m": 1e6, "g": 1e9}[found[2]]
+    try:
+        return "seconds", duration(text)
+    except argparse.ArgumentTypeError:
+        expected = "a time such as 30s, 10m or a size such as 500MB expected"
+        raise argparse.ArgumentTypeError(f"'{text}' found, {expected}") from None
+
+
 def share(text: str) -> float:
     try:
         value = float(text)

@@ -1,5 +1,6 @@
 """The command on live sources: an end within two seconds in every state, lines while it runs, policies, words."""
 
+import itertools
 import json
 import os
 import signal
@@ -7,11 +8,12 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
+from benchmarks.camera import RtspProcess
 from tests.runtime.cameras import Camera
 from tests.runtime.clips import decode, moving_scenes, write_clip
 
@@ -94,17 +96,71 @@ def test_a_signal_ends_an_opening(tmp_path, number):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_signal_ends_the_wait_for_stdin(tmp_path):
-    with running(tmp_path / "out", "-", options=["--open-timeout", "60", "--read-timeout", "60"]) as process:
-        assert process.stderr.readline() == "opening\n"
-        time.sleep(0.3)
-        assert ended(process, signal.SIGTERM)[0] == 130
+def test_a_signal_ends_the_wait_for_sources_of_every_kind(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with socket.create_server(("127.0.0.1", 0)) as server, ExitStack() as stack:
+        port = server.getsockname()[1]
+        kinds = (
+            "-",
+            tmp_path / "pipe",
+            f"rtsp://127.0.0.1:{port}/x",
+            f"udp://127.0.0.1:{port}",
+            "rtsp://127.0.0.1:1/x",
+        )
+        options = ["--open-timeout", "60", "--read-timeout", "60"]
+        processes = [stack.enter_context(running(tmp_path / "out", kind, options=options)) for kind in kinds]
+        for process in processes:
+            assert process.stderr.readline() == "opening\n"
+        time.sleep(0.5)
+        for process, number in zip(processes, itertools.cycle((signal.SIGTERM, signal.SIGINT))):
+            code, _, error = ended(process, number)
+            assert code == 130
+            assert error.endswith("interrupted before the first frame\n")
+    assert "is tried again, 10 times at most (--reconnect): cannot be opened" in error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_files_are_finished_leaves_whole_files(tmp_path, monkeypatch, number):
+    monkeypatch.setenv("SLOW_WRITER", "1")
+    clip = write_clip(tmp_path / "a.mp4", moving_scenes(30))
+    with running(tmp_path / "out", clip) as process:
+        assert process.stderr.readline() == "writing\n"
+        code, out, error = ended(process, number)
+    assert code == 130
+    assert error == "interrupted: the files hold what was done\n"
+    assert "30 frames in" in out
+    assert len(lines(tmp_path / "out" / "frames.jsonl")) == 30
+    assert len(decode(tmp_path / "out" / "overlay.mp4")[0]) == 30
+    assert {len(entry["segmentations"]) for entry in json.loads((tmp_path / "out" / "results.json").read_text())} == {
+        30
+    }
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"frames.jsonl", "overlay.mp4", "results.json"}
+
+
+@pytest.mark.skipif(not RtspProcess.runs_here(), reason="no GStreamer RTSP server here")
+def test_a_real_rtsp_server_is_read_found_again_and_left_within_two_seconds(tmp_path):
+    with RtspProcess(20, 1) as camera:
+        options = ["--no-overlay", "--read-timeout", "1", "--cuts", "off"]
+        with running(tmp_path, camera.url, options=options) as process:
+            wait_for(lambda: len(lines(tmp_path / "frames.jsonl")) > 5)
+            camera.tell("kill")
+            time.sleep(0.3)
+            camera.tell("start")
+            wait_for(lambda: any("reset" in line for line in lines(tmp_path / "frames.jsonl")))
+            camera.tell("stall")
+            time.sleep(0.3)
+            code, _, error = ended(process, signal.SIGTERM)
+    assert code == 130
+    assert "lost (" in error
+    assert "found again after" in error
+    assert [line["reset"] for line in lines(tmp_path / "frames.jsonl") if "reset" in line] == ["reconnected"]
 
 
 def test_a_silent_source_is_one_line_and_exit_code_2(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}/x"
-        with running(tmp_path / "out", url, options=["--open-timeout", "0.5"]) as process:
+        with running(tmp_path / "out", url, options=["--open-timeout", "0.5", "--reconnect", "0"]) as process:
             _, error = process.communicate(timeout=20)
     assert process.returncode == 2
     assert error.startswith(f"opening\nerror: {url}: ")
@@ -112,23 +168,44 @@ def test_a_silent_source_is_one_line_and_exit_code_2(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_camera_that_is_dead_at_the_start_comes_later_or_is_given_up(tmp_path):
+    with Camera(rate=20) as one, Camera(rate=10) as late:
+        late.kill()
+        options = ["--no-overlay", "--reconnect", "5", "--end", "4"]
+        inputs = one.url, late.url, "http://127.0.0.1:1/never.ts"
+        with running(tmp_path, *inputs, options=options) as process:
+            wait_for(lambda: len(lines(tmp_path / "live" / "frames.jsonl")) > 5)
+            assert not (tmp_path / "live-2" / "frames.jsonl").exists()
+            late.start()
+            out, error = process.communicate(timeout=30)
+    assert process.returncode == 1
+    found = lines(tmp_path / "live-2" / "frames.jsonl")
+    assert found
+    assert not any("reset" in line for line in found)
+    assert len(lines(tmp_path / "live" / "frames.jsonl")) > 30
+    assert f"{late.url}: is tried again, 5 times at most (--reconnect): cannot be opened" in error
+    assert f"note: {late.url}: found after" in error
+    assert "never.ts: given up after" in error or "never.ts: was not there until the end" in error
+    assert "never: 0 frames in" in out
+
+
 def test_latest_keeps_up_and_all_does_not(tmp_path):
     with Camera(rate=20) as camera:
         for policy in ("latest", "all"):
-            options = ["--policy", policy, "--end", "4", "--no-overlay"]
+            options = ["--policy", policy, "--end", "2.5", "--no-overlay"]
             with running(tmp_path / policy, camera.url, options=options, seconds=0.12) as process:
                 out, _ = process.communicate(timeout=60)
             assert process.returncode == 0
             done = lines(tmp_path / policy / "frames.jsonl")
             indices = [line["index"] for line in done]
             if policy == "latest":
-                assert len(done) < 45
+                assert len(done) < 30
                 assert indices == sorted(indices)
                 assert max(indices) > len(done) + 10
                 assert "dropped" in out
             else:
                 assert indices == list(range(len(done)))
-                assert len(done) > 60
+                assert len(done) > 40
                 assert "dropped" not in out
 
 
@@ -168,18 +245,39 @@ def test_lines_on_stdout_name_their_stream_and_nothing_else_is_there(tmp_path):
     assert list((tmp_path / "out" / "a").iterdir()) == []
 
 
+def test_lines_of_several_inputs_in_a_place_of_their_own_do_not_meet(tmp_path):
+    clips = [write_clip(tmp_path / f"{name}.mp4", moving_scenes(count)) for name, count in (("a", 2), ("b", 3))]
+    options = ["--jsonl", str(tmp_path / "all.jsonl"), "--no-overlay", "--no-results"]
+    with running(tmp_path / "out", *clips, options=options) as process:
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert [len(lines(tmp_path / f"all-{name}.jsonl")) for name in "ab"] == [2, 3]
+
+
+def test_lines_over_an_input_are_refused(tmp_path):
+    clip = write_clip(tmp_path / "a.mp4", moving_scenes(2))
+    before = clip.read_bytes()
+    with running(tmp_path / "out", clip, options=["--jsonl", str(clip)]) as process:
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "is the file that would be written" in error
+    assert clip.read_bytes() == before
+
+
 def test_files_of_a_live_source_rotate(tmp_path):
-    with (
-        Camera(rate=20) as camera,
-        running(tmp_path, camera.url, options=["--rotate", "1s", "--end", "3.5"]) as process,
-    ):
+    options = ["--rotate", "1s", "1GB", "--end", "3.5"]
+    with Camera(rate=20) as camera, running(tmp_path, camera.url, options=options) as process:
         process.communicate(timeout=60)
     assert process.returncode == 0
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == [f"frames-000{i}.jsonl" for i in range(4)] + [f"overlay-000{i}.mp4" for i in range(4)]
-    indices = [line["index"] for i in range(4) for line in lines(tmp_path / f"frames-000{i}.jsonl")]
+    count = len(names) // 2
+    assert count in (2, 3, 4)  # the stream may have been opened for a second before the first frame is taken
+    assert names == [f"frames-000{i}.jsonl" for i in range(count)] + [f"overlay-000{i}.mp4" for i in range(count)]
+    parts = [lines(tmp_path / f"frames-000{i}.jsonl") for i in range(count)]
+    assert all(0.8 < part[-1]["time"] - part[0]["time"] < 1 for part in parts[:-1])
+    indices = [line["index"] for part in parts for line in part]
     assert indices == sorted(set(indices))
-    for i in range(4):
+    for i in range(count):
         assert len(decode(tmp_path / f"overlay-000{i}.mp4")[0]) == len(lines(tmp_path / f"frames-000{i}.jsonl"))
 
 
@@ -189,6 +287,7 @@ def test_files_of_a_live_source_rotate(tmp_path):
         (["--wait", "-5"], "a wait of -0.005 s"),
         (["--open-timeout", "0"], "open timeout of 0 s found"),
         (["--rotate", "soon"], "a time such as 30s"),
+        (["--rotate", "5XB"], "a size such as 500MB"),
         (["--cuts", "now"], "auto, off or seconds"),
         (["--serve", "x"], "PORT or HOST:PORT expected"),
         (["--serve", "0.0.0.0:0"], "give a --token too"),

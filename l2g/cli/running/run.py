@@ -24,10 +24,10 @@ from l2g.cli.arguments import (
     add_running,
     add_task,
     cuts,
-    duration,
     names,
     note,
     panoptic_options,
+    rotation,
     running,
     size,
     warm_up,
@@ -137,9 +137,12 @@ def add_live_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--rotate",
-        type=duration,
-        metavar="TIME",
-        help="begin new files of a live source after 30s, 10m, 2h (default: never)",
+        type=rotation,
+        nargs="+",
+        default=[],
+        metavar="TIME|SIZE",
+        help="begin new files of a live source after 30s, 10m, 2h, at 500MB, 2GB, or whichever of both comes first "
+        "(default: never)",
     )
     group.add_argument(
         "--serve", metavar="[HOST:]PORT", help="a page with the live overlay, and /metrics (default: none)"
@@ -200,13 +203,15 @@ def process(options: argparse.Namespace) -> list[JobSummary]:
     from l2g.runtime.video.job import FlowOptions, process_videos
     from l2g.runtime.video.lane import OutputOptions
     from l2g.runtime.video.overlay import OverlayStyle
+    from l2g.runtime.video.results import Rotation
     from l2g.runtime.video.source import Selection, open_sources
 
     parameters = TrackParameters(birth_score=options.score_threshold, max_age=options.max_age)
     style = OverlayStyle(not options.no_labels, options.opacity, options.trails, options.hud)
     selection = Selection(options.start, options.end, options.stride)
     flow = FlowOptions(options.policy, options.wait / 1000)
-    output = OutputOptions(results=options.results, lines=options.jsonl, rotate=options.rotate, resume=options.resume)
+    rotate = Rotation(**dict(options.rotate)) if options.rotate else None
+    output = OutputOptions(results=options.results, lines=options.jsonl, rotate=rotate, resume=options.resume)
     panoptic = panoptic_options(options)
     with ExitStack() as stack:
         # The sources first: a wrong path should not cost the time it takes to load a model.
@@ -259,7 +264,9 @@ def _live_options(options: argparse.Namespace, inputs: Sequence[_Input]) -> Live
     if not live and chosen == (_OPEN_TIMEOUT, _READ_TIMEOUT, _RECONNECT):
         return None
     from l2g.runtime.video.live.address import LiveOptions
+    from l2g.runtime.video.live.memory import keep_memory_together
 
+    keep_memory_together()
     return LiveOptions(
         options.open_timeout,
         options.read_timeout,
@@ -333,6 +340,10 @@ def output_folders(inputs: Sequence[str], output: str) -> list[Path]:
     return folders
 
 
+# Of a run whose files followed each other the first and the last are told.
+_MOST_FILES = 8
+
+
 def print_summary(summary: JobSummary, name: str = "", file: TextIO | None = None) -> None:
     """On stdout, unless that is taken by the lines."""
     rate = (summary.frames - summary.done_before) / max(summary.seconds, 1e-9)
@@ -341,7 +352,10 @@ def print_summary(summary: JobSummary, name: str = "", file: TextIO | None = Non
         f"{name}{': ' if name else ''}{summary.frames} frames in {summary.seconds:.1f} s ({rate:.2f} frames/s), "
         f"{summary.tracks} tracks{dropped}"
     )
-    print("\n".join([text, *(f"  {path}" for path in summary.files)]), file=file)
+    files = [f"  {path}" for path in summary.files]
+    if len(files) > _MOST_FILES:
+        files[_MOST_FILES // 2 : -_MOST_FILES // 2] = [f"  ... {len(files) - _MOST_FILES} more"]
+    print("\n".join([text, *files]), file=file)
 
 
 main = main_of("run")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 
@@ -41,7 +43,7 @@ class FlowOptions:
     policy: "latest": a stream's newest frame is taken and older ones that wait are dropped; "all": every frame; None:
     "latest" for live sources, "all" for others. wait: seconds that a batch with a live source waits at most, from its
     first frame on, for frames of the other streams and for newer ones, where such are due within them; a stream that is
-    alone waits for a newer one up to a third of its spacing, 0: never. stall: seconds without a frame or without an
+    alone waits for a newer one up to 0.4 of its spacing, 0: never. stall: seconds without a frame or without an
     answer of the model after which that is said; 0 never. overlap: whether decoding, inference and writing of files
     overlap, in a thread each; without, a frame goes all the way before the next, for processes that have one core and
     share the others.
@@ -91,7 +93,7 @@ class _Round:
     finished: list[Lane]
 
 
-def _refuse_own_inputs(jobs: Sequence[tuple[VideoSource, str | Path]], overlay: bool) -> None:
+def _refuse_own_inputs(jobs: Sequence[tuple[VideoSource, str | Path]], overlay: bool, options: OutputOptions) -> None:
     """VideoError where a run would write over a file that it reads, in whatever way that is named."""
     outputs = [
         Path(folder) / name
@@ -100,6 +102,10 @@ def _refuse_own_inputs(jobs: Sequence[tuple[VideoSource, str | Path]], overlay: 
     ]
     # What an unfinished run left is read by this one, or removed.
     outputs += [path for _, folder in jobs for path in Path(folder, UNFINISHED).glob("*")]
+    if options.lines and options.lines != "-":
+        outputs.append(Path(options.lines))
+    if options.rotate and overlay:
+        outputs += [path for _, folder in jobs for path in Path(folder).glob("overlay-*.mp4")]
     refuse_overwriting(outputs, (file for source, _ in jobs for file in source.files), VideoError)
 
 
@@ -174,7 +180,7 @@ def process_videos(
     as its summary's `damage`; its error is raised when it is the only one, or when all fail.
     """
     check_task(task, backend.contract)
-    _refuse_own_inputs(jobs, overlay)
+    _refuse_own_inputs(jobs, overlay, output or OutputOptions())
     flow, watcher = flow or FlowOptions(), watcher or Watcher()
     output = replace(output or OutputOptions(), style=style if overlay else None)
     resumable = [not (source.is_live or flow.latest(source) or output.lines) for source, _ in jobs]
@@ -185,8 +191,9 @@ def process_videos(
             "--jsonl"
         )
     started = time.perf_counter()
-    interrupted = False
+    interrupted, finishing = False, _Finishing()
     with ExitStack() as stack:
+        stack.callback(finishing.end)
         stack.enter_context(_one_opencv_thread())
         lanes: list[Lane] = []
         for (source, folder), again in zip(jobs, resumable, strict=True):
@@ -196,6 +203,7 @@ def process_videos(
             )
             lanes.append(lane)
             stack.callback(lane.close)
+        watcher.expect([lane.name for lane in lanes])
         # Decoders and encoders work outside the interpreter's lock: several videos have a thread each for either.
         writers = None
         if len(lanes) > 1:
@@ -231,11 +239,13 @@ def process_videos(
                 lane.run.unended = True
         except BaseException as error:
             raise _failed(lanes, error) from error
+        finally:
+            finishing.begin()
         failures = [lane.failure for lane in lanes if lane.failure]
         if lanes and len(failures) == len(lanes):
             raise _failed(lanes, failures[0])
     seconds = time.perf_counter() - started
-    return [_summary(lane, seconds, interrupted) for lane in lanes]
+    return [_summary(lane, seconds, interrupted or finishing.asked) for lane in lanes]
 
 
 def _summary(lane: Lane, seconds: float, interrupted: bool) -> JobSummary:
@@ -265,6 +275,31 @@ def _failed(lanes: Sequence[Lane], error: BaseException) -> BaseException:
         return error
     how = "; --resume goes on from there" if lane.resumable and frames >= KEY_FRAMES else ""
     return type(error)(f"{error} ({frames} frames were done and are in {place}{how})")
+
+
+class _Finishing:
+    """Holds Ctrl-C and SIGTERM back between `begin` and `end`, while files get their names; a second one ends that too.
+
+    asked: whether one came. Only where the caller's thread is the one that gets them.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def begin(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def end(self) -> None:
+        for number, handler in self._before.items():
+            # None: of a handler that is not Python's, which nothing here can put back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def _note(self, *_: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
 
 
 @contextmanager

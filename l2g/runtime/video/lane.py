@@ -29,7 +29,16 @@ from l2g.runtime.video.live.pace import from_now_on
 from l2g.runtime.video.live.watcher import Progress, Watcher
 from l2g.runtime.video.overlay import OverlayPainter, OverlayStyle
 from l2g.runtime.video.picture_writer import PictureWriter
-from l2g.runtime.video.results import LINES, PANOPTIC_LINES, JsonLinesSink, LiveLines, TubeResultsSink
+from l2g.runtime.video.results import (
+    LINES,
+    PANOPTIC_LINES,
+    JsonLinesSink,
+    LiveLines,
+    Rotation,
+    TubeResultsSink,
+    first_number,
+    numbered,
+)
 from l2g.runtime.video.run_folder import KEY_FRAMES, RunFolder, fingerprint
 from l2g.runtime.video.source import VideoFrame, VideoSource
 from l2g.runtime.video.writer import VideoWriter
@@ -48,14 +57,14 @@ class OutputOptions:
     style: of the overlay; None writes none. results: whether `results.json` is written; None: for all but live sources,
     since it waits on the disk for the end; of the tasks that give maps these are `pred.json` and `pan_pred/` instead.
     lines: where `frames.jsonl` (`panoptic.jsonl`) goes instead, "-" is stdout; a live source's lines can be read as
-    they come. rotate: seconds after which a live source's files are followed by new ones. resume: go on where an
+    they come. rotate: when a live source's files are followed by new ones. resume: go on where an
     unfinished run in the folder stopped; its files are then those of a run that was not disturbed.
     """
 
     style: OverlayStyle | None = None
     results: bool | None = None
     lines: str | None = None
-    rotate: float | None = None
+    rotate: Rotation | None = None
     resume: bool = False
 
 
@@ -274,7 +283,10 @@ class Results:
         path = run.folder / run.lines
         self.lines: JsonLinesSink | LiveLines
         if source.is_live or options.lines:
-            self.lines = files.enter_context(LiveLines(options.lines or path, class_names, stream, options.rotate))
+            target = _lines_of(options.lines, stream) or path
+            rotated = [run.folder / overlay_name(source), *([Path(target)] if target != "-" else [])]
+            self._first = first_number(rotated) if options.rotate else 0
+            self.lines = files.enter_context(LiveLines(target, class_names, stream, options.rotate, self._first))
         else:
             self.lines = files.enter_context(JsonLinesSink(run.file(run.lines), class_names))
         self.tubes: TubeResultsSink | PanopticSink | None = None
@@ -316,7 +328,7 @@ class Results:
         if self._video and self._painter:
             if self._first_time is None:
                 self._first_time = result.time
-            elif self._rotate and result.time - self._first_time >= self._rotate:
+            elif self._rotate and self._rotate.is_due(result.time - self._first_time, self._overlay_bytes()):
                 self._close_overlay()
                 self._open_overlay()
                 self._first_time = result.time
@@ -348,7 +360,7 @@ class Results:
     def _open_overlay(self) -> None:
         name = Path(overlay_name(self._source))
         if self._rotate:
-            name = name.with_stem(f"{name.stem}-{len(self._written):04d}")
+            name = numbered(name, self._first + len(self._written))
         source, file = self._source, self._run.file(str(name))
         if source.is_picture:
             self._video = PictureWriter(file)
@@ -357,9 +369,19 @@ class Results:
             self._video = VideoWriter(file, source.height, source.width, rate, source.pixel_aspect)
         self._written.append(file.path)
 
+    def _overlay_bytes(self) -> int:
+        return self._video.size if isinstance(self._video, VideoWriter) else 0
+
     def _close_overlay(self) -> None:
         if self._video:
             self._video.close()
+
+
+def _lines_of(given: str | None, stream: str) -> str | Path | None:
+    """Where a stream's lines go: of several each has a file of its own, and on stdout they come together."""
+    if not given or given == "-" or not stream:
+        return given
+    return Path(given).with_stem(f"{Path(given).stem}-{stream}")
 
 
 def _maps(run: RunFolder, source: VideoSource, contract: GraphContract, task: str) -> PanopticSink:

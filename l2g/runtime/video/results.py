@@ -8,6 +8,9 @@ after an exception or Ctrl-C too: what was done is kept. Memory does not grow wi
 from __future__ import annotations
 
 import json
+import math
+import os
+import re
 import sys
 from array import array
 from collections.abc import Sequence
@@ -129,18 +132,55 @@ class JsonLinesSink:
         self.close()
 
 
+@dataclass(frozen=True)
+class Rotation:
+    """When a live source's file is followed by a new one: after so many seconds of the stream, or so many bytes of the
+    file."""
+
+    seconds: float = math.inf
+    size: float = math.inf
+
+    def is_due(self, seconds: float, size: float) -> bool:
+        return seconds >= self.seconds or size >= self.size
+
+
+def numbered(path: Path, number: int) -> Path:
+    """The name of one of the files that follow each other."""
+    return path.with_stem(f"{path.stem}-{number:04d}")
+
+
+def first_number(paths: Sequence[Path]) -> int:
+    """The number after those of the files that an earlier run left of these, so that it writes over none."""
+    last = -1
+    for path in paths:
+        mine = re.compile(re.escape(path.stem) + r"-(\d{4,})" + re.escape(path.suffix))
+        there = os.listdir(path.parent) if path.parent.is_dir() else []
+        last = max([last, *(int(found[1]) for name in there if (found := mine.fullmatch(name)))])
+    return last + 1
+
+
 class LiveLines:
     """The same lines for whoever reads along: each is written out at once, under the file's own name.
 
-    target: a path, or "-" for stdout. rotate: seconds of the stream after which the next file begins; its files are
-    `NAME-0000.jsonl`, `NAME-0001.jsonl` and so on. stream: named in every line on stdout, where several come together.
+    target: a path, or "-" for stdout. rotate: when the next file begins; its files are `NAME-0000.jsonl`,
+    `NAME-0001.jsonl` and so on, from number `first` on. stream: named in every line on stdout, where several come
+    together.
     """
 
-    def __init__(self, target: str | Path, class_names: Sequence[str], stream: str = "", rotate: float | None = None):
+    def __init__(
+        self,
+        target: str | Path,
+        class_names: Sequence[str],
+        stream: str = "",
+        rotate: Rotation | None = None,
+        first: int = 0,
+    ):
+        self._first = first
         self._target = None if target == "-" else Path(target)
         self._class_names, self._stream, self._rotate = class_names, "" if self._target else stream, rotate
         self._paths: list[Path] = []
         self._began: float | None = None
+        self._size = 0  # of the present file
         self._file = sys.stdout if self._target is None else self._open()
 
     @property
@@ -152,10 +192,11 @@ class LiveLines:
         if self._began is None:
             self._began = result.time
         try:
-            if self._target and self._rotate and result.time - self._began >= self._rotate:
+            if self._target and self._rotate and self._rotate.is_due(result.time - self._began, self._size):
                 self._file.close()
-                self._file, self._began = self._open(), result.time
-            self._file.write(line_of(result, self._class_names, self._stream) + "\n")
+                self._file, self._began, self._size = self._open(), result.time, 0
+            # ASCII, as `json` writes it: a character is a byte.
+            self._size += self._file.write(line_of(result, self._class_names, self._stream) + "\n")
             self._file.flush()
         except BrokenPipeError:
             raise
@@ -170,7 +211,7 @@ class LiveLines:
         assert self._target is not None
         path = self._target
         if self._rotate:
-            path = path.with_stem(f"{path.stem}-{len(self._paths):04d}")
+            path = numbered(path, self._first + len(self._paths))
         # A new file takes the name at once: a link that waits there is replaced, not followed.
         pending = PendingFile(path, VideoError)
         pending.commit()

@@ -38,7 +38,7 @@ class VideoWriter:
     def __init__(self, target: Target, height: int, width: int, frame_rate: float, pixel_aspect: float = 1.0):
         self._pending = pending_file(target)
         self.path = self._pending.path
-        self.frames = 0
+        self.frames = self.size = 0  # bytes of what is encoded
         self._closed = self._broken = False
         self._size = (height, width)
         self._padding = ((0, height % 2), (0, width % 2), (0, 0))
@@ -167,6 +167,7 @@ class VideoWriter:
     def _encode(self, frame: av.VideoFrame | None) -> None:
         try:
             for packet in self._stream.encode(frame):
+                self.size += packet.size
                 self._container.mux(packet)
         except (av.error.FFmpegError, OSError) as error:
             # PyAV 18 ends the process when a container whose header could not be written is given a second packet.

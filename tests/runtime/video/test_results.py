@@ -10,7 +10,7 @@ from l2g.errors import VideoError
 from l2g.metrics.vis_ap import evaluate_vis
 from l2g.runtime.assembler import FrameResult, TrackedInstance
 from l2g.runtime.picture.masks import InstanceMask
-from l2g.runtime.video.results import JsonLinesSink, LiveLines, TubeResultsSink
+from l2g.runtime.video.results import JsonLinesSink, LiveLines, Rotation, TubeResultsSink, first_number
 
 HEIGHT, WIDTH = 20, 30
 
@@ -197,12 +197,29 @@ def test_live_lines_can_be_read_as_they_come(tmp_path):
 
 
 def test_live_lines_go_on_in_new_files(tmp_path):
-    with LiveLines(tmp_path / "f.jsonl", "abc", rotate=0.35) as lines:
+    with LiveLines(tmp_path / "f.jsonl", "abc", rotate=Rotation(0.35)) as lines:
         for frame in FRAMES:
             lines.write(frame)
     parts = [[json.loads(line)["index"] for line in path.read_text().splitlines()] for path in lines.paths]
     assert parts == [[0, 2], [4, 6]]
     assert [path.name for path in lines.paths] == ["f-0000.jsonl", "f-0001.jsonl"]
+
+
+def test_live_lines_go_on_by_size_after_what_an_earlier_run_left(tmp_path):
+    (tmp_path / "f-0006.jsonl").write_text("of a run before")
+    (tmp_path / "f-x.jsonl").touch()
+    with LiveLines(path := tmp_path / "g.jsonl", "abc") as lines:
+        for frame in FRAMES:
+            lines.write(frame)
+    sizes = [len(line) for line in path.read_bytes().splitlines(keepends=True)]
+    first = first_number([tmp_path / "f.jsonl", tmp_path / "g.jsonl"])
+    assert first == 7
+    with LiveLines(tmp_path / "f.jsonl", "abc", rotate=Rotation(size=sizes[0]), first=first) as lines:
+        for frame in FRAMES:
+            lines.write(frame)
+    assert [path.name for path in lines.paths] == ["f-0007.jsonl", "f-0008.jsonl", "f-0009.jsonl"]
+    assert [path.stat().st_size for path in lines.paths] == [sizes[0], sizes[1], sum(sizes[2:])]
+    assert (tmp_path / "f-0006.jsonl").read_text() == "of a run before"
 
 
 def test_without_a_frame_earlier_results_stay(tmp_path):

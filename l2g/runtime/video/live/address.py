@@ -17,7 +17,7 @@ _SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "rtp", "tcp", "http"
 TRANSPORTS = ("tcp", "udp")
 # What is no format of FFmpeg's, and the form of a pipeline.
 GSTREAMER, PIPELINE = "gstreamer", re.compile(r"\s!\s")
-_DEVICE = re.compile(r"/dev/video\d+$")
+_DEVICE = re.compile(r"/dev/(video\d+|v4l/.+)$")
 # Before the name of a camera of this machine.
 WEBCAM = "camera:"
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from l2g.runtime.arrays import ByteArray
+from l2g.runtime.video.live.memory import device_bytes, resident_bytes
 from l2g.runtime.video.live.watcher import Progress, Watcher
 
 # Ages of so many results make the percentiles; so many lines of what happened are kept.
@@ -21,10 +21,10 @@ AGES, NOTES = 500, 50
 
 @dataclass
 class _Stream:
-    progress: Progress
+    progress: Progress | None = None  # until its first result
     ages: deque[float] = field(default_factory=lambda: deque(maxlen=AGES))
     number: int = 0  # of the picture
-    finished: float = 0.0
+    finished: float = field(default_factory=time.monotonic)
 
 
 class Board(Watcher):
@@ -42,9 +42,14 @@ class Board(Watcher):
         """Whether somebody looks at one."""
         return self._viewers > 0
 
+    def expect(self, streams: Sequence[str]) -> None:
+        with self._changed:
+            for name in streams:
+                self._streams.setdefault(name, _Stream())
+
     def result(self, progress: Progress) -> None:
         with self._changed:
-            stream = self._streams.setdefault(progress.stream, _Stream(progress))
+            stream = self._streams.setdefault(progress.stream, _Stream())
             stream.progress, stream.finished = progress, time.monotonic()
             stream.ages.append(progress.age)
             stream.number += progress.picture is not None
@@ -69,9 +74,8 @@ class Board(Watcher):
         with self._changed:
             self._changed.wait_for(lambda: self._number(name) > number, seconds)
             stream = self._streams.get(name)
-            if stream is None or stream.number <= number or stream.progress.picture is None:
-                return None
-            return stream.number, stream.progress.picture
+            picture = stream.progress.picture if stream is not None and stream.progress is not None else None
+            return None if stream is None or stream.number <= number or picture is None else (stream.number, picture)
 
     def snapshot(self) -> dict[str, Any]:
         """For the page, as JSON has it."""
@@ -92,12 +96,16 @@ class Board(Watcher):
         lines += ["# HELP l2g_result_age_seconds From a frame's arrival to its result, of the last results",
                   "# TYPE l2g_result_age_seconds summary"]  # fmt: skip
         for told in streams:
-            for quantile, key in (("0.5", "age_p50"), ("0.99", "age_p99")):
+            for quantile, key in (("0.5", "age_p50"), ("0.99", "age_p99")) if told["done"] else ():
                 label = f'stream="{_escaped(told["name"])}",quantile="{quantile}"'
                 lines.append(f"l2g_result_age_seconds{{{label}}} {told[key]}")
         if (memory := resident_bytes()) is not None:
             lines += ["# HELP l2g_resident_memory_bytes Of this process", "# TYPE l2g_resident_memory_bytes gauge",
                       f"l2g_resident_memory_bytes {memory}"]  # fmt: skip
+        if used := device_bytes():
+            lines += ["# HELP l2g_device_memory_bytes In use on the GPU, by everybody",
+                      "# TYPE l2g_device_memory_bytes gauge",
+                      *(f'l2g_device_memory_bytes{{gpu="{gpu}"}} {size}' for gpu, size in enumerate(used))]  # fmt: skip
         return "\n".join(lines) + "\n"
 
     def _number(self, name: str) -> int:
@@ -117,6 +125,9 @@ _METRICS = (
 
 
 def _told(name: str, stream: _Stream, now: float) -> dict[str, Any]:
+    silence = round(now - stream.finished, 1)
+    if stream.progress is None:
+        return {"name": name, **_NOTHING, "silence": silence}
     progress, ages = stream.progress, np.array(stream.ages)
     result = progress.result
     return {
@@ -130,7 +141,7 @@ def _told(name: str, stream: _Stream, now: float) -> dict[str, Any]:
         "rate": round(progress.rate or 0.0, 2),
         "age_p50": round(float(np.percentile(ages, 50)), 4),
         "age_p99": round(float(np.percentile(ages, 99)), 4),
-        "silence": round(now - stream.finished, 1),
+        "silence": silence,
         "tracks_now": len(result.tracks),
         "tracks_so_far": progress.tracks,
         "tracks": [
@@ -140,14 +151,14 @@ def _told(name: str, stream: _Stream, now: float) -> dict[str, Any]:
     }
 
 
+# Of a stream that has no result yet.
+_NOTHING: dict[str, Any] = {
+    **dict.fromkeys(("came", "done", "dropped", "connections", "tracks_now", "tracks_so_far"), 0),
+    **dict.fromkeys(("time", "rate", "age_p50", "age_p99"), 0.0),
+    "index": None,
+    "tracks": [],
+}
+
+
 def _escaped(text: str) -> str:
     return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
-
-
-def resident_bytes() -> int | None:
-    """None where the system does not tell in this way."""
-    try:
-        with open("/proc/self/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, AttributeError):
-        return None

@@ -183,6 +183,7 @@ class Watchdog:
                     self._watcher.say(f"the model has not answered for {now - began:.0f} s; the sources wait for it")
                 continue  # no source can be heard meanwhile
             for lane, heard in list(self._heard.items()):
-                if now - heard > self._seconds and lane not in self._said and not lane.ended:
+                # Of one that has not come yet it is said already.
+                if now - heard > self._seconds and lane not in self._said and not lane.ended and lane.source.is_open:
                     self._said.add(lane)
                     self._watcher.say(f"{lane.source.name}: no frame for {now - heard:.0f} s; the model waits for it")

@@ -17,9 +17,9 @@ FASTER, LONGEST_CATCH_UP = 2.0, 2.0
 FEWEST_WAITING = 2.0
 
 # A model that is free takes a frame that has waited, unless a newer one is due within this share of the spacing: it
-# costs a little of the rate (at most a ninth where the model takes two frames or more) and makes results younger by up
-# to two thirds of a frame.
-NEARLY_DUE = 1 / 3
+# costs a little of the rate (at most a seventh where the model takes two frames or more) and makes results younger by
+# up to 0.6 of a frame.
+NEARLY_DUE = 0.4
 # The usual spacing is the median of so many arrivals, and is believed from so many on.
 _REMEMBERED, _FEWEST = 9, 4
 # A frame that is late is awaited for this share of the spacing.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import math
 import os
 import queue
@@ -9,7 +10,9 @@ import select
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias, cast
 
 from l2g.errors import VideoError
@@ -51,6 +54,7 @@ class LiveSource(VideoSource):
         say: Callable[[str], None] | None = None,
     ):
         super().__init__(address.name, selection)
+        _LIVING.add(self)
         self.say = say
         self._address, self._options, self._track = address, options, track
         self._stopped = threading.Event()
@@ -99,7 +103,7 @@ class LiveSource(VideoSource):
         self.is_open = True
 
     def _seek(self, why: str) -> None:
-        self._tell(f"{why.removeprefix(f'{self.name}: ')}; it is tried again{self._at_most()}")
+        self._tell(f"is tried again{self._at_most()}: {why.removeprefix(f'{self.name}: ')}")
         found, _ = self._reconnect(why, 0)
         if found is not None:
             self._take(found)
@@ -212,6 +216,30 @@ class LiveSource(VideoSource):
         return VideoFile(self.name, address, Selection(), track=self._track, opening=opening)
 
 
+# Those that may have a thread inside a decoder when Python ends.
+_LIVING: weakref.WeakSet[LiveSource] = weakref.WeakSet()
+_LAST_SECONDS = 0.5
+
+
+def _end_all() -> None:
+    """Let every thread come back from FFmpeg before Python ends.
+
+    While FFmpeg waits, PyAV looks at the time ten times a second, for which it takes the interpreter's lock, also when
+    there is none any more: the process then ends by a segmentation fault, after its files are closed and with another
+    exit code. So at the very end all time is over for it.
+    """
+    import av.container.core as core
+
+    for source in list(_LIVING):
+        source.stop()
+    core.time = SimpleNamespace(monotonic=lambda: math.inf)  # type: ignore[attr-defined]
+    limit = time.monotonic() + _LAST_SECONDS
+    for thread in threading.enumerate():
+        if thread.daemon and thread.name.startswith("l2g-"):
+            thread.join(max(0.0, limit - time.monotonic()))
+
+
+atexit.register(_end_all)
 # Kept of what happened.
 _MOST_NOTICES = 100
 

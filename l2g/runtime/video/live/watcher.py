@@ -34,6 +34,9 @@ class Watcher:
 
     wants_pictures = False
 
+    def expect(self, streams: Sequence[str]) -> None:
+        """The names of the streams of a run that begins."""
+
     def result(self, progress: Progress) -> None:
         """A result was written."""
 
@@ -50,6 +53,10 @@ class Together(Watcher):
     @property
     def wants_pictures(self) -> bool:  # type: ignore[override]  # a plain False in most
         return any(watcher.wants_pictures for watcher in self._watchers)
+
+    def expect(self, streams: Sequence[str]) -> None:
+        for watcher in self._watchers:
+            watcher.expect(streams)
 
     def result(self, progress: Progress) -> None:
         for watcher in self._watchers:

@@ -26,8 +26,8 @@ Input: TypeAlias = str | Path | Sequence[str | Path]
 # Pictures a second: one in eleven days, and what no camera reaches.
 _SLOWEST, _FASTEST = 1e-6, 1e4
 _POLL_SECONDS = 0.05
-# A URL, or a pipeline of GStreamer.
-_LIVE = re.compile(r"://|\s!\s")
+# A camera, a URL, or a pipeline of GStreamer.
+_LIVE = re.compile(r"^/dev/v(ideo|4l/)|^camera:|://|\s!\s")
 
 
 def open_source(
@@ -149,7 +149,7 @@ def input_name(source: Input) -> str:
 def may_be_live(text: str) -> bool:
     """Whether the name of an input has the form of a camera's, a stream's, a pipeline's or stdin's; files may have it
     too."""
-    return text == "-" or text.isdecimal() or text.startswith(("/dev/video", "camera:")) or bool(_LIVE.search(text))
+    return text == "-" or text.isdecimal() or bool(_LIVE.search(text))
 
 
 def _begin_live(

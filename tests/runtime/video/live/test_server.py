@@ -51,7 +51,10 @@ def port(tmp_path):
         )
         work.start()
         limit = time.monotonic() + 10
-        while len(board.names()) < 2 and time.monotonic() < limit:
+        while (
+            not all(stream["done"] for stream in board.snapshot()["streams"] or [{"done": 0}])
+            and time.monotonic() < limit
+        ):
             time.sleep(0.02)
         board.say("gate: lost (a test); it is opened again")
         yield int(re.search(r"http://127.0.0.1:(\d+)/", said[0])[1])
@@ -155,6 +158,10 @@ def test_a_browser_shows_it(port, tmp_path):
         browser.wait_for(f"{done} > {before}")
         time.sleep(1)
         png = browser.screenshot()
+        browser.resize(390, 844)  # a phone
+        assert browser.evaluate("document.documentElement.scrollWidth") == 390
+        edges = "[...document.querySelectorAll('section')].map(card => card.getBoundingClientRect().right)"
+        assert all(300 < right <= 390 for right in browser.evaluate(edges))
     image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
     assert image.shape[:2] == (560, 960)
     ground = np.abs(image.astype(int) - (120, 120, 120)).max(2) < 20

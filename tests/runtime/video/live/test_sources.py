@@ -42,7 +42,7 @@ def test_a_file_is_a_file_whatever_its_name(tmp_path, monkeypatch):
         assert not source.is_live
 
 
-@pytest.mark.parametrize("text", ["63", "/dev/video63"])
+@pytest.mark.parametrize("text", ["63", "/dev/video63", "/dev/v4l/by-id/usb-none"])
 def test_a_camera_that_is_not_there_is_said_in_a_camera_s_words(text):
     with pytest.raises(VideoError) as error:
         open_source(text)
