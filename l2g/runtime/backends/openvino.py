@@ -32,7 +32,7 @@ from l2g.runtime.backends.contract_check import (
     first_line,
     parse_contract,
 )
-from l2g.runtime.backends.openvino_audit import audit, layer_precisions
+from l2g.runtime.backends.openvino_audit import audit, layer_precisions, named_attentions
 from l2g.runtime.outputs import FrameOutputs, outputs_class
 
 # What the float32 tensors of a graph are computed in, as OpenVINO spells it.
@@ -152,8 +152,9 @@ class OpenVinoBackend:
     def audit(self) -> Audit:
         """What every layer really computes in, weighed by FLOPs; see `l2g.runtime.backends.openvino_audit`."""
         # Compiled again: one from the cache has lost the names of what was fused.
-        fresh = _compile(_read_model(self.path), self.path, self.device, self._settings, cached=False)
-        return audit(_read_model(self.path), fresh.get_runtime_model(), self.precision)
+        model = named_attentions(_read_model(self.path))
+        fresh = _compile(model, self.path, self.device, self._settings, cached=False)
+        return audit(model, fresh.get_runtime_model(), self.precision)
 
     def _allocate(self, streams: int) -> BoolArray:
         """Two sets of buffers for so many streams, of zeros, the contract's initial content; none of them is valid."""
