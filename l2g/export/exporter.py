@@ -22,8 +22,10 @@ from l2g.errors import ConfigError, ExportError
 from l2g.export.deformable.gather import MAX_ROWS
 from l2g.export.deformable.lowering import LOWERINGS, PLUGIN_VERSIONS, TARGETS, has_deformable_attention, lower, unplug
 from l2g.export.deformable.plugin import check_plugins
+from l2g.export.graph.attention import fuse_attention
 from l2g.export.graph.feedforward import part_sums_from_norms, split_feed_forward
 from l2g.export.graph.tracing import STREAMS, trace
+from l2g.export.graph.upscaling import products_for_upscaling
 from l2g.export.precision.convert import REDUCED, reduce_precision
 from l2g.export.precision.verify import verify_reduced
 from l2g.export.verification.rollouts import ROLLOUTS
@@ -212,6 +214,8 @@ def build_graph(
     if options.target == "onnxruntime":
         split_feed_forward(graph)
         part_sums_from_norms(graph)
+        fuse_attention(graph)
+        products_for_upscaling(graph)
     graph.producer_name, graph.producer_version = "l2g", l2g.__version__
     if options.lowering == "plugin":
         check_plugins(graph, cast(ModelConfig, model.config))

@@ -8,6 +8,8 @@ from math import prod
 
 import onnx
 
+from l2g.export.graph.attention import OPERATOR as ATTENTION
+
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -48,7 +50,7 @@ def contractions(model: onnx.ModelProto, shapes: Shapes) -> tuple[list[Contracti
     weights = _weights(model)
     found, uncounted = [], 0
     for node in model.graph.node:
-        if node.op_type not in ("Conv", "Gemm", "MatMul"):
+        if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul", ATTENTION):
             continue
         if any(name not in shapes for name in (*node.input[:2], node.output[0])):
             uncounted += 1
@@ -57,6 +59,12 @@ def contractions(model: onnx.ModelProto, shapes: Shapes) -> tuple[list[Contracti
         outputs = prod(shapes[node.output[0]])
         if node.op_type == "Conv":  # weights are [out, in / groups, kernel...]
             found.append(Contraction(node.name, node.op_type, "convolution", 2 * outputs * prod(right[1:])))
+            continue
+        if node.op_type == "ConvTranspose":  # weights are [in, out / groups, kernel...]
+            found.append(Contraction(node.name, node.op_type, "convolution", 2 * prod(left) * prod(right[1:])))
+            continue
+        if node.op_type == ATTENTION:  # query x keys, and the weights x values
+            found.append(Contraction(node.name, node.op_type, "product", 4 * outputs * right[1]))
             continue
         transposed = node.op_type == "Gemm" and any(a.name == "transA" and a.i for a in node.attribute)
         inner = left[0] if transposed else left[-1]

@@ -67,6 +67,8 @@ class VideomtSettings:
                 f"patch_size {patch} with {config.num_upscale_blocks} upscale blocks found, masks at a quarter of the "
                 f"canvas expected: a patch_size of {MASK_STRIDE * 2**config.num_upscale_blocks}"
             )
+        if config.num_channels != 3:
+            raise ConfigError(f"num_channels {config.num_channels} found, 3 expected: frames are RGB")
         if not 0 < config.num_blocks <= config.num_hidden_layers:
             raise ConfigError(f"num_blocks {config.num_blocks} found, 1 to {config.num_hidden_layers} layers expected")
         labels: dict[int, str] = dict(config.id2label)  # type: ignore[arg-type]  # of numbers once it is loaded

@@ -33,7 +33,7 @@ from l2g.runtime.backends.contract_check import (
     first_line,
     parse_contract,
 )
-from l2g.runtime.backends.openvino_audit import audit, layer_precisions
+from l2g.runtime.backends.openvino_audit import audit, layer_precisions, named_attentions
 from l2g.runtime.backends.openvino_marks import narrow_type, narrowed, with_marks
 from l2g.runtime.outputs import FrameOutputs, outputs_class
 
@@ -159,8 +159,8 @@ class OpenVinoBackend:
     def audit(self) -> Audit:
         """What every layer really computes in, weighed by FLOPs; see `l2g.runtime.backends.openvino_audit`."""
         # Compiled again: one from the cache has lost the names of what was fused.
-        fresh, _ = self._compile(_read_model(self.path), cached=False)
-        return audit(_read_model(self.path), fresh.get_runtime_model(), self.precision)
+        fresh, _ = self._compile(named_attentions(_read_model(self.path)), cached=False)
+        return audit(named_attentions(_read_model(self.path)), fresh.get_runtime_model(), self.precision)
 
     def _compile(self, model: ov.Model, cached: bool) -> tuple[ov.CompiledModel, dict[str, Any]]:
         """(the model compiled, with which properties). With its shapes known OpenVINO fuses what it otherwise computes

@@ -15,9 +15,10 @@ from l2g.errors import EngineError
 
 _PRECISIONS = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "i8": "int8", "u8": "int8"}
 _NAMES = ("fp32", "bf16", "fp16", "int8", "unknown")
-_PRODUCTS = ("Convolution", "GroupConvolution", "MatMul")
+_ATTENTION = "ScaledDotProductAttention"
+_PRODUCTS = ("Convolution", "GroupConvolution", "MatMul", _ATTENTION)
 # Of the compiled model's types those that hold a product.
-_COMPUTING = ("Convolution", "FullyConnected", "MatMul", "Subgraph", "ScaledDotProductAttention", "MHA")
+_COMPUTING = ("Convolution", "FullyConnected", "MatMul", "Subgraph", _ATTENTION, "MHA")
 # What may stand between a product and the operator that its layer is named after: bias, activation, layout.
 _BEHIND = ("Add", "Multiply", "Relu", "Reshape", "Transpose", "Convert", "FakeQuantize", "Squeeze", "Unsqueeze")
 _STEPS = 4
@@ -36,7 +37,8 @@ class _Product:
 
 
 def audit(model: ov.Model, runtime: ov.Model, asked: str) -> Audit:
-    """Judge a compiled model. model: as it was read, which is reshaped to one stream; runtime: what became of it.
+    """Judge a compiled model. model: as it was read, with `named_attentions`, which is reshaped to one stream; runtime:
+    what became of it.
 
     asked: "fp32", "bf16", "fp16" or "int8", of which the last is asked only of the products that the graph quantises.
     """
@@ -72,13 +74,20 @@ def audit(model: ov.Model, runtime: ov.Model, asked: str) -> Audit:
         layers=dict(layer_precisions(runtime)),
         nodes=dict(Counter(found.values())),
         wider=tuple((product.name, found[product]) for product in wider[:10]),
-        fused_attention=sum(
-            _fact(node.get_rt_info(), "originalLayersNames").count("MatMul") > 1 for node in runtime.get_ordered_ops()
-        ),
+        fused_attention=sum(_is_attention(node.get_rt_info()) for node in runtime.get_ordered_ops()),
         activation_bytes=None,
         weight_bytes=None,
         source="runtime model",
     )
+
+
+def named_attentions(model: ov.Model) -> ov.Model:
+    """The same with a name of its own for every attention: the graph's operator becomes several nodes, which OpenVINO
+    only numbers, and in a compiled model by other numbers."""
+    for place, node in enumerate(model.get_ordered_ops()):
+        if node.get_type_name() == _ATTENTION:
+            node.set_friendly_name(f"{_ATTENTION}/{place}")
+    return model
 
 
 def _products(model: ov.Model) -> Iterator[_Product]:
@@ -90,12 +99,20 @@ def _products(model: ov.Model) -> Iterator[_Product]:
         outputs = prod(dim.get_length() for dim in node.output(0).get_partial_shape())
         if node.get_type_name() == "MatMul":
             inner = left[len(left) - (2 if node.get_attributes()["transpose_a"] else 1)].get_length()
+        elif node.get_type_name() == _ATTENTION:  # query x keys, and the weights x values
+            inner = 2 * right[len(right) - 2].get_length()
         else:  # weights are [out, in, kernel...], those of a group have the group first
             first = 1 if node.get_type_name() == "Convolution" else 2
             inner = prod(right[axis].get_length() for axis in range(first, len(right)))
         quantised = all(_dequantised(node.input_value(index).get_node()) for index in (0, 1))
         name = node.get_friendly_name().removesuffix(_SUFFIXES[1])
         yield _Product(name, tuple(_readers(node)), quantised, 2 * outputs * inner)
+
+
+def _is_attention(facts: Any) -> bool:
+    """Of a layer of the compiled model: both products of an attention at once, found by OpenVINO or by the graph."""
+    names = _fact(facts, "originalLayersNames").split(",")
+    return any(name.startswith(_ATTENTION) for name in names) or sum(name.endswith("/MatMul") for name in names) > 1
 
 
 def _rest(port: Any) -> list[int]:

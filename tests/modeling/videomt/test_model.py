@@ -129,6 +129,7 @@ def test_other_sizes_are_refused():
         ({"num_upscale_blocks": 1}, "a patch_size of 8"),
         ({"num_blocks": 9}, "num_blocks 9 found"),
         ({"image_size": 100}, "image_size 100"),
+        ({"num_channels": 4}, "num_channels 4 found, 3 expected"),
     ],
 )
 def test_networks_that_the_contract_cannot_describe_are_refused(changes, text):
