@@ -57,13 +57,11 @@ def _attention(softmax: ir.Node) -> Attention | None:
     query, key = (_scaled(value) for value in scores.inputs)
     if turned is None or end is None or query is None or key is None or _order(turned) != [0, 2, 1, 3]:
         return None
-    tokens = [
-        _tokens(value, order)
-        for value, order in ((query[0], [0, 2, 1, 3]), (key[0], [0, 2, 3, 1]), (context.inputs[1], [0, 2, 1, 3]))
-    ]
-    if any(value is None for value in tokens) or end.outputs[0].shape != tokens[0].shape:  # type: ignore[union-attr]
+    queries, values = _tokens(query[0], [0, 2, 1, 3]), _tokens(context.inputs[1], [0, 2, 1, 3])
+    keys = _tokens(key[0], [0, 2, 3, 1])
+    if queries is None or keys is None or values is None or end.outputs[0].shape != queries.shape:
         return None
-    return Attention(*tokens, size_of(turned.outputs[0], 2), query[1] * key[1], end)  # type: ignore[arg-type]
+    return Attention(queries, keys, values, size_of(turned.outputs[0], 2), query[1] * key[1], end)
 
 
 def _scaled(value: ir.Value | None) -> tuple[ir.Value, float] | None:

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,7 @@ class OpenVinoBackend:
                 raise L2GError(f"{threads} threads asked for, at least 1 expected")
             settings["INFERENCE_NUM_THREADS"] = threads
         self._settings = settings
-        self._compiled, settings = self._compile(model, cached)
+        self._compiled, settings = self._compile(lambda: _read_model(self.path), cached)
         self.hint = _type_name(self._compiled.get_property("INFERENCE_PRECISION_HINT"))
         _check_hint(self.path, self.hint, settings["INFERENCE_PRECISION_HINT"])
         _check_layers(self.path, self._compiled, self.precision)
@@ -159,12 +159,13 @@ class OpenVinoBackend:
     def audit(self) -> Audit:
         """What every layer really computes in, weighed by FLOPs; see `l2g.runtime.backends.openvino_audit`."""
         # Compiled again: one from the cache has lost the names of what was fused.
-        fresh, _ = self._compile(named_attentions(_read_model(self.path)), cached=False)
+        fresh, _ = self._compile(lambda: named_attentions(_read_model(self.path)), cached=False)
         return audit(named_attentions(_read_model(self.path)), fresh.get_runtime_model(), self.precision)
 
-    def _compile(self, model: ov.Model, cached: bool) -> tuple[ov.CompiledModel, dict[str, Any]]:
+    def _compile(self, read: Callable[[], ov.Model], cached: bool) -> tuple[ov.CompiledModel, dict[str, Any]]:
         """(the model compiled, with which properties). With its shapes known OpenVINO fuses what it otherwise computes
-        one after the other, and plans its memory. model: as it was read, which is used up."""
+        one after the other, and plans its memory. read: gives the model of the file, afresh each time."""
+        model = read()
         as_typed = self._settings["INFERENCE_PRECISION_HINT"] == _AS_TYPED["INFERENCE_PRECISION_HINT"]
         hint = narrow_type(model) if as_typed and self.device.startswith("CPU") else None
         if hint is not None and self.contract.build.precision == "int8":
@@ -180,7 +181,7 @@ class OpenVinoBackend:
             # A version that loses marks: its own types are slower, and as exact.
             del marked, compiled
             shutil.rmtree(_cache_folder(self.path, self.device, settings), ignore_errors=True)
-            model = _read_model(self.path)
+            model = read()
             _for_one_stream(model)
         return _compile(model, self.path, self.device, self._settings, cached), self._settings
 

@@ -159,19 +159,6 @@ def _as_gathers(node: Any) -> Iterator[str]:
         yield part.get_friendly_name()
 
 
-def _as_slices(node: Any) -> Iterator[str]:
-    axis, begin = int(node.input_value(1).get_node().get_data().item()), 0
-    for number, port in enumerate(node.outputs()):
-        size = port.get_shape()[axis]
-        bounds = (np.array([value], np.int64) for value in (begin, begin + size, 1, axis))
-        part = opset8.slice(node.input_value(0), *bounds)
-        part.set_friendly_name(f"{node.get_friendly_name()}/{number}")
-        for target in list(port.get_target_inputs()):
-            target.replace_source_output(part.output(0))
-        begin += size
-        yield part.get_friendly_name()
-
-
 def _replace(node: Any, other: Any) -> list[str]:
     other.set_friendly_name(node.get_friendly_name())
     for old, new in zip(node.outputs(), other.outputs(), strict=True):
