@@ -23,7 +23,7 @@ from l2g.files import write_atomically
 from l2g.modeling.backbones.swin import relative_position_index
 from l2g.modeling.deformable import coarse_first
 from l2g.modeling.family.protocol import VideoModel
-from l2g.modeling.family.weight_sums import SUM_KEY, check_archive, check_sum, sum_of
+from l2g.modeling.family.weight_sums import check_archive, check_sum, save_with_sum
 from l2g.modeling.local2global import Local2Global
 from l2g.public.classes import classes_of
 from l2g.public.hub import folder_of, is_hub_checkpoint, model_type
@@ -185,7 +185,6 @@ def save_checkpoint(model: VideoModel, path: str | os.PathLike) -> None:
         _family(Path(path), model.family).save(model, Path(path))
         return
     from safetensors import SafetensorError
-    from safetensors.torch import save_file
 
     path = Path(path)
     tensors = {
@@ -196,7 +195,7 @@ def save_checkpoint(model: VideoModel, path: str | os.PathLike) -> None:
     config = json.dumps(model.config.to_dict())
     with write_atomically(path, CheckpointError) as temporary:
         try:
-            save_file(tensors, temporary, metadata={CONFIG_KEY: config, SUM_KEY: sum_of(tensors, config)})
+            save_with_sum(tensors, temporary, {CONFIG_KEY: config}, config)
         except SafetensorError as error:  # what the system refuses comes as one of these, too
             raise CheckpointError(f"{path}: cannot be written ({error}); make room, or give another path") from None
 

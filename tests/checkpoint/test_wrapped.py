@@ -174,3 +174,12 @@ def test_layers_that_are_only_claimed_are_not_built(tmp_path, tiny):
         changed = {**config, part: {**config[part], field: value}}
         save_file(many, tmp_path / "a.safetensors", metadata={"l2g.config": json.dumps(changed)})
         refused(tmp_path / "a.safetensors", words)
+
+
+def test_the_same_weights_are_the_same_bytes(tmp_path):
+    """Also with several keys of metadata, which safetensors orders anew each time."""
+    model = small_model()
+    for number in range(8):
+        save_checkpoint(model, tmp_path / f"{number}.safetensors")
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+    assert load_checkpoint(tmp_path / "0.safetensors").config == model.config

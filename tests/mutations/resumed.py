@@ -89,9 +89,10 @@ def arrays_of(data: bytes, rng: random.Random) -> bytes:
     elif kind == 1:
         arrays[name] = arrays[name][..., :1] if arrays[name].ndim else arrays[name][None]
     elif kind == 2:
-        arrays[name] = arrays[name].astype(rng.choice((np.int8, np.complex64, np.float16, "U8")))
+        types = ("U8", "S3") if arrays[name].dtype.kind in "US" else (np.int8, np.complex64, np.float16, "U8")
+        arrays[name] = arrays[name].astype(rng.choice(types))
     elif kind == 3:
-        arrays[name] = np.full(arrays[name].shape, rng.choice((-1, 0, 255)), arrays[name].dtype)
+        arrays[name] = np.full(arrays[name].shape, rng.choice((-1, 0, 255))).astype(arrays[name].dtype)
     elif kind == 4:
         arrays[name] = np.zeros((0,), arrays[name].dtype)
     elif kind == 5:

@@ -7,11 +7,14 @@ CRC-32 of each of its parts; `torch.load` reads past them.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import zipfile
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from l2g.errors import CheckpointError
@@ -27,6 +30,20 @@ def sum_of(tensors: Mapping[str, Tensor], config: str = "") -> str:
         digest.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode(errors="surrogatepass"))
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def save_with_sum(tensors: dict[str, Tensor], path: Path, metadata: Mapping[str, str], config: str = "") -> None:
+    """Write a safetensors file that carries the sum of its content; the same tensors give the same bytes.
+
+    The library writes several keys of metadata in another order each time, so they are put in order afterwards.
+    """
+    save_file(tensors, path, metadata={**metadata, SUM_KEY: sum_of(tensors, config)})
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        file.seek(8)
+        file.write(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length))
 
 
 def check_sum(

@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import VideomtConfig, VideomtForUniversalSegmentation
 from transformers.utils import logging
 
 from l2g.errors import CheckpointError, ConfigError
 from l2g.files import folder_atomically, write_atomically
-from l2g.modeling.family.weight_sums import SUM_KEY, check_sum, sum_of
+from l2g.modeling.family.weight_sums import SUM_KEY, check_sum, save_with_sum
 from l2g.modeling.videomt.model import MASK_STRIDE, Videomt
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -109,9 +109,8 @@ def save(model: Videomt, folder: Path) -> None:
         with _quiet(), TemporaryDirectory(prefix="l2g-save-") as made:
             network.save_pretrained(made)
             tensors, config = load_file(Path(made, WEIGHTS)), Path(made, CONFIG).read_bytes()
-            metadata = {"format": "pt", SUM_KEY: sum_of(tensors)}
             with _pair(folder) as (weights_file, config_file):
-                save_file(tensors, weights_file, metadata)
+                save_with_sum(tensors, weights_file, {"format": "pt"})
                 config_file.write_bytes(config)
     except (OSError, SafetensorError) as error:
         text = getattr(error, "strerror", None) or error

@@ -85,7 +85,7 @@ def test_a_folder_is_saved_whole_or_not_at_all(folder, tmp_path, monkeypatch, th
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(checkpoint, "save_with_sum", full)
     with pytest.raises(CheckpointError, match=r"again.*: cannot be written \(No space left on device\)"):
         l2g.save_checkpoint(model, target)
     assert target.exists() == there
