@@ -16,7 +16,7 @@ import numpy as np
 
 from l2g.contract import GraphContract
 from l2g.data.dataset import Video, VideoDataset
-from l2g.errors import DataError
+from l2g.errors import ContractError, DataError
 from l2g.evaluation.lanes import Lane, rounds, step
 from l2g.files import write_atomically
 from l2g.runtime.backends.base import Backend, HostState
@@ -91,6 +91,9 @@ def record(
     available = min(len(dataset.videos), 10_000)
     count = min(options.videos, available)
     files = {place: folder / f"video_{place:04d}.npz" for place in range(count)}
+    for file in files.values():
+        if file.is_file():
+            _check_recorded(file, backend.contract)
     lanes = [
         _Lane(place, dataset.videos[place * available // count], backend.contract, options)
         for place, file in files.items()
@@ -183,6 +186,20 @@ def read_samples(file: Path) -> list[Sample]:
         ]
     except Exception as error:  # zipfile, numpy and zlib each have their own
         raise DataError(f"{file}: not a recording ({error}); delete it, and it is recorded again") from None
+
+
+def _check_recorded(file: Path, contract: GraphContract) -> None:
+    """DataError where a recording that is there is not of what the model takes."""
+    for sample in read_samples(file):
+        try:
+            if sample.inputs.keys() != {spec.name for spec in contract.inputs}:
+                raise ContractError(f"{', '.join(sorted(sample.inputs))} found")
+            for spec in contract.inputs:
+                spec.check(sample.inputs[spec.name])
+        except ContractError as error:
+            raise DataError(
+                f"{file}: not a recording for this model ({error}); delete it, and it is recorded again"
+            ) from None
 
 
 def write_samples(file: Path, samples: list[Sample]) -> None:

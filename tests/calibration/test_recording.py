@@ -1,5 +1,7 @@
 """Recordings against a run of the same graph by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -12,6 +14,7 @@ from l2g.calibration.recording import (
     read_samples,
     record,
     with_state,
+    write_samples,
 )
 from l2g.data.registry import load_dataset
 from l2g.data.synthetic.dataset import synthetic_dataset
@@ -150,3 +153,14 @@ def test_a_data_set_without_videos_is_refused(recorded, tmp_path):
 def test_too_little_is_refused(wrong):
     with pytest.raises(DataError, match=f"{next(iter(wrong))} .* at least"):
         RecordingOptions(**wrong)
+
+
+def test_a_recording_of_something_else_is_named(recorded, tmp_path):
+    """One without the frames, as a model with other inputs would leave."""
+    dataset, recording, options, backend = recorded
+    samples = [replace(sample, inputs=dict(sample.inputs)) for sample in read_samples(recording.files[0])]
+    for sample in samples:
+        del sample.inputs["frames"]
+    write_samples(tmp_path / recording.files[0].name, samples)
+    with pytest.raises(DataError, match=r"not a recording for this model \(prior_boxes, .* found\); delete it"):
+        record(backend, dataset, tmp_path, options, progress=False)

@@ -39,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--only", choices=FAMILIES, nargs="+", default=list(FAMILIES))
     parser.add_argument("--case", help="only this one, as it was printed: FAMILY SEED", nargs=2)
     options = parser.parse_args(argv)
+    sys.stdout.reconfigure(errors="backslashreplace")  # the words of a case may be no text
     counts: dict[str, Counter[str]] = {family: Counter() for family in options.only}
     cases = [(name, f"{options.seed}.{index}") for index in range(options.cases) for name in options.only]
     if options.case:
