@@ -153,6 +153,7 @@ def test_every_option_that_a_page_of_a_command_names_exists():
         "--build-arg",
         "--max-restarts",
         "--shutdown-timeout",
+        "--system-site-packages",
     }
     known = {
         option for command in TABLE for action in parser_of(command)._actions for option in action.option_strings

@@ -287,7 +287,8 @@ def precision_share(graph: Examined, precision: str) -> tuple[float, int, int, s
         inside, what = quantised(graph.model), "convolutions and products between Q/DQ pairs"
     else:
         halves = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
-        nodes = graph.nodes("Conv", "Gemm", "MatMul")
+        counted = {contraction.name for contraction in found}
+        nodes = (node for node in graph.model.graph.node if node.name in counted)
         inside = {node.name for node in nodes if graph.types.get(node.input[0]) in halves} | quantised(graph.model)
         what = "convolutions and products in FP16"
     total = sum(c.flops for c in found)
