@@ -67,6 +67,8 @@ class Histogram:
 
     @classmethod
     def from_array(cls, array: np.ndarray) -> Histogram:
+        if array.shape != (3 + BINS,) or not np.isfinite(array).all() or array[3:].min() < 0:
+            raise ValueError(f"{array.dtype} {list(array.shape)} found, finite counts of {BINS} bins expected")
         histogram = cls()
         histogram.limit, histogram.low, histogram.high = map(float, array[:3])
         histogram.counts = array[3:].astype(np.int64)

@@ -140,6 +140,17 @@ def test_a_value_that_is_no_number_is_refused(bad):
         Histogram().add(np.array([1, bad], np.float32))
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -1.0])
+def test_stored_counts_of_no_sense_are_refused(bad):
+    """A spoiled cache is one that is not there: see `observe`."""
+    array = Histogram().to_array()
+    array[7] = bad
+    with pytest.raises(ValueError, match="finite counts of"):
+        Histogram.from_array(array)
+    with pytest.raises(ValueError, match="finite counts of"):
+        Histogram.from_array(array[:-1])
+
+
 def test_an_unknown_method_is_refused():
     with pytest.raises(ValueError, match="max, percentile, entropy"):
         interval(Histogram(), "mean")

@@ -7,6 +7,7 @@ import pytest
 
 from l2g.errors import VideoError
 from l2g.runtime.video.source import group_inputs, input_name, open_source
+from l2g.runtime.video.sources.base import shown
 from tests.runtime.clips import moving_scenes, write_clip
 
 
@@ -117,3 +118,10 @@ def test_what_trips_a_library_is_an_error_of_its_source_alone(tmp_path, monkeypa
     monkeypatch.setattr("l2g.runtime.video.sources.container.orientation_of", trip)
     with pytest.raises(VideoError, match=r"cannot be opened \(31 is not a valid Type"):
         open_source(clip)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("a\udce9b", "a\ufffdb"), ("\ud800", "\ufffd"), ("ä 1", "ä 1")], ids=["byte", "lone", "plain"]
+)
+def test_a_name_that_is_no_text_can_be_printed(name, text):
+    assert shown(name) == text

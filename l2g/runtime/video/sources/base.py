@@ -147,7 +147,7 @@ def is_picture_name(path: str | Path) -> bool:
 
 def shown(path: str | Path) -> str:
     """A path as text that every terminal can print: names on disk need not be Unicode."""
-    return os.fsencode(path).decode("utf-8", "replace")
+    return "".join("\ufffd" if "\ud800" <= letter <= "\udfff" else letter for letter in os.fspath(path))
 
 
 def reason(error: Exception) -> str:
