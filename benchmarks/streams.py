@@ -24,7 +24,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from l2g.config import AlignerConfig, BackboneConfig, DecoderConfig, EncoderConfig, ModelConfig
 from l2g.data.synthetic.shapes import CLASS_NAMES
 from l2g.data.synthetic.video import synthetic_video
 from l2g.errors import L2GError
@@ -37,21 +36,11 @@ from l2g.runtime.identity.tracks import TrackParameters
 from l2g.runtime.outputs import FrameOutputs
 from l2g.runtime.session import VideoSession
 from l2g.runtime.video.live.memory import resident_bytes
+from tests.modeling import small
 
 STREAMS = 4
 SETTLED, LARGEST_GROWTH = 5000, 0.01
-CONFIG = ModelConfig(
-    backbone=BackboneConfig("bottleneck", (1, 1, 1, 1), stem_channels=8, width=4, out_channels=16),
-    encoder=EncoderConfig(layers=1, ffn_dim=48, mask_dim=16),
-    aligner=AlignerConfig(layers=2, ffn_dim=40),
-    decoder=DecoderConfig(layers=2, ffn_dim=56),
-    num_queries=10,
-    num_classes=len(CLASS_NAMES),
-    class_names=CLASS_NAMES,
-    hidden_dim=64,
-    num_heads=4,
-    input_size=(64, 96),
-)
+CONFIG = small.CONFIG.replace(num_classes=len(CLASS_NAMES), class_names=CLASS_NAMES)
 # A random model's scores lie close together: a track begins at the score that so many of them reach.
 _BORN = 0.3
 
@@ -132,6 +121,10 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, default=100_000, help="of the four streams together (default 100000)")
     args = parser.parse_args(argv)
+    if args.frames < 2 * SETTLED:
+        parser.error(
+            f"{args.frames} frames asked for, at least {2 * SETTLED} expected: growth counts from {SETTLED} on"
+        )
     torch.manual_seed(0)
     try:
         with tempfile.TemporaryDirectory() as folder:
