@@ -5,7 +5,7 @@ AP over a video punishes an identity switch, but does not say that it was one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,8 @@ from l2g.metrics.rle import Rle
 
 # A prediction stands for an object in a frame from this mask IoU on (CLEAR MOT's usual bound).
 SAME_OBJECT = 0.5
+# An object that is back counts as found again if an identity stands for it within so many frames.
+FOUND_WITHIN = 10
 
 
 @dataclass(frozen=True)
@@ -55,15 +57,70 @@ def identity_switches(
     each frame an identity stays with its object while their IoU is at least `SAME_OBJECT`; the rest are paired for the
     largest IoU, one to one.
     """
-    last: dict[int, int] = {}
     report = IdentityReport()
-    for t, found in enumerate(predictions):
-        visible = [index for index, tube in enumerate(objects) if tube[t]]
-        pairs = _pair(visible, [rle for index in visible if (rle := objects[index][t])], found, last)
+    last: dict[int, int] = {}
+    for visible, pairs in _follow(objects, predictions):
         switches = sum(index in last and last[index] != identity for index, identity in pairs.items())
         last.update(pairs)
         report += IdentityReport(len(visible), len(pairs), switches)
     return report
+
+
+@dataclass(frozen=True)
+class Return:
+    """An object that was out of sight and came back.
+
+    absent: frames in which it was not to be seen. same: whether the identity that stood for it last stands for it
+    again; None where none does within `FOUND_WITHIN` frames in which it is visible.
+    """
+
+    absent: int
+    same: bool | None
+
+
+def returns(objects: Sequence[Sequence[Rle | None]], predictions: Sequence[Mapping[int, Rle]]) -> list[Return]:
+    """What became of the annotated objects of one video each time they came back, by `identity_switches`' pairs.
+
+    Only of objects that an identity had stood for before. An object that leaves again before `FOUND_WITHIN` visible
+    frames are over, or with whose video they end, has the frames that it has.
+    """
+    found: list[Return] = []
+    last: dict[int, int] = {}  # object -> the identity that stood for it last
+    absent: dict[int, int] = {}
+    looked: dict[int, int] = {}  # object that is back -> visible frames since, while none stands for it
+
+    def judge(index: int, same: bool | None) -> None:
+        found.append(Return(absent.pop(index), same))
+        del looked[index]
+
+    for visible, pairs in _follow(objects, predictions):
+        for index in last:
+            if index not in visible:
+                if index in looked:
+                    judge(index, None)
+                absent[index] = absent.get(index, 0) + 1
+            elif index in absent:
+                looked[index] = looked.get(index, 0) + 1
+                if index in pairs:
+                    judge(index, pairs[index] == last[index])
+                elif looked[index] == FOUND_WITHIN:
+                    judge(index, None)
+        last.update(pairs)
+    for index in list(looked):
+        judge(index, None)
+    return found
+
+
+def _follow(
+    objects: Sequence[Sequence[Rle | None]], predictions: Sequence[Mapping[int, Rle]]
+) -> Iterator[tuple[list[int], dict[int, int]]]:
+    """Per frame the objects that are visible, and of those that an identity stands for, which."""
+    last: dict[int, int] = {}
+    for t, found in enumerate(predictions):
+        visible = [index for index, tube in enumerate(objects) if tube[t]]
+        pairs = _pair(visible, [rle for index in visible if (rle := objects[index][t])], found, last)
+        yield visible, pairs
+        last.update(pairs)
 
 
 def _pair(visible: list[int], truths: list[Rle], found: Mapping[int, Rle], last: dict[int, int]) -> dict[int, int]:

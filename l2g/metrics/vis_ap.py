@@ -32,6 +32,7 @@ from l2g.metrics.vis_matching import (
     Range,
     Truths,
     accumulate,
+    average_precision_of_draws,
     match_in_ranges,
 )
 
@@ -133,6 +134,42 @@ def evaluate_vis(
         for video_id in truth.video_ids:
             evaluation.add_video(video_id, predictions.pop(video_id, []))
         return evaluation.report(OVIS_STATS if ovis else YOUTUBE_VIS_STATS)
+
+
+def ap_of_draws(ground_truth: str | Path | Json, results: str | Path | list[Json], counts: np.ndarray) -> np.ndarray:
+    """AP of S data sets that hold the videos of this one so often as drawn: what the bootstrap over videos needs.
+
+    Args:
+        ground_truth, results: as for `evaluate_vis`; no results at all are scored.
+        counts: int64 [S, V], how often each of the V videos is drawn, in ascending id.
+
+    Returns:
+        float64 [S], fractions 0..1, NaN where nothing that is annotated was drawn. A row of ones gives AP.
+
+    Raises:
+        DataError: as `evaluate_vis`, and for counts of another number of videos.
+    """
+    with no_collection():
+        truth = read_ground_truth(ground_truth, False)
+        if counts.ndim != 2 or counts.shape[1] != len(truth.video_ids):
+            raise DataError(
+                f"counts {list(counts.shape)} found, [draws, {len(truth.video_ids)}] expected: one for each video"
+            )
+        predictions = read_results(results, truth, True)
+        evaluation = _Evaluation(truth, AREA_RANGES[:1], False, False)
+        places: dict[int, list[int]] = {id_: [] for id_ in truth.category_ids}  # the matchings' videos
+        for place, video_id in enumerate(truth.video_ids):
+            evaluation.add_video(video_id, predictions.pop(video_id, []))
+            for category, matchings in evaluation.matchings.items():
+                places[category] += [place] * (len(matchings) - len(places[category]))
+    per_category = [
+        average_precision_of_draws(matchings, counts[:, places[category]])
+        for category, matchings in evaluation.matchings.items()
+        if matchings
+    ]
+    defined = np.array(per_category).reshape(-1, len(counts))
+    there = ~np.isnan(defined)
+    return np.where(there.any(axis=0), np.nansum(defined, axis=0) / np.maximum(there.sum(axis=0), 1), np.nan)
 
 
 class _Evaluation:

@@ -154,6 +154,26 @@ def accumulate(matchings: Sequence[Matching], ranges: int) -> tuple[np.ndarray, 
     return precision, recall
 
 
+def average_precision_of_draws(matchings: Sequence[Matching], counts: np.ndarray) -> np.ndarray:
+    """One category's AP over all thresholds, in the first range and with all detections, of S data sets that hold each
+    video so often as drawn: float64 [S], NaN where no annotation counts.
+
+    matchings: of V videos. counts: int64 [S, V].
+    """
+    positives = counts @ np.array([matching.positives[0] for matching in matchings])
+    video = np.repeat(np.arange(len(matchings)), [len(matching.scores) for matching in matchings])
+    order = np.argsort(-np.concatenate([matching.scores for matching in matchings]), kind="stable")
+    matched = np.concatenate([matching.matched[0] for matching in matchings], axis=1)[:, order]
+    ignored = np.concatenate([matching.ignored[0] for matching in matchings], axis=1)[:, order]
+    true, false = matched & ~ignored, ~matched & ~ignored
+    found = np.full(len(counts), np.nan)
+    for draw in np.flatnonzero(positives).tolist():
+        times = counts[draw, video[order]]
+        precision, _ = _curves(np.cumsum(true * times, axis=1), np.cumsum(false * times, axis=1), positives[draw])
+        found[draw] = precision.mean()
+    return found
+
+
 def _curves(true: np.ndarray, false: np.ndarray, positives: int) -> tuple[np.ndarray, np.ndarray]:
     """Interpolated precision [T, R] and final recall [T] from running counts int64 [T, D]."""
     precision = np.zeros((len(true), len(RECALL_THRESHOLDS)))

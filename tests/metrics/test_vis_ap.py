@@ -9,7 +9,7 @@ from pycocotools import mask as coco_mask
 
 from l2g.cli.learning.vis_ap import main
 from l2g.errors import DataError
-from l2g.metrics.vis_ap import evaluate_vis
+from l2g.metrics.vis_ap import ap_of_draws, evaluate_vis
 from tests.metrics.fixtures import load, quirks
 
 TOLERANCE = 1e-9
@@ -81,6 +81,44 @@ def test_what_the_official_code_passes_over_is_noted(quirk, note):
     case = next(case for case in quirks("ytvis_quirks", failing=False) if case["name"] == quirk)
     (found,) = evaluate_vis(case["gt"], case["predictions"]).notes
     assert note in found
+
+
+def drawn(case, counts):
+    """The case with every video so often as drawn, under ids of its own."""
+    times = dict(zip(sorted(video["id"] for video in case["gt"]["videos"]), counts, strict=True))
+    videos = [v | {"id": 100 * v["id"] + n} for v in case["gt"]["videos"] for n in range(times[v["id"]])]
+    annotations = [
+        a | {"video_id": 100 * a["video_id"] + n}
+        for a in case["gt"]["annotations"]
+        for n in range(times[a["video_id"]])
+    ]
+    annotations = [annotation | {"id": number} for number, annotation in enumerate(annotations, 1)]
+    predictions = [
+        p | {"video_id": 100 * p["video_id"] + n} for p in case["predictions"] for n in range(times[p["video_id"]])
+    ]
+    return case["gt"] | {"videos": videos, "annotations": annotations}, predictions
+
+
+@pytest.mark.parametrize("name", ["ytvis_case_b", "ytvis_case_c"])
+def test_the_ap_of_a_draw_is_that_of_a_data_set_with_these_videos(name):
+    case = load(name)
+    assert ap_of_draws(case["gt"], case["predictions"], np.ones((1, len(case["gt"]["videos"])), int)) == pytest.approx(
+        case["expected"]["stats"][0], abs=TOLERANCE
+    )
+    # Of equal scores of different videos the order of the videos decides, which copies change.
+    case["predictions"] = [p | {"score": p["score"] + 1e-6 * n} for n, p in enumerate(case["predictions"])]
+    videos = len(case["gt"]["videos"])
+    draws = np.random.default_rng(0).multinomial(videos, np.full(videos, 1 / videos), 6)
+    found = ap_of_draws(case["gt"], case["predictions"], draws)
+    assert len(set(found.tolist())) > 1
+    for counts, ap in zip(draws, found, strict=True):
+        assert ap == pytest.approx(evaluate_vis(*drawn(case, counts), allow_empty=True).stats["AP"], abs=TOLERANCE)
+
+
+def test_a_draw_needs_a_count_for_each_video():
+    case = load("ytvis_case_a")
+    with pytest.raises(DataError, match=r"counts \[1, 1\] found"):
+        ap_of_draws(case["gt"], case["predictions"], np.ones((1, 1), int))
 
 
 # --- broken files -------------------------------------------------------------------------------------------------
