@@ -3,7 +3,7 @@
     git worktree add ../old v0.1                                       # or any folder with the other code
     python benchmarks/training.py --baseline ../old
     python benchmarks/training.py --baseline ../old --phase 3
-    python benchmarks/training.py --baseline ../old --batch 2 phases.5.consistency=0 phases.5.state_noise=0
+    python benchmarks/training.py --baseline ../old --batch 8 --baseline-batch 2 phases.5.consistency=0
 
 Both sides run in processes of their own and take turns, an iteration each, so that whatever else the machine does falls
 on either. Every iteration starts from the same weights (`--init`), the same clips and the same random numbers, so that
@@ -62,9 +62,10 @@ for line in sys.stdin:
 class Side:
     """One version of the code in a process of its own."""
 
-    def __init__(self, folder: Path, options: argparse.Namespace, output: str):
+    def __init__(self, folder: Path, clips: int, options: argparse.Namespace, output: str):
         environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        arguments = [options.config, str(options.phase), str(options.batch), options.init, output, *options.changes]
+        self._clips = clips
+        arguments = [options.config, str(options.phase), str(clips), options.init, output, *options.changes]
         self.rows: list[dict] = []
         self._process = subprocess.Popen(
             [sys.executable, "-c", WORKER, *arguments],
@@ -83,6 +84,10 @@ class Side:
     def close(self) -> None:
         self._process.communicate()
 
+    def rate(self, warm_up: int) -> float:
+        """Clips (or windows of them) per CPU hour."""
+        return 3600 * self._clips / sum(self.seconds(warm_up))
+
     def seconds(self, warm_up: int) -> tuple[float, float]:
         """CPU seconds of an iteration: drawing (mean, since a clip in windows is drawn once), learning (median)."""
         rows = self.rows[warm_up:]
@@ -95,6 +100,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--config", default="synthetic_tiny", help="default: %(default)s")
     parser.add_argument("--phase", type=int, default=5, help="number of the config's phase (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=4, help="clips, one process's share (default: %(default)s)")
+    parser.add_argument("--baseline-batch", type=int, help="clips of the other version, whose losses then are others")
     parser.add_argument("--init", default="l2g_tiny", help="weights to start from (default: %(default)s)")
     parser.add_argument("--iterations", type=int, default=24, help="of each side (default: %(default)s)")
     parser.add_argument("--warm-up", type=int, default=2, help="iterations not counted (default: %(default)s)")
@@ -107,21 +113,23 @@ def main(argv: list[str] | None = None) -> int:
         for index, folder in enumerate(folders):
             output = Path(scratch, str(index))
             output.mkdir()
-            sides.append(Side(folder, options, str(output)))
+            clips = options.baseline_batch if index and options.baseline_batch else options.batch
+            sides.append(Side(folder, clips, options, str(output)))
         for number in range(options.iterations):
             for side in sides:
                 side.iterate(number)
         for side in sides:
             side.close()
     print(f"{'CPU seconds an iteration':<28}{'data':>8}{'step':>8}{'clips/CPU hour':>16}")
-    rates = []
-    for name, side in zip(("this code", "baseline"), sides, strict=False):
+    rates = [side.rate(options.warm_up) for side in sides]
+    for name, side, rate in zip(("this code", "baseline"), sides, rates, strict=False):
         data, step = side.seconds(options.warm_up)
-        rates.append(3600 * options.batch / (data + step))
-        print(f"{name:<28}{data:>8.3f}{step:>8.3f}{rates[-1]:>16.0f}")
+        print(f"{name:<28}{data:>8.3f}{step:>8.3f}{rate:>16.0f}")
     if len(sides) < 2:
         return 0
     print(f"{'times as fast':<28}{'':>16}{rates[0] / rates[1]:>16.2f}")
+    if options.baseline_batch:
+        return 0
     pairs = list(zip(*(side.rows for side in sides), strict=True))
     difference = max(abs(a["losses"]["total"] / b["losses"]["total"] - 1) for a, b in pairs)
     steepness = max(abs(a["losses"]["gradient"] / b["losses"]["gradient"] - 1) for a, b in pairs)

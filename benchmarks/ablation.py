@@ -1,0 +1,277 @@
+"""The paper's Tables 3, 5 and 6 in small: what aligner, trajectory, width, supervision and positions bring.
+
+    python benchmarks/ablation.py segmenter --output runs/ablation                        # 27,500 iterations on images
+    python benchmarks/ablation.py run --output runs/ablation --variants table3 --seeds 0 1 2
+    python benchmarks/ablation.py table --output runs/ablation
+    python benchmarks/ablation.py picture --output runs/ablation --picture crossing.png
+
+Every variant starts from the same image segmenter (`--init`; benchmarks/segmenter.safetensors is what the first command
+gives), learns what it adds on images (the aligner, learned boxes) with everything else frozen, and then everything on
+clips: the same clips, in the same order, for the same number of iterations. It is scored on four splits, with the
+handover of identities and without: AP, switches, what becomes of objects that return, how far a slot's query moves
+from frame to frame and what the aligner attends to. The table has 95 % intervals over seeds and videos (bootstrap; the
+same seeds and videos are drawn for all variants). Interrupt it at any moment: the same command goes on where it
+stopped. Several at once, with other seeds or variants and the same output, share the work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ablation_insight import insight
+from ablation_report import draw_picture, tables
+
+from l2g import load_checkpoint
+from l2g.cli.interruption import interruptible
+from l2g.data.classes import match_classes
+from l2g.data.dataset import VideoDataset
+from l2g.data.registry import load_dataset
+from l2g.data.youtube_vis import ground_truth
+from l2g.errors import L2GError
+from l2g.evaluation.lanes import Lane, frames_of, rounds, step
+from l2g.evaluation.run import Rollout, ScoringOptions, VideoScorer
+from l2g.files import write_json
+from l2g.metrics.identities import IdentityReport, identity_switches, returns
+from l2g.metrics.rle import compress
+from l2g.metrics.vis_ap import ap_of_draws
+from l2g.runtime.backends.eager import EagerBackend
+from l2g.runtime.session import VideoSession
+from l2g.training.config import PhaseConfig, TrainConfig, load_config
+from l2g.training.trainer import Trainer
+
+SEGMENTER = Path(__file__).with_name("segmenter.safetensors")
+SPLITS = {"val": 64, "occluded": 64, "long": 16, "crossing": 16}
+DRAWS = 200
+ABSENCES = ((1, 5), (6, 15), (16, 40), (41, 10_000))  # frames
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What sets a variant apart: fields of the model, and of its phase on clips."""
+
+    model: dict[str, Any] = field(default_factory=dict)
+    clips: dict[str, Any] = field(default_factory=dict)
+
+
+# The whole model is `+ trajectory`: the aligner's width is 256, four times the queries' as in the paper, every frame
+# has a loss, the local queries no position. The baseline carries queries alone, its first boxes are learned, per slot.
+VARIANTS = {
+    "baseline": Variant({"aligner": None, "trajectory": False}),
+    "+ aligner": Variant({"trajectory": False}),
+    "+ trajectory": Variant(),
+    "trajectory alone": Variant({"aligner": None}),
+    "width 128": Variant({"aligner": {"ffn_dim": 128}}),
+    "width 512": Variant({"aligner": {"ffn_dim": 512}}),
+    "loss in 2 of 8 frames": Variant(clips={"supervised": 2}),
+    "static positions": Variant({"aligner": {"local_position": "static"}}),
+    "dynamic positions": Variant({"aligner": {"local_position": "dynamic"}}),
+}
+# Table -> pairs of variants: what the first has over the second.
+TABLES = {
+    "table3": (
+        ("+ aligner", "baseline"),
+        ("+ trajectory", "+ aligner"),
+        ("trajectory alone", "baseline"),
+        ("+ trajectory", "trajectory alone"),
+    ),
+    "table5": (("width 128", "+ trajectory"), ("width 512", "+ trajectory")),
+    "table6": tuple(
+        (name, "+ trajectory") for name in ("loss in 2 of 8 frames", "static positions", "dynamic positions")
+    ),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = parse(argv)
+    try:
+        with interruptible():
+            return options.act(options)
+    except L2GError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--output", type=Path, required=True, help="folder of all runs")
+    segmenter = commands.add_parser("segmenter", parents=[common], help="train the image segmenter that all start from")
+    segmenter.add_argument("--iterations", type=int, nargs=2, help="of its two phases (default: the shipped run's)")
+    segmenter.set_defaults(act=train_segmenter)
+    run = commands.add_parser("run", parents=[common], help="train and score what is not there yet")
+    run.add_argument("--init", type=Path, default=SEGMENTER, help="the image segmenter (default: the shipped one)")
+    run.add_argument("--variants", nargs="+", default=["table3"], help=f"{', '.join(TABLES)}, or names of variants")
+    run.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    run.add_argument("--iterations", type=int, nargs=3, default=[300, 200, 300],
+                     help="on images, on clips of 3 frames, in windows of 8 frames (default: 300 200 300)")  # fmt: skip
+    run.add_argument("--clips", type=int, default=8, help="that learn together (default: %(default)s)")
+    run.add_argument("--videos", type=int, nargs=4, default=list(SPLITS.values()), help=f"of {', '.join(SPLITS)}")
+    run.set_defaults(act=run_all)
+    table = commands.add_parser("table", parents=[common], help="what is there, as Markdown")
+    table.set_defaults(act=lambda options: print(tables(read(options.output), TABLES, ABSENCES)) or 0)
+    picture = commands.add_parser("picture", parents=[common], help="the variants side by side on one video")
+    picture.add_argument("--picture", type=Path, required=True, help="PNG to write")
+    picture.add_argument("--video", default="crossing:0", help="SPLIT:NUMBER (default: %(default)s)")
+    picture.add_argument("--frames", type=int, nargs="+", default=[0, 20, 40, 60, 80, 100])
+    picture.add_argument("--seed", type=int, default=0, help="of the runs (default: 0)")
+    picture.set_defaults(act=lambda options: draw_picture(options, list(VARIANTS)[:3], folder_of))
+    options = parser.parse_args(argv)
+    for name in getattr(options, "variants", ()):
+        if name not in VARIANTS and name not in TABLES:
+            parser.error(f"variant '{name}' found, expected one of {', '.join([*TABLES, *VARIANTS])}")
+    return options
+
+
+def train_segmenter(options: argparse.Namespace) -> int:
+    """The first two phases of the shipped run, on images."""
+    config = load_config("synthetic_tiny")
+    phases = config.phases[:2]
+    if options.iterations:
+        phases = tuple(replace(p, iterations=n) for p, n in zip(phases, options.iterations, strict=True))
+    config = replace(config, phases=phases, overrides={})
+    weights = Trainer(config, options.output / "segmenter").run()
+    if weights is None:
+        raise KeyboardInterrupt
+    print(weights)
+    return 0
+
+
+def run_all(options: argparse.Namespace) -> int:
+    if not options.init.is_file():
+        raise L2GError(f"{options.init}: no such file; `ablation.py segmenter` trains it, give it as --init")
+    asked = [name for given in options.variants for pair in TABLES.get(given, ((given,),)) for name in pair]
+    names = [name for name in VARIANTS if name in asked]
+    for seed in options.seeds:
+        for name in names:
+            measure(name, seed, options)
+    return 0
+
+
+def run_config(name: str, seed: int, options: argparse.Namespace) -> TrainConfig:
+    """The shipped run's settings with phases of its own; nothing but the variant's switches and the seed differs."""
+    images, short, windows = options.iterations
+    common = {"lr": 4e-4, "schedule": "cosine", "hold": 0.3}
+    phases = (
+        PhaseConfig(kind="align", iterations=images, batch_size=8, **{**common, "lr": 5e-4}, warmup=50),
+        PhaseConfig(kind="clip", iterations=short, batch_size=options.clips, **common, warmup=50, clip_length=3,
+                    stride=(1, 3)),
+        PhaseConfig(kind="clip", iterations=windows, batch_size=options.clips, **common, warmup=20, clip_length=40,
+                    window=8, stride=(1, 3), **VARIANTS[name].clips),
+    )  # fmt: skip
+    config = load_config("synthetic_tiny")
+    return replace(
+        config, init=str(options.init), seed=seed, phases=phases, overrides=VARIANTS[name].model, save_every=50
+    )
+
+
+def folder_of(output: Path, name: str, seed: int) -> Path:
+    return output / f"{name.removeprefix('+ ').replace(' ', '_')}-{seed}"
+
+
+def measure(name: str, seed: int, options: argparse.Namespace) -> None:
+    """Train one variant and score it, unless its result is there."""
+    folder = folder_of(options.output, name, seed)
+    path = folder / "result.json"
+    facts = {"iterations": options.iterations, "clips": options.clips, "videos": options.videos}
+    if path.exists():
+        if {key: json.loads(path.read_text())[key] for key in facts} != facts:
+            raise L2GError(f"{path}: measured with other options; use another --output, or remove {folder}")
+        return
+    print(f"{name}, seed {seed}", file=sys.stderr)
+    weights = Trainer(run_config(name, seed, options), folder).run()
+    if weights is None:
+        raise KeyboardInterrupt
+    model = load_checkpoint(weights).eval()
+    scores = {}
+    for split, count in zip(SPLITS, options.videos, strict=True):
+        dataset = load_dataset(f"synthetic:{split}")
+        scores[split] = score(model, replace(dataset, videos=dataset.videos[:count]))
+    found = {"variant": name, "seed": seed, **facts, "scores": scores, "insight": insight(model)}
+    write_json(path, found)
+
+
+class _Lane(Lane):
+    """A video whose outputs are scored twice: a slot is an identity, and with the handover."""
+
+    def __init__(self, place: int, dataset: VideoDataset, contract):
+        super().__init__(place, dataset.videos[place], contract)
+        options = ScoringOptions()
+        self.slots = VideoScorer(self.letterbox, options)
+        self.linked = Rollout(VideoScorer(self.letterbox, options), contract)
+
+
+def score(model, dataset: VideoDataset) -> dict[str, Any]:
+    """AP in percent with its draws, identities and returns of a data set, by slots and with the handover."""
+    backend = EagerBackend(model)
+    match_classes(dataset, backend.contract.class_names)  # the same, in the same order
+    session = VideoSession(backend)
+    lanes = (_Lane(place, dataset, backend.contract) for place in range(len(dataset.videos)))
+    truth, categories = ground_truth(dataset), [category.id for category in dataset.categories]
+    boards = {"slots": _Board(), "handover": _Board()}
+    for round_ in rounds(lanes, [session], frames=frames_of(dataset), streams=8, what=dataset.name):
+        outputs = step(session, round_)
+        for lane in round_:
+            lane.slots.add(outputs[lane.place])
+            lane.linked.scorer.add(lane.linked.link(outputs[lane.place]))
+            if lane.last:
+                boards["slots"].add(lane.video, lane.slots, categories)
+                boards["handover"].add(lane.video, lane.linked.scorer, categories)
+    videos = len(dataset.videos)
+    draws = np.random.default_rng(0).multinomial(videos, np.full(videos, 1 / videos), DRAWS)
+    counts = np.concatenate([np.ones((1, videos), np.int64), draws])
+    return {name: board.to_json(truth, counts) for name, board in boards.items()}
+
+
+class _Board:
+    """What a model found in the videos that are done."""
+
+    def __init__(self) -> None:
+        self.results: list[dict] = []
+        self.identities = IdentityReport()
+        self.returns: Counter[tuple[int, bool | None]] = Counter()
+
+    def add(self, video, scorer: VideoScorer, categories: list[int]) -> None:
+        self.results += scorer.results(video.id, categories)
+        tubes = [compress(list(o.segmentations), video.height, video.width) for o in video.objects if not o.iscrowd]
+        seen = scorer.seen()
+        self.identities += identity_switches(tubes, seen)
+        for found in returns(tubes, seen):
+            place = next(n for n, (_, most) in enumerate(ABSENCES) if found.absent <= most)
+            self.returns[place, found.same] += 1
+
+    def to_json(self, truth: dict, counts: np.ndarray) -> dict[str, Any]:
+        ap = 100 * ap_of_draws(truth, self.results, counts)
+        back = [{kind: self.returns[place, same] for kind, same in (("same", True), ("other", False), ("none", None))}
+                for place in range(len(ABSENCES))]  # fmt: skip
+        return {
+            "AP": ap[0],
+            "draws": np.round(ap[1:], 4).tolist(),
+            "switches": self.identities.switches_per_100_frames,
+            "covered": 100 * self.identities.coverage,
+            "returns": back,
+        }
+
+
+def read(output: Path) -> dict[str, list[dict]]:
+    """The results that are there: variant -> its runs, by seed."""
+    rows = [json.loads(path.read_text()) for path in output.glob("*/result.json")]
+    by_seed = sorted(rows, key=lambda row: row["seed"])
+    runs = {name: [row for row in by_seed if row["variant"] == name] for name in VARIANTS}
+    return {name: found for name, found in runs.items() if found}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    sys.exit(main())
