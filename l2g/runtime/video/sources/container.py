@@ -254,8 +254,10 @@ class VideoFile(VideoSource):
             found.append(f"reading stopped at {self._last_time:.3f} s ({self._demux_error})")
         elif ended and self._lost_its_end():
             stated = self._stated_duration()
+            longer = stated is not None and stated - self._last_end > 1e-3
             found.append(
-                f"it ends at {self._last_end:.3f} s" + (f", but says it lasts {stated:.3f} s" if stated else "")
+                f"it ends at {self._last_end:.3f} s"
+                + (f", but says it lasts {stated:.3f} s" if longer else "; its last bytes are missing")
             )
         if self._bad_packets:
             found.append(f"{self._bad_packets} packets could not be decoded")
