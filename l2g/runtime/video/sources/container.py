@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -110,8 +111,10 @@ class VideoFile(VideoSource):
             stream.codec_context.thread_count = threads
         self._interval = 1 / (stream.average_rate or stream.guessed_rate or Fraction(25))
         self.frame_rate = float(1 / self._interval)
-        # AVI knows a frame rate only; with B-frames the timestamps made from it come in decoding order.
+        # AVI knows a frame rate only; with B-frames the timestamps made from it come in decoding order. Its times are
+        # the places of what was coded: recorders leave those empty at which a picture stays as it is.
         self._timeless = self._container.format.name == "avi"
+        self._places: deque[Fraction | None] = deque()
         self._clock_may_jump = bool(self._container.format.flags & Flags.ts_discont.value)  # type: ignore[operator]
         # A frame's own `reformat` sets up its tables anew for every frame: 1 ms at 720p.
         self._reformatter = VideoReformatter()
@@ -186,19 +189,27 @@ class VideoFile(VideoSource):
     def _stamped_frames(self) -> Iterator[tuple[Fraction | None, av.VideoFrame]]:
         frame, self._first = self._first, None
         while frame is not None:
-            yield None if self._timeless else _stamp(frame), frame
+            if self._timeless:
+                yield self._places.popleft() if self._places else None, frame
+            else:
+                yield _stamp(frame), frame
             frame = next(self._frames, None)
 
     def _decoded_frames(self) -> Generator[av.VideoFrame, None, None]:
         try:
             for packet in self._container.demux(self._stream):
                 self._packets += packet.size > 0
+                if self._timeless and packet.size:
+                    known = packet.dts is not None and packet.time_base is not None
+                    self._places.append(packet.dts * packet.time_base if known else None)  # type: ignore[operator]
                 try:
                     frames = packet.decode()
                 except av.error.EOFError:
                     return
                 except av.error.FFmpegError:
                     self._bad_packets += 1
+                    if self._places:
+                        self._places.pop()
                     continue
                 for frame in frames:
                     self._corrupt_frames += bool(frame.is_corrupt)
