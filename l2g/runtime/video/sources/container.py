@@ -20,6 +20,7 @@ from l2g.runtime.video.sources.base import MAX_PIXELS, Image, Selection, VideoSo
 from l2g.runtime.video.sources.clock import timeline
 from l2g.runtime.video.sources.fit import fit
 from l2g.runtime.video.sources.integrity import is_cut
+from l2g.runtime.video.sources.matrices import same_matrix
 from l2g.runtime.video.sources.orientation import Orientation, orientation_of
 from l2g.runtime.video.sources.tracks import choose_track, stated_seconds
 
@@ -129,6 +130,7 @@ class VideoFile(VideoSource):
         self._first: av.VideoFrame | None = first
         self._origin = float(_stamp(first) or 0)
         self._take_shape(first)
+        self._matrix = same_matrix(self.name, first)
         if first.color_trc in _HDR:
             self.notices.append(
                 f"{self.name}: HDR ({_HDR[ColorTrc(first.color_trc)]}): its tones are not mapped, "
@@ -218,6 +220,8 @@ class VideoFile(VideoSource):
             self._demux_error = reason(error)
 
     def _picture(self, frame: av.VideoFrame) -> Image:
+        if self._matrix is not None:
+            frame.colorspace = self._matrix
         # One thread: the others have the model to work for.
         rgb = self._reformatter.reformat(frame, frame.width, frame.height, "rgb24", threads=1)
         image = self._orientation.upright(np.asarray(rgb.to_ndarray(), dtype=np.uint8))
