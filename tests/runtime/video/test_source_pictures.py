@@ -133,7 +133,9 @@ def test_video_that_turns_on_the_way_keeps_its_shapes(tmp_path):
     assert len(source.notices) == 1
 
 
-@pytest.mark.parametrize(("bits", "suffix"), [(10, "png"), (12, "png"), (12, "tiff"), (12, "jp2"), (16, "png"), (16, "tiff")])
+@pytest.mark.parametrize(
+    ("bits", "suffix"), [(10, "png"), (12, "png"), (12, "tiff"), (12, "jp2"), (16, "png"), (16, "tiff")]
+)
 def test_deep_pictures_keep_their_brightness(tmp_path, bits, suffix):
     top = (1 << bits) - 1
     grey = np.linspace(0, top, 96).round().astype(np.uint16)[None].repeat(64, axis=0)
