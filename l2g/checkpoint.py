@@ -22,8 +22,9 @@ from l2g.errors import CheckpointError, ConfigError
 from l2g.files import write_atomically
 from l2g.modeling.backbones.swin import relative_position_index
 from l2g.modeling.deformable import coarse_first
+from l2g.modeling.family.pickled import BESIDE, read_tensors, unwrapped
 from l2g.modeling.family.protocol import VideoModel
-from l2g.modeling.family.weight_sums import check_archive, check_sum, save_with_sum
+from l2g.modeling.family.weight_sums import check_sum, save_with_sum
 from l2g.modeling.local2global import Local2Global
 from l2g.public.classes import classes_of
 from l2g.public.hub import folder_of, is_hub_checkpoint, model_type
@@ -70,15 +71,8 @@ OWN_TENSORS = ("encoder.level_embed", "heads.class_embed.weight", "heads.norm.we
 FAMILIES = {"videomt": "l2g.modeling.videomt.checkpoint"}
 AUTHORS = {"backbone.encoder.backbone.cls_token": "videomt"}
 
-# Where a checkpoint file may keep its tensors, best first: detectron2's, Lightning's and EMA trainers' keys.
-CONTAINERS = ("model", "state_dict", "model_state_dict", "model_ema", "ema_state", "ema", "ema_model", "module", "net")
-DEEPEST = 8
 # What weights are made of.
 NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-# What trainers put before every name: data parallelism, torch.compile, Lightning, EMA.
-WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "model.", "ema_model.", "ema.", "net.")
-# What they keep beside the model's tensors.
-BESIDE = re.compile(r"(.*\.)?(num_batches_tracked|n_averaged|initted|step)$")
 
 
 def load_checkpoint(
@@ -113,7 +107,9 @@ def load_checkpoint(
     if path.is_dir():
         _refuse_options(path, given)
         return _family(path, model_type(path)).load(path, names)
-    tensors, config = _read_safetensors(path) if _is_safetensors(path) else (_read_pickle(path), None)
+    tensors, config = _read_safetensors(path) if _is_safetensors(path) else (read_tensors(path), None)
+    if config is None:
+        tensors = unwrapped(tensors)
     author = next((family for name, family in AUTHORS.items() if name in tensors), None)
     if author is not None:
         _refuse_options(path, given)
@@ -256,55 +252,9 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], ModelConfig | None
         ) from None
 
 
-def _read_pickle(path: Path) -> dict[str, Tensor]:
-    try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle can raise anything
-        reason = str(error).strip().splitlines()
-        raise CheckpointError(
-            f"{path}: not a whole PyTorch checkpoint of plain tensors "
-            f"({reason[0] if reason else type(error).__name__}); copy or download it again. A file that pickles other "
-            "objects is not loaded, since that would run its code: save an l2g model with "
-            "l2g.save_checkpoint(model, 'model.safetensors'), another's tensors alone with "
-            "torch.save({'model': model.state_dict()}, ...)"
-        ) from None
-    check_archive(path)
-    found = type(data).__name__
-    if isinstance(data, dict):
-        # A container may lie in another: an EMA's state dict under the key of the model. Not deeper: a dict that holds
-        # itself has no end.
-        for _ in range(DEEPEST):
-            key = next((key for key in CONTAINERS if isinstance(data.get(key), dict)), None)
-            data = data if key is None else data[key]
-        tensors = {name: value for name, value in data.items() if isinstance(value, Tensor)}
-        odd = [name for name in tensors if not isinstance(name, str)]
-        if odd:
-            raise CheckpointError(f"{path}: a tensor is named {odd[0]!r}, expected text; save a model's state_dict()")
-        for name, tensor in tensors.items():
-            if kind := _unusual(tensor):
-                raise CheckpointError(
-                    f"{path}: tensor '{name}' is {kind}; save plain ones: tensor.to_dense(), tensor.dequantize()"
-                )
-        if tensors:
-            return tensors
-        found = f"a dict without tensors (keys: {', '.join(map(str, list(data)[:5])) or 'none'})"
-    raise CheckpointError(
-        f"{path}: {found} found, expected a state dict, or a dict with one under '{CONTAINERS[0]}'; "
-        "save it with torch.save({'model': model.state_dict()}, ...)"
-    )
-
-
-def _unusual(tensor: Tensor) -> str | None:
-    """What kind of tensor that is no array of numbers in memory; None for one that is."""
-    kinds = {"nested": tensor.is_nested, "a shape without numbers": tensor.is_meta, "quantised": tensor.is_quantized}
-    plain = None if tensor.layout is torch.strided else "sparse"
-    return next((kind for kind, found in kinds.items() if found), plain)
-
-
 def _check_not_bare(path: Path, tensors: dict[str, Tensor]) -> None:
     """CheckpointError for this package's own tensors without the config that says how to use them."""
-    names = {name.removeprefix("module.") for name in tensors}
-    if all(name in names for name in OWN_TENSORS):
+    if all(any(name == own or name.endswith(f".{own}") for name in tensors) for own in OWN_TENSORS):
         raise CheckpointError(
             f"{path}: a bare state dict of an l2g model found, which does not tell its ModelConfig; expected a native "
             "checkpoint: save the model with l2g.save_checkpoint(model, 'model.safetensors'). If this file is all you "
@@ -318,8 +268,6 @@ def _rename(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     copies: list[tuple[str, str, Tensor]] = []
     unknown = []
     for name, tensor in tensors.items():
-        while wrapper := next((prefix for prefix in WRAPPERS if name.startswith(prefix)), None):
-            name = name.removeprefix(wrapper)
         alias = next(((pattern, to) for pattern, to in PUBLIC_ALIASES if pattern.match(name)), None)
         prefix = next(((old, new) for old, new in PUBLIC_NAMES if name.startswith(old)), None)
         if alias:

@@ -21,7 +21,7 @@ _AT_A_TIME = 64  # pictures that a worker process is given at once
 
 
 def read_picture(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
-    """uint8 [H, W, 3] RGB of a picture file, as its pixels are stored.
+    """uint8 [H, W, 3] RGB of a picture file, as its pixels are stored; of 16 bits those that it uses.
 
     Raises DataError when it cannot be read to its end or is not of `size` (height, width).
     """
@@ -30,7 +30,7 @@ def read_picture(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
 
     from l2g.runtime.video.sources.base import MAX_PIXELS
     from l2g.runtime.video.sources.integrity import jpeg_is_cut
-    from l2g.runtime.video.sources.picture_file import read_regular
+    from l2g.runtime.video.sources.picture_file import read_regular, to_8_bits, used_bits
     from l2g.runtime.video.sources.picture_size import claimed_size, with_straight_colours
 
     data = read_regular(path)
@@ -43,14 +43,16 @@ def read_picture(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
     # From memory, and looked at before: OpenCV fills up what a JPEG lacks at its end and says nothing.
     is_cut = not data or claimed[0] * claimed[1] > MAX_PIXELS or (data[:2] == b"\xff\xd8" and jpeg_is_cut(data))
     try:
-        how = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        how = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
         picture = None if is_cut else cv2.imdecode(np.frombuffer(with_straight_colours(data), np.uint8), how)
     except cv2.error:
         picture = None
-    if picture is None:
+    if picture is None or picture.dtype not in (np.uint8, np.uint16):
         raise DataError(f"frame '{path}' is not a picture, or is cut short; unpack the frames again")
     if size is not None and picture.shape[:2] != tuple(size):
         raise _other_size(path, picture.shape[:2], size)
+    if picture.dtype == np.uint16:
+        picture = to_8_bits(picture, used_bits(picture))
     return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
 
 

@@ -1,8 +1,13 @@
 """Names as trainers wrap them load; what is claimed, not finite or not plain is refused before it is built."""
 
 import json
+import pickle
 import struct
+from argparse import Namespace
+from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -10,23 +15,144 @@ from safetensors.torch import save_file
 from l2g import load_checkpoint, save_checkpoint
 from l2g.config import PRESETS
 from l2g.errors import CheckpointError
+from l2g.modeling.family.pickled import BESIDE, CONTAINERS, read_tensors, unwrapped
 from tests import golden
 from tests.checkpoint.files import PREDICTOR, refused, save, step
 from tests.modeling.small import small_model
 
+PREFIXES = (
+    "_orig_mod.", "module._orig_mod.", "model.", "model.module.", "ema_model.module.", "module.ema.", "model_ema.",
+    "shadow.", "teacher.", "detector.", "segmentor.", "averaged_model.", "module.module.", "_forward_module.module.",
+    "_fsdp_wrapped_module.", "model._orig_mod.", "_orig_mod.module.", "network.", "a.b.c.",
+)  # fmt: skip
+
+
+# Names that a public checkpoint has.
+NAMES = (
+    "backbone.stem.conv1.weight", "backbone.res2.0.conv1.weight", "sem_seg_head.pixel_decoder.mask_features.weight",
+    "sem_seg_head.predictor.class_embed.weight", "sem_seg_head.predictor.decoder.layers.0.linear1.bias",
+    "sem_seg_head.predictor.mask_embed.layers.1.bias",
+)  # fmt: skip
+FEW = {name: torch.randn(3, 2, generator=torch.Generator().manual_seed(n)) for n, name in enumerate(NAMES)}
+
+
+def _is_read(path):
+    """Whether the file gives the tensors of FEW, and nothing but what is known to lie beside some."""
+    found = unwrapped(read_tensors(path))
+    assert {name for name in found if not BESIDE.match(name)} == FEW.keys()
+    return all(torch.equal(found[name], tensor) for name, tensor in FEW.items())
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_names_as_trainers_wrap_them(tmp_path, prefix):
+    wrapped = {prefix + name: tensor for name, tensor in FEW.items()}
+    wrapped["n_averaged"] = torch.tensor(7)
+    torch.save({"state_dict": wrapped, "epoch": 3, "optimizer": {"state": {}}}, tmp_path / "model.pth")
+    assert _is_read(tmp_path / "model.pth")
+
 
 @pytest.mark.parametrize(
-    "prefixes",
-    [("_orig_mod.",), ("module.", "_orig_mod."), ("model.",), ("model.", "module."), ("ema_model.", "module.")],
-    ids="/".join,
-)
-@pytest.mark.parametrize("container", ["model", "state_dict", "ema"])
-def test_names_as_trainers_wrap_them(tmp_path, tiny, expected, prefixes, container):
-    wrapped = {"".join(prefixes) + name: tensor for name, tensor in tiny.items()}
-    wrapped["n_averaged"] = torch.tensor(7)
-    torch.save({container: wrapped, "epoch": 3, "optimizer": {"state": {}}}, tmp_path / "model.pth")
+    ("part", "mark"),
+    [
+        ("backbone.", "_orig_mod."), ("backbone.", "_fsdp_wrapped_module."), ("sem_seg_head.", "_orig_mod."),
+        ("sem_seg_head.predictor.", "_checkpoint_wrapped_module."), ("sem_seg_head.pixel_decoder.", "_orig_mod."),
+        ("sem_seg_head.predictor.decoder.", "_orig_mod."), ("backbone.res2.0.", "_checkpoint_wrapped_module."),
+        ("backbone.stem.", "_orig_mod."), ("sem_seg_head.predictor.decoder.layers.0.", "_fsdp_wrapped_module."),
+        ("sem_seg_head.predictor.mask_embed.layers.", "_orig_mod."),
+    ],
+)  # fmt: skip
+def test_parts_that_are_wrapped_alone(tmp_path, part, mark):
+    """torch.compile of the backbone alone, sharding and recomputation block by block."""
+    wrapped = {name.replace(part, part + mark, 1): tensor for name, tensor in FEW.items()}
+    assert wrapped.keys() != FEW.keys()
+    torch.save({"model": wrapped}, tmp_path / "model.pth")
+    assert _is_read(tmp_path / "model.pth")
+
+
+@pytest.mark.parametrize("as_safetensors", [False, True])
+def test_a_model_wrapped_in_every_way_gives_the_same_answer(tmp_path, tiny, expected, as_safetensors):
+    wrapped = {f"model.module.{name}".replace("backbone.", "backbone._orig_mod."): tiny[name] for name in tiny}
+    if as_safetensors:
+        save_file({name: tensor.clone() for name, tensor in wrapped.items()}, tmp_path / "model.pth")
+    else:
+        torch.save({"state_dict": wrapped, "hyper_parameters": Namespace(lr=1e-4)}, tmp_path / "model.pth")
     found = load_checkpoint(tmp_path / "model.pth", **golden.TINY)
     assert torch.equal(step(found)[0].logits, expected.logits)
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_every_container(tmp_path, container):
+    torch.save({container: FEW, "epoch": 3, "lr": [1e-4]}, tmp_path / "model.pth")
+    assert _is_read(tmp_path / "model.pth")
+
+
+@pytest.mark.parametrize("copy", ["ema_model.module.", "model_ema.", "teacher.", "shadow.", "swa_model."])
+@pytest.mark.parametrize("first", ["model", "copy"])
+def test_of_a_model_and_its_copy_in_one_dict_the_model_is_loaded(tmp_path, copy, first):
+    """Whichever stands first, and whether the copy is whole or of some tensors."""
+    models = {f"model.{name}": tensor for name, tensor in FEW.items()}
+    for kept in (FEW, [name for name in FEW if "class_embed" in name]):
+        copies = {copy + name: FEW[name] + 1 for name in kept}
+        torch.save(models | copies if first == "model" else copies | models, tmp_path / "model.pth")
+        assert _is_read(tmp_path / "model.pth")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Namespace(lr=1e-4, output_dir=Path("runs"), backbone="resnet50"), SimpleNamespace(a=1), Path("a/b"),
+        PurePosixPath("a"), np.float64(46.1), np.float32(46.1), np.int64(3), np.bool_(True),
+        np.arange(6, dtype=np.int32).reshape(2, 3), [np.ones((), np.float16)],
+    ],
+    ids=lambda value: type(value).__name__,
+)  # fmt: skip
+def test_plain_data_beside_the_weights(tmp_path, value):
+    """What DETR's trainers were called with, best scores, curves."""
+    torch.save({"model": FEW, "args": value, "best": {"mask AP": value}}, tmp_path / "model.pth")
+    assert _is_read(tmp_path / "model.pth")
+
+
+def _pickled(tensors, path, protocol=2):
+    path.write_bytes(pickle.dumps({"model": tensors, "__author__": "a zoo"}, protocol=protocol))
+    return path
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("order", ["C", "F", ">"])
+def test_arrays_of_numpy(tmp_path, protocol, order):
+    """As detectron2's model zoo has them, with and without torch.save around."""
+    arrays = {name: np.asarray(tensor.numpy(), order="F" if order == "F" else "C") for name, tensor in FEW.items()}
+    if order == ">":
+        arrays = {name: array.astype(array.dtype.newbyteorder(">")) for name, array in arrays.items()}
+    assert _is_read(_pickled(arrays, tmp_path / "model.pkl", protocol))
+    torch.save({"model": arrays}, tmp_path / "model.pth")
+    assert _is_read(tmp_path / "model.pth")
+
+
+class _Call:
+    def __init__(self, function, *arguments):
+        self.made = function, arguments
+
+    def __reduce__(self):
+        return self.made
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.array([1, None], object), np.array(["a"]), np.zeros(2, [("a", "f4")]), np.array(["2026"], "M8[Y]"),
+        _Call(print, "was run"), _Call(eval, "print('was run')"), _Call(np.void, b"1"),
+        _Call(np.dtype, "O"), _Call(np.frombuffer, b"1234", "f4"), _Call(np.ndarray, (10**12,), np.dtype("f4")),
+    ],
+    ids=range(10),
+)  # fmt: skip
+def test_other_objects_in_a_pickle_are_refused(tmp_path, value, capsys):
+    """Dtypes of objects too: NumPy would take bytes of the file for pointers."""
+    arrays = {name: tensor.numpy() for name, tensor in FEW.items()}
+    refused(_pickled(arrays | {"x": value}, tmp_path / "model.pkl"), "not a whole PyTorch checkpoint of plain tensors")
+    torch.save({"model": FEW, "x": value}, tmp_path / "model.pth")
+    refused(tmp_path / "model.pth", "not a whole PyTorch checkpoint of plain tensors")
+    assert capsys.readouterr().out == ""
 
 
 def test_a_container_within_a_container(tmp_path, tiny, expected):

@@ -94,6 +94,24 @@ def test_the_end_is_counted_exactly_without_time_stamps(tmp_path):
         assert [frame.index for frame in source] == list(range(7, 60))
 
 
+# Tenths of a second at which a picture was coded; in between it stays as it was.
+CODED = [0, 1, 2, 5, 6, 7, 15, 16, 17, 18]
+
+
+@pytest.mark.parametrize("codec", ["mpeg4", "libx264", "mjpeg", "rawvideo"])
+def test_places_that_an_avi_leaves_empty_are_time(tmp_path, codec):
+    """As recorders of screens write them."""
+    options = {"bf": "0"} if codec == "libx264" else {}
+    pixels = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    path, times = tmp_path / "a.avi", np.array(CODED) / 10
+    write_clip(path, moving_scenes(10), times, codec=codec, pix_fmt=pixels, options=options, tick=TENTH)
+    with open_source(path) as source:
+        np.testing.assert_allclose([frame.time for frame in source], times)
+    assert source.damage is None
+    with open_source(path, Selection(start=0.3, end=1.6)) as source:
+        assert [frame.index for frame in source] == [3, 4, 5, 6]
+
+
 @pytest.mark.parametrize("rate", [Fraction(30000, 1001), Fraction(24000, 1001), Fraction(25), Fraction(7)])
 def test_times_of_avi_are_count_over_rate(tmp_path, rate):
     clip = write_clip(

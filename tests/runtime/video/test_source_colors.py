@@ -5,8 +5,11 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from av.bitstream import BitStreamFilterContext
 
+from l2g.errors import VideoError
 from l2g.runtime.video.source import open_source
+from tests.runtime.clips import write_clip
 
 # Luma weights of red and blue.
 WEIGHTS = {
@@ -101,3 +104,60 @@ def test_hdr_is_said(tmp_path, transfer, name):
     (notice,) = source.notices
     assert f"HDR ({name})" in notice
     assert source.damage is None
+
+
+def _tagged(source, path, matrix, primaries):
+    """The same stream with other numbers of H.273 for its colours."""
+    named = f"h264_metadata=matrix_coefficients={matrix}:colour_primaries={primaries}"
+    with av.open(str(source)) as opened, av.open(str(path), "w") as written:
+        stream = opened.streams.video[0]
+        target = written.add_stream_from_template(stream)
+        name_them = BitStreamFilterContext(named, stream, target)
+        for packet in opened.demux(stream):
+            for changed in name_them.filter(packet if packet.size else None):
+                changed.stream = target
+                written.mux(changed)
+    return path
+
+
+@pytest.mark.parametrize(("primaries", "matrix"), [(1, "bt709"), (9, "bt2020nc"), (6, "smpte240m"), (7, "smpte240m")])
+def test_a_matrix_that_follows_from_the_primaries(tmp_path, primaries, matrix):
+    clip = _tagged(_write(tmp_path / "a.mkv", matrix, False, 8), tmp_path / "b.mkv", 12, primaries)
+    with open_source(clip) as source:
+        for frame in source:
+            assert np.abs(_patches(frame.image) - COLORS).max() <= 2
+
+
+@pytest.mark.parametrize("matrix", [8, 10, 11, 12, 13, 14, 15, 16, 17])
+def test_colours_that_cannot_be_converted_are_said(tmp_path, matrix):
+    clip = _tagged(_write(tmp_path / "a.mkv", "bt709", False, 8), tmp_path / "b.mkv", matrix, 2)
+    with pytest.raises(VideoError, match=r"its colours are coded as .*, which cannot be converted here"):
+        open_source(clip)
+
+
+@pytest.mark.parametrize("matrix", [2, 3, 18, 99])
+def test_numbers_that_name_nothing_are_as_none(tmp_path, matrix):
+    """Reserved ones too: read as BT.601."""
+    clip = _tagged(_write(tmp_path / "a.mkv", "smpte170m", False, 8), tmp_path / "b.mkv", matrix, 2)
+    with open_source(clip) as source:
+        for frame in source:
+            assert np.abs(_patches(frame.image) - COLORS).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("codec", "pixels"),
+    [
+        ("libx264rgb", "rgb24"), ("ffv1", "bgr0"), ("ffv1", "bgra"), ("ffv1", "rgb48le"), ("png", "rgb24"),
+        ("png", "rgba"), ("ffv1", "gbrp10le"), ("ffv1", "yuv444p16le"), ("ffv1", "yuva444p"), ("mjpeg", "yuvj444p"),
+    ],
+)  # fmt: skip
+def test_pixels_of_other_formats(tmp_path, codec, pixels):
+    """Without a matrix, deep, with alpha, of full range: alike."""
+    picture = np.repeat(np.repeat(COLORS[None], PATCH, axis=0), PATCH, axis=1).astype(np.uint8)
+    options = {"libx264rgb": {"qp": "0"}, "mjpeg": {"qscale": "1"}}.get(codec, {})
+    name = "a.mov" if codec == "png" else "a.mkv"
+    clip = write_clip(tmp_path / name, [picture] * 2, codec=codec, pix_fmt=pixels, options=options)
+    with open_source(clip) as source:
+        frames = list(source)
+    assert (len(frames), source.damage) == (2, None)
+    assert np.abs(_patches(frames[1].image) - COLORS).max() <= 2

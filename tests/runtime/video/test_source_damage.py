@@ -7,7 +7,9 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
+from l2g.data.pictures import read_picture
 from l2g.errors import VideoError
 from l2g.runtime.video.source import Selection, open_source
 from l2g.runtime.video.sources.integrity import is_cut
@@ -125,14 +127,66 @@ def test_a_live_matroska_has_no_length_to_miss(tmp_path):
     assert source.damage is None
 
 
-def test_junk_behind_the_end_is_no_loss(tmp_path):
-    for suffix in ("mp4", "avi", "mkv", "gif"):
-        codec, pixels = ("gif", "rgb8") if suffix == "gif" else ("libx264", "yuv420p")
-        clip = _write(tmp_path / f"a.{suffix}", codec=codec, pix_fmt=pixels, options={})
-        clip.write_bytes(clip.read_bytes() + bytes(100))
+# What cameras, phones and tools lay behind the end of a file; none of it is a box or a block that was cut.
+JUNK = {
+    "zeros": bytes(100),
+    "text": b"gps=1,2;made by a camera\n" * 9,
+    "a line": b"\n",
+    "a tag of a song": b"TAG" + bytes(125),
+    "noise": np.random.default_rng(1).bytes(999),
+    "marks of a JPEG": b"\xff\xda\0\x0c" * 9,
+}
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mov", "avi", "mkv", "gif", "ts"])
+def test_junk_behind_the_end_is_no_loss(tmp_path, suffix):
+    codec, pixels = ("gif", "rgb8") if suffix == "gif" else ("libx264", "yuv420p")
+    clip = _write(tmp_path / f"a.{suffix}", codec=codec, pix_fmt=pixels, options={})
+    data = clip.read_bytes()
+    for name, junk in JUNK.items():
+        clip.write_bytes(data + junk)
         source, frames = _read(clip)
-        assert len(frames) == 20
-        assert source.damage is None, suffix
+        assert (len(frames), source.damage) == (20, None), name
+        assert is_cut(clip) is (None if suffix == "ts" else False), name
+
+
+@pytest.mark.parametrize("name", [*JUNK, "a video", "a second picture", "a second picture that is cut"])
+def test_what_phones_lay_behind_a_jpeg_is_no_loss(tmp_path, name):
+    """Motion photographs, depth maps: the first picture is whole."""
+    image = noisy(moving_scenes(1))[0]
+    more = {
+        "a video": lambda: write_clip(tmp_path / "a.mp4", noisy(moving_scenes(5))).read_bytes(),
+        "a second picture": lambda: jpeg(image[::-1]),
+        "a second picture that is cut": lambda: jpeg(image[::-1])[:-600],
+    }
+    path = tmp_path / "a.jpg"
+    path.write_bytes(jpeg(image))
+    expected = read_picture(path)
+    path.write_bytes(jpeg(image) + (JUNK.get(name) or more[name]()))
+    assert is_cut(path) is False
+    source, (frame,) = _read(path)
+    assert (source.damage, source.is_picture) == (None, True)
+    for found in (frame.image, read_picture(path)):
+        assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("mode", ["progressive", "restarts"])
+@pytest.mark.parametrize("lost", [1, 2, 40, 900])
+def test_jpegs_of_many_scans_and_marks_are_cut_at_any_byte(tmp_path, mode, lost):
+    path = tmp_path / "a.jpg"
+    options = {"progressive": True} if mode == "progressive" else {"restart_marker_blocks": 1}
+    Image.fromarray(noisy(moving_scenes(1))[0]).save(path, quality=90, **options)
+    assert is_cut(path) is False
+    path.write_bytes(path.read_bytes()[:-lost])
+    assert is_cut(path) is True
+
+
+def test_a_gif_that_lacks_its_last_byte_is_said_to(tmp_path):
+    clip = _write(tmp_path / "a.gif", codec="gif", pix_fmt="rgb8", options={})
+    clip.write_bytes(clip.read_bytes()[:-1])
+    source, frames = _read(clip)
+    assert len(frames) == 20
+    assert source.damage.endswith("the file is damaged: it ends at 2.000 s; its last bytes are missing")
 
 
 def test_structures_of_jpeg(tmp_path):

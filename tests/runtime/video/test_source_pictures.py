@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
+from l2g.data.pictures import read_picture
 from l2g.errors import VideoError
 from l2g.runtime.video.source import Selection, group_inputs, open_source
 from l2g.runtime.video.sources.fit import fit
@@ -50,7 +51,7 @@ def test_exif_of_motion_jpeg(tmp_path, orientation):
     assert source.damage is None
 
 
-@pytest.mark.parametrize("suffix", ["png", "webp", "tiff", "bmp", "avif", "jpeg", "JPG"])
+@pytest.mark.parametrize("suffix", ["png", "webp", "tiff", "bmp", "avif", "jpeg", "JPG", "jpe", "jp2"])
 def test_every_kind_of_picture(tmp_path, suffix):
     path = tmp_path / f"a.{suffix}"
     assert cv2.imwrite(str(path), PICTURE[..., ::-1])
@@ -76,7 +77,7 @@ def test_hidden_companions_are_no_pictures(tmp_path):
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
-@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tiff", "avif"])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tiff", "avif", "jp2"])
 def test_a_picture_cut_short_is_damage(tmp_path, suffix, share):
     noise = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8), (5, 5), 0)
     for index in range(4):
@@ -132,13 +133,17 @@ def test_video_that_turns_on_the_way_keeps_its_shapes(tmp_path):
     assert len(source.notices) == 1
 
 
-@pytest.mark.parametrize(("bits", "suffix"), [(10, "png"), (12, "png"), (12, "tiff"), (16, "png"), (16, "tiff")])
+@pytest.mark.parametrize(
+    ("bits", "suffix"), [(10, "png"), (12, "png"), (12, "tiff"), (12, "jp2"), (16, "png"), (16, "tiff")]
+)
 def test_deep_pictures_keep_their_brightness(tmp_path, bits, suffix):
     top = (1 << bits) - 1
     grey = np.linspace(0, top, 96).round().astype(np.uint16)[None].repeat(64, axis=0)
     for index, image in enumerate([grey, np.dstack([grey, grey // 2, grey * 0])]):
         cv2.imwrite(str(tmp_path / f"{index}.{suffix}"), image)
     source, (first, second) = _read(tmp_path)
+    for path, frame in zip(source.files, (first, second), strict=True):  # and in a data set
+        np.testing.assert_array_equal(read_picture(path), frame.image)
     expected = np.rint(grey.astype(float) * 255 / top)
     assert np.abs(first.image - expected[..., None]).max() <= 1
     assert np.abs(second.image[..., 2] - expected).max() <= 1  # stored as BGR
@@ -289,6 +294,7 @@ HUGE = {
     "tiff": _huge_tiff,
     "webp": lambda data: data[:26] + struct.pack("<HH", 15_000, 10_000) + data[30:],
     "avif": lambda data: data.replace(struct.pack(">II", 96, 64), struct.pack(">II", 30_000, 20_000)),
+    "jp2": lambda data: data.replace(struct.pack(">II", 96, 64), struct.pack(">II", 30_000, 20_000)),
 }
 QUALITY = {"webp": [cv2.IMWRITE_WEBP_QUALITY, 90]}
 

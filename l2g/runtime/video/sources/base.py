@@ -17,7 +17,9 @@ from l2g.errors import L2GError, VideoError
 
 Image = npt.NDArray[np.uint8]
 
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".avif")
+PICTURE_SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".avif", ".jp2", ".j2k",
+)  # fmt: skip
 
 # Larger frames are refused before memory is taken for them: as RGB this is 400 MB.
 MAX_PIXELS = 1 << 27

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -19,6 +20,7 @@ from l2g.runtime.video.sources.base import MAX_PIXELS, Image, Selection, VideoSo
 from l2g.runtime.video.sources.clock import timeline
 from l2g.runtime.video.sources.fit import fit
 from l2g.runtime.video.sources.integrity import is_cut
+from l2g.runtime.video.sources.matrices import same_matrix
 from l2g.runtime.video.sources.orientation import Orientation, orientation_of
 from l2g.runtime.video.sources.tracks import choose_track, stated_seconds
 
@@ -110,8 +112,10 @@ class VideoFile(VideoSource):
             stream.codec_context.thread_count = threads
         self._interval = 1 / (stream.average_rate or stream.guessed_rate or Fraction(25))
         self.frame_rate = float(1 / self._interval)
-        # AVI knows a frame rate only; with B-frames the timestamps made from it come in decoding order.
+        # AVI knows a frame rate only; with B-frames the timestamps made from it come in decoding order. Its times are
+        # the places of what was coded: recorders leave those empty at which a picture stays as it is.
         self._timeless = self._container.format.name == "avi"
+        self._places: deque[Fraction | None] = deque()
         self._clock_may_jump = bool(self._container.format.flags & Flags.ts_discont.value)  # type: ignore[operator]
         # A frame's own `reformat` sets up its tables anew for every frame: 1 ms at 720p.
         self._reformatter = VideoReformatter()
@@ -126,6 +130,7 @@ class VideoFile(VideoSource):
         self._first: av.VideoFrame | None = first
         self._origin = float(_stamp(first) or 0)
         self._take_shape(first)
+        self._matrix = same_matrix(self.name, first)
         if first.color_trc in _HDR:
             self.notices.append(
                 f"{self.name}: HDR ({_HDR[ColorTrc(first.color_trc)]}): its tones are not mapped, "
@@ -186,19 +191,27 @@ class VideoFile(VideoSource):
     def _stamped_frames(self) -> Iterator[tuple[Fraction | None, av.VideoFrame]]:
         frame, self._first = self._first, None
         while frame is not None:
-            yield None if self._timeless else _stamp(frame), frame
+            if self._timeless:
+                yield self._places.popleft() if self._places else None, frame
+            else:
+                yield _stamp(frame), frame
             frame = next(self._frames, None)
 
     def _decoded_frames(self) -> Generator[av.VideoFrame, None, None]:
         try:
             for packet in self._container.demux(self._stream):
                 self._packets += packet.size > 0
+                if self._timeless and packet.size:
+                    known = packet.dts is not None and packet.time_base is not None
+                    self._places.append(packet.dts * packet.time_base if known else None)  # type: ignore[operator]
                 try:
                     frames = packet.decode()
                 except av.error.EOFError:
                     return
                 except av.error.FFmpegError:
                     self._bad_packets += 1
+                    if self._places:
+                        self._places.pop()
                     continue
                 for frame in frames:
                     self._corrupt_frames += bool(frame.is_corrupt)
@@ -207,6 +220,8 @@ class VideoFile(VideoSource):
             self._demux_error = reason(error)
 
     def _picture(self, frame: av.VideoFrame) -> Image:
+        if self._matrix is not None:
+            frame.colorspace = self._matrix
         # One thread: the others have the model to work for.
         rgb = self._reformatter.reformat(frame, frame.width, frame.height, "rgb24", threads=1)
         image = self._orientation.upright(np.asarray(rgb.to_ndarray(), dtype=np.uint8))
@@ -254,8 +269,10 @@ class VideoFile(VideoSource):
             found.append(f"reading stopped at {self._last_time:.3f} s ({self._demux_error})")
         elif ended and self._lost_its_end():
             stated = self._stated_duration()
+            longer = stated is not None and stated - self._last_end > 1e-3
             found.append(
-                f"it ends at {self._last_end:.3f} s" + (f", but says it lasts {stated:.3f} s" if stated else "")
+                f"it ends at {self._last_end:.3f} s"
+                + (f", but says it lasts {stated:.3f} s" if longer else "; its last bytes are missing")
             )
         if self._bad_packets:
             found.append(f"{self._bad_packets} packets could not be decoded")

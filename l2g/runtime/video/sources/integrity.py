@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import BinaryIO
 
 # The most of a file that is read to find its last marker.
 _TAIL = 1 << 20
+# Marks of a JPEG; compressed data hold none but restarts (d0 to d7).
+_JPEG_MARK = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+# What an ISO media file may end in the middle of. Cameras lay what is no box behind the last one.
+_BOXES = (
+    b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"free", b"skip", b"wide", b"uuid", b"meta", b"udta", b"mfra", b"sidx",
+    b"pnot",
+)  # fmt: skip
 
 
 def is_cut(path: Path) -> bool | None:
@@ -22,7 +30,8 @@ def is_cut(path: Path) -> bool | None:
             if head[:4] == b"\x1a\x45\xdf\xa3":
                 return _matroska_is_cut(file, size)
             if head[:4] == b"GIF8":
-                return not _tail(file, size).rstrip(b"\0").endswith(b";")
+                file.seek(0)
+                return _gif_is_cut(file.read())
             if head[:8] == b"\x89PNG\r\n\x1a\n":
                 return b"IEND" not in _tail(file, size)
             if head[:2] == b"\xff\xd8":
@@ -34,8 +43,38 @@ def is_cut(path: Path) -> bool | None:
 
 
 def jpeg_is_cut(data: bytes) -> bool:
-    """Compressed data never hold a marker: the last scan has to be followed by the end of a picture."""
-    return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
+    """Whether the first picture of the file lacks its end. Phones lay more behind it: a video, a map of depths."""
+    position = 2
+    while mark := _JPEG_MARK.search(data, position):
+        kind, position = data[mark.end() - 1], mark.end()
+        if kind == 0xD9:
+            return False
+        if kind not in (0x01, 0xD8):  # these two alone have no length
+            position += max(2, int.from_bytes(data[position : position + 2], "big"))
+    return True
+
+
+def _gif_is_cut(data: bytes) -> bool | None:
+    """Block by block to the trailer, whatever lies behind it; None where it is no block."""
+
+    def colours(packed: int) -> int:
+        return 6 << (packed & 7) if packed & 0x80 else 0
+
+    position = 13 + colours(data[10]) if len(data) > 10 else 13
+    while position < len(data):
+        kind, position = data[position], position + 1
+        if kind == 0x3B:
+            return False
+        if kind == 0x2C:  # a picture: its place, its colours, the width of its codes
+            position += 10 + colours(data[position + 8]) if position + 8 < len(data) else len(data)
+        elif kind == 0x21:
+            position += 1
+        else:
+            return None
+        while position < len(data) and data[position]:
+            position += 1 + data[position]
+        position += 1
+    return True
 
 
 def _tail(file: BinaryIO, size: int) -> bytes:
@@ -66,12 +105,12 @@ def _boxes_are_cut(file: BinaryIO, size: int) -> bool:
         length = int.from_bytes(head[:4], "big")
         if length == 1:
             length = int.from_bytes(head[8:16], "big")
-        if length == 0:  # to the end of the file
+        if length < 8:  # 0: to the end of the file; else junk behind the last box
             return False
-        if length < 8:
-            return False  # junk behind the last box
         position += length
-    return position > size
+        if position > size:
+            return head[4:8] in _BOXES
+    return False
 
 
 def _matroska_is_cut(file: BinaryIO, size: int) -> bool | None:

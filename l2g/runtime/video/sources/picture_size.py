@@ -9,14 +9,15 @@ from typing import Literal
 _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_EXTRA = 256, 257, 338
 _ALPHA_WITHIN, _ALPHA_BESIDE = 1, 2
 _NOTHING = (0, 0)
+_JPEG_2000 = b"\xff\x4f\xff\x51"  # a stream begins, its size follows
 _TIFF_BYTES = {1: 1, 3: 2, 4: 4, 16: 8}
 # Where the size and the orientation of an AVIF are said: box by box, and what is in a box before its boxes.
 _AVIF_WAY = ((b"meta", 4), (b"iprp", 0), (b"ipco", 0))
 
 
 def claimed_size(data: bytes, page: int = 0) -> tuple[int, int]:
-    """(height, width) that the header of a PNG, BMP, JPEG, TIFF, WebP or AVIF claims, of a TIFF that of its `page`;
-    (0, 0) for others, and where nothing is claimed."""
+    """(height, width) that the header of a PNG, BMP, JPEG, JPEG 2000, TIFF, WebP or AVIF claims, of a TIFF that of its
+    `page`; (0, 0) for others, and where nothing is claimed."""
     if data[:8] == b"\x89PNG\r\n\x1a\n":
         return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
     if data[:2] == b"BM":
@@ -29,6 +30,8 @@ def claimed_size(data: bytes, page: int = 0) -> tuple[int, int]:
         return _webp(data)
     if data[4:8] == b"ftyp":
         return _avif(data)
+    if data[:4] == _JPEG_2000 or data[4:8] == b"jP  ":
+        return _jpeg_2000(data)
     if data[:4] in (b"II*\0", b"II+\0", b"MM\0*", b"MM\0+"):
         found = next((tags for number, tags in enumerate(_tiff(data)) if number == page), {})
         return found.get(_TIFF_HEIGHT, _NOTHING)[0], found.get(_TIFF_WIDTH, _NOTHING)[0]
@@ -58,6 +61,13 @@ def _jpeg(data: bytes) -> tuple[int, int]:
             return int.from_bytes(height, "big"), int.from_bytes(width, "big")
         position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
     return 0, 0
+
+
+def _jpeg_2000(data: bytes) -> tuple[int, int]:
+    """Of its stream, in a file of boxes or bare; a picture is what is right of and below its origin."""
+    at = data.find(_JPEG_2000)
+    right, below, x, y = (int.from_bytes(data[at + 8 + 4 * n : at + 12 + 4 * n], "big") for n in range(4))
+    return (max(0, below - y), max(0, right - x)) if at >= 0 else _NOTHING
 
 
 def _webp(data: bytes) -> tuple[int, int]:
