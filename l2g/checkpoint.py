@@ -67,8 +67,8 @@ OWN_TENSORS = ("encoder.level_embed", "heads.class_embed.weight", "heads.norm.we
 
 # Other families, by what their configs call them: modules with `load(folder)`, `from_tensors(path, tensors)` and
 # `save(model, folder)`; and the tensor that tells a family's authors' own file.
-FAMILIES = {"videomt": "l2g.modeling.videomt.checkpoint"}
-AUTHORS = {"backbone.encoder.backbone.cls_token": "videomt"}
+FAMILIES = dict.fromkeys(("videomt", "videomt_dinov3"), "l2g.modeling.videomt.checkpoint")
+AUTHORS = {"backbone.q.weight": "videomt"}
 
 # Where a checkpoint file may keep its tensors, best first: detectron2's, Lightning's and EMA trainers' keys.
 CONTAINERS = ("model", "state_dict", "model_state_dict", "model_ema", "ema_state", "ema", "ema_model", "module", "net")
