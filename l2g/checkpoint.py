@@ -68,8 +68,8 @@ OWN_TENSORS = ("encoder.level_embed", "heads.class_embed.weight", "heads.norm.we
 
 # Other families, by what their configs call them: modules with `load(folder)`, `from_tensors(path, tensors)` and
 # `save(model, folder)`; and the tensor that tells a family's authors' own file.
-FAMILIES = {"videomt": "l2g.modeling.videomt.checkpoint"}
-AUTHORS = {"backbone.encoder.backbone.cls_token": "videomt"}
+FAMILIES = dict.fromkeys(("videomt", "videomt_dinov3"), "l2g.modeling.videomt.checkpoint")
+AUTHORS = {"backbone.q.weight": "videomt"}
 
 # What weights are made of.
 NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 #   1  states queries and boxes, sigmoid scores, frames letterboxed
 #   2  besides: state pairs of any names and shapes, boxes or none, `scoring`, frames squashed
 #   3  besides: `stuff_classes`
-SCHEMA_VERSIONS = (1, 2, 3)
+#   4  besides: maps of masks that are not a quarter of the canvas
+SCHEMA_VERSIONS = (1, 2, 3, 4)
 METADATA_KEY = "l2g.contract"
 
 # How class logits become probabilities: "sigmoid", each class for itself; "softmax", over the classes and a last one
@@ -39,6 +40,8 @@ PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
 # The canvas beside the picture: the uint8 colour nearest to zero after normalisation (where the public code pads).
 PAD_VALUE = (124, 116, 104)
+# Pixels of the canvas per cell of the map of a mask, unless the shape of a contract's masks says otherwise.
+MASK_STRIDE = 4
 
 
 @dataclass(frozen=True)
@@ -120,8 +123,17 @@ class GraphContract:
     stuff_classes: tuple[int, ...] = ()
 
     @property
+    def mask_size(self) -> tuple[int, int]:
+        """(height, width) of the map of a mask, which covers the canvas."""
+        shapes = (spec.shape for spec in self.outputs if spec.name in ("mask_logits", "masks"))
+        height, width = next(((h, w) for *_, h, w in shapes), _quarter(self.height, self.width))
+        return int(height), int(width)
+
+    @property
     def schema_version(self) -> int:
         """The lowest of `SCHEMA_VERSIONS` that says all of this contract."""
+        if self.mask_size != _quarter(self.height, self.width):
+            return 4
         if self.stuff_classes:
             return 3
         plain = self.scoring == "sigmoid" and self.resize == "letterbox"
@@ -205,15 +217,19 @@ def make_contract(
     scoring: str = "sigmoid",
     resize: str = "letterbox",
     stuff_classes: tuple[int, ...] = (),
+    mask_size: tuple[int, int] | None = None,
+    mean: tuple[float, float, float] = PIXEL_MEAN,
+    std: tuple[float, float, float] = PIXEL_STD,
     model: dict[str, Any] | None = None,
     build: BuildFacts | None = None,
 ) -> GraphContract:
     """The contract of a graph whose slots carry queries [N, C] and, where the model has `boxes`, boxes [N, 4].
 
-    top_k: instances chosen in the graph; None means raw outputs. Masks are at a quarter of the canvas. Where there are
-    `stuff_classes` what is chosen has weights, too, with which slots compete for pixels.
+    top_k: instances chosen in the graph; None means raw outputs. mask_size: (height, width) of the map of a mask, a
+    quarter of the canvas unless told. Where there are `stuff_classes` what is chosen has weights, too, with which slots
+    compete for pixels.
     """
-    b, n, h, w = "B", num_queries, height // 4, width // 4
+    b, n, (h, w) = "B", num_queries, mask_size or _quarter(height, width)
     carried = {"queries": hidden_dim, **({"boxes": 4} if boxes else {})}
     result: tuple[TensorSpec, ...]
     if top_k is None:
@@ -243,11 +259,17 @@ def make_contract(
         association=association,
         output_kind="raw" if top_k is None else "detections",
         resize=resize,
+        mean=mean,
+        std=std,
         scoring=scoring,
         stuff_classes=stuff_classes,
         model=model or {},
         build=build or BuildFacts(),
     )
+
+
+def _quarter(height: int, width: int) -> tuple[int, int]:
+    return height // MASK_STRIDE, width // MASK_STRIDE
 
 
 def _tensor(spec: dict[str, Any]) -> TensorSpec:

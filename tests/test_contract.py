@@ -103,7 +103,7 @@ def test_foreign_and_damaged_contracts_are_refused():
     broken = {
         "not JSON": text[:-5],
         "not a JSON object but a list": "[1, 2]",
-        "schema version 99 found, 1, 2, 3 expected": json.dumps(data | {"schema_version": 99}),
+        "schema version 99 found, 1, 2, 3, 4 expected": json.dumps(data | {"schema_version": 99}),
         "schema_version: None found": "{}",
         "unexpected keyword": json.dumps(data | {"colour": 1}),
         "'states'": json.dumps({key: value for key, value in data.items() if key != "states"}),
@@ -219,7 +219,7 @@ def test_version_2_describes_a_softmax_without_boxes():
     [
         ({"scoring": "argmax"}, "scoring 'argmax' found in the contract, one of sigmoid, softmax expected"),
         ({"resize": "crop"}, "resize mode 'crop' found in the contract, one of letterbox, squash expected"),
-        ({"schema_version": 4}, "schema version 4 found, 1, 2, 3 expected"),
+        ({"schema_version": 5}, "schema version 5 found, 1, 2, 3, 4 expected"),
         ({"schema_version": 1}, "scoring"),
     ],
 )
@@ -243,6 +243,31 @@ def test_version_3_says_what_is_stuff_and_others_do_not():
     assert GraphContract.from_json(made.to_json()) == made
     for arguments in (ARGUMENTS, SQUASHED):
         assert "stuff_classes" not in json.loads(make_contract(**arguments).to_json())
+
+
+def test_version_4_has_masks_of_another_size():
+    made = make_contract(**SQUASHED, mask_size=(14, 20))
+    data = json.loads(made.to_json())
+    assert (data["schema_version"], data["stuff_classes"], made.mask_size) == (4, [], (14, 20))
+    assert GraphContract.from_json(made.to_json()) == made
+    chosen = make_contract(**SQUASHED, mask_size=(14, 20), top_k=5)
+    assert (chosen.schema_version, chosen.mask_size, chosen.output("masks").shape) == (4, (14, 20), ("B", 5, 14, 20))
+    assert make_contract(**SQUASHED).mask_size == (ARGUMENTS["height"] // 4, ARGUMENTS["width"] // 4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "text"),
+    [
+        (["B", 20, "h", "w"], "four sizes, the last two whole numbers"),
+        (["B", 20, 16], "four sizes"),
+        (["B", 20, 16, 100_000], "mask_logits: width: 100000 found, expected a whole number from 1 to"),
+    ],
+)
+def test_masks_of_no_size_are_refused(shape, text):
+    data = json.loads(make_contract(**ARGUMENTS).to_json())
+    next(spec for spec in data["outputs"] if spec["name"] == "mask_logits")["shape"] = shape
+    with pytest.raises(ContractError, match=text):
+        GraphContract.from_json(json.dumps(data))
 
 
 @pytest.mark.parametrize(

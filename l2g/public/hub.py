@@ -17,7 +17,7 @@ from l2g.files import sha256_of_file
 
 CONFIG = "config.json"
 # What a checkpoint is made of; nothing else of a repository is fetched.
-FILES = (CONFIG, "*.safetensors", "*.safetensors.index.json")
+FILES = (CONFIG, "*processor_config.json", "*.safetensors", "*.safetensors.index.json")
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # A large file's name in the cache is its SHA-256, as the hub gives it.
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -110,6 +110,6 @@ def _unreachable(name: str, error: Exception) -> str:
     return (
         f"{name}: neither a path here nor to be had from {constants.ENDPOINT} ({reason.rstrip('.')}). Check the name; "
         "behind a mirror set HF_ENDPOINT, behind a proxy HTTPS_PROXY. Without a network: on a machine that has one, "
-        f"hf download {name} --include config.json '*.safetensors' --local-dir FOLDER; copy FOLDER here and give "
+        f"hf download {name} --include '*config.json' '*.safetensors' --local-dir FOLDER; copy FOLDER here and give "
         "its path in place of the name"
     )

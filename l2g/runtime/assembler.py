@@ -93,4 +93,6 @@ def letterbox_of(
     if contract.resize not in RESIZES:
         known = ", ".join(RESIZES)
         raise ContractError(f"resize mode '{contract.resize}' found in the contract, one of {known} expected")
-    return RESIZES[contract.resize](source_height, source_width, contract.height, contract.width, pixel_aspect)
+    return RESIZES[contract.resize](
+        source_height, source_width, contract.height, contract.width, pixel_aspect, contract.mask_size
+    )

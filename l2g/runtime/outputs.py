@@ -100,7 +100,7 @@ class FrameOutputs(ABC):
 
     @abstractmethod
     def binary_masks(self, rows: IntArray) -> BoolArray:
-        """Masks of some rows: int64 [R] -> bool [R, H/4, W/4]."""
+        """Masks of some rows: int64 [R] -> bool [R, h, w]."""
 
     @abstractmethod
     def best(self, top_k: int) -> BestSlots:
@@ -113,7 +113,7 @@ class FrameOutputs(ABC):
 
     @abstractmethod
     def mask_logits_of(self, slot: int) -> FloatArray:
-        """float32 [H/4, W/4], > 0 where the slot's mask is; of a slot that the outputs tell of."""
+        """float32 [h, w], > 0 where the slot's mask is; of a slot that the outputs tell of."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class RawOutputs(FrameOutputs):
     queries: float32 [B, N, C], the slots' embeddings after the decoder (also the next state).
     boxes: float32 [B, N, 4], (cx, cy, w, h) in 0..1 of the canvas (also the next state); None where the model has none.
     logits: float32 [B, N, K], before the sigmoid.
-    mask_logits: float32 [B, N, H/4, W/4], before the sigmoid; a pixel belongs to the mask where it is > 0.
+    mask_logits: float32 [B, N, h, w], before the sigmoid; a pixel belongs to the mask where it is > 0.
     """
 
     queries: FloatArray
@@ -203,7 +203,7 @@ class Detections(FrameOutputs):
     """The best M slots of one frame of B streams, best first, chosen on the device.
 
     scores: float32 [B, M], best class probability of the slot. labels: int32 [B, M], that class.
-    slots: int32 [B, M], the slot's index. masks: uint8 [B, M, H/4, W/4], probability x 255.
+    slots: int32 [B, M], the slot's index. masks: uint8 [B, M, h, w], probability x 255.
     queries: float32 [B, N, C] of all N slots, as in RawOutputs. weights: float32 [B, M], of models that know stuff:
     what each slot's mask probability is multiplied with where slots compete for pixels; None of others.
     """

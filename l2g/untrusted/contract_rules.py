@@ -60,6 +60,7 @@ def check_contract(contract: Contract) -> None:
     _one_of("output_kind", contract.output_kind, KINDS)
     _one_of("valid_input", contract.valid_input, [spec.name for spec in contract.inputs])
     _text("resize", contract.resize)
+    _check_masks(contract)
     _check_classes(contract)
     _check_colours(contract)
     if not isinstance(contract.model, dict):
@@ -92,6 +93,16 @@ def _check_states(contract: Contract) -> None:
         _one_of("states: initial", state.initial, ("zeros",))
     for side in ("input", "output"):
         _once(f"states: {side}", (getattr(state, side) for state in contract.states))
+
+
+def _check_masks(contract: Contract) -> None:
+    """A map of a mask has a size that is known, and each of its cells a pixel at least."""
+    for spec in contract.outputs:
+        if spec.name in ("mask_logits", "masks"):
+            if len(spec.shape) != 4 or not all(isinstance(dim, int) for dim in spec.shape[2:]):
+                _refuse(f"outputs.{spec.name}: shape", list(spec.shape), "four sizes, the last two whole numbers")
+            _whole(f"outputs.{spec.name}: height", spec.shape[2], 1, contract.height)
+            _whole(f"outputs.{spec.name}: width", spec.shape[3], 1, contract.width)
 
 
 def _check_classes(contract: Contract) -> None:

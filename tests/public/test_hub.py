@@ -1,10 +1,5 @@
 """Checkpoints come from the hub: through a mirror, once, with their sums checked. A local server stands in for it."""
 
-import hashlib
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
 import numpy as np
 import pytest
 
@@ -15,87 +10,21 @@ from l2g.public.hub import is_hub_checkpoint
 from l2g.public.table import public_models
 from l2g.runtime.backends.open import open_backend
 from tests.modeling.videomt.small import NAMES, network
-
-ID, COMMIT = "tue-mps/videomt-dinov2-small-ytvis2019", "5" * 40
-
-
-class Hub:
-    """One repository, in the protocol of the Hugging Face hub: the tree of a revision, and its files."""
-
-    def __init__(self, files):
-        self.files, self.requests = files, []
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                self._answer(body=True)
-
-            def do_HEAD(self):
-                self._answer(body=False)
-
-            def log_message(self, *_):
-                pass
-
-            def _answer(self, body):
-                outer.requests.append((self.command, self.path))
-                status, headers, content = outer.answer(self.path.partition("?")[0])
-                self.send_response(status)
-                for name, value in {**headers, "Content-Length": str(len(content))}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                if body:
-                    self.wfile.write(content)
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.address = f"http://127.0.0.1:{self.server.server_address[1]}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def answer(self, path):
-        if path in (f"/api/models/{ID}", f"/api/models/{ID}/revision/main"):
-            facts = {"id": ID, "sha": COMMIT, "siblings": [{"rfilename": name} for name in self.files]}
-            return 200, {"Content-Type": "application/json"}, json.dumps(facts).encode()
-        if path in (f"/api/models/{ID}/tree/main", f"/api/models/{ID}/tree/{COMMIT}"):
-            entries = [
-                {"type": "file", "path": name, "oid": "1" * 40, "size": len(content)}
-                for name, content in self.files.items()
-            ]
-            return 200, {"Content-Type": "application/json"}, json.dumps(entries).encode()
-        for revision in ("main", COMMIT):
-            name = path.removeprefix(f"/{ID}/resolve/{revision}/")
-            if name in self.files:
-                content, headers = self.files[name], {"X-Repo-Commit": COMMIT}
-                if name.endswith(".safetensors"):  # a large file: its tag is its sum
-                    headers["X-Linked-Etag"] = f'"{hashlib.sha256(content).hexdigest()}"'
-                    headers["X-Linked-Size"] = str(len(content))
-                headers["ETag"] = f'"{hashlib.sha1(content).hexdigest()}"'
-                return 200, headers, content
-        return 404, {"X-Error-Code": "RepoNotFound"}, b"{}"
-
-    def close(self):
-        self.server.shutdown()
-        self.server.server_close()
+from tests.public.stand_in import ID, standing_in
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("repository")
     network(seed=5).save_pretrained(folder)
-    return {file.name: file.read_bytes() for file in folder.iterdir()} | {"README.md": b"# words", "evil.py": b"1/0"}
+    whole = {file.name: file.read_bytes() for file in folder.iterdir()}
+    return whole | {"video_preprocessor_config.json": b"{}", "README.md": b"# words", "evil.py": b"1/0"}
 
 
 @pytest.fixture
 def server(files, tmp_path, monkeypatch):
-    found = Hub(dict(files))
-    constants = pytest.importorskip("huggingface_hub.constants")
-    monkeypatch.setattr(constants, "ENDPOINT", found.address)
-    monkeypatch.setattr(
-        constants, "HUGGINGFACE_CO_URL_TEMPLATE", found.address + "/{repo_id}/resolve/{revision}/{filename}"
-    )
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_ENDPOINT", found.address)
-    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
-    yield found
-    found.close()
+    with standing_in(files, tmp_path / "cache", monkeypatch) as found:
+        yield found
 
 
 def downloads(server):
@@ -108,9 +37,9 @@ def test_a_name_of_the_table_is_fetched_once_and_runs(server):
     found = backend.step(np.zeros((1, 96, 96, 3), np.uint8), np.ones(1, bool))
     assert found.slots.shape == (1, 3)
     # What is not needed, code above all, is not even asked for.
-    assert sorted(downloads(server)) == ["config.json", "model.safetensors"]
+    assert sorted(downloads(server)) == ["config.json", "model.safetensors", "video_preprocessor_config.json"]
     l2g.load_checkpoint(ID)
-    assert len(downloads(server)) == 2
+    assert len(downloads(server)) == 3
 
 
 def test_what_is_cached_needs_no_network(server):
@@ -134,7 +63,7 @@ def test_a_hub_that_lacks_it_is_one_error(server):
         l2g.load_checkpoint("tue-mps/nothing")
     message = str(error.value)
     assert f"neither a path here nor to be had from {server.address}" in message
-    assert "hf download tue-mps/nothing --include config.json '*.safetensors' --local-dir FOLDER" in message
+    assert "hf download tue-mps/nothing --include '*config.json' '*.safetensors' --local-dir FOLDER" in message
 
 
 def test_without_a_network_the_error_says_which_files_to_put_where(server):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Predictions(Protocol):
-    """What a step says of N slots: logits [B, N, K], mask_logits [B, N, H/4, W/4]; a family may say more. Where its
+    """What a step says of N slots: logits [B, N, K], mask_logits [B, N, h, w]; a family may say more. Where its
     scoring is "softmax" the logits have a last class more, "no object"."""
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,20 +19,32 @@ from transformers.utils import logging
 from l2g.errors import CheckpointError, ConfigError
 from l2g.files import folder_atomically, write_atomically
 from l2g.modeling.family.weight_sums import SUM_KEY, check_sum, save_with_sum
-from l2g.modeling.videomt.model import MASK_STRIDE, Videomt
+from l2g.modeling.videomt import preprocessing
+from l2g.modeling.videomt.dinov3 import VideomtDinov3Config, VideomtDinov3ForUniversalSegmentation
+from l2g.modeling.videomt.model import Config, Network, Videomt
+from l2g.public.hub import model_type
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+# By what a config calls them.
+_NETWORKS: dict[str, tuple[type[Config], type[Network]]] = {
+    "videomt": (VideomtConfig, VideomtForUniversalSegmentation),
+    "videomt_dinov3": (VideomtDinov3Config, VideomtDinov3ForUniversalSegmentation),
+}
 # Of training: a file may have them or not.
 _TRAINING = re.compile(r"^(criterion\..*|attn_mask_probs|embeddings\.mask_token)$")
 # The channels of an attention head, the same in every public ViT: a file of tensors does not tell it.
 _HEAD_CHANNELS = 64
+# What the published models with DINOv3 have and no tensor tells: their canvas, by the classes, and the norms' epsilon.
+_CANVAS, _LARGE_CANVAS, _LARGE_CLASSES = 640, 1280, 124
+_DINOV3_EPS = 1e-5
 # The authors' names and transformers', by prefix. Query, key and value of an attention lie in one tensor there.
 _TRUNK = "backbone.encoder.backbone."
 _AUTHORS = (
+    (_TRUNK + "patch_embed.proj.", "embeddings.patch_embeddings.projection."),
+    (_TRUNK + "patch_embed.", "embeddings."),  # with DINOv3, whose modules are transformers' own
     (_TRUNK + "cls_token", "embeddings.cls_token"),
     (_TRUNK + "reg_token", "embeddings.register_tokens"),
     (_TRUNK + "pos_embed", "embeddings.position_embeddings.weight"),
-    (_TRUNK + "patch_embed.proj.", "embeddings.patch_embeddings.projection."),
     (_TRUNK + "norm.", "layernorm."),
     (_TRUNK + "blocks.", "layers."),
     ("backbone.q.", "query."),
@@ -59,9 +71,10 @@ def load(folder: Path, class_names: tuple[str, ...] | None = None) -> Videomt:
     class_names: in place of the config's `id2label`. Raises CheckpointError where a file is missing, damaged or not of
     this network.
     """
+    configuration, public = _NETWORKS[model_type(folder)]
     with _quiet(), _named(folder, "expected config.json and model.safetensors as transformers writes them"):
-        config = VideomtConfig.from_pretrained(folder, local_files_only=True)
-        loaded: Any = VideomtForUniversalSegmentation.from_pretrained(
+        config = configuration.from_pretrained(folder, local_files_only=True)
+        loaded: Any = public.from_pretrained(
             folder,
             config=config,
             local_files_only=True,
@@ -71,7 +84,8 @@ def load(folder: Path, class_names: tuple[str, ...] | None = None) -> Videomt:
             output_loading_info=True,
         )
         network, report = loaded
-        model = Videomt(network, class_names)
+        side = config.image_size if isinstance(config.image_size, int) else 0  # which the model refuses
+        model = Videomt(network, class_names, preprocessing.read_normalisation(folder, side))
     shaped = [f"{name} is {list(found)}, expected {list(wanted)}" for name, found, wanted in report["mismatched_keys"]]
     _check(folder, report["missing_keys"], report["unexpected_keys"], shaped)
     _check_finite(folder, network)
@@ -82,8 +96,8 @@ def load(folder: Path, class_names: tuple[str, ...] | None = None) -> Videomt:
 def from_tensors(path: Path, tensors: dict[str, Tensor], class_names: tuple[str, ...] | None = None) -> Videomt:
     """The model of the authors' own file, whose names and shapes tell the network; as `load` otherwise."""
     renamed = dict(pair for name, tensor in tensors.items() for pair in _renamed(name, tensor))
-    with _quiet(), _named(path, "expected a whole VidEoMT with a DINOv2 backbone"):
-        network = VideomtForUniversalSegmentation(_config(renamed))
+    with _quiet(), _named(path, "expected a whole VidEoMT with a DINOv2 or DINOv3 backbone"):
+        network = _dinov3(renamed) if "layers.0.attention.o_proj.weight" in renamed else _dinov2(renamed)
         model = Videomt(network, class_names)
     expected = network.state_dict()
     shaped = [
@@ -98,8 +112,8 @@ def from_tensors(path: Path, tensors: dict[str, Tensor], class_names: tuple[str,
 
 
 def save(model: Videomt, folder: Path) -> None:
-    """Write config.json and model.safetensors, which transformers reads too, whole or not at all; of a folder that is
-    there these two are replaced."""
+    """Write config.json, model.safetensors and what frames are normalised by, which transformers reads too, whole or
+    not at all; of a folder that is there these are replaced."""
     network = model.network
     network.config.id2label = dict(enumerate(model.config.class_names))
     network.config.label2id = {name: index for index, name in network.config.id2label.items()}
@@ -109,48 +123,77 @@ def save(model: Videomt, folder: Path) -> None:
         with _quiet(), TemporaryDirectory(prefix="l2g-save-") as made:
             network.save_pretrained(made)
             tensors, config = load_file(Path(made, WEIGHTS)), Path(made, CONFIG).read_bytes()
-            with _pair(folder) as (weights_file, config_file):
-                save_with_sum(tensors, weights_file, {"format": "pt"})
-                config_file.write_bytes(config)
+            processor = preprocessing.to_json(model.config.normalisation, model.config.input_size[0])
+            with _files(folder) as files:
+                save_with_sum(tensors, files[WEIGHTS], {"format": "pt"})
+                files[CONFIG].write_bytes(config)
+                files[preprocessing.FILE].write_text(processor, encoding="utf-8")
     except (OSError, SafetensorError) as error:
         text = getattr(error, "strerror", None) or error
         raise CheckpointError(f"{folder}: cannot be written ({text}); make room, or check its permissions") from None
 
 
 @contextmanager
-def _pair(folder: Path) -> Iterator[tuple[Path, Path]]:
-    """Where weights and config are to be written; a new folder appears with both, in an old one each is replaced."""
-    if folder.exists():
-        with (
-            write_atomically(folder / CONFIG, CheckpointError) as config,
-            write_atomically(folder / WEIGHTS, CheckpointError) as weights,
-        ):
-            yield weights, config
+def _files(folder: Path) -> Iterator[dict[str, Path]]:
+    """Where each file is to be written; a new folder appears with all of them, in an old one each is replaced."""
+    names = (preprocessing.FILE, CONFIG, WEIGHTS)
+    if not folder.exists():
+        with folder_atomically(folder, CheckpointError) as fresh:
+            yield {name: fresh / name for name in names}
         return
-    with folder_atomically(folder, CheckpointError) as fresh:
-        yield fresh / WEIGHTS, fresh / CONFIG
+    with ExitStack() as stack:
+        yield {name: stack.enter_context(write_atomically(folder / name, CheckpointError)) for name in names}
 
 
-def _config(tensors: dict[str, Tensor]) -> VideomtConfig:
-    """What names and shapes describe; KeyError for a tensor that is missing for that."""
-    hidden = tensors["embeddings.cls_token"].shape[-1]
-    patch = tensors["embeddings.patch_embeddings.projection.weight"].shape[-1]
+def _dinov2(tensors: dict[str, Tensor]) -> VideomtForUniversalSegmentation:
+    """The network that names and shapes describe; KeyError for a tensor that is missing for that."""
+    sizes = _sizes(tensors, tensors["embeddings.patch_embeddings.projection.weight"])
     side = round(len(tensors["embeddings.position_embeddings.weight"]) ** 0.5)
+    ratio = tensors["layers.0.mlp.fc1.weight"].shape[0] // sizes["hidden_size"]
+    return VideomtForUniversalSegmentation(
+        VideomtConfig(**sizes, image_size=side * sizes["patch_size"], mlp_ratio=ratio)  # type: ignore[arg-type]
+    )
+
+
+def _dinov3(tensors: dict[str, Tensor]) -> VideomtDinov3ForUniversalSegmentation:
+    """The same. No tensor tells the canvas: it is the published ones', which for VIPSeg and VSPW is larger; those two
+    hand on normed queries."""
+    sizes = _sizes(tensors, tensors["embeddings.patch_embeddings.weight"])
+    large = sizes["num_labels"] == _LARGE_CLASSES
+    attention, mlp = "layers.0.attention.", "layers.0.mlp."
+    return VideomtDinov3ForUniversalSegmentation(
+        VideomtDinov3Config(
+            **sizes,
+            image_size=_LARGE_CANVAS if large else _CANVAS,
+            norm_queries=large,
+            intermediate_size=tensors[mlp + "up_proj.weight"].shape[0],
+            use_gated_mlp=mlp + "gate_proj.weight" in tensors,
+            mlp_bias=mlp + "up_proj.bias" in tensors,
+            layer_norm_eps=_DINOV3_EPS,
+            **{
+                f"{name}_bias": f"{attention}{short}_proj.bias" in tensors
+                for name, short in (("query", "q"), ("key", "k"), ("value", "v"), ("proj", "o"))
+            },
+        )
+    )
+
+
+def _sizes(tensors: dict[str, Tensor], patches: Tensor) -> dict[str, int]:
+    """What both backbones' configurations have. patches: the weight that embeds them."""
+    hidden = tensors["embeddings.cls_token"].shape[-1]
     if hidden % _HEAD_CHANNELS:
         raise ConfigError(f"a width of {hidden} channels found, a multiple of {_HEAD_CHANNELS} expected")
-    return VideomtConfig(
-        hidden_size=hidden,
-        num_attention_heads=hidden // _HEAD_CHANNELS,
-        num_hidden_layers=_count(tensors, "layers."),
-        mlp_ratio=tensors["layers.0.mlp.fc1.weight"].shape[0] // hidden,
-        image_size=side * patch,
-        patch_size=patch,
-        num_register_tokens=tensors["embeddings.register_tokens"].shape[1],
-        num_upscale_blocks=(patch // MASK_STRIDE).bit_length() - 1,
-        num_blocks=len(tensors["attn_mask_probs"]),
-        num_queries=len(tensors["query.weight"]),
-        num_labels=len(tensors["class_predictor.weight"]) - 1,  # type: ignore[call-arg]
-    )
+    return {
+        "hidden_size": hidden,
+        "num_attention_heads": hidden // _HEAD_CHANNELS,
+        "num_hidden_layers": _count(tensors, "layers."),
+        "patch_size": patches.shape[-1],
+        "num_register_tokens": tensors["embeddings.register_tokens"].shape[1],
+        "num_upscale_blocks": _count(tensors, "upscale_block.block."),
+        "num_blocks": len(tensors["attn_mask_probs"]),
+        "num_queries": len(tensors["query.weight"]),
+        "num_labels": len(tensors["class_predictor.weight"]) - 1,
+    }
 
 
 def _renamed(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:

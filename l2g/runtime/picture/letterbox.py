@@ -8,20 +8,18 @@ from typing import cast
 import cv2
 import numpy as np
 
-from l2g.contract import PAD_VALUE
+from l2g.contract import MASK_STRIDE, PAD_VALUE
 from l2g.errors import L2GError
 from l2g.runtime.arrays import Array, ByteArray, FloatArray
 from l2g.runtime.picture.masks import InstanceMask
-
-# Pixels of the canvas per cell of a mask map.
-MASK_STRIDE = 4
 
 
 @dataclass(frozen=True)
 class Letterbox:
     """Keeps the aspect ratio, anchors the picture at the top left, pads the right and the bottom. Sizes in pixels.
 
-    pixel_aspect: width of a source pixel divided by its height; canvas pixels are square.
+    pixel_aspect: width of a source pixel divided by its height; canvas pixels are square. mask_size: (height, width) of
+    the map of a mask, which covers the canvas; a quarter of it unless told.
     """
 
     source_height: int
@@ -29,6 +27,7 @@ class Letterbox:
     canvas_height: int
     canvas_width: int
     pixel_aspect: float = 1.0
+    mask_size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         sizes = (self.source_height, self.source_width, self.canvas_height, self.canvas_width)
@@ -37,7 +36,7 @@ class Letterbox:
                 f"cannot letterbox {self.source_height}x{self.source_width} onto "
                 f"{self.canvas_height}x{self.canvas_width} pixels: every side must be at least 1"
             )
-        if self.canvas_height % MASK_STRIDE or self.canvas_width % MASK_STRIDE:
+        if self.mask_size is None and (self.canvas_height % MASK_STRIDE or self.canvas_width % MASK_STRIDE):
             raise L2GError(
                 f"canvas {self.canvas_height}x{self.canvas_width}: both sides must be multiples of {MASK_STRIDE}"
             )
@@ -46,6 +45,11 @@ class Letterbox:
     def scale(self) -> float:
         """Canvas pixels per height of a source pixel, before rounding to whole pixels."""
         return min(self.canvas_height / self.source_height, self.canvas_width / (self.source_width * self.pixel_aspect))
+
+    @property
+    def map_size(self) -> tuple[int, int]:
+        """(height, width) of the map of a mask."""
+        return self.mask_size or (self.canvas_height // MASK_STRIDE, self.canvas_width // MASK_STRIDE)
 
     @property
     def content_height(self) -> int:
@@ -84,22 +88,29 @@ class Letterbox:
         shrinks = self.scale < 1 and self.scale * self.pixel_aspect < 1
         return cv2.resize(frame, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
+    @property
+    def _steps(self) -> tuple[float, float]:
+        """Cells of the map of a mask for each source pixel, down and to the right."""
+        rows, columns = self.map_size
+        return (
+            self.content_height / self.source_height / (self.canvas_height / rows),
+            self.content_width / self.source_width / (self.canvas_width / columns),
+        )
+
     def mask_to_source(self, logits: FloatArray) -> InstanceMask:
         """Cut one mask map at source resolution.
 
-        logits: float32 [canvas_height / 4, canvas_width / 4]; the mask is where the bilinearly interpolated map is > 0.
+        logits: float32 of `map_size`; the mask is where the bilinearly interpolated map is > 0.
         One interpolation from the map straight to source pixels, sampled at the exact position of each pixel's centre.
         """
-        expected = (self.canvas_height // MASK_STRIDE, self.canvas_width // MASK_STRIDE)
-        if logits.shape != expected:
-            raise L2GError(f"mask map: found {list(logits.shape)}, expected {list(expected)}")
+        if logits.shape != self.map_size:
+            raise L2GError(f"mask map: found {list(logits.shape)}, expected {list(self.map_size)}")
         positive = logits > 0
         rows, columns = np.flatnonzero(positive.any(axis=1)), np.flatnonzero(positive.any(axis=0))
         empty = np.zeros((0, 0), dtype=bool)
         if rows.size == 0:
             return InstanceMask.from_patch(empty, 0, 0, self.source_height, self.source_width)
-        step_y = self.content_height / self.source_height / MASK_STRIDE
-        step_x = self.content_width / self.source_width / MASK_STRIDE
+        step_y, step_x = self._steps
         # Interpolation reaches one cell past the positive ones: nothing outside that window can be positive.
         top, bottom = _window(rows[0], rows[-1], step_y, self.source_height)
         left, right = _window(columns[0], columns[-1], step_x, self.source_width)
@@ -120,15 +131,13 @@ class Letterbox:
     def map_to_source(self, logits: FloatArray, start: int = 0, stop: int | None = None) -> FloatArray:
         """Rows `start` to `stop` of the source picture (all of it, unless told) of one mask map, interpolated.
 
-        logits: float32 [canvas_height / 4, canvas_width / 4] -> float32 [stop - start, source_width], sampled as in
+        logits: float32 of `map_size` -> float32 [stop - start, source_width], sampled as in
         `mask_to_source`.
         """
-        expected = (self.canvas_height // MASK_STRIDE, self.canvas_width // MASK_STRIDE)
-        if logits.shape != expected:
-            raise L2GError(f"mask map: found {list(logits.shape)}, expected {list(expected)}")
+        if logits.shape != self.map_size:
+            raise L2GError(f"mask map: found {list(logits.shape)}, expected {list(self.map_size)}")
         stop = self.source_height if stop is None else stop
-        step_y = self.content_height / self.source_height / MASK_STRIDE
-        step_x = self.content_width / self.source_width / MASK_STRIDE
+        step_y, step_x = self._steps
         to_map = np.array([[step_x, 0, 0.5 * step_x - 0.5], [0, step_y, (start + 0.5) * step_y - 0.5]])
         found = cv2.warpAffine(
             np.ascontiguousarray(logits, dtype=np.float32),

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from l2g.contract import MASK_STRIDE
 from l2g.runtime.arrays import Array, BoolArray, FloatArray, IntArray
 from l2g.runtime.outputs import Detections, RawOutputs
-from l2g.runtime.picture.letterbox import MASK_STRIDE
 from l2g.runtime.picture.logits import sigmoid
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from transformers import VideomtConfig, VideomtForUniversalSegmentation
 
+from l2g.modeling.videomt.dinov3 import VideomtDinov3Config, VideomtDinov3ForUniversalSegmentation
 from l2g.modeling.videomt.model import Videomt
 
 NAMES = ("person", "dog", "cat", "bird", "fish", "boat")
@@ -31,11 +32,22 @@ def config(**changes) -> VideomtConfig:
 
 def network(seed: int = 0, **changes) -> VideomtForUniversalSegmentation:
     torch.manual_seed(seed)
-    found = VideomtForUniversalSegmentation(config(**changes)).eval()
+    return _spread(VideomtForUniversalSegmentation(config(**changes)))
+
+
+def dinov3_network(seed: int = 0, **changes) -> VideomtDinov3ForUniversalSegmentation:
+    """The same with a DINOv3 backbone."""
+    torch.manual_seed(seed)
+    settings = {key: value for key, value in config().to_diff_dict().items() if key not in ("model_type", "mlp_ratio")}
+    settings |= {"intermediate_size": 160, "layer_norm_eps": 1e-5, **changes}
+    return _spread(VideomtDinov3ForUniversalSegmentation(VideomtDinov3Config(**settings)))
+
+
+def _spread(found):
     with torch.no_grad():
         found.embeddings.register_tokens.normal_()
         found.class_predictor.weight.mul_(8)  # so that classes win over "no object", and by a margin
-    return found
+    return found.eval()
 
 
 @functools.cache

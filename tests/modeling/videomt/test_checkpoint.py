@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import VideomtForUniversalSegmentation
 
 import l2g
+from l2g.contract import PIXEL_MEAN, PIXEL_STD
 from l2g.errors import CheckpointError
 from l2g.modeling.videomt import checkpoint
 from tests.modeling.videomt.small import NAMES, moving_frames, network
@@ -105,8 +106,95 @@ def test_a_flipped_bit_is_seen_in_what_was_saved_here(folder, tmp_path):
 
 
 def test_another_model_is_refused(folder):
-    edit(folder, model_type="videomt_dinov3")
-    assert "a model of type 'videomt_dinov3', expected videomt" in refused(folder)
+    edit(folder, model_type="eomt")
+    assert "a model of type 'eomt', expected videomt" in refused(folder)
+
+
+PROCESSOR = {
+    "do_resize": True,
+    "size": {"height": 96, "width": 96},
+    "resample": 2,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": [0.485, 0.456, 0.406],
+    "image_std": [0.229, 0.224, 0.225],
+    "do_center_crop": False,
+    "do_convert_rgb": True,
+    "do_sample_frames": False,
+}
+
+
+def processor(folder, name="video_preprocessor_config.json", **changes):
+    (folder / name).write_text(json.dumps(PROCESSOR | changes))
+    return folder
+
+
+def test_the_default_processor_changes_nothing(folder):
+    plain = l2g.load_checkpoint(folder).contract()
+    assert (plain.mean, plain.std) == (PIXEL_MEAN, PIXEL_STD)
+    assert l2g.load_checkpoint(processor(folder)).contract() == plain
+
+
+@pytest.mark.parametrize(
+    ("changes", "normalised"),
+    [
+        ({"image_mean": [0.5, 0.4, 0.3], "image_std": [0.5, 0.25, 0.2]}, lambda x: (x / 255 - M) / S),
+        ({"rescale_factor": 1 / 127.5}, lambda x: (x / 127.5 - IMAGENET[0]) / IMAGENET[1]),
+        ({"do_rescale": False, "image_mean": [100, 90, 80], "image_std": [50, 60, 70]}, lambda x: (x - LEVELS) / STEPS),
+        ({"do_normalize": False}, lambda x: x / 255),
+    ],
+)
+@pytest.mark.parametrize("name", ["video_preprocessor_config.json", "preprocessor_config.json"])
+def test_a_folders_normalisation_is_taken_over(folder, tmp_path, name, changes, normalised):
+    """By what the public forward makes of pixels that are normalised by hand; saved and loaded again too."""
+    model = l2g.load_checkpoint(processor(folder, name, **changes))
+    frames = torch.from_numpy(moving_frames(model, 1, 1)[:, 0])
+    pixels = normalised(frames.double()).float().permute(0, 3, 1, 2)
+    with torch.no_grad():
+        expected = model.network(pixel_values_videos=pixels[:, None]).class_queries_logits
+    np.testing.assert_allclose(logits(model), expected.numpy(), rtol=0, atol=1e-4)
+    l2g.save_checkpoint(model, tmp_path / "again")
+    again = l2g.load_checkpoint(tmp_path / "again")
+    np.testing.assert_allclose(logits(again), expected.numpy(), rtol=0, atol=1e-4)
+    assert again.contract().mean == pytest.approx(model.contract().mean)
+
+
+M, S = torch.tensor([0.5, 0.4, 0.3]), torch.tensor([0.5, 0.25, 0.2])
+LEVELS, STEPS = torch.tensor([100.0, 90, 80]), torch.tensor([50.0, 60, 70])
+IMAGENET = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+
+
+def test_the_processor_inside_a_larger_file(folder):
+    nested = {"video_processor": PROCESSOR | {"image_mean": [0.5, 0.5, 0.5]}, "processor_class": "Any"}
+    (folder / "processor_config.json").write_text(json.dumps(nested))
+    processor(folder)  # what transformers looks at afterwards
+    assert l2g.load_checkpoint(folder).contract().mean == (127.5, 127.5, 127.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"size": {"height": 96, "width": 128}}, "size {'height': 96, 'width': 128} found, height and width of 96"),
+        ({"size": {"shortest_edge": 96}}, "size {'shortest_edge': 96} found"),
+        ({"resample": 3}, "resample 3 found, 2 (bilinear) expected"),
+        ({"do_resize": False}, "do_resize False found, true expected"),
+        ({"do_center_crop": True}, "do_center_crop True found, false expected"),
+        ({"do_pad": True}, "do_pad True found"),
+        ({"image_std": [0.2, 0, 0.2]}, "image_std [0.2, 0, 0.2] found, numbers above 0 expected"),
+        ({"image_mean": [0.5, 0.5]}, "image_mean [0.5, 0.5] found, three finite numbers expected"),
+        ({"image_mean": "grey"}, "image_mean grey found"),
+        ({"rescale_factor": 0}, "rescale_factor 0 found, a finite number above 0 expected"),
+    ],
+)
+def test_what_l2g_does_not_do_to_frames_is_refused(folder, changes, text):
+    assert f"video_preprocessor_config.json: {text}" in refused(processor(folder, **changes))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "3", "[" * 100_000, "null"])
+def test_a_damaged_processor_is_named(folder, text):
+    (folder / "video_preprocessor_config.json").write_text(text[:200_000])
+    assert "video_preprocessor_config.json: " in refused(folder)
 
 
 def test_code_that_a_folder_brings_along_is_not_run(folder, tmp_path):
@@ -214,4 +302,4 @@ def test_a_broken_file_of_the_authors_is_named(tmp_path):
     assert "1 missing: class_predictor.bias. 1 unexpected: backbone.surprise" in message
     del tensors["backbone.encoder.backbone.pos_embed"]
     torch.save(tensors, tmp_path / "model.pth")
-    assert "expected a whole VidEoMT with a DINOv2 backbone" in refused(tmp_path / "model.pth")
+    assert "expected a whole VidEoMT with a DINOv2 or DINOv3 backbone" in refused(tmp_path / "model.pth")

@@ -224,7 +224,7 @@ def test_a_graph_without_a_contract_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"schema_version": 99}, "schema version 99 found, 1, 2, 3 expected"),
+        ({"schema_version": 99}, "schema version 99 found, 1, 2, 3, 4 expected"),
         ({"states": [{"input": "prior_queries"}]}, "incomplete or damaged"),
         ({"output_kind": "panoptic"}, "output_kind: 'panoptic' found, expected one of raw, detections"),
         ({"output_kind": "detections"}, "names no tensor 'labels'"),

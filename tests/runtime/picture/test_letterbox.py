@@ -13,11 +13,11 @@ from l2g.runtime.picture.letterbox import Letterbox, Squash
 SIZES = [(270, 480), (1080, 1920), (480, 270), (101, 150), (33, 500), (64, 96), (7, 5)]
 
 
-def _sample(logits, letterbox):
-    """Bilinear sampling of a stride-4 map at the centre of every source pixel, in float64."""
+def _sample(logits, letterbox, stride=4):
+    """Bilinear sampling of a map at the centre of every source pixel, in float64."""
 
     def axis(length, content, cells):
-        at = (np.arange(length) + 0.5) * content / length / 4 - 0.5
+        at = (np.arange(length) + 0.5) * content / length / stride - 0.5
         low = np.floor(at).astype(int)
         return np.clip(low, 0, cells - 1), np.clip(low + 1, 0, cells - 1), at - low
 
@@ -67,12 +67,15 @@ def test_growing_is_bilinear():
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
-def test_mask_is_the_interpolated_map_above_zero(height, width):
-    box = Letterbox(height, width, 128, 192)
+@pytest.mark.parametrize("stride", [4, 3.2, 16])
+def test_mask_is_the_interpolated_map_above_zero(height, width, stride):
+    size = (round(128 / stride), round(192 / stride))
+    box = Letterbox(height, width, 128, 192, mask_size=None if stride == 4 else size)
     rng = np.random.default_rng(height)
-    logits = cv2.GaussianBlur(rng.normal(size=(32, 48)).astype(np.float32), (0, 0), 2) * 10
+    logits = cv2.GaussianBlur(rng.normal(size=size).astype(np.float32), (0, 0), 2) * 10
     got = box.mask_to_source(logits).full()
-    expected = _sample(logits.astype(np.float64), box)
+    np.testing.assert_array_equal(got, box.map_to_source(logits) > 0)
+    expected = _sample(logits.astype(np.float64), box, stride)
     assert got.shape == (height, width)
     # Older OpenCV rounds positions to 1/32 of a cell.
     slope = max(np.abs(np.diff(logits, axis=axis)).max() for axis in (0, 1))
