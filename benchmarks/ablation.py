@@ -48,7 +48,7 @@ from l2g.training.config import PhaseConfig, TrainConfig, load_config
 from l2g.training.trainer import Trainer
 
 SEGMENTER = Path(__file__).with_name("segmenter.safetensors")
-SPLITS = {"val": 64, "occluded": 64, "long": 16, "crossing": 16}
+SPLITS = {"val": 48, "occluded": 48, "long": 12, "crossing": 16}
 DRAWS = 200
 ABSENCES = ((1, 5), (6, 15), (16, 40), (41, 10_000))  # frames
 
@@ -114,8 +114,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     run.add_argument("--init", type=Path, default=SEGMENTER, help="the image segmenter (default: the shipped one)")
     run.add_argument("--variants", nargs="+", default=["table3"], help=f"{', '.join(TABLES)}, or names of variants")
     run.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    run.add_argument("--iterations", type=int, nargs=3, default=[300, 200, 300],
-                     help="on images, on clips of 3 frames, in windows of 8 frames (default: 300 200 300)")  # fmt: skip
+    run.add_argument("--iterations", type=int, nargs=3, default=[200, 150, 220],
+                     help="on images, on clips of 3 frames, in windows of 8 frames (default: 200 150 220)")  # fmt: skip
     run.add_argument("--clips", type=int, default=8, help="that learn together (default: %(default)s)")
     run.add_argument("--videos", type=int, nargs=4, default=list(SPLITS.values()), help=f"of {', '.join(SPLITS)}")
     run.set_defaults(act=run_all)
