@@ -37,7 +37,7 @@ from l2g.runtime.video.writer import VideoWriter
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 # Of the trainer 1: it ends in good order.
-CODES = {signal.SIGKILL: (-9,), signal.SIGTERM: (130, 1, -15), signal.SIGINT: (130, 1, -2)}
+CODES = {signal.SIGKILL: (-9,), signal.SIGTERM: (130, -15), signal.SIGINT: (130, -2)}
 # Writers clear away what others of their file left, once that is a second old.
 LEFTOVERS_SECONDS = 1.1
 

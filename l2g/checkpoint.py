@@ -24,7 +24,7 @@ from l2g.modeling.backbones.swin import relative_position_index
 from l2g.modeling.deformable import coarse_first
 from l2g.modeling.family.pickled import BESIDE, read_tensors, unwrapped
 from l2g.modeling.family.protocol import VideoModel
-from l2g.modeling.family.weight_sums import check_sum, save_with_sum
+from l2g.modeling.family.weight_sums import check_beside, check_sum, save_with_sum
 from l2g.modeling.local2global import Local2Global
 from l2g.public.classes import classes_of
 from l2g.public.hub import folder_of, is_hub_checkpoint, model_type
@@ -104,6 +104,8 @@ def load_checkpoint(
     given = {name: value for name, value in given.items() if value is not None}
     names = None if class_names is None else tuple(class_names)
     path = find_checkpoint(path)
+    if path.parent == WEIGHTS:
+        check_beside(path)
     if path.is_dir():
         _refuse_options(path, given)
         return _family(path, model_type(path)).load(path, names)

@@ -68,6 +68,7 @@ def test_the_wheel_is_the_package_and_nothing_else(built):
     package = {str(path) for path in kept_files() if path.parts[0] == "l2g"}
     configs = {f"l2g/training/configs/{name}.yaml" for name in ("synthetic_tiny", "synthetic_tiny_panoptic")}
     weights = {f"l2g/weights/{name}.safetensors" for name in ("l2g_tiny", "l2g_tiny_panoptic")}
+    weights.add("l2g/weights/SHA256SUMS")
     assert {"l2g/py.typed", *configs, *weights} <= package
     assert {name for name in wheel if ".dist-info/" not in name} == package
 

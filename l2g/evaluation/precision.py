@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from l2g.evaluation.lanes import Lane, frames_of, rounds, step
 from l2g.evaluation.panoptic import PanopticBoard, PanopticScorer, is_panoptic
 from l2g.evaluation.parity.frame import FrameDifference, NewcomerNames, compare_frame
 from l2g.evaluation.run import Rollout, Scoreboard, ScoringOptions, VideoScorer, scorable
+from l2g.records import Record
 from l2g.runtime.backends.base import Backend
 from l2g.runtime.outputs import RawOutputs
 from l2g.runtime.picture.letterbox import Letterbox
@@ -31,7 +32,7 @@ QUARTERS = 4
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measured(Record):
     """One model over a data set.
 
     ap: in percent, None where nothing is annotated; of a data set with maps of things and stuff VPQ. switches: identity
@@ -46,9 +47,6 @@ class Measured:
     mask_iou: tuple[float | None, ...] = ()
     identity: tuple[float | None, ...] = ()
     finite: bool = True
-
-    def to_dict(self) -> dict:
-        return asdict(self)
 
 
 def measure(

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 import struct
 from argparse import Namespace
 from pathlib import Path, PurePosixPath
@@ -12,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from l2g import load_checkpoint, save_checkpoint
+from l2g import checkpoint, load_checkpoint, save_checkpoint
+from l2g.checkpoint import shipped_checkpoints
 from l2g.config import PRESETS
 from l2g.errors import CheckpointError
 from l2g.modeling.family.pickled import BESIDE, CONTAINERS, read_tensors, unwrapped
@@ -224,6 +226,24 @@ def test_a_config_that_was_edited_in_the_header(tmp_path):
     assert content.count(b'\\"trajectory\\": true') == 1
     path.write_bytes(content.replace(b'\\"trajectory\\": true', b'\\"trajectory\\":false'))
     refused(path, "was damaged or changed since it was written")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.02, 0.3, 0.6, 0.9, 1.0])
+@pytest.mark.parametrize("name", shipped_checkpoints())
+def test_a_flipped_bit_in_shipped_weights(tmp_path, monkeypatch, name, share):
+    """Their files are older than the sums in headers; anywhere, the header too."""
+    shutil.copytree(checkpoint.WEIGHTS, tmp_path / "weights")
+    monkeypatch.setattr(checkpoint, "WEIGHTS", tmp_path / "weights")
+    path = tmp_path / "weights" / f"{name}.safetensors"
+    flipped(path, min(path.stat().st_size - 1, int(share * path.stat().st_size)))
+    refused(path, "was damaged or changed since it was written", "SHA256SUMS' lists")
+
+
+def test_shipped_weights_are_those_that_are_listed():
+    lines = (checkpoint.WEIGHTS / "SHA256SUMS").read_text().splitlines()
+    assert sorted(line.split()[1] for line in lines) == [f"{name}.safetensors" for name in shipped_checkpoints()]
+    for name in shipped_checkpoints():
+        load_checkpoint(name)
 
 
 def test_a_native_file_without_a_sum_loads(tmp_path):

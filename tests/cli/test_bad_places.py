@@ -62,6 +62,11 @@ def commands(place):
         "train": ("train", "--config", "synthetic_tiny", "--output", "OUT", *small(), phase, "evaluation.every=0"),
         "resume": ("train", "--config", "synthetic_tiny", "--output", "OUT", *small(), twice, "save_every=1", "ema=0"),
         "draw": ("data", "draw", "--split=val", "--videos=2", "--frames=2", "--output", "OUT/drawn"),
+        "panoptic": ("data", "draw", "--panoptic", "--split=val", "--videos=1", "--frames=2", "--output", "OUT/drawn"),
+        "convert": ("data", "convert", data, "--to=coco_video", "--output", "OUT/converted"),
+        "masks": ("data", "convert", data, "--to=masks", "--output", "OUT/converted"),
+        "triton": ("triton", graph, "--output", "OUT"),
+        "check": ("gpu-check", "--device=cpu", "--quick", "--minutes=0.0001", "--models=l2g_tiny", "--output=OUT"),
         "bench": ("bench", graph, "--frames=2", "--output", "OUT", "--quiet"),
         "build": ("build", "--onnx", graph, "--output", "OUT/m.engine", "--library=tensorrt-rtx", *quick),
     }
@@ -83,7 +88,8 @@ def unprivileged():
 
 
 # The trainer saves where it can go on from, then its weights; the rest of `quantize` is what `export` does.
-NAMES = ("run", "evaluate", "report", "parity", "metrics", "export", "quantize", "resume", "train", "draw", "bench")
+NAMES = ("run", "evaluate", "report", "parity", "metrics", "export", "quantize", "resume", "train", "draw",
+         "panoptic", "convert", "masks", "triton", "check", "bench")  # fmt: skip
 
 
 def outcome(forks, commands, folder, name, place=None, mode=0o755):

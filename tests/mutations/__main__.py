@@ -16,8 +16,9 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from tests.mutations.child import GOOD, SECONDS, Forks, Outcome
+from tests.mutations.child import GOOD, SECONDS, Forks, Outcome, Place
 from tests.mutations.families import FAMILIES
+from tests.mutations.kept import CACHE
 from tests.mutations.originals import Originals
 
 KINDS = (*GOOD, "traceback", "hang", "crash", "memory", "half-written")
@@ -29,7 +30,8 @@ def one(
     """The case of that family and seed; its inputs are made in `work`, which is new."""
     (work / "out").mkdir(parents=True)
     words = FAMILIES[family](good, random.Random(f"{family} {seed}"), work)
-    return words, forks.outcome_of(words, work / "log", work / "out", seconds)
+    kept = Place(environment={"L2G_CACHE": str(work / CACHE)}) if (work / CACHE).exists() else None
+    return words, forks.outcome_of(words, work / "log", work / "out", seconds, kept)
 
 
 def main(argv: list[str] | None = None) -> int:

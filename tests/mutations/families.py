@@ -22,6 +22,8 @@ from tests.exported import edited, set_contract, small_checkpoint, small_graph
 from tests.mutations.change import bytes_of, json_of, text_of
 from tests.mutations.checkpoints import spoiled
 from tests.mutations.foreign import class_maps, converted, panoptic
+from tests.mutations.kept import caches, search_logs, swins
+from tests.mutations.options import options
 from tests.mutations.originals import CONFIG, Originals, run_words
 from tests.mutations.resumed import checks, ledgers, memories, resume_files
 from tests.runtime.clips import moving_scenes
@@ -253,7 +255,8 @@ FAMILIES: dict[str, Family] = {
     family.__name__: family
     for family in (
         graph, contract, sidecar, safetensors, pth, annotations, results, configs, pictures, videos, command_line,
-        converted, panoptic, class_maps, memories, resume_files, ledgers, checks, cameras, repositories, videomt, lists
+        converted, panoptic, class_maps, memories, resume_files, ledgers, checks, cameras, repositories, videomt, lists,
+        options, search_logs, caches, swins,
     )
 }  # fmt: skip
 

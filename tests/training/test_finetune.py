@@ -218,7 +218,7 @@ def test_the_short_command_trains_and_a_signal_ends_it_within_an_iteration(tmp_p
     process.send_signal(signal.SIGTERM)
     sent = time.monotonic()
     out, err = (text.decode() for text in process.communicate(timeout=60))
-    assert process.returncode == 1, err
+    assert process.returncode == 130, err
     assert "learning from 3 videos, scored on 1 others" in out
     stopped = torch.load(tmp_path / "run" / "resume.pt", weights_only=True)["progress"]["iteration"]
     assert f"stopped before iteration {stopped} of phase 0; the same command goes on from" in out

@@ -8,7 +8,7 @@ the layout of YouTube-VIS, COCO per frame, CVAT's or Label Studio's video export
 Some videos are held out, and AP on them is told as the run goes; the best weights are kept.
 
 Several processes: `torchrun --nproc-per-node 2 -m l2g.training.train ...`. Interrupt it at any moment; the same command
-goes on where it stopped. Exit code: 0 trained, 1 stopped in good order, 2 bad input.
+goes on where it stopped. Exit code: 0 trained, 2 bad input, 130 stopped.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from l2g.cli.entry import main_of
+from l2g.cli.entry import INTERRUPTED, main_of
 from l2g.errors import ConfigError
 from l2g.files import locked
 
@@ -127,7 +127,7 @@ def _train(config: TrainConfig, output: Path) -> int:
         print(f"wrote {result}" if result else _stopped(trainer), flush=True)
         if result and examiner is not None:
             _report(result, examiner, trainer.output)
-    return 0 if result else 1
+    return 0 if result else INTERRUPTED
 
 
 def _stopped(trainer: Trainer) -> str:

@@ -29,6 +29,7 @@ from l2g.export.precision.convert import HALF, Reduced, all_blocks, reduce_preci
 from l2g.export.precision.emulate import emulate
 from l2g.files import write_text
 from l2g.provenance import BuildFacts
+from l2g.records import as_type
 from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend
 
 
@@ -258,28 +259,32 @@ class _Log:
 
     def add(self, fp16: tuple[str, ...], reference: Measured, measured: Measured) -> None:
         self.entries[fp16] = reference, measured
-        self._write({"half": fp16, "reference": reference.to_dict(), "measured": measured.to_dict()})
+        self._write({"half": fp16, "reference": reference.to_json(), "measured": measured.to_json()})
 
     def _read(self, path: Path, header: dict[str, Any]) -> None:
-        text = path.read_text(encoding="utf-8")
-        first, *lines = text.splitlines()
+        """A line that nobody finished, or that was damaged, ends it: what stands behind is tried again."""
         try:
+            text = path.read_text(encoding="utf-8")
+            first, *lines = text.splitlines()
             found = json.loads(first)
             differing = [key for key in header if found.get(key) != header[key]]
-        except (ValueError, AttributeError):
+        except (OSError, ValueError, AttributeError, RecursionError):
             differing = ["contents"]
         if differing:
             raise ExportError(
                 f"{path}: the log of another search (another {differing[0]}); delete it or give another --log"
             )
+        whole = [first]
         for line in lines:
             try:
                 entry = json.loads(line)
-            except ValueError:  # the line at which a search was interrupted
+                reference, measured = (Measured.from_json(entry[name]) for name in ("reference", "measured"))
+                self.entries[as_type(tuple[str, ...], entry["half"], "half")] = reference, measured
+            except (ValueError, TypeError, KeyError, RecursionError):
                 break
-            self.entries[tuple(entry["half"])] = _measured(entry["reference"]), _measured(entry["measured"])
-        if not text.endswith("\n"):
-            write_text(path, "\n".join([first, *lines[: len(self.entries)], ""]), ExportError)
+            whole.append(line)
+        if len(whole) <= len(lines) or not text.endswith("\n"):
+            write_text(path, "\n".join([*whole, ""]), ExportError)
 
     def _write(self, entry: dict[str, Any]) -> None:
         if self.path is None:
@@ -289,11 +294,6 @@ class _Log:
                 file.write(json.dumps(entry) + "\n")
         except OSError as error:
             raise ExportError(f"{self.path}: cannot be written ({error.strerror}); give another --log") from None
-
-
-def _measured(entry: dict[str, Any]) -> Measured:
-    fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in entry.items()}
-    return Measured(**fields)
 
 
 def _lost_iou(measured: Measured) -> float:

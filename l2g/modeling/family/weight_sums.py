@@ -1,6 +1,7 @@
 """Sums over weights, which tell a flipped bit that leaves every number finite.
 
-A safetensors file that l2g writes carries one in its header. A file of `torch.save` is a ZIP archive, which has a
+A safetensors file that l2g writes carries one in its header; for those that are installed with the package SHA256SUMS
+lies beside them, as `sha256sum -c` reads it. A file of `torch.save` is a ZIP archive, which has a
 CRC-32 of each of its parts; `torch.load` reads past them.
 """
 
@@ -18,8 +19,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from l2g.errors import CheckpointError
+from l2g.files import sha256_of_file
 
-SUM_KEY = "l2g.sha256"
+SUM_KEY, SUMS = "l2g.sha256", "SHA256SUMS"
 _BLOCK = 1 << 20
 
 
@@ -69,6 +71,18 @@ def check_archive(path: str | os.PathLike[str]) -> None:
                             pass
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError) as error:
         raise _damaged(path, str(error)) from None
+
+
+def check_beside(path: Path) -> None:
+    """CheckpointError where the folder of `path` lists its SHA-256 sum and it has another."""
+    listed = path.with_name(SUMS)
+    try:
+        lines = [line.split() for line in listed.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError):
+        return
+    expected = next((words[0] for words in lines if words[1:] == [path.name]), None)
+    if expected is not None and sha256_of_file(path, CheckpointError) != expected:
+        raise _damaged(path, f"it has not the sum {expected[:12]}... that '{listed}' lists")
 
 
 def _damaged(path: str | os.PathLike[str], reason: str) -> CheckpointError:

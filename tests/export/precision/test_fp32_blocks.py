@@ -8,7 +8,7 @@ from l2g.data.registry import load_dataset
 from l2g.data.synthetic.dataset import write_synthetic
 from l2g.errors import ExportError
 from l2g.evaluation.precision import Measured, measure
-from l2g.export.precision.fp32_blocks import Budget, find_kept, search_fp32_blocks
+from l2g.export.precision.fp32_blocks import Budget, _Log, find_kept, search_fp32_blocks
 from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from tests.evaluation.swapping import BlankAndSwappingUnseen, Elsewhere
 from tests.export.precision.half_models import PLANTED, contract, single
@@ -95,6 +95,37 @@ def test_a_block_that_overflows_is_found_in_the_graph(dataset, tmp_path):
     ]
     with pytest.raises(ExportError, match="another graph"):
         search_fp32_blocks(single(), contract(), dataset, **how)
+
+
+TRIAL = {"half": ["b"], "reference": {"ap": 1, "switches": None}, "measured": {"ap": 0.5, "switches": 0.0}}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "", "null", "[1]", "{}", '{"half": ["b"', "[" * 100_000, json.dumps(TRIAL | {"half": 3}),
+        json.dumps(TRIAL | {"half": [[1]]}), json.dumps(TRIAL | {"measured": {"ap": "x", "switches": None}}),
+        json.dumps(TRIAL | {"measured": {"ap": 1, "switches": None, "3": 4}}), json.dumps(TRIAL | {"reference": None}),
+    ],
+    ids=range(11),
+)  # fmt: skip
+def test_a_damaged_line_of_the_log_ends_it(tmp_path, line):
+    path, header = tmp_path / "log", {"graph": "g"}
+    good = [json.dumps(TRIAL | {"half": [name]}) for name in "ac"]
+    path.write_text("\n".join([json.dumps(header), good[0], line, good[1], ""]))
+    for _ in range(2):
+        assert list(_Log(path, header).entries) == [("a",)]
+        assert path.read_text() == f"{json.dumps(header)}\n{good[0]}\n"
+    path.write_text("\n".join([json.dumps(header), *good, ""]))
+    assert list(_Log(path, header).entries) == [("a",), ("c",)]
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"\n", b"null\n", b"[" * 100_000, b'{"graph": "another"}\n'])
+def test_what_is_no_log_is_refused(tmp_path, content):
+    (tmp_path / "log").write_bytes(content)
+    with pytest.raises(ExportError, match=r"the log of another search \(another (contents|graph)\); delete it"):
+        _Log(tmp_path / "log", {"graph": "g"})
+    assert (tmp_path / "log").read_bytes() == content
 
 
 def test_a_model_beside_itself(dataset):
