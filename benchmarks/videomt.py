@@ -1,7 +1,7 @@
 """VidEoMT: time a frame and memory of a video, of transformers' own forward and of l2g's, side by side.
 
     python benchmarks/videomt.py --threads 2 --rounds 5
-    python benchmarks/videomt.py --memory --frames 30
+    python benchmarks/videomt.py --memory --frames 64 --ways transformers
     python benchmarks/videomt.py --make outputs/vits
 
 Random weights of ViT-S at 640 x 640 unless a checkpoint is given; --make writes them, for l2g export and l2g quantize.
@@ -39,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--memory", action="store_true", help="peak memory of --frames frames in place of times")
     parser.add_argument("--frames", type=int, default=300)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="whose memory (default: all)")
     parser.add_argument("--make", type=Path, metavar="FOLDER", help="write the random checkpoint there, and stop")
     parser.add_argument("--worker", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--graph", help="the model as an ONNX file (default: exported here)")
@@ -136,7 +137,7 @@ def _print_times(options: argparse.Namespace) -> None:
 
 def _print_memory(options: argparse.Namespace) -> None:
     print(f"peak memory of {options.frames} frames above the loaded model")
-    for way in WAYS:
+    for way in options.ways:
         arguments = [sys.executable, __file__, "--worker", way, "--frames", str(options.frames)]
         arguments += ["--checkpoint", options.checkpoint, "--graph", options.graph, "--threads", str(options.threads)]
         done = subprocess.run(arguments, capture_output=True, text=True)

@@ -102,7 +102,7 @@ def load_checkpoint(
     """
     given = {"num_queries": num_queries, "num_heads": num_heads, "box_init": box_init, **overrides}
     given = {name: value for name, value in given.items() if value is not None}
-    names = None if class_names is None else tuple(class_names)
+    names = tuple(class_names) if class_names is not None else _published_names(path)
     path = find_checkpoint(path)
     if path.parent == WEIGHTS:
         check_beside(path)
@@ -213,6 +213,12 @@ def _family(path: Path, name: str) -> Any:
         raise CheckpointError(
             f"{path}: a checkpoint of transformers, for which '{error.name}' is not installed; pip install 'l2g[hf]'"
         ) from None
+
+
+def _published_names(path: str | os.PathLike) -> tuple[str, ...] | None:
+    """Of a model in `l2g models` whose checkpoint does not tell them."""
+    public = public_models().get(os.fspath(path))
+    return None if public is None or Path(path).exists() else public.class_names
 
 
 def _refuse_options(path: Path, given: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from l2g.errors import CheckpointError
+from l2g.public.classes import class_lists
 from l2g.public.hub import fetch
 
 _FILE = Path(__file__).parent / "models.json"
@@ -22,7 +23,8 @@ class PublicModel:
     "image instance", ... dataset: that it was trained on, with so many `classes`. canvas: (height, width) that it was
     trained for, None where any will do. parameters: in millions. hub: the id of the Hugging Face hub, or None; url: of
     a file, or None. licence: of the weights, as their authors give it. metric, score: as published, None where it is
-    not; source: where.
+    not; source: where. class_list: what its classes are called, by the name of a list in classes.json, where the
+    checkpoint does not tell.
     """
 
     name: str
@@ -38,11 +40,17 @@ class PublicModel:
     source: str
     hub: str | None = None
     url: str | None = None
+    class_list: str | None = None
 
     @property
     def place(self) -> str:
         """Where its authors say it lies."""
         return self.url or f"https://huggingface.co/{self.hub}"
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """In the order of the logits, where the checkpoint does not tell."""
+        return None if self.class_list is None else class_lists()[self.class_list].names
 
     @property
     def megabytes(self) -> int:

@@ -1,7 +1,10 @@
 """Checkpoints come from the hub: through a mirror, once, with their sums checked. A local server stands in for it."""
 
+import dataclasses
+
 import numpy as np
 import pytest
+import torch
 
 import l2g
 from l2g.errors import CheckpointError
@@ -9,7 +12,8 @@ from l2g.public import hub
 from l2g.public.hub import is_hub_checkpoint
 from l2g.public.table import public_models
 from l2g.runtime.backends.open import open_backend
-from tests.modeling.videomt.small import NAMES, network
+from tests.modeling.videomt.small import NAMES, dinov3_network, network
+from tests.modeling.videomt.test_dinov3 import authors_tensors
 from tests.public.stand_in import ID, standing_in
 
 
@@ -100,6 +104,26 @@ def test_what_looks_like_an_id(tmp_path, monkeypatch):
     assert is_hub_checkpoint("model")
 
 
+def test_a_file_of_the_authors_is_fetched_once_with_the_names_of_its_classes(server, tmp_path, monkeypatch):
+    """Such a file tells no names; those of its data set stand beside it in the table."""
+    name, kept = "videomt-l-dinov3-ytvis2019", tmp_path / "torch"
+    network = dinov3_network(hidden_size=64, num_attention_heads=1, id2label=dict(enumerate(map(str, range(40)))))
+    torch.save({"model": authors_tensors(network)}, tmp_path / "file.pth")
+    server.files["yt_2019.pth"] = (tmp_path / "file.pth").read_bytes()
+    entry = dataclasses.replace(public_models()[name], url=f"{server.address}/{ID}/resolve/main/yt_2019.pth")
+    monkeypatch.setattr("l2g.checkpoint.public_models", lambda: {name: entry})
+    monkeypatch.setenv("TORCH_HOME", str(kept))
+    for _ in range(2):
+        model = l2g.load_checkpoint(name)
+        assert model.config.class_names[:3] == ("person", "giant_panda", "lizard")
+    assert downloads(server) == ["yt_2019.pth"]
+    assert l2g.load_checkpoint(kept / "hub/checkpoints/yt_2019.pth").config.class_names[0] == "LABEL_0"
+    server.close()
+    (kept / "hub/checkpoints/yt_2019.pth").unlink()
+    with pytest.raises(CheckpointError, match=r"is not to be had .*give its path here or copy it to"):
+        l2g.load_checkpoint(name)
+
+
 def test_the_table_is_whole():
     models = public_models()
     assert {model.family for model in models.values()} == {"VidEoMT", "Mask DINO"}
@@ -109,5 +133,6 @@ def test_the_table_is_whole():
         assert model.place.startswith("https://")
         assert model.source.startswith("https://")
         assert model.score is None or 0 < model.score < 100
+        assert model.class_names is None or len(set(model.class_names)) == model.classes
     assert models["videomt-s-ytvis2019"].score == 52.8
     assert models["videomt-s-ytvis2019"].place == f"https://huggingface.co/{ID}"

@@ -163,9 +163,10 @@ class Videomt(VideoModel):
         """See `l2g.modeling.family.protocol.VideoModel`."""
         config = self.config
         if canvas is not None and tuple(canvas) != config.input_size:
+            why = "has a learned position for each patch of" if self.rotation is None else "was trained for"
             raise ConfigError(
                 f"canvas {canvas[0]}x{canvas[1]} found, {config.input_size[0]}x{config.input_size[1]} expected: "
-                "VidEoMT has a learned position for each patch of that size; leave the canvas away"
+                f"VidEoMT {why} that size; leave the canvas away"
             )
         return make_contract(
             height=config.input_size[0],
