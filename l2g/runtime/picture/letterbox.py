@@ -13,6 +13,10 @@ from l2g.errors import L2GError
 from l2g.runtime.arrays import Array, ByteArray, FloatArray
 from l2g.runtime.picture.masks import InstanceMask
 
+# Blocks of so many pixels are averaged by `_averaged`: for smaller ones OpenCV is as fast, and the sums of larger ones
+# are no whole numbers of float32 any more.
+_FEWEST_AVERAGED, _MOST_AVERAGED = 16, 1 << 16
+
 
 @dataclass(frozen=True)
 class Letterbox:
@@ -85,8 +89,13 @@ class Letterbox:
     def _resized(self, frame: ByteArray, size: tuple[int, int]) -> Array:
         """size: (width, height)."""
         # Averages when it shrinks, as the antialiased bilinear resize of the public training code does.
-        shrinks = self.scale < 1 and self.scale * self.pixel_aspect < 1
-        return cv2.resize(frame, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        if self.scale >= 1 or self.scale * self.pixel_aspect >= 1:
+            return cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR)
+        rows, columns = frame.shape[0] // size[1], frame.shape[1] // size[0]
+        whole = (rows * size[1], columns * size[0]) == frame.shape[:2]
+        if whole and _FEWEST_AVERAGED <= rows * columns <= _MOST_AVERAGED:
+            return _averaged(frame, rows, columns)
+        return cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
 
     @property
     def _steps(self) -> tuple[float, float]:
@@ -105,15 +114,14 @@ class Letterbox:
         """
         if logits.shape != self.map_size:
             raise L2GError(f"mask map: found {list(logits.shape)}, expected {list(self.map_size)}")
-        positive = logits > 0
-        rows, columns = np.flatnonzero(positive.any(axis=1)), np.flatnonzero(positive.any(axis=0))
+        first_column, first_row, columns, rows = cv2.boundingRect((logits > 0).view(np.uint8))
         empty = np.zeros((0, 0), dtype=bool)
-        if rows.size == 0:
+        if rows == 0:
             return InstanceMask.from_patch(empty, 0, 0, self.source_height, self.source_width)
         step_y, step_x = self._steps
         # Interpolation reaches one cell past the positive ones: nothing outside that window can be positive.
-        top, bottom = _window(rows[0], rows[-1], step_y, self.source_height)
-        left, right = _window(columns[0], columns[-1], step_x, self.source_width)
+        top, bottom = _window(first_row, first_row + rows - 1, step_y, self.source_height)
+        left, right = _window(first_column, first_column + columns - 1, step_x, self.source_width)
         if top >= bottom or left >= right:
             return InstanceMask.from_patch(empty, 0, 0, self.source_height, self.source_width)
         to_map = np.array(
@@ -182,6 +190,22 @@ class Squash(Letterbox):
                 "the model's frames are squashed onto its canvas by Pillow, which is not installed; pip install pillow"
             ) from None
         return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR))
+
+
+def _averaged(frame: ByteArray, rows: int, columns: int) -> ByteArray:
+    """The means of blocks of `rows` x `columns` pixels, uint8 [H, W, 3] -> [H / rows, W / columns, 3].
+
+    To the bit what OpenCV's INTER_AREA gives, which adds up pixel by pixel: 0.4 ms and not 0.7 from 720p to 90 rows,
+    0.8 and not 2.0 from 1080p.
+    """
+    height, width = frame.shape[0] // rows, frame.shape[1] // columns
+    sums = np.empty((height, frame.shape[1] * 3), np.float32)
+    for index, block in enumerate(np.ascontiguousarray(frame).reshape(height, rows, -1)):
+        cv2.reduce(block, 0, cv2.REDUCE_SUM, sums[index : index + 1], cv2.CV_32F)
+    # Whole numbers again, however the means of so many columns are rounded. A matrix product would wake BLAS's threads.
+    along = cv2.resize(sums.reshape(height, -1, 3), (width, height), interpolation=cv2.INTER_AREA)
+    means = np.rint(np.rint(along * np.float32(columns)) * np.float32(1 / (rows * columns)))
+    return means.astype(np.uint8)
 
 
 # By the contract's resize mode.

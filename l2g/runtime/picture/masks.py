@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
@@ -30,12 +31,10 @@ class InstanceMask:
     @classmethod
     def from_patch(cls, patch: BoolArray, top: int, left: int, height: int, width: int) -> InstanceMask:
         """Trim `patch` (bool [h, w] at (`top`, `left`) of a `height` x `width` picture) to what is set in it."""
-        rows, columns = np.flatnonzero(patch.any(axis=1)), np.flatnonzero(patch.any(axis=0))
-        if rows.size == 0:
+        column, row, columns, rows = cv2.boundingRect(patch.view(np.uint8)) if patch.size else (0, 0, 0, 0)
+        if rows == 0:
             return cls(height, width, 0, 0, np.zeros((0, 0), dtype=bool))
-        row, column = int(rows[0]), int(columns[0])
-        tight = patch[row : int(rows[-1]) + 1, column : int(columns[-1]) + 1]
-        return cls(height, width, top + row, left + column, tight)
+        return cls(height, width, top + row, left + column, patch[row : row + rows, column : column + columns])
 
     @property
     def area(self) -> int:
@@ -58,10 +57,12 @@ class InstanceMask:
     def rle(self) -> dict[str, Any]:
         """COCO's compressed run-length code, {"size": [height, width], "counts": str}, equal to pycocotools' encode."""
         h, w = self.patch.shape
-        columns = np.zeros((w, h + 2), dtype=bool)
-        columns[:, 1:-1] = self.patch.T
-        column, row = np.nonzero(columns[:, 1:] != columns[:, :-1])
-        edges = (self.left + column).astype(np.int64) * self.height + self.top + row
+        # Column by column, each with a pixel of nothing before and after it.
+        columns = np.zeros((w, h + 2), dtype=np.uint8)
+        columns[:, 1:-1] = cv2.transpose(self.patch.view(np.uint8)) if self.patch.size else 0
+        pixels = columns.ravel()
+        column, row = np.divmod(np.flatnonzero(pixels[1:] != pixels[:-1]), h + 2)
+        edges = (self.left + column) * self.height + self.top + row
         # Runs that end at the bottom of one column and start at the top of the next are one run in COCO's order.
         touching = np.flatnonzero(edges[1:] == edges[:-1])
         edges = np.delete(edges, np.concatenate([touching, touching + 1]))

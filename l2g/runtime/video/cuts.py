@@ -89,9 +89,11 @@ class _Look:
     def at(cls, picture: ByteArray) -> _Look:
         small = _thumbnail(picture)
         height, width = small.shape[0] // BLOCK, small.shape[1] // BLOCK
-        pixels = small.reshape(height, BLOCK, width, BLOCK, 3).transpose(0, 2, 1, 3, 4).reshape(height, width, -1, 3)
-        telling: BoolArray = pixels.std(axis=2).mean(axis=2) >= FLAT
-        white = (pixels.max(axis=3) >= _BLEACHED).mean(axis=2) > BLEACHED_PIXELS
+        blocks = small.reshape(height, BLOCK, width, BLOCK, 3)
+        # The pixels of a channel of a block beside each other: means along the last axis are much the fastest.
+        channels = blocks.transpose(0, 2, 4, 1, 3).astype(np.float64).reshape(height, width, 3, -1)
+        telling: BoolArray = channels.std(axis=3).mean(axis=2) >= FLAT
+        white = (channels.max(axis=2) >= _BLEACHED).mean(axis=2) > BLEACHED_PIXELS
         return cls(small, telling & ~white, bool(white.mean() > BLEACHED_BLOCKS))
 
 

@@ -265,7 +265,9 @@ def _ink(color: tuple[int, int, int]) -> np.ndarray:
 def _draw_tint(canvas: np.ndarray, instance: TrackedInstance, patch: np.ndarray, opacity: float) -> None:
     left, top, right, bottom = instance.box
     region = canvas[top:bottom, left:right]
-    cv2.copyTo(cv2.LUT(region, _tint(track_color(instance.track_id), opacity)), patch, region)
+    plain = np.empty(region.shape, np.uint8)
+    cv2.rectangle(plain, (0, 0), (right - left, bottom - top), track_color(instance.track_id), cv2.FILLED)
+    cv2.copyTo(cv2.addWeighted(region, 1 - opacity, plain, opacity, 0), patch, region)
 
 
 def _draw_contour(canvas: np.ndarray, instance: TrackedInstance, patch: np.ndarray, line: int) -> None:

@@ -114,7 +114,10 @@ class VideoWriter:
             )
         if any(after for _, after in self._padding):
             image = np.pad(image, self._padding, mode="edge")
-        frame = av.VideoFrame.from_ndarray(planar_yuv(image), format="yuv420p")
+        # PyAV 18 takes the height of an array that it need not copy to be a multiple of 4.
+        whole = image.shape[0] % 4 == 0
+        frame_of = av.VideoFrame.from_numpy_buffer if whole else av.VideoFrame.from_ndarray
+        frame = frame_of(planar_yuv(image), format="yuv420p")
         # Two frames never share a tick: an encoder refuses times that do not grow.
         tick = max(round(time * TICKS_PER_SECOND), self._last_tick + 1)
         frame.pts, frame.time_base = tick, Fraction(1, TICKS_PER_SECOND)

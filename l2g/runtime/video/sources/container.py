@@ -224,7 +224,10 @@ class VideoFile(VideoSource):
             frame.colorspace = self._matrix
         # One thread: the others have the model to work for.
         rgb = self._reformatter.reformat(frame, frame.width, frame.height, "rgb24", threads=1)
-        image = self._orientation.upright(np.asarray(rgb.to_ndarray(), dtype=np.uint8))
+        # A view where rows follow each other without padding; `to_ndarray` copies always.
+        plane = rgb.planes[0]
+        rows = np.frombuffer(plane, np.uint8).reshape(rgb.height, plane.line_size)[:, : rgb.width * 3]
+        image = self._orientation.upright(rows.reshape(rgb.height, rgb.width, 3))
         if image.shape[:2] != (self.height, self.width):
             image, other_shape = fit(image, self.height, self.width)
             said = (
