@@ -50,7 +50,7 @@ def test_a_difference_is_of_equal_seeds_and_equal_videos():
     after = [run(0, 53.0, draws + 3), run(1, 63.0, draws + 13)]
     mean, low, high, seeds = ablation_report._difference(before, after, "val", "slots")
     assert (mean, seeds) == (3.0, 2)
-    assert low == pytest.approx(3) and high == pytest.approx(3)
+    assert [low, high] == pytest.approx([3, 3])
     # Seeds that disagree make it wide: with both the same one it is 1 or 5.
     after = [run(0, 51.0, draws + 1), run(1, 65.0, draws + 15)]
     mean, low, high, _ = ablation_report._difference(before, after, "val", "slots")

@@ -57,7 +57,7 @@ def test_an_object_that_comes_back_is_found_by_the_same_identity_another_or_none
     tube = [seen, seen, gone, gone, gone, seen, seen, seen]
     before = [{1: seen}] * 2 + [{}] * 3
     assert returns([tube], before + [{1: seen}] * 3) == [Return(3, True)]
-    assert returns([tube], before + [{}, {2: seen}, {1: seen}]) == [Return(3, False)]
+    assert returns([tube], [*before, {}, {2: seen}, {1: seen}]) == [Return(3, False)]
     assert returns([tube], before + [{}] * 3) == [Return(3, None)]
     # What nobody stood for before has not come back, and what stays away is not judged.
     assert returns([tube], [{}] * 5 + [{1: seen}] * 3) == []
