@@ -98,6 +98,7 @@ def _looked_through(pictures: list[PictureFile], workers: int) -> Generator[_Loo
         yield from (_look(*batch) for batch in batches)
         return
     # Spawned: a fork of a process whose libraries have threads may wait for a lock that nobody holds.
+    others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(min(workers, len(batches)), multiprocessing.get_context("spawn"))
     try:
         waiting, rest = set[Future[_Looked]](), iter(batches)
@@ -112,8 +113,14 @@ def _looked_through(pictures: list[PictureFile], workers: int) -> Generator[_Loo
             "a process that decodes pictures was ended from outside, or a picture ends it; look at them in one process "
             "with --workers 1"
         ) from None
+    except BaseException:
+        # Stopped. Nobody waits for what they are at, and left alone they would wait for more: a process that ends at
+        # once takes away the queue from which they would hear of the end.
+        for worker in set(multiprocessing.active_children()) - others:
+            worker.terminate()
+        raise
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown(cancel_futures=True)
 
 
 def _look(first: int, pictures: Iterable[PictureFile]) -> _Looked:

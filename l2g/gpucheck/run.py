@@ -271,7 +271,8 @@ class _Check:
         log = self.folder / "steps" / f"{step.name}.log"
         began = time.monotonic()
         seen: float | None = None
-        with log.open("w+b") as output:
+        log.unlink(missing_ok=True)  # a link would lead to somebody's file
+        with log.open("x+b") as output:
             process = subprocess.Popen(
                 [*CHILD, step.name, str(self.folder.resolve()), self.how.device],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,

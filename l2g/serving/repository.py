@@ -13,7 +13,7 @@ from l2g.artifacts import ENGINE_SUFFIX
 from l2g.artifacts.sidecar import check_file, read_sidecar, sidecar_path
 from l2g.contract import GraphContract
 from l2g.errors import ConfigError
-from l2g.files import folder_atomically, locked, write_text
+from l2g.files import folder_atomically, locked, write_bytes, write_text
 from l2g.runtime.backends.contract_check import check_drivable
 from l2g.runtime.backends.open import ARTIFACT_SUFFIXES, GRAPH_SUFFIX
 from l2g.serving.config import FILE_NAMES, TRUE_FILE, graph_config, tracks_config
@@ -115,7 +115,7 @@ class _Part:
     def _warm(self, model: Path) -> None:
         if self.warm_up:
             (model / "warmup").mkdir(exist_ok=True)
-            (model / "warmup" / TRUE_FILE).write_bytes(b"\x01")
+            write_bytes(model / "warmup" / TRUE_FILE, b"\x01", ConfigError)
 
     def _fill(self, version: Path) -> None:
         for name, content in self.files.items():

@@ -89,7 +89,7 @@ def unprivileged():
 
 # The trainer saves where it can go on from, then its weights; the rest of `quantize` is what `export` does.
 NAMES = ("run", "evaluate", "report", "parity", "metrics", "export", "quantize", "resume", "train", "draw",
-         "panoptic", "convert", "masks", "triton", "check", "bench")  # fmt: skip
+         "panoptic", "convert", "masks", "triton", "bench")  # fmt: skip
 
 
 def outcome(forks, commands, folder, name, place=None, mode=0o755):
@@ -118,7 +118,7 @@ def test_a_full_disk(forks, commands, place, name):
         json.loads(path.read_text())
 
 
-@pytest.mark.parametrize("name", [*NAMES, "demo", "build"])
+@pytest.mark.parametrize("name", [*NAMES, "demo", "build", "check"])
 def test_a_folder_of_somebody_else(unprivileged, commands, place, name):
     """Said before the work, or where all of it is to load libraries, in its place."""
     found, out = outcome(unprivileged, commands, place, name, mode=0o555)
@@ -126,6 +126,29 @@ def test_a_folder_of_somebody_else(unprivileged, commands, place, name):
     assert "ermission" in found.text
     assert list(out.rglob("*")) == []
     assert found.seconds < 20
+
+
+LINKED = ("run", "evaluate", "report", "metrics", "export", "draw", "panoptic", "convert", "masks", "triton", "check")
+
+
+@pytest.mark.parametrize("name", LINKED)
+def test_links_in_the_place_of_files_lead_nowhere(forks, commands, place, name):
+    """Somebody who may write into the folder cannot have a file of ours, elsewhere, written over."""
+    found, out = outcome(forks, commands, place, name)
+    assert found.kind == "result", found.text
+    files = [path.relative_to(out) for path in out.rglob("*") if path.is_file()]
+    victims = place / "victims"
+    shutil.rmtree(victims, ignore_errors=True)
+    victims.mkdir()
+    shutil.rmtree(out)
+    for number, file in enumerate(files):
+        (victims / str(number)).write_text("mine")
+        (out / file).parent.mkdir(parents=True, exist_ok=True)
+        (out / file).symlink_to(victims / str(number))
+    words = [word.replace("OUT", str(out)) for word in commands[name]]
+    assert forks.outcome_of(words, place / "log", out).kind in ("result", "error")
+    assert len(files) >= 1
+    assert {(victims / str(number)).read_text() for number in range(len(files))} == {"mine"}
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")

@@ -1,5 +1,6 @@
 """Frames that are picture files, and the search for damaged ones in several processes."""
 
+import multiprocessing
 import os
 import time
 from pathlib import Path
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 
 from l2g.cli.learning.data_check import main
-from l2g.data.pictures import read_picture, unreadable_frames
+from l2g.data.dataset import PictureFile
+from l2g.data.pictures import _looked_through, read_picture, unreadable_frames
 from l2g.data.youtube_vis import load_youtube_vis
 from l2g.errors import DataError
 from tests.data.layouts import picture, write_youtube_vis, youtube_vis_json
@@ -105,3 +107,16 @@ def test_a_header_that_claims_too_much_takes_no_memory(tmp_path):
         read_picture(path, (24, 40))
     with pytest.raises(DataError, match="is not a picture"):
         read_picture(path)
+
+
+def test_what_is_stopped_leaves_no_process_behind(tmp_path):
+    """Workers that were told nothing kept the command from ending."""
+    (tmp_path / "a.png").write_bytes(cv2.imencode(".png", picture(0, 480, 640))[1])
+    pictures = [PictureFile(tmp_path / "a.png", (480, 640))] * 2000
+    looking = _looked_through(pictures, 2)
+    first, count, messages = next(looking)
+    assert (first % 64, count, messages) == (0, 64, [])
+    start = time.monotonic()
+    looking.close()
+    assert multiprocessing.active_children() == []
+    assert time.monotonic() - start < 2

@@ -3,6 +3,7 @@
 import struct
 from fractions import Fraction
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -126,6 +127,54 @@ def test_ends_at_the_borders_of_frames(tmp_path, suffix):
             assert (found, source.damage) == (list(range(count)), None), end
     with open_source(clip, Selection(start=1.2, end=1.3)) as source:
         assert [frame.index for frame in source] == [12]
+
+
+# Containers beside those that every other test has: (suffix, format, codec).
+CONTAINERS = [
+    ("wmv", "asf", "wmv2"), ("asf", "asf", "msmpeg4"), ("m2ts", "mpegts", "libx264"), ("ts", "mpegts", "libx265"),
+    ("nut", "nut", "libx264"), ("ivf", "ivf", "libvpx"), ("y4m", "yuv4mpegpipe", "wrapped_avframe"),
+    ("flv", "flv", "flv"), ("f4v", "f4v", "libx264"), ("swf", "swf", "flv"), ("rm", "rm", "rv20"),
+    ("mov", "mov", "prores_ks"), ("mov", "mov", "png"), ("mkv", "matroska", "ffv1"), ("webm", "webm", "libvpx-vp9"),
+    ("mp4", "mp4", "libsvtav1"), ("avi", "avi", "rawvideo"), ("avi", "avi", "huffyuv"), ("avi", "avi", "mjpeg"),
+]  # fmt: skip
+PIXELS = {"png": "rgb24", "huffyuv": "yuv422p", "mjpeg": "yuvj420p", "prores_ks": "yuv422p10le"}
+
+
+@pytest.mark.parametrize(("suffix", "kind", "codec"), CONTAINERS)
+def test_containers_of_every_kind(tmp_path, suffix, kind, codec):
+    """All frames, their times, no false damage, and a part."""
+    path, images = tmp_path / f"a.{suffix}", moving_scenes(12)
+    with av.open(str(path), "w", format=kind) as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.height, stream.width, stream.pix_fmt = 64, 96, PIXELS.get(codec, "yuv420p")
+        for index, image in enumerate(images):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format=stream.pix_fmt)
+            frame.pts, frame.time_base = index, Fraction(1, 10)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with open_source(path) as source:
+        frames = list(source)
+    assert source.damage is None
+    np.testing.assert_allclose([frame.time for frame in frames], np.arange(12) / 10, atol=2e-3)
+    for frame, image in zip(frames, images, strict=True):
+        assert np.abs(frame.image.astype(int) - image).mean() < 16
+    with open_source(path, Selection(start=0.25, end=0.75)) as source:
+        assert [frame.index for frame in source] == [3, 4, 5, 6, 7]
+
+
+VARIED = [0, 0.1, 0.2, 0.5, 0.6, 0.7, 1.5, 1.6, 1.64, 1.7]
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "mov", "webm", "ts", "flv", "nut"])
+def test_frames_at_uneven_times(tmp_path, suffix):
+    """Phones and screen recorders: the times are the file's own."""
+    codec = {"webm": "libvpx"}.get(suffix, "libx264")
+    clip = write_clip(tmp_path / f"a.{suffix}", moving_scenes(10), VARIED, codec=codec, options={"g": "5"})
+    with open_source(clip) as source:
+        np.testing.assert_allclose([frame.time for frame in source], VARIED, atol=2e-3)
+        assert source.damage is None
+    with open_source(clip, Selection(start=0.3, end=1.6)) as source:
+        assert [frame.index for frame in source] == [3, 4, 5, 6]
 
 
 def _matrix(clip, values):
