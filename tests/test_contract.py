@@ -142,6 +142,8 @@ def test_every_prefix_of_a_contract_is_refused_cleanly():
         ({"mean": [0, "x", 0]}, "mean: 'x'"),
         ({"std": [1, 0, 1]}, "std: 0"),
         ({"std": [1, float("inf"), 1]}, "std: inf"),
+        ({"std": [1, 10**400, 1]}, "std: 1000"),
+        ({"mean": [1, -(10**400), 1]}, "mean: -1000"),
         ({"height": 10**9}, "height: 1000000000"),
         ({"height": 64.0}, "height: 64.0"),
         ({"width": -96}, "width: -96"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +17,8 @@ from l2g.metrics.files import Json, field, read_json
 from l2g.metrics.rle import BadMaskError, Rle, compress
 from l2g.metrics.tubes import Tubes
 
+# A double; integers of JSON may be larger.
+_LARGEST = sys.float_info.max
 OCCLUSION = {"no_occlusion": 0.0, "slight_occlusion": 0.25, "severe_occlusion": 0.75}
 
 
@@ -138,8 +140,8 @@ def _average_area(areas: list[Any], where: str) -> float:
     """Mean over the frames that have an area: null and 0 do not count (as officially)."""
     for frame, area in enumerate(areas):
         number = isinstance(area, Real)
-        if area is not None and (not number or not 0 <= area < math.inf):
-            raise DataError(f"{where}, frame {frame}: area is {area!r}, expected a number or null")
+        if area is not None and (not number or not 0 <= area <= _LARGEST):
+            raise DataError(f"{where}, frame {frame}: area is {area!r:.40}, expected a number or null")
     present = [area for area in areas if area]
     return float(np.mean(present)) if present else 0.0
 
@@ -173,8 +175,8 @@ def read_results(source: str | Path | list[Json], truth: GroundTruth, allow_empt
                 f"{where}: video_id {video_id} is not in the ground truth; are these results of another split?"
             )
         score, masks = field(entry, "score", where), field(entry, "segmentations", where)
-        if isinstance(score, bool) or not isinstance(score, (float, Real)) or not math.isfinite(score):
-            raise DataError(f"{where} (video {video_id}): 'score' is {score!r}, expected a finite number")
+        if isinstance(score, bool) or not isinstance(score, (float, Real)) or not abs(score) <= _LARGEST:
+            raise DataError(f"{where} (video {video_id}): 'score' is {score!r:.40}, expected a finite number")
         if not isinstance(masks, (list, tuple)):
             found = type(masks).__name__
             raise DataError(f"{where} (video {video_id}): 'segmentations' is {found}, expected a list of frames")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections.abc import Iterable
 from typing import Any, NoReturn, TypeAlias
 
@@ -127,9 +128,9 @@ def _check_colours(contract: Contract) -> None:
             _refuse(name, list(getattr(contract, name)), "three numbers, one for each of R, G and B")
     for level in contract.pad_value:
         _whole("pad_value", level, 0, 255)
-    for name, least in (("mean", -math.inf), ("std", 0.0)):
+    for name, least in (("mean", -sys.float_info.max), ("std", 0.0)):
         for value in getattr(contract, name):
-            if type(value) not in (int, float) or not math.isfinite(value) or value <= least:
+            if type(value) not in (int, float) or not least < value <= sys.float_info.max:
                 _refuse(name, value, "a finite number" + " above 0" * (name == "std"))
 
 

@@ -88,6 +88,43 @@ def test_two_videos_with_one_id(capsys):
     assert len(load_youtube_vis(CASES / "duplicate_video_id", skip_broken=True)) == 0  # whose objects are whose?
 
 
+def _double(videos=(), annotations=(), categories=()):
+    """A change that gives the second of each pair the id of the first."""
+
+    def change(data):
+        for key, pairs in (("videos", videos), ("annotations", annotations), ("categories", categories)):
+            for first, second in pairs:
+                data[key][second]["id"] = data[key][first]["id"]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_double(videos=[(0, 1)]), "id 11 is also that of video"),
+        (_double(videos=[(1, 0)]), "id 12 is also that of video"),
+        (lambda d: d["videos"].append(dict(d["videos"][0])), "id 11 is also that of video 'cat'"),
+        (lambda d: d["videos"].extend([dict(d["videos"][1])] * 2), "id 12 is also that of video 'dog'"),
+        (_double(annotations=[(0, 1)]), "another annotation has this id"),
+        (_double(annotations=[(0, 2)]), "another annotation has this id"),
+        (_double(annotations=[(3, 0)]), "another annotation has this id"),
+        (_double(annotations=[(0, 1), (0, 2), (0, 3)]), "another annotation has this id"),
+        (lambda d: d["annotations"].append(dict(d["annotations"][0])), "another annotation has this id"),
+        (_double(categories=[(0, 1)]), "category ids"),
+        (_double(categories=[(2, 0)]), "category ids"),
+        (lambda d: d["categories"].append({"id": 7, "name": "owl"}), "category ids"),
+    ],
+)
+def test_ids_that_stand_twice_are_named(tmp_path, capsys, change, words):
+    folder = written(tmp_path, change)
+    assert main([str(folder)]) in (1, 2)
+    printed = capsys.readouterr()
+    assert words in printed.out + printed.err
+    with pytest.raises(DataError, match="expected different integers" if words == "category ids" else words):
+        load_youtube_vis(folder)
+
+
 def test_two_annotations_with_one_id(tmp_path):
     folder = written(tmp_path, lambda d: d["annotations"][2].update(id=1))
     with pytest.raises(DataError, match="annotation 1 of video 'dog': another annotation has this id"):

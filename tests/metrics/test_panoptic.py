@@ -134,6 +134,49 @@ def test_stuff_that_is_never_drawn():
     assert (report.windows[1].vpq, report.windows[1].vpq_stuff) == (100.0, None)
 
 
+# What is drawn in truth and prediction (the left half is a thing, the right half stuff, the rest void), and VPQ of all,
+# of things and of stuff by counting: a class that is neither annotated nor counted against anybody has none.
+DRAWN = [
+    ("both", "both", (100, 100, 100)),
+    ("both", "things", (50, 100, 0)),
+    ("both", "stuff", (50, 0, 100)),
+    ("both", "nothing", (0, 0, 0)),
+    ("things", "things", (100, 100, None)),
+    ("things", "both", (100, 100, None)),  # on void nothing is wrong
+    ("things", "stuff", (0, 0, None)),
+    ("things", "nothing", (0, 0, None)),
+    ("stuff", "stuff", (100, None, 100)),
+    ("stuff", "both", (100, None, 100)),
+    ("stuff", "things", (0, None, 0)),
+    ("stuff", "nothing", (0, None, 0)),
+]
+
+
+@pytest.mark.parametrize("listed", ["both", "what is drawn"])
+@pytest.mark.parametrize(("truth", "found", "expected"), DRAWN)
+def test_things_and_stuff_that_lack(listed, truth, found, expected):
+    kinds = {"both": (11, 21), "things": (11,), "stuff": (21,), "nothing": ()}
+    drawn = {11, 21} if listed == "both" else {*kinds[truth], *kinds[found]}
+    classes = [{"id": n // 10, "name": f"class {n}", "isthing": int(n == 11)} for n in sorted(drawn)]
+    videos = [{"video_id": "v", "images": [{"id": str(t), "file_name": f"{t}.png"} for t in range(3)]}]
+
+    def side(segments):
+        ids = np.zeros((3, 4, 8), np.int64)
+        for n in segments:
+            ids[..., :4] = n if n == 11 else ids[..., :4]
+            ids[..., 4:] = n if n == 21 else ids[..., 4:]
+        info = [{"id": n, "category_id": n // 10, "iscrowd": 0, "area": 16} for n in segments]
+        frames = [{"file_name": f"{t}.png", "segments_info": info} for t in range(3)]
+        return [{"video_id": "v", "annotations": frames}], {"v": ids}
+
+    marks, maps = side(kinds[truth])
+    answers, answer_maps = side(kinds[found])
+    gt = {"categories": classes, "videos": videos, "annotations": marks}
+    report = evaluate_vpq(gt, maps, {"annotations": answers}, answer_maps, windows=(1, 2)).windows[1]
+    scores = report.vpq, report.vpq_thing, report.vpq_stuff
+    assert scores == pytest.approx(expected)
+
+
 def test_first_listed_thing_is_noted():
     name = "stq_first_listed_gt_thing_is_treated_as_crowd"
     case = next(case for case in quirks("pan_quirks", failing=False) if case["name"] == name)

@@ -8,8 +8,8 @@ import random
 from typing import Any
 
 ODD: tuple[Any, ...] = (
-    None, True, -1, 0, 1, 1.5, 2**31, 2**63, 10**30, -(10**30), 1e300, float("nan"), float("inf"), "", "x", "\0",
-    "\ud800",
+    None, True, -1, 0, 1, 1.5, 2**31, 2**63, 10**30, -(10**30), 10**400, 1e300, float("nan"), float("inf"), "", "x",
+    "\0", "\ud800",
     "../../etc/passwd", "/etc/passwd", "x" * 5000, [], {}, [1], [[1]], {"a": 1}, [None], "1", 1e-300,
 )  # fmt: skip
 

@@ -76,6 +76,27 @@ def test_hidden_companions_are_no_pictures(tmp_path):
         open_source(tmp_path / "only")
 
 
+COMPANIONS = (
+    "._img1.jpg", ".DS_Store", "Thumbs.db", "desktop.ini", ".img1.jpg.Xy12ab", ".trash-1.png", "img1.xmp", "img1.THM",
+    "img1.jpg.part", "index.html", ".hidden.JPEG", "img1.jpg.json", "@eaDir", ".picasa.ini", ".nomedia",
+    "ZbThumbnail.info",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMPANIONS)
+def test_companions_of_every_system_are_no_pictures(tmp_path, name):
+    """Of macOS, Windows, NAS boxes, copying tools, photo software."""
+    for index in range(3):
+        cv2.imwrite(str(tmp_path / f"img{index}.png"), PICTURE[..., ::-1])
+    if name.startswith("@"):
+        (tmp_path / name).mkdir()
+    else:
+        (tmp_path / name).write_bytes(b"\0\5\x16\7 whatever")
+    source, frames = _read(tmp_path)
+    assert [(frame.index, frame.time) for frame in frames] == [(0, 0.0), (1, 0.1), (2, 0.2)]
+    assert (source.damage, source.notices) == (None, [])
+
+
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tiff", "avif", "jp2"])
 def test_a_picture_cut_short_is_damage(tmp_path, suffix, share):
@@ -112,6 +133,24 @@ def test_other_shapes_are_letterboxed_and_said(tmp_path):
     (notice,) = source.notices
     assert "letterboxed into 96x64: 2, the first is 1.png" in notice
     assert source.damage is None
+
+
+@pytest.mark.parametrize(
+    ("height", "width"),
+    [(96, 64), (64, 64), (32, 96), (200, 10), (10, 200), (1, 1), (1, 300), (300, 1), (640, 640), (63, 300), (128, 97)],
+)
+def test_any_shape_lies_whole_in_the_first_ones_frame(height, width):
+    """Scaled alike in both directions, at the top left, the rest padding."""
+    colour = (40, 60, 230)
+    image = np.full((height, width, 3), colour, np.uint8)
+    fitted, other = fit(image, 64, 96)
+    scale = min(64 / height, 96 / width)
+    rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
+    assert other
+    assert fitted.shape == (64, 96, 3)
+    assert (fitted[:rows, :columns] == colour).all()
+    assert (fitted[rows:] == (124, 116, 104)).all()
+    assert (fitted[:, columns:] == (124, 116, 104)).all()
 
 
 def test_a_pixel_of_rounding_is_no_other_shape():
@@ -354,13 +393,26 @@ def test_limits_that_are_no_numbers(limits):
         Selection(**limits)
 
 
-@pytest.mark.parametrize(("aspect", "turned"), [(2, False), (Fraction(16, 15), False), (Fraction(1, 2), True)])
-def test_the_shape_of_pixels(tmp_path, aspect, turned):
-    clip = write_clip(tmp_path / "a.mp4", moving_scenes(3), pixel_aspect=aspect)
+# Of DVD, HDV, DV and anamorphic film, in what they lie in; and turned.
+PIXEL_SHAPES = [
+    (2, False, "mp4"), (Fraction(16, 15), False, "mp4"), (Fraction(1, 2), True, "mp4"),
+    (Fraction(64, 45), False, "mkv"), (Fraction(8, 9), False, "mkv"), (Fraction(4, 3), False, "mov"),
+    (Fraction(40, 33), True, "mov"), (Fraction(12, 11), False, "ts"), (Fraction(16, 11), False, "avi"),
+    (Fraction(10, 11), False, "flv"), (Fraction(4, 3), False, "nut"), (Fraction(64, 45), True, "mp4"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("aspect", "turned", "suffix"), PIXEL_SHAPES)
+def test_the_shape_of_pixels(tmp_path, aspect, turned, suffix):
+    tick = {"tick": Fraction(1, 10)} if suffix == "avi" else {}
+    codec, options = ("mpeg4", {}) if suffix == "avi" else ("libx264", None)
+    clip = tmp_path / f"a.{suffix}"
+    write_clip(clip, moving_scenes(3), codec=codec, options=options, pixel_aspect=aspect, **tick)
     if turned:
         rotate_mp4(clip, (0, 1, -1, 0))
     source, frames = _read(clip)
-    assert source.pixel_aspect == pytest.approx(float(1 / aspect if turned else aspect))
+    # Some containers say how wide the picture is shown, in whole pixels.
+    assert source.pixel_aspect == pytest.approx(float(1 / aspect if turned else aspect), rel=0.006)
     assert frames[0].image.shape == ((96, 64, 3) if turned else (64, 96, 3))
     assert source.is_portrait == (source.height > source.width * source.pixel_aspect)
 
