@@ -128,7 +128,7 @@ def test_a_folder_of_somebody_else(unprivileged, commands, place, name):
     assert found.seconds < 20
 
 
-LINKED = ("run", "evaluate", "report", "metrics", "draw", "panoptic", "convert", "masks", "triton", "check")
+LINKED = ("run", "evaluate", "report", "metrics", "draw", "panoptic", "convert", "masks", "triton")
 
 
 @pytest.mark.parametrize("name", LINKED)
