@@ -284,6 +284,37 @@ def outside_by_linked_file(folder, other):
     return [f"far/{t:05d}.png" for t in range(3)]
 
 
+def outside_by_dots_within(folder, other):
+    return [f"cat/../../../../{other.name}/{t:05d}.png" for t in range(3)]
+
+
+def outside_by_a_link_to_a_link(folder, other):
+    (folder / "train/JPEGImages/two").symlink_to(other)
+    (folder / "train/JPEGImages/one").symlink_to("two")
+    return [f"one/{t:05d}.png" for t in range(3)]
+
+
+def outside_by_a_link_further_down(folder, other):
+    (folder / "train/JPEGImages/cat/deep").symlink_to(other.parent)
+    return [f"cat/deep/{other.name}/{t:05d}.png" for t in range(3)]
+
+
+def outside_by_doubled_slashes(folder, other):
+    return [f"/{other}//{t:05d}.png" for t in range(3)]
+
+
+def outside_by_one_frame_of_three(folder, other):
+    return ["cat/00000.png", str(other / "00001.png"), "cat/00002.png"]
+
+
+def outside_by_a_folder_whose_name_begins_alike(folder, other):
+    alike = folder / "train" / "JPEGImages.old"
+    alike.mkdir()
+    for t in range(3):
+        (alike / f"{t:05d}.png").write_bytes((other / f"{t:05d}.png").read_bytes())
+    return [f"../JPEGImages.old/{t:05d}.png" for t in range(3)]
+
+
 def outside_by_a_link_and_back(folder, other):
     (folder / "train/JPEGImages/in").symlink_to(other / "deep")
     return [f"in/../{t:05d}.png" for t in range(3)]
@@ -297,6 +328,12 @@ def outside_by_a_link_and_back(folder, other):
         outside_by_linked_folder,
         outside_by_linked_file,
         outside_by_a_link_and_back,
+        outside_by_dots_within,
+        outside_by_a_link_to_a_link,
+        outside_by_a_link_further_down,
+        outside_by_doubled_slashes,
+        outside_by_one_frame_of_three,
+        outside_by_a_folder_whose_name_begins_alike,
     ],
 )
 def test_names_that_leave_the_folder(tmp_path, capsys, way):
