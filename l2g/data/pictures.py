@@ -11,6 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +45,7 @@ def read_picture(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
     is_cut = not data or claimed[0] * claimed[1] > MAX_PIXELS or (data[:2] == b"\xff\xd8" and jpeg_is_cut(data))
     try:
         how = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
-        picture = None if is_cut else cv2.imdecode(np.frombuffer(with_straight_colours(data), np.uint8), how)
+        picture: Any = None if is_cut else cv2.imdecode(np.frombuffer(with_straight_colours(data), np.uint8), how)
     except cv2.error:
         picture = None
     if picture is None or picture.dtype not in (np.uint8, np.uint16):
