@@ -12,8 +12,7 @@ from l2g.public import hub
 from l2g.public.hub import is_hub_checkpoint
 from l2g.public.table import public_models
 from l2g.runtime.backends.open import open_backend
-from tests.modeling.videomt.small import NAMES, dinov3_network, network
-from tests.modeling.videomt.test_dinov3 import authors_tensors
+from tests.modeling.videomt.small import NAMES, dinov3_authors_tensors, dinov3_network, network
 from tests.public.stand_in import ID, standing_in
 
 
@@ -108,7 +107,7 @@ def test_a_file_of_the_authors_is_fetched_once_with_the_names_of_its_classes(ser
     """Such a file tells no names; those of its data set stand beside it in the table."""
     name, kept = "videomt-l-dinov3-ytvis2019", tmp_path / "torch"
     network = dinov3_network(hidden_size=64, num_attention_heads=1, id2label=dict(enumerate(map(str, range(40)))))
-    torch.save({"model": authors_tensors(network)}, tmp_path / "file.pth")
+    torch.save({"model": dinov3_authors_tensors(network)}, tmp_path / "file.pth")
     server.files["yt_2019.pth"] = (tmp_path / "file.pth").read_bytes()
     entry = dataclasses.replace(public_models()[name], url=f"{server.address}/{ID}/resolve/main/yt_2019.pth")
     monkeypatch.setattr("l2g.checkpoint.public_models", lambda: {name: entry})

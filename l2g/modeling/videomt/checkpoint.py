@@ -147,38 +147,33 @@ def _files(folder: Path) -> Iterator[dict[str, Path]]:
 
 def _dinov2(tensors: dict[str, Tensor]) -> VideomtForUniversalSegmentation:
     """The network that names and shapes describe; KeyError for a tensor that is missing for that."""
-    sizes = _sizes(tensors, tensors["embeddings.patch_embeddings.projection.weight"])
+    settings = _sizes(tensors, tensors["embeddings.patch_embeddings.projection.weight"])
     side = round(len(tensors["embeddings.position_embeddings.weight"]) ** 0.5)
-    ratio = tensors["layers.0.mlp.fc1.weight"].shape[0] // sizes["hidden_size"]
-    return VideomtForUniversalSegmentation(
-        VideomtConfig(**sizes, image_size=side * sizes["patch_size"], mlp_ratio=ratio)  # type: ignore[arg-type]
-    )
+    settings["image_size"] = side * settings["patch_size"]
+    settings["mlp_ratio"] = len(tensors["layers.0.mlp.fc1.weight"]) // settings["hidden_size"]
+    return VideomtForUniversalSegmentation(VideomtConfig(**settings))
 
 
 def _dinov3(tensors: dict[str, Tensor]) -> VideomtDinov3ForUniversalSegmentation:
     """The same. No tensor tells the canvas: it is the published ones', which for VIPSeg and VSPW is larger; those two
     hand on normed queries."""
-    sizes = _sizes(tensors, tensors["embeddings.patch_embeddings.weight"])
-    large = sizes["num_labels"] == _LARGE_CLASSES
-    attention, mlp = "layers.0.attention.", "layers.0.mlp."
-    return VideomtDinov3ForUniversalSegmentation(
-        VideomtDinov3Config(
-            **sizes,
-            image_size=_LARGE_CANVAS if large else _CANVAS,
-            norm_queries=large,
-            intermediate_size=tensors[mlp + "up_proj.weight"].shape[0],
-            use_gated_mlp=mlp + "gate_proj.weight" in tensors,
-            mlp_bias=mlp + "up_proj.bias" in tensors,
-            layer_norm_eps=_DINOV3_EPS,
-            **{
-                f"{name}_bias": f"{attention}{short}_proj.bias" in tensors
-                for name, short in (("query", "q"), ("key", "k"), ("value", "v"), ("proj", "o"))
-            },
-        )
-    )
+    settings = _sizes(tensors, tensors["embeddings.patch_embeddings.weight"])
+    large = settings["num_labels"] == _LARGE_CLASSES
+    settings |= {"image_size": _LARGE_CANVAS if large else _CANVAS, "norm_queries": large}
+    mlp, attention = "layers.0.mlp.", "layers.0.attention."
+    settings |= {
+        "intermediate_size": len(tensors[mlp + "up_proj.weight"]),
+        "use_gated_mlp": mlp + "gate_proj.weight" in tensors,
+        "mlp_bias": mlp + "up_proj.bias" in tensors,
+        "layer_norm_eps": _DINOV3_EPS,
+    }
+    for name in ("query", "key", "value", "proj"):
+        letter = "o" if name == "proj" else name[0]
+        settings[f"{name}_bias"] = f"{attention}{letter}_proj.bias" in tensors
+    return VideomtDinov3ForUniversalSegmentation(VideomtDinov3Config(**settings))
 
 
-def _sizes(tensors: dict[str, Tensor], patches: Tensor) -> dict[str, int]:
+def _sizes(tensors: dict[str, Tensor], patches: Tensor) -> dict[str, Any]:
     """What both backbones' configurations have. patches: the weight that embeds them."""
     hidden = tensors["embeddings.cls_token"].shape[-1]
     if hidden % _HEAD_CHANNELS:

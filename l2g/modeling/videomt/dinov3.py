@@ -23,6 +23,7 @@ class VideomtDinov3ForUniversalSegmentation(EomtDinov3ForUniversalSegmentation):
     the patches' places (`rope_embeddings`) in place of learned positions that are added once."""
 
     config_class = VideomtDinov3Config
+    config: VideomtDinov3Config
 
     def __init__(self, config: VideomtDinov3Config):
         super().__init__(config)

@@ -193,15 +193,16 @@ class Videomt(VideoModel):
                 f"frames are {frames.dtype} {list(frames.shape)}; expected torch.uint8 [B, {height}, {width}, 3] "
                 "(l2g.runtime.picture.letterbox.Squash brings any picture to that size)"
             )
-        embeddings = self.network.embeddings
+        network, embeddings = self.network, self.network.embeddings
         images = (frames.float().permute(0, 3, 1, 2) - self.mean) / self.std
         patches, prefix = embeddings.patch_embeddings(images), embeddings.num_prefix_tokens
         front = torch.cat((embeddings.cls_token, embeddings.register_tokens), dim=1)
-        if self.rotation is None:
-            table = torch.cat((front, embeddings.position_embeddings(embeddings.position_ids)), dim=1)
+        if isinstance(network, VideomtForUniversalSegmentation):
+            learned = network.embeddings
+            table = torch.cat((front, learned.position_embeddings(learned.position_ids)), dim=1)
         else:
             patches = patches.flatten(2).transpose(1, 2)
-            table = pad(front, (0, 0, 0, self.rotation.shape[1]))
+            table = pad(front, (0, 0, 0, patches.shape[1]))
         # Zeros for the tokens in front, to which the table adds them: nothing has to be repeated for each stream.
         return pad(patches, (0, 0, prefix, 0)) + table
 

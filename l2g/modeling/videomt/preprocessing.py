@@ -18,6 +18,7 @@ FILE = "video_preprocessor_config.json"
 _FILES = (FILE, "preprocessor_config.json")
 _WHOLE, _PART = "processor_config.json", "video_processor"
 BILINEAR = 2
+_LARGEST = 1e9
 # What must not be asked for.
 _NEVER = ("do_center_crop", "do_pad")
 
@@ -78,15 +79,15 @@ def _settings(folder: Path) -> tuple[str, dict[str, Any]]:
 
 def _check_geometry(found: dict[str, Any], side: int) -> None:
     if not found.get("do_resize", True):
-        raise ConfigError(f"do_resize {found['do_resize']} found, true expected: frames are squashed to the canvas")
+        raise ConfigError(f"do_resize {_shown(found['do_resize'])} found, true expected: frames fill the canvas")
     size = found.get("size") or {}
     if size not in ({}, side, {"height": side, "width": side}):
-        raise ConfigError(f"size {size} found, height and width of {side} expected, the model's image_size")
+        raise ConfigError(f"size {_shown(size)} found, height and width of {side} expected, the model's image_size")
     if found.get("resample") not in (None, BILINEAR):
-        raise ConfigError(f"resample {found['resample']} found, {BILINEAR} (bilinear) expected")
+        raise ConfigError(f"resample {_shown(found['resample'])} found, {BILINEAR} (bilinear) expected")
     for name in _NEVER:
         if found.get(name):
-            raise ConfigError(f"{name} {found[name]} found, false expected: frames are squashed whole")
+            raise ConfigError(f"{name} {_shown(found[name])} found, false expected: frames are squashed whole")
 
 
 def _of(mean: tuple[float, ...], std: tuple[float, ...], factor: float) -> Normalisation:
@@ -102,7 +103,7 @@ def _three(found: dict[str, Any], name: str, default: tuple[float, ...]) -> tupl
     if levels is None:
         return default
     if not isinstance(levels, list) or len(levels) != 3 or not all(map(_is_number, levels)):
-        raise ConfigError(f"{name} {levels} found, three finite numbers expected, of R, G and B")
+        raise ConfigError(f"{name} {_shown(levels)} found, three finite numbers expected, of R, G and B")
     if name == "image_std" and min(levels) <= 0:
         raise ConfigError(f"{name} {levels} found, numbers above 0 expected")
     return tuple(map(float, levels))
@@ -113,9 +114,16 @@ def _number(found: dict[str, Any], name: str, default: float) -> float:
     if value is None:
         return default
     if not _is_number(value) or value <= 0:
-        raise ConfigError(f"{name} {value} found, a finite number above 0 expected")
+        raise ConfigError(f"{name} {_shown(value)} found, a finite number above 0 expected")
     return float(value)
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= _LARGEST  # and NaN is not
+
+
+def _shown(value: object) -> str:
+    text = ascii(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -85,3 +85,20 @@ def public_queries(model: Videomt, clip: np.ndarray) -> list[np.ndarray]:
     finally:
         hook.remove()
     return caught
+
+
+def dinov3_authors_tensors(network: VideomtDinov3ForUniversalSegmentation) -> dict[str, torch.Tensor]:
+    """A state dict as the authors' code saves it: DINOv3 is transformers' own there, under two other names."""
+    heads = {"query": "q", "class_predictor": "class_head", "upscale_block.block": "upscale"}
+    heads |= {f"mask_head.fc{number}": f"mask_head.{2 * number - 2}" for number in (1, 2, 3)}
+    trunk = {"embeddings": "patch_embed", "layers": "blocks", "layernorm": "norm"}
+    found = {"criterion.empty_weight": torch.ones(7)}
+    for name, tensor in network.state_dict().items():
+        if name.startswith("criterion."):
+            continue
+        for prefixes, place in ((trunk, "backbone.encoder.backbone."), (heads, "backbone."), ({"": ""}, "backbone.")):
+            match = next((old for old in prefixes if name.startswith(f"{old}." if old else "")), None)
+            if match is not None:
+                found[place + prefixes[match] + name[len(match) :].replace("layernorm2d", "norm")] = tensor
+                break
+    return found

@@ -11,7 +11,7 @@ from l2g.errors import CheckpointError
 from l2g.export.exporter import ExportOptions, export
 from l2g.modeling.videomt.model import Videomt
 from tests.export.models import run, session
-from tests.modeling.videomt.small import NAMES, dinov3_network, moving_frames
+from tests.modeling.videomt.small import NAMES, dinov3_authors_tensors, dinov3_network, moving_frames
 
 CONFIGURATIONS = {
     "small": {},
@@ -70,29 +70,12 @@ def test_saved_and_loaded_again(tmp_path):
         torch.testing.assert_close(again.network.state_dict()[name], tensor, rtol=0, atol=0)
 
 
-def authors_tensors(network):
-    """A state dict as the authors' code saves it: DINOv3 is transformers' own there, under two other names."""
-    heads = {"query": "q", "class_predictor": "class_head", "upscale_block.block": "upscale"}
-    heads |= {f"mask_head.fc{number}": f"mask_head.{2 * number - 2}" for number in (1, 2, 3)}
-    trunk = {"embeddings": "patch_embed", "layers": "blocks", "layernorm": "norm"}
-    found = {"criterion.empty_weight": torch.ones(7)}
-    for name, tensor in network.state_dict().items():
-        if name.startswith("criterion."):
-            continue
-        for prefixes, place in ((trunk, "backbone.encoder.backbone."), (heads, "backbone."), ({"": ""}, "backbone.")):
-            match = next((old for old in prefixes if name.startswith(f"{old}." if old else "")), None)
-            if match is not None:
-                found[place + prefixes[match] + name[len(match) :].replace("layernorm2d", "norm")] = tensor
-                break
-    return found
-
-
 @pytest.mark.parametrize(("classes", "canvas", "normed"), [(6, 640, False), (124, 1280, True)])
 def test_the_authors_own_file(tmp_path, classes, canvas, normed):
     """What no tensor tells is the published configurations'."""
     labels = {number: f"class {number}" for number in range(classes)}
     network = dinov3_network(seed=3, hidden_size=64, num_attention_heads=1, id2label=labels)
-    torch.save({"model": authors_tensors(network)}, tmp_path / "yt_2019_dinov3.pth")
+    torch.save({"model": dinov3_authors_tensors(network)}, tmp_path / "yt_2019_dinov3.pth")
     model = l2g.load_checkpoint(tmp_path / "yt_2019_dinov3.pth", class_names=tuple(labels.values()))
     assert (model.config.input_size, model.network.config.norm_queries) == ((canvas, canvas), normed)
     for name in ("num_hidden_layers", "num_blocks", "intermediate_size", "num_register_tokens", "layer_norm_eps"):
