@@ -35,6 +35,7 @@ from l2g.runtime.backends.contract_check import (
 )
 from l2g.runtime.backends.openvino_audit import audit, layer_precisions, named_attentions
 from l2g.runtime.backends.openvino_marks import narrow_type, narrowed, with_marks
+from l2g.runtime.backends.openvino_rewrites import simplify
 from l2g.runtime.outputs import FrameOutputs, outputs_class
 
 # What the float32 tensors of a graph are computed in, as OpenVINO spells it.
@@ -165,13 +166,9 @@ class OpenVinoBackend:
     def _compile(self, read: Callable[[], ov.Model], cached: bool) -> tuple[ov.CompiledModel, dict[str, Any]]:
         """(the model compiled, with which properties). With its shapes known OpenVINO fuses what it otherwise computes
         one after the other, and plans its memory. read: gives the model of the file, afresh each time."""
-        model = read()
+        model = _for_one_stream(read())
         as_typed = self._settings["INFERENCE_PRECISION_HINT"] == _AS_TYPED["INFERENCE_PRECISION_HINT"]
         hint = narrow_type(model) if as_typed and self.device.startswith("CPU") else None
-        if hint is not None and self.contract.build.precision == "int8":
-            # Known shapes and marks both keep OpenVINO from computing the products on 8 bits beside 16.
-            return _compile(model, self.path, self.device, self._settings, cached), self._settings
-        _for_one_stream(model)
         if hint is not None:
             settings = {**self._settings, "EXECUTION_MODE_HINT": "PERFORMANCE", "INFERENCE_PRECISION_HINT": hint}
             marked, islands = with_marks(_core(), model)
@@ -181,8 +178,7 @@ class OpenVinoBackend:
             # A version that loses marks: its own types are slower, and as exact.
             del marked, compiled
             shutil.rmtree(_cache_folder(self.path, self.device, settings), ignore_errors=True)
-            model = read()
-            _for_one_stream(model)
+            model = _for_one_stream(read())
         return _compile(model, self.path, self.device, self._settings, cached), self._settings
 
     def _allocate(self, streams: int) -> BoolArray:
@@ -245,10 +241,13 @@ def _read_model(path: Path) -> ov.Model:
         ) from None
 
 
-def _for_one_stream(model: ov.Model) -> None:
+def _for_one_stream(model: ov.Model) -> ov.Model:
+    """The same model, in place."""
     model.reshape(
         {port.any_name: [1, *(dim.get_length() for dim in list(port.partial_shape)[1:])] for port in model.inputs}
     )
+    simplify(model)
+    return model
 
 
 def _metadata(model: ov.Model) -> str | None:

@@ -16,7 +16,7 @@ from l2g.errors import EngineError
 _PRECISIONS = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "i8": "int8", "u8": "int8"}
 _NAMES = ("fp32", "bf16", "fp16", "int8", "unknown")
 _ATTENTION = "ScaledDotProductAttention"
-_PRODUCTS = ("Convolution", "GroupConvolution", "MatMul", _ATTENTION)
+PRODUCTS = ("Convolution", "GroupConvolution", "MatMul", _ATTENTION)
 # Of the compiled model's types those that hold a product.
 _COMPUTING = ("Convolution", "FullyConnected", "MatMul", "Subgraph", _ATTENTION, "MHA")
 # What may stand between a product and the operator that its layer is named after: bias, activation, layout.
@@ -93,7 +93,7 @@ def named_attentions(model: ov.Model) -> ov.Model:
 def _products(model: ov.Model) -> Iterator[_Product]:
     model.reshape({port.any_name: [1, *_rest(port)] for port in model.inputs})
     for node in model.get_ordered_ops():
-        if node.get_type_name() not in _PRODUCTS:
+        if node.get_type_name() not in PRODUCTS:
             continue
         left, right = (port.get_partial_shape() for port in node.inputs()[:2])
         outputs = prod(dim.get_length() for dim in node.output(0).get_partial_shape())
@@ -104,7 +104,7 @@ def _products(model: ov.Model) -> Iterator[_Product]:
         else:  # weights are [out, in, kernel...], those of a group have the group first
             first = 1 if node.get_type_name() == "Convolution" else 2
             inner = prod(right[axis].get_length() for axis in range(first, len(right)))
-        quantised = all(_dequantised(node.input_value(index).get_node()) for index in (0, 1))
+        quantised = all(dequantised(node.input_value(index).get_node()) for index in (0, 1))
         name = node.get_friendly_name().removesuffix(_SUFFIXES[1])
         yield _Product(name, tuple(_readers(node)), quantised, 2 * outputs * inner)
 
@@ -133,7 +133,7 @@ def _readers(node: Any) -> Iterator[str]:
         yield node.get_friendly_name()
 
 
-def _dequantised(node: Any) -> bool:
+def dequantised(node: Any) -> bool:
     """Whether a value comes from eight bits: (Convert(integers) - zero) * scale, or a FakeQuantize."""
     for _ in range(6):
         kind = node.get_type_name()

@@ -18,12 +18,13 @@ import numpy as np
 import openvino as ov
 from openvino import opset1, opset8
 
-from l2g.runtime.backends.openvino_audit import fact_of
+from l2g.runtime.backends.openvino_audit import PRODUCTS, dequantised, fact_of
 
 _NARROW = ("bf16", "f16")
 _WITHOUT_ARITHMETIC = ("Constant", "Parameter", "Result")
 _CONSTANT = ("Constant", "Convert")
 _RESHAPING = ("Reshape", "Squeeze", "Unsqueeze")
+_SCALING = ("Add", "Multiply", "Subtract")
 _MOVING = ("Concat", "Reshape", "Split", "Squeeze", "Transpose", "Unsqueeze", "VariadicSplit")
 # OpenVINO's name of the attribute that keeps an operator's precision, as its own files spell it.
 _MARK = {"name": "DisablePrecisionConversion", "version": "0", "value": "dynamic:f16"}
@@ -34,13 +35,47 @@ def with_marks(core: ov.Core, model: ov.Model) -> tuple[ov.Model, frozenset[str]
 
     model: of static shapes, with explicit types; it is used up. To be compiled with a hint of its narrow type.
     """
-    kept = [node for node in model.get_ordered_ops() if _is_float32(node)]
+    integers = _around_integers(model)
+    kept = [node for node in model.get_ordered_ops() if _is_float32(node) and node.get_friendly_name() not in integers]
     islands = _inner(kept)
     _widen(model)
     model.validate_nodes_and_infer_types()
     marked = [name for node in islands for name in _durable(node)]
     model.validate_nodes_and_infer_types()
     return _mark(core, model, frozenset(marked)), frozenset(marked)
+
+
+def _around_integers(model: ov.Model) -> set[str]:
+    """The names of what is float32 only because eight bits are beside it: scales, products of integers with the bias
+    that ONNX counts to them, and normalisations of whole maps. A mark there would keep OpenVINO from the integers."""
+    names: set[str] = set()
+    for node in model.get_ordered_ops():
+        kind, name = node.get_type_name(), node.get_friendly_name()
+        before = {value.get_node().get_friendly_name(): value.get_node() for value in node.input_values()}
+        near = {source: before[source].get_type_name() for source in before if source in names}
+        if kind in PRODUCTS:
+            found = all(dequantised(node.input_value(place).get_node()) for place in (0, 1))
+        elif kind == "Add":
+            found = f"{name}/WithoutBiases" in near or (name.endswith("/InstanceNormalization") and bool(near))
+        elif kind == "MVN":
+            found = _beside_integers(node)
+        else:
+            moves = kind in ("Relu", *_RESHAPING) or (kind == "Multiply" and "MVN" in near.values())
+            found = kind == "FakeQuantize" or dequantised(node) or (moves and bool(near))
+        if found:
+            names.add(name)
+    return names
+
+
+def _beside_integers(mean_variance: Any) -> bool:
+    """Whether a normalisation is of whole maps, whose scales are of channels, and not of an island."""
+    source = mean_variance.input_value(0)
+    while source.get_node().get_type_name() in _RESHAPING:
+        source = source.get_node().input_value(0)
+    readers = (port.get_node() for port in mean_variance.output(0).get_target_inputs())
+    scales = (node.input_value(1).get_partial_shape() for node in readers if node.get_type_name() == "Multiply")
+    maps = any(len(scale) == 3 and scale[2] == 1 for scale in scales)
+    return maps
 
 
 def _inner(islands: list[Any]) -> list[Any]:
@@ -92,10 +127,10 @@ def _widen(model: ov.Model) -> None:
     for node in model.get_ordered_ops():
         kind, (output, *_) = node.get_type_name(), _types(node.outputs()) or [""]
         if kind == "Constant" and output in _NARROW:
-            # OpenVINO's own hold no array of these types; what it folds is the same number.
-            targets = list(node.output(0).get_target_inputs())
-            wide = opset1.convert(node.output(0), "f32")
-            for target in targets:
+            # Not a conversion of it: OpenVINO keeps that one beside the integers, and computes none of them then.
+            wide = opset1.constant(node.get_data(dtype=np.float32))
+            wide.set_friendly_name(node.get_friendly_name())
+            for target in list(node.output(0).get_target_inputs()):
                 target.replace_source_output(wide.output(0))
         elif kind == "Convert" and _types(node.inputs())[0] in ("f32", *_NARROW) and output in ("f32", *_NARROW):
             source = node.input_value(0)
@@ -122,9 +157,21 @@ def _durable(node: Any) -> list[str]:
         return _replace(node, opset1.reshape(source, np.array(shape, np.int64), False))
     if kind in ("Split", "VariadicSplit"):
         return list(_as_gathers(node))
+    if kind in _SCALING and len(shape) > 2:
+        _spread(node, shape)
     if kind == "MatMul" and len(shape) == 3 and node.input_value(1).get_node().get_type_name() in _CONSTANT:
         return _as_convolution(node)
     return [name]
+
+
+def _spread(node: Any, shape: list[int]) -> None:
+    """A lone factor or offset in the shape of a line: one number, or one of each row, would pass for the scale or zero
+    point of eight bits, which moves through the graph and takes no mark along."""
+    for place in (0, 1):
+        constant = node.input_value(place).get_node()
+        if constant.get_type_name() == "Constant" and constant.get_data().size == 1 and shape[-1] > 1:
+            line = np.full([1] * (len(shape) - 1) + shape[-1:], constant.get_data().item(), np.float32)
+            node.input(place).replace_source_output(opset1.constant(line).output(0))
 
 
 def _as_convolution(node: Any) -> list[str]:
