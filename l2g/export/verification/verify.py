@@ -76,7 +76,9 @@ def _without_ties(
 
     Only streams that differ are run again: the others have passed with the graph's own decisions.
     """
-    differ = np.array([_worst(_of_streams(contract, step, outputs, one)).excess > 1 for one in np.eye(step.streams) > 0])
+    differ = np.array(
+        [_worst(_of_streams(contract, step, outputs, one)).excess > 1 for one in np.eye(step.streams) > 0]
+    )
     part = step.rows(differ)
     decisions: Decisions = part.decisions
     *found, indices, boxes = run(forced, (*part.inputs, *decisions.arrays()))

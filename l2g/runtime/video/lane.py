@@ -24,6 +24,7 @@ from l2g.runtime.outputs import FrameOutputs
 from l2g.runtime.panoptic.options import PanopticOptions, check_task
 from l2g.runtime.panoptic.task import assembler_of
 from l2g.runtime.session import VideoSession
+from l2g.runtime.video.coding.hardware import SOFTWARE
 from l2g.runtime.video.cuts import Cuts, cut_finder
 from l2g.runtime.video.live.pace import from_now_on
 from l2g.runtime.video.live.watcher import Progress, Watcher
@@ -41,7 +42,6 @@ from l2g.runtime.video.results import (
 )
 from l2g.runtime.video.run_folder import KEY_FRAMES, RunFolder, fingerprint
 from l2g.runtime.video.source import VideoFrame, VideoSource
-from l2g.runtime.video.sources.hardware import SOFTWARE
 from l2g.runtime.video.writer import VideoWriter
 
 if TYPE_CHECKING:

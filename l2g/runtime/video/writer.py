@@ -14,9 +14,9 @@ import numpy as np
 from l2g.errors import VideoError
 from l2g.files import write_atomically
 from l2g.runtime.arrays import ByteArray
+from l2g.runtime.video.coding.hardware import find_encoder
 from l2g.runtime.video.run_folder import KEY_FRAMES, RunFile, Target, packets, pending_file
 from l2g.runtime.video.source import ONE_CORE_PIXELS
-from l2g.runtime.video.sources.hardware import find_encoder
 
 # A fragment for every frame, written out at once.
 _GROWING = {"movflags": "+frag_every_frame+empty_moov+default_base_moof", "flush_packets": "1"}

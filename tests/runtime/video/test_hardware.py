@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from l2g.errors import VideoError
+from l2g.runtime.video.coding import hardware
 from l2g.runtime.video.source import open_source
-from l2g.runtime.video.sources import hardware
 from l2g.runtime.video.sources.container import VideoFile
 from l2g.runtime.video.writer import VideoWriter
 
@@ -44,7 +44,8 @@ def test_a_decoder_that_is_not_there_changes_nothing_and_is_told(clip, monkeypat
     for name, told in (("nvdec", True), ("auto", False)):
         found, notices = _frames(clip, decoder=name)
         np.testing.assert_array_equal(found, expected)
-        assert len(notices) == told and all("no decoder nvdec" in text for text in notices)
+        assert len(notices) == told
+        assert all("no decoder nvdec" in text for text in notices)
 
 
 def test_frames_as_hardware_gives_them_have_the_same_pixels(clip, monkeypatch):

@@ -16,10 +16,10 @@ from av.format import Flags
 from av.video.reformatter import ColorTrc, VideoReformatter
 
 from l2g.errors import VideoError
+from l2g.runtime.video.coding.hardware import open_decoding
 from l2g.runtime.video.sources.base import MAX_PIXELS, Image, Selection, VideoSource, check_size, reason
 from l2g.runtime.video.sources.clock import timeline
 from l2g.runtime.video.sources.fit import fit
-from l2g.runtime.video.sources.hardware import open_decoding
 from l2g.runtime.video.sources.integrity import is_cut
 from l2g.runtime.video.sources.matrices import same_matrix
 from l2g.runtime.video.sources.orientation import Orientation, orientation_of

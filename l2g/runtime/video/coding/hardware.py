@@ -65,13 +65,17 @@ class Choice:
         return cls((asked,), True)
 
 
-def open_decoding(address: str | BinaryIO, name: str | None, **options: Any) -> tuple[av.container.InputContainer, str | None]:
+def open_decoding(
+    address: str | BinaryIO, name: str | None, **options: Any
+) -> tuple[av.container.InputContainer, str | None]:
     """`av.open` for reading with a decoder in hardware, or without where none is there; with a sentence that says so
     where one was named."""
     choice, why = Choice.of(name, DECODERS, "decoder"), ""
     for each in choice.names:
         try:
-            return av.open(address, "r", hwaccel=HWAccel(DECODERS[each], allow_software_fallback=False), **options), None
+            return av.open(
+                address, "r", hwaccel=HWAccel(DECODERS[each], allow_software_fallback=False), **options
+            ), None
         except MISSING as error:
             why = reason(error)
     note = f"no decoder {name} for it here ({why}): decoded by the processor" if choice.explicit else None
