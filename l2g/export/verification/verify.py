@@ -11,7 +11,7 @@ from l2g.errors import ExportError
 from l2g.export.verification.comparison import Difference, largest_differences, tolerance
 from l2g.export.verification.decisions import compare_decisions, expose_decisions
 from l2g.export.verification.rollouts import ROLLOUTS, Step, rollouts
-from l2g.modeling.family.protocol import Decisions, VideoModel
+from l2g.modeling.family.protocol import VideoModel
 from l2g.progress import SILENT, Progress
 from l2g.provenance import Verification
 
@@ -80,7 +80,8 @@ def _without_ties(
         [_worst(_of_streams(contract, step, outputs, one)).excess > 1 for one in np.eye(step.streams) > 0]
     )
     part = step.rows(differ)
-    decisions: Decisions = part.decisions
+    decisions = part.decisions
+    assert decisions is not None  # the caller has asked
     *found, indices, boxes = run(forced, (*part.inputs, *decisions.arrays()))
     verdict = compare_decisions(decisions, indices, boxes)
     after = largest_differences(contract, part, found)
