@@ -1,4 +1,4 @@
-"""Is an engine the graph that it was built from? Both run side by side over a rollout, and the sidecar gets the record.
+"""Is an engine, or a graph in OpenVINO, the graph that it was made from? Both run side by side over a rollout.
 
 Kernels of two libraries never agree to the bit, and in FP16 or INT8 not to the third digit; what must agree is what
 a frame's results are made of: class probabilities, the pixels of the masks, the embeddings that are carried on. For
@@ -7,6 +7,7 @@ AP over whole videos there is `l2g parity`.
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -24,14 +25,15 @@ STREAMS, FRAMES, RESET_AT = 2, 4, 2
 
 
 class DisagreementError(EngineError):
-    """An engine does not give its graph's numbers."""
+    """An engine, or a library, does not give its graph's numbers."""
 
 
-# The limits for an engine against its own graph. FP32: ten times what ONNX Runtime and PyTorch differ by; FP16 and
-# INT8: what one more rounding of each layer may do. None of them has been tried on a GPU.
+# The limits for an engine against its own graph. FP32: ten times what ONNX Runtime and PyTorch differ by; FP16, BF16
+# and INT8: what one more rounding of each layer may do. None of them has been tried on a GPU.
 LIMITS = {
     "fp32": Agreement(score=1e-3, mask_pixels=1e-3, queries=1e-3, slots=0.02),
     "fp16": Agreement(score=1e-2, mask_pixels=1e-2, queries=2e-2, slots=0.1),
+    "bf16": Agreement(score=2e-2, mask_pixels=2e-2, queries=5e-2, slots=0.1),
     "int8": Agreement(score=2e-2, mask_pixels=2e-2, queries=5e-2, slots=0.1),
 }
 
@@ -63,6 +65,31 @@ def verify_engine(onnx_file: Path, engine: Path) -> EngineVerification:
         reference.close()
     audit = sidecar.engine.audit
     return check_agreement(found, audit.asked if audit else "fp32", engine, gpu, streams)
+
+
+def verify_graph(
+    onnx_file: Path, reference: Path | None = None, device: str | None = None, precision: str | None = None
+) -> EngineVerification:
+    """Compare a graph as OpenVINO runs it on this machine with ONNX Runtime's CPU provider; EngineError where they do
+    not agree. reference: the graph that ONNX Runtime runs; None is the file itself. device, precision: OpenVINO's, as
+    in `open_backend`."""
+    from l2g.runtime.backends.open import open_backend
+
+    with (
+        closing(open_backend(reference or onnx_file, library="onnxruntime", device="cpu")) as expected,
+        closing(open_backend(onnx_file, library="openvino", device=device, precision=precision)) as candidate,
+    ):
+        _check_alike(expected.contract, candidate.contract, onnx_file, reference)
+        found = measure_agreement(expected, candidate)
+        build = candidate.contract.build
+        own = build.precision if build else "fp32"
+        # What is asked for may be narrower than the graph's own types, and is not an excuse.
+        return check_agreement(found, own, onnx_file, f"OpenVINO {device or 'CPU'}")
+
+
+def _check_alike(one: GraphContract, other: GraphContract, path: Path, reference: Path | None) -> None:
+    if one.inputs != other.inputs or one.outputs != other.outputs:
+        raise EngineError(f"{path}: other inputs or outputs than {reference} has; export both with the same options")
 
 
 def check_agreement(

@@ -64,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_frame_options(parser)
     add_task(parser)
     add_overlay_options(parser)
+    add_hardware_options(parser)
     add_live_options(parser)
     add_running(parser)
     add_quiet(parser)
@@ -106,6 +107,22 @@ def add_overlay_options(parser: argparse.ArgumentParser) -> None:
         "--trails", type=int, default=0, metavar="N", help="draw each object's way over the last N frames"
     )
     group.add_argument("--hud", action="store_true", help="draw frame number, time and frames per second")
+
+
+def add_hardware_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("hardware; what is not there is done by the processor")
+    group.add_argument(
+        "--decoder",
+        choices=("software", "auto", "nvdec", "vaapi"),
+        default="software",
+        help="of video files; auto: the first that is there. The results are the same",
+    )
+    group.add_argument(
+        "--encoder",
+        choices=("software", "auto", "nvenc", "vaapi", "v4l2m2m"),
+        default="software",
+        help="of overlay.mp4; auto: the first that is there",
+    )
 
 
 # Of live sources: seconds, and attempts in a row.
@@ -211,13 +228,20 @@ def process(options: argparse.Namespace) -> list[JobSummary]:
     selection = Selection(options.start, options.end, options.stride)
     flow = FlowOptions(options.policy, options.wait / 1000)
     rotate = Rotation(**dict(options.rotate)) if options.rotate else None
-    output = OutputOptions(results=options.results, lines=options.jsonl, rotate=rotate, resume=options.resume)
+    output = OutputOptions(
+        results=options.results,
+        lines=options.jsonl,
+        rotate=rotate,
+        resume=options.resume,
+        encoder=options.encoder,
+    )
     panoptic = panoptic_options(options)
     with ExitStack() as stack:
         # The sources first: a wrong path should not cost the time it takes to load a model.
         inputs = _inputs(options.input)
         live = _live_options(options, inputs)
-        sources = open_sources([each.path for each in inputs], selection, options.fps, options.track, live, _say)
+        paths = [each.path for each in inputs]
+        sources = open_sources(paths, selection, options.fps, options.track, live, _say, options.decoder)
         for source in sources:
             stack.enter_context(source)
         sources = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import cv2
@@ -39,6 +39,12 @@ class Step:
         if self.normed or not hasattr(holder, output):
             return 1.0
         return max(1.0, float(getattr(holder, output).square().mean().sqrt()))
+
+    def rows(self, streams: np.ndarray) -> Step:
+        """The same of some streams, bool [B]."""
+        inputs = tuple(array[streams] for array in self.inputs)
+        chosen = (_rows(value, torch.from_numpy(streams)) for value in (self.output, self.state, self.decisions))
+        return Step(int(streams.sum()), self.frame, inputs, *chosen, self.normed)
 
 
 def rollouts(model: VideoModel, contract: GraphContract, seed: int = 0) -> Iterator[Step]:
@@ -83,6 +89,15 @@ def _fresh(state: Any, stream: int) -> Any:
     for name, tensor in tensors.items():
         tensor[stream] = 0 if name == "valid" else torch.nan
     return replace(state, **tensors)
+
+
+def _rows(value: Any, streams: torch.Tensor) -> Any:
+    """Of every tensor [B, ...] in a dataclass the rows of some streams, bool [B]."""
+    if isinstance(value, torch.Tensor):
+        return value[streams]
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    return replace(value, **{field.name: _rows(getattr(value, field.name), streams) for field in fields(value)})
 
 
 @torch.no_grad()

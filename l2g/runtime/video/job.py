@@ -260,7 +260,11 @@ def _summary(lane: Lane, seconds: float, interrupted: bool) -> JobSummary:
         files=tuple(path for path in results.paths if path.exists()) if results and not lane.run.kept else (),
         damage=damage,
         interrupted=interrupted,
-        notices=(*lane.source.notices, *([f"went on after {lane.done} frames"] if lane.done else [])),
+        notices=(
+            *lane.source.notices,
+            *(results.notices if results else ()),
+            *([f"went on after {lane.done} frames"] if lane.done else []),
+        ),
         dropped=lane.dropped,
         resets=dict(lane.resets),
         done_before=lane.done,

@@ -24,6 +24,7 @@ from l2g.runtime.outputs import FrameOutputs
 from l2g.runtime.panoptic.options import PanopticOptions, check_task
 from l2g.runtime.panoptic.task import assembler_of
 from l2g.runtime.session import VideoSession
+from l2g.runtime.video.coding.hardware import SOFTWARE
 from l2g.runtime.video.cuts import Cuts, cut_finder
 from l2g.runtime.video.live.pace import from_now_on
 from l2g.runtime.video.live.watcher import Progress, Watcher
@@ -58,7 +59,8 @@ class OutputOptions:
     since it waits on the disk for the end; of the tasks that give maps these are `pred.json` and `pan_pred/` instead.
     lines: where `frames.jsonl` (`panoptic.jsonl`) goes instead, "-" is stdout; a live source's lines can be read as
     they come. rotate: when a live source's files are followed by new ones. resume: go on where an
-    unfinished run in the folder stopped; its files are then those of a run that was not disturbed.
+    unfinished run in the folder stopped; its files are then those of a run that was not disturbed. encoder: of the
+    overlay, see `VideoWriter`.
     """
 
     style: OverlayStyle | None = None
@@ -66,6 +68,7 @@ class OutputOptions:
     lines: str | None = None
     rotate: Rotation | None = None
     resume: bool = False
+    encoder: str | None = None
 
 
 @dataclass(frozen=True)
@@ -175,8 +178,11 @@ class Lane:
         """What the results depend on."""
         source, task = self.source, self._task
         maps = {} if task == "instances" else {"task": task, "merging": str(self.panoptic or PanopticOptions())}
+        # The frames of two encoders do not go into one file.
+        encoder = {"encoder": self.output.encoder} if self.output.encoder not in (None, SOFTWARE) else {}
         return {
             **maps,
+            **encoder,
             "model": fingerprint(self.contract.to_json()),
             "source": Path(source.name).name,
             "length of the source": fingerprint(str([file.stat().st_size for file in source.files if file.is_file()])),
@@ -299,6 +305,8 @@ class Results:
         self._video: VideoWriter | PictureWriter | None = None
         self._source, self._run, self._rotate = source, run, options.rotate if source.is_live else None
         self._written: list[Path] = []
+        self._encoder = options.encoder
+        self.notices: list[str] = []
         self._viewer = OverlayPainter(class_names)
         if self._painter:
             self._open_overlay()
@@ -366,7 +374,10 @@ class Results:
             self._video = PictureWriter(file)
         else:
             rate = source.frame_rate / source.selection.stride
-            self._video = VideoWriter(file, source.height, source.width, rate, source.pixel_aspect)
+            aspect = source.pixel_aspect
+            self._video = VideoWriter(file, source.height, source.width, rate, aspect, self._encoder)
+            if self._video.notice and not self.notices:
+                self.notices.append(f"{name}: {self._video.notice}")
         self._written.append(file.path)
 
     def _overlay_bytes(self) -> int:

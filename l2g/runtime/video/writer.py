@@ -14,6 +14,7 @@ import numpy as np
 from l2g.errors import VideoError
 from l2g.files import write_atomically
 from l2g.runtime.arrays import ByteArray
+from l2g.runtime.video.coding.hardware import find_encoder
 from l2g.runtime.video.run_folder import KEY_FRAMES, RunFile, Target, packets, pending_file
 from l2g.runtime.video.source import ONE_CORE_PIXELS
 
@@ -32,10 +33,21 @@ class VideoWriter:
     grows in fragments, so that what a crash leaves plays up to its last frames. A run that goes on begins with the
     frames that its first part wrote. H.264 with 4:2:0 chroma needs even sides, so odd ones repeat their last row or
     column. `frame_rate` is the mean rate, a hint for the encoder and the length of the last frame. `pixel_aspect`:
-    width of a pixel divided by its height.
+    width of a pixel divided by its height. encoder: "nvenc", "vaapi", "v4l2m2m" or "auto" (the first that is there);
+    where it is not, which `notice` then says, and by default the processor.
     """
 
-    def __init__(self, target: Target, height: int, width: int, frame_rate: float, pixel_aspect: float = 1.0):
+    def __init__(
+        self,
+        target: Target,
+        height: int,
+        width: int,
+        frame_rate: float,
+        pixel_aspect: float = 1.0,
+        encoder: str | None = None,
+    ):
+        self.notice: str | None = None
+        self._asked = encoder
         self._pending = pending_file(target)
         self.path = self._pending.path
         self.frames = self.size = 0  # bytes of what is encoded
@@ -95,14 +107,20 @@ class VideoWriter:
             # Named colours: players otherwise guess BT.601 or BT.709 by the size of the picture.
             "x264-params": "colorprim=bt709:transfer=bt709:colormatrix=smpte170m:fullrange=off",
         }
-        rate = Fraction(frame_rate).limit_denominator(1001)
-        try:
-            stream = self._container.add_stream("libx264", rate=rate or Fraction(1, 1001), options=options)
-        except (av.error.FFmpegError, ValueError) as error:
-            raise VideoError(f"this PyAV has no libx264 encoder ({error}); install it with: pip install av") from None
+        rate = Fraction(frame_rate).limit_denominator(1001) or Fraction(1, 1001)
+        encoder, self.notice = find_encoder(self._asked, height, width, rate)
+        if encoder:
+            options = {**encoder.options, "g": str(KEY_FRAMES)}
+            stream = self._container.add_stream(encoder.codec, rate=rate, options=options, **encoder.stream_options())
+        else:
+            try:
+                stream = self._container.add_stream("libx264", rate=rate, options=options)
+            except (av.error.FFmpegError, ValueError) as error:
+                raise VideoError(f"this PyAV has no libx264 encoder ({error}); pip install av") from None
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-        # Of pictures that one core can do in time, its threads would take turns with the model's.
-        stream.codec_context.thread_count = 1 if height * width <= ONE_CORE_PIXELS else _LARGE_THREADS
+        if not encoder:
+            # Of pictures that one core can do in time, its threads would take turns with the model's.
+            stream.codec_context.thread_count = 1 if height * width <= ONE_CORE_PIXELS else _LARGE_THREADS
         stream.codec_context.time_base = stream.time_base = Fraction(1, TICKS_PER_SECOND)
         return stream
 

@@ -16,6 +16,7 @@ from av.format import Flags
 from av.video.reformatter import ColorTrc, VideoReformatter
 
 from l2g.errors import VideoError
+from l2g.runtime.video.coding.hardware import open_decoding
 from l2g.runtime.video.sources.base import MAX_PIXELS, Image, Selection, VideoSource, check_size, reason
 from l2g.runtime.video.sources.clock import timeline
 from l2g.runtime.video.sources.fit import fit
@@ -61,7 +62,8 @@ class VideoFile(VideoSource):
 
     address: what FFmpeg opens, or an unbuffered pipe. file: the local file that `address` is, if it is one.
     track: the number of the video track, from 0; None chooses. opening: how FFmpeg opens it. threads: of the decoder;
-    None is one for every core where the file or the size of its pictures allows that.
+    None is one for every core where the file or the size of its pictures allows that. decoder: see `open_decoding`; of
+    a pipe always the processor.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class VideoFile(VideoSource):
         track: int | None = None,
         opening: Opening | None = None,
         threads: int | None = None,
+        decoder: str | None = None,
     ):
         super().__init__(name, selection)
         self.files = (file,) if file else ()
@@ -80,9 +83,9 @@ class VideoFile(VideoSource):
         opening = opening or Opening()
         self._mend = opening.mend
         try:
-            self._container = av.open(
+            self._container, note = open_decoding(
                 address,
-                "r",
+                decoder if isinstance(address, str) else None,
                 format=opening.format,
                 options=dict(opening.options),
                 metadata_errors="replace",
@@ -91,6 +94,8 @@ class VideoFile(VideoSource):
         except (av.error.FFmpegError, OSError, ValueError) as error:
             self._close_pipe()
             raise VideoError(f"{name}: cannot be opened as a video ({reason(error)}); {opening.mend}") from None
+        if note:
+            self.notices.append(f"{name}: {note}")
         try:
             self._open_track(address if isinstance(address, str) and file else None, track, threads)
         except BaseException:
@@ -118,7 +123,7 @@ class VideoFile(VideoSource):
         self._places: deque[Fraction | None] = deque()
         self._clock_may_jump = bool(self._container.format.flags & Flags.ts_discont.value)  # type: ignore[operator]
         # A frame's own `reformat` sets up its tables anew for every frame: 1 ms at 720p.
-        self._reformatter = VideoReformatter()
+        self._reformatter, self._planar = VideoReformatter(), VideoReformatter()
         self._packets = self._bad_packets = self._corrupt_frames = self._count = 0
         self._demux_error: str | None = None
         self._last_time = self._last_end = self._origin = 0.0
@@ -220,6 +225,9 @@ class VideoFile(VideoSource):
             self._demux_error = reason(error)
 
     def _picture(self, frame: av.VideoFrame) -> Image:
+        if frame.format.name == "nv12":
+            # As hardware gives them: the same numbers in another order, for which FFmpeg's way to RGB rounds otherwise.
+            frame = self._planar.reformat(frame, format="yuv420p", threads=1)
         if self._matrix is not None:
             frame.colorspace = self._matrix
         # One thread: the others have the model to work for.

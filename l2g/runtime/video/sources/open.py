@@ -37,13 +37,15 @@ def open_source(
     track: int | None = None,
     live: LiveOptions | None = None,
     threads: int | None = None,
+    decoder: str | None = None,
 ) -> VideoSource:
     """Open a video file, a named pipe, a picture, a folder of pictures, several pictures, or a live source: the number
     or device of a camera, a URL that FFmpeg reads, or "-" for stdin.
 
     picture_rate: frames a second of pictures. track: the number of the video track, from 0, where a file holds several;
     None chooses the film. live: how long a live source is waited for, and how it is found again. threads: of the
-    decoder of a file; None is what its pictures' size asks for.
+    decoder of a file; None is what its pictures' size asks for. decoder: of a file, "nvdec", "vaapi" or "auto" (the
+    first that is there); where it is not, and by default ("software"), the processor.
     Raises VideoError when it is missing, empty or not a video.
     """
     selection = selection or Selection()
@@ -66,7 +68,7 @@ def open_source(
             except BaseException:
                 waiting.close()
                 raise
-        return _open(str(path), selection, picture_rate, track, threads)
+        return _open(str(path), selection, picture_rate, track, threads, decoder)
     except L2GError:
         raise
     except Exception as error:
@@ -80,6 +82,7 @@ def open_sources(
     track: int | None = None,
     live: LiveOptions | None = None,
     say: Callable[[str], None] | None = None,
+    decoder: str | None = None,
 ) -> list[VideoSource]:
     """`open_source` for several inputs; live ones are opened at the same time.
 
@@ -97,7 +100,7 @@ def open_sources(
                     waiting[place] = begun
         for place, path in enumerate(inputs):
             if place not in waiting:
-                sources.append(open_source(path, selection, picture_rate, track, live))
+                sources.append(open_source(path, selection, picture_rate, track, live, decoder=decoder))
                 continue
             try:
                 sources.append(waiting[place].ready())
@@ -176,9 +179,16 @@ def _is_pipe(path: str) -> bool:
         return False
 
 
-def _open(path: str, selection: Selection, picture_rate: float, track: int | None, threads: int | None) -> VideoSource:
+def _open(
+    path: str,
+    selection: Selection,
+    picture_rate: float,
+    track: int | None,
+    threads: int | None,
+    decoder: str | None = None,
+) -> VideoSource:
     if "://" in path and not os.path.exists(path):  # unlike Path.exists, False for what is too long for a name
-        return VideoFile(path, path, selection, track=track, threads=threads)
+        return VideoFile(path, path, selection, track=track, threads=threads, decoder=decoder)
     mode = _mode(path)
     if track is not None and (stat.S_ISDIR(mode) or is_picture_name(path)):
         raise VideoError(f"{shown(path)}: pictures have no tracks; leave --track out")
@@ -195,7 +205,7 @@ def _open(path: str, selection: Selection, picture_rate: float, track: int | Non
         if picture is not None:
             return picture
     # Said outright that it is a file: names may hold a colon.
-    return VideoFile(shown(path), f"file:{path}", selection, Path(path), track, threads=threads)
+    return VideoFile(shown(path), f"file:{path}", selection, Path(path), track, threads=threads, decoder=decoder)
 
 
 def _open_picture(file: Path, selection: Selection, picture_rate: float) -> VideoSource | None:
