@@ -204,8 +204,8 @@ def _averaged(frame: ByteArray, rows: int, columns: int) -> ByteArray:
         cv2.reduce(block, 0, cv2.REDUCE_SUM, sums[index : index + 1], cv2.CV_32F)
     # Whole numbers again, however the means of so many columns are rounded. A matrix product would wake BLAS's threads.
     along = cv2.resize(sums.reshape(height, -1, 3), (width, height), interpolation=cv2.INTER_AREA)
-    means = np.rint(np.rint(along * np.float32(columns)) * np.float32(1 / (rows * columns)))
-    return means.astype(np.uint8)
+    means: FloatArray = np.rint(np.rint(along * np.float32(columns)) * np.float32(1 / (rows * columns)))
+    return np.asarray(means, np.uint8)
 
 
 # By the contract's resize mode.

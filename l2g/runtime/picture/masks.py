@@ -65,8 +65,11 @@ class InstanceMask:
         edges = (self.left + column) * self.height + self.top + row
         # Runs that end at the bottom of one column and start at the top of the next are one run in COCO's order.
         touching = np.flatnonzero(edges[1:] == edges[:-1])
-        edges = np.delete(edges, np.concatenate([touching, touching + 1]))
-        counts = np.diff(edges, prepend=0, append=self.height * self.width)
+        if touching.size:
+            edges = np.delete(edges, np.concatenate([touching, touching + 1]))
+        bounds = np.zeros(edges.size + 2, np.int64)
+        bounds[1:-1], bounds[-1] = edges, self.height * self.width
+        counts = bounds[1:] - bounds[:-1]
         if counts.size > 1 and counts[-1] == 0:
             counts = counts[:-1]
         coded = coco_mask.frPyObjects(

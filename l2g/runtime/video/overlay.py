@@ -283,7 +283,8 @@ def _variants(name: str, instance: TrackedInstance, font: int, width: int) -> tu
     return full if _size(full, font)[0] <= width else (number,), (number,)
 
 
-def _size(words: Sequence[str], font: int) -> tuple[int, int]:
+@lru_cache(maxsize=4096)
+def _size(words: tuple[str, ...], font: int) -> tuple[int, int]:
     """Width and height of a label in pixels."""
     masks = [text_mask(word, font) for word in words]
     gap = _gap(font)
@@ -295,7 +296,7 @@ def _gap(font: int) -> int:
     return max(3, round(0.45 * font))
 
 
-def _row(words: Sequence[str], font: int) -> np.ndarray:
+def _row(words: tuple[str, ...], font: int) -> np.ndarray:
     """uint8 [H, W]: coverage of the words beside each other, of `_size`."""
     width, height = _size(words, font)
     row = np.zeros((height, width), np.uint8)
@@ -308,7 +309,7 @@ def _row(words: Sequence[str], font: int) -> np.ndarray:
 
 
 def _draw_label(
-    canvas: np.ndarray, instance: TrackedInstance, place: Placement, words: Sequence[str], font: int
+    canvas: np.ndarray, instance: TrackedInstance, place: Placement, words: tuple[str, ...], font: int
 ) -> None:
     row = _row(words, font)
     height, width = row.shape
@@ -330,9 +331,10 @@ def _draw_leader(canvas: np.ndarray, instance: TrackedInstance, place: Placement
 
 def _draw_hud(canvas: np.ndarray, result: FrameResult, rate: float | None, font: int) -> tuple[int, int, int, int]:
     """The line at the upper left; returns its rectangle (x1, y1, x2, y2)."""
-    words = [f"frame {result.index}", f"{result.time:.2f} s"] + ([] if rate is None else [f"{rate:.1f} frames/s"])
+    words: tuple[str, ...] = (f"frame {result.index}", f"{result.time:.2f} s")
+    words += () if rate is None else (f"{rate:.1f} frames/s",)
     while words and _size(words, font)[0] > canvas.shape[1]:
-        words.pop()
+        words = words[:-1]
     if not words or _size(words, font)[1] > canvas.shape[0]:
         return 0, 0, 0, 0  # a picture that is smaller than a number
     row = _row(words, font)

@@ -8,6 +8,7 @@ import pytest
 
 from l2g.contract import PAD_VALUE
 from l2g.errors import L2GError
+from l2g.runtime.picture import letterbox as picture_room
 from l2g.runtime.picture.letterbox import Letterbox, Squash
 
 SIZES = [(270, 480), (1080, 1920), (480, 270), (101, 150), (33, 500), (64, 96), (7, 5)]
@@ -148,3 +149,25 @@ def test_squashing_without_pillow_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(L2GError, match="pip install pillow"):
         Squash(20, 30, 32, 32).to_canvas(np.zeros((20, 30, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("size", "canvas"),
+    [((720, 1280), (92, 160)), ((1080, 1920), (92, 160)), ((480, 640), (96, 128)), ((700, 1400), (100, 200))],
+)
+def test_whole_blocks_are_averaged_as_opencv_does(size, canvas, monkeypatch):
+    """To the bit: scores and ids must not depend on how the sums are made."""
+    blocks = []
+    averaged = picture_room._averaged
+    monkeypatch.setattr(
+        picture_room, "_averaged", lambda frame, *block: blocks.append(block) or averaged(frame, *block)
+    )
+    rng = np.random.default_rng(size[0])
+    letterbox = Letterbox(*size, *canvas)
+    # Halves, which are rounded to even, are frequent among two values.
+    for low, high in ((0, 256), (7, 9)):
+        picture = rng.integers(low, high, (*size, 3), np.uint8)
+        content = letterbox.content(letterbox.to_canvas(picture))
+        expected = cv2.resize(picture, content.shape[1::-1], interpolation=cv2.INTER_AREA)
+        np.testing.assert_array_equal(content, expected)
+    assert blocks == [(size[0] // content.shape[0],) * 2] * 2
