@@ -82,7 +82,7 @@ def verify_graph(
         _check_alike(expected.contract, candidate.contract, onnx_file, reference)
         found = measure_agreement(expected, candidate)
         build = candidate.contract.build
-        own = build.precision if build else "fp32"
+        own = (build and build.precision) or "fp32"
         # What is asked for may be narrower than the graph's own types, and is not an excuse.
         return check_agreement(found, own, onnx_file, f"OpenVINO {device or 'CPU'}")
 

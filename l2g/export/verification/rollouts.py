@@ -44,7 +44,8 @@ class Step:
         """The same of some streams, bool [B]."""
         inputs = tuple(array[streams] for array in self.inputs)
         chosen = (_rows(value, torch.from_numpy(streams)) for value in (self.output, self.state, self.decisions))
-        return Step(int(streams.sum()), self.frame, inputs, *chosen, self.normed)
+        output, state, decisions = chosen
+        return Step(int(streams.sum()), self.frame, inputs, output, state, decisions, self.normed)
 
 
 def rollouts(model: VideoModel, contract: GraphContract, seed: int = 0) -> Iterator[Step]:

@@ -111,7 +111,8 @@ class VideoWriter:
         encoder, self.notice = find_encoder(self._asked, height, width, rate)
         if encoder:
             options = {**encoder.options, "g": str(KEY_FRAMES)}
-            stream = self._container.add_stream(encoder.codec, rate=rate, options=options, **encoder.stream_options())
+            added = self._container.add_stream(encoder.codec, rate=rate, options=options, **encoder.stream_options())
+            stream = cast(av.VideoStream, added)
         else:
             try:
                 stream = self._container.add_stream("libx264", rate=rate, options=options)

@@ -89,7 +89,7 @@ def find_encoder(name: str | None, height: int, width: int, rate: Fraction) -> t
     for each in choice.names:
         encoder = ENCODERS[each]
         try:
-            context = av.CodecContext.create(encoder.codec, "w", **encoder.stream_options())
+            context: Any = av.CodecContext.create(encoder.codec, "w", **encoder.stream_options())
             context.width, context.height, context.pix_fmt = width, height, "yuv420p"
             context.time_base, context.framerate = 1 / rate, rate
             context.options = dict(encoder.options)

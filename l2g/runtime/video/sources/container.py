@@ -234,7 +234,7 @@ class VideoFile(VideoSource):
         rgb = self._reformatter.reformat(frame, frame.width, frame.height, "rgb24", threads=1)
         # A view where rows follow each other without padding; `to_ndarray` copies always.
         plane = rgb.planes[0]
-        rows = np.frombuffer(plane, np.uint8).reshape(rgb.height, plane.line_size)[:, : rgb.width * 3]
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(rgb.height, plane.line_size)[:, : rgb.width * 3]
         image = self._orientation.upright(rows.reshape(rgb.height, rgb.width, 3))
         if image.shape[:2] != (self.height, self.width):
             image, other_shape = fit(image, self.height, self.width)
