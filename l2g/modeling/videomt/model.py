@@ -7,6 +7,7 @@ queries come in and go out. With a DINOv3 backbone they are those of `l2g.modeli
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -202,7 +203,7 @@ class Videomt(VideoModel):
             table = torch.cat((front, learned.position_embeddings(learned.position_ids)), dim=1)
         else:
             patches = patches.flatten(2).transpose(1, 2)
-            table = pad(front, (0, 0, 0, patches.shape[1]))
+            table = pad(front, (0, 0, 0, math.prod(network.grid_size)))
         # Zeros for the tokens in front, to which the table adds them: nothing has to be repeated for each stream.
         return pad(patches, (0, 0, prefix, 0)) + table
 
