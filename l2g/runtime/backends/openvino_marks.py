@@ -49,6 +49,7 @@ def _around_integers(model: ov.Model) -> set[str]:
     """The names of what is float32 only because eight bits are beside it: scales, products of integers with the bias
     that ONNX counts to them, and normalisations of whole maps. A mark there would keep OpenVINO from the integers."""
     names: set[str] = set()
+    quantised = any(node.get_type_name() == "FakeQuantize" for node in model.get_ops())
     for node in model.get_ordered_ops():
         kind, name = node.get_type_name(), node.get_friendly_name()
         before = {value.get_node().get_friendly_name(): value.get_node() for value in node.input_values()}
@@ -58,7 +59,7 @@ def _around_integers(model: ov.Model) -> set[str]:
         elif kind == "Add":
             found = f"{name}/WithoutBiases" in near or (name.endswith("/InstanceNormalization") and bool(near))
         elif kind == "MVN":
-            found = _beside_integers(node)
+            found = quantised and _of_maps(node)
         else:
             moves = kind in ("Relu", *_RESHAPING) or (kind == "Multiply" and "MVN" in near.values())
             found = kind == "FakeQuantize" or dequantised(node) or (moves and bool(near))
@@ -67,15 +68,11 @@ def _around_integers(model: ov.Model) -> set[str]:
     return names
 
 
-def _beside_integers(mean_variance: Any) -> bool:
-    """Whether a normalisation is of whole maps, whose scales are of channels, and not of an island."""
-    source = mean_variance.input_value(0)
-    while source.get_node().get_type_name() in _RESHAPING:
-        source = source.get_node().input_value(0)
+def _of_maps(mean_variance: Any) -> bool:
+    """Whether a normalisation is of whole maps: its scales are of channels."""
     readers = (port.get_node() for port in mean_variance.output(0).get_target_inputs())
     scales = (node.input_value(1).get_partial_shape() for node in readers if node.get_type_name() == "Multiply")
-    maps = any(len(scale) == 3 and scale[2] == 1 for scale in scales)
-    return maps
+    return any(len(scale) == 3 and scale[2] == 1 for scale in scales)
 
 
 def _inner(islands: list[Any]) -> list[Any]:

@@ -2,7 +2,7 @@
 
 Four changes of a graph of known shapes, each of the same numbers but for the order of roundings. Of deformable
 attention, which is lowered as for ONNX Runtime (measured on one core of an EPYC, a layer of 8617 tokens in BF16: 43 ms
-with the first of them missing, 27 ms without):
+without the first of them, 27 ms with it):
 
 - A Concat on an axis of size one copies two or four bytes at a time: the parts are laid after each other and
   transposed.
