@@ -175,7 +175,7 @@ def read_results(source: str | Path | list[Json], truth: GroundTruth, allow_empt
                 f"{where}: video_id {video_id} is not in the ground truth; are these results of another split?"
             )
         score, masks = field(entry, "score", where), field(entry, "segmentations", where)
-        if isinstance(score, bool) or not isinstance(score, Real) or not abs(float(score)) <= _LARGEST:
+        if isinstance(score, bool) or not isinstance(score, Real) or not abs(cast(float, score)) <= _LARGEST:
             raise DataError(f"{where} (video {video_id}): 'score' is {score!r:.40}, expected a finite number")
         if not isinstance(masks, (list, tuple)):
             found = type(masks).__name__
