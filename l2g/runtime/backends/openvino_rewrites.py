@@ -27,7 +27,7 @@ from l2g.runtime.backends.openvino_audit import dequantised
 
 def simplify(model: ov.Model) -> None:
     """Change `model`, in place. It is of static shapes and of whatever types, which stay."""
-    shared: dict[bytes, Any] = {}
+    shared: dict[tuple[Any, ...], Any] = {}
     for node in model.get_ordered_ops():
         kind = node.get_type_name()
         if kind == "Subtract" and dequantised(node.input_value(0).get_node()):
@@ -56,7 +56,7 @@ def _own_zero(node: Any) -> None:
     node.input(1).replace_source_output(opset1.constant(own).output(0))
 
 
-def _pick_early(node: Any, shared: dict[bytes, Any]) -> None:
+def _pick_early(node: Any, shared: dict[tuple[Any, ...], Any]) -> None:
     """Gather(reference + offsets / sizes, x or y) * size - half, of offsets from a linear layer."""
     scaled = _sole(node.input_value(0), "Multiply")
     picked = scaled and _sole(scaled.input_value(0), "Gather")
@@ -89,11 +89,11 @@ def _pick_early(node: Any, shared: dict[bytes, Any]) -> None:
         """The x or y of constant pairs, float64 as `flat`."""
         return np.broadcast_to(pair, whole)[..., axis].astype(np.float64).reshape(flat)
 
-    factor = size / of_axis(sizes)[:, :1]
+    factor = size / of_axis(sizes)
     if not np.allclose(factor, 1, rtol=0, atol=1e-6):
         result = opset1.multiply(result, opset1.constant(factor.astype(np.float32)))
     offset = (of_axis(reference) * size - half).astype(np.float32)
-    start = shared.setdefault(offset.tobytes(), opset1.constant(offset))
+    start = shared.setdefault((offset.shape, offset.tobytes()), opset1.constant(offset))
     # Of its two halves one keeps the layer's name: an audit looks for it.
     product.set_friendly_name(f"{name}/y" if axis else name)
     _replace(node, opset1.add(result, start))

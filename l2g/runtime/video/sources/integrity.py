@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import re
 from pathlib import Path
 from typing import BinaryIO
@@ -30,8 +31,8 @@ def is_cut(path: Path) -> bool | None:
             if head[:4] == b"\x1a\x45\xdf\xa3":
                 return _matroska_is_cut(file, size)
             if head[:4] == b"GIF8":
-                file.seek(0)
-                return _gif_is_cut(file.read())
+                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                    return _gif_is_cut(data)
             if head[:8] == b"\x89PNG\r\n\x1a\n":
                 return b"IEND" not in _tail(file, size)
             if head[:2] == b"\xff\xd8":
@@ -54,7 +55,7 @@ def jpeg_is_cut(data: bytes) -> bool:
     return True
 
 
-def _gif_is_cut(data: bytes) -> bool | None:
+def _gif_is_cut(data: mmap.mmap) -> bool | None:
     """Block by block to the trailer, whatever lies behind it; None where it is no block."""
 
     def colours(packed: int) -> int:
