@@ -123,18 +123,21 @@ def add_allow_outside(parser: Options) -> None:
     )
 
 
-def open_dataset(options: argparse.Namespace, name: str | None = None, *, decode: bool = True) -> VideoDataset:
+def open_dataset(
+    options: argparse.Namespace, name: str | None = None, *, decode: bool = True, endless: bool = False
+) -> VideoDataset:
     """The data set that the options of `add_dataset` name, or `name` read as they say.
 
     What --skip-broken leaves out is named on stderr; with `decode` it is looked for in every frame, before the command
-    begins. DataError where the data set is broken or not there.
+    begins. DataError where the data set is broken or not there, and unless `endless` where it has no end.
     """
     from dataclasses import replace
 
     from l2g.data.classes import read_mapping
+    from l2g.data.dataset import ENDLESS
     from l2g.data.pictures import unreadable_frames
     from l2g.data.registry import load_dataset
-    from l2g.errors import L2GError
+    from l2g.errors import DataError, L2GError
 
     count = getattr(options, "videos", None) if name is None else None
     if count is not None and count < 1:
@@ -147,8 +150,13 @@ def open_dataset(options: argparse.Namespace, name: str | None = None, *, decode
         skip_broken=options.skip_broken,
         allow_outside=options.allow_outside,
     )
+    if len(dataset.videos) == ENDLESS and not endless:
+        raise DataError(
+            f"data set '{dataset.name}' has no end, and is for learning and calibration; take another of its splits, or "
+            "write some of its videos: l2g data draw --split train --videos 8 --output DIR"
+        )
     dataset = replace(dataset, videos=dataset.videos[:count], class_map=mapping)
-    if options.skip_broken and decode:
+    if options.skip_broken and decode and len(dataset.videos) < ENDLESS:
         found = unreadable_frames(dataset, progress=not options.quiet)
         videos = (
             [video for place, video in enumerate(dataset.videos) if place not in found] if found else dataset.videos

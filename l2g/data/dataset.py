@@ -13,6 +13,7 @@ import numpy as np
 
 from l2g.errors import DataError
 
+ENDLESS = 2**31 - 1  # videos of a data set that is drawn on demand
 _SHOWN = 20  # broken entries named one by one
 
 

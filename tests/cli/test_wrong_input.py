@@ -55,6 +55,8 @@ GRAPHS = {
     "val": "no backend opens this",
 }
 DATA = {
+    "synthetic:train": "has no end",
+    "synthetic_panoptic:train": "has no end",
     "nowhere": "no data set",
     "empty": "empty",
     "ovis:{}/nowhere": "nowhere",

@@ -6,6 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
+from l2g.data.registry import load_dataset
 from l2g.data.synthetic.shapes import CLASSES
 from l2g.data.synthetic.video import MIN_VISIBLE, SPLITS, synthetic_image, synthetic_video
 from l2g.errors import DataError
@@ -198,3 +199,13 @@ def test_crossing_objects_change_their_colours_at_once_and_return():
     assert jumps["crossing"] >= 4
     assert jumps["long"] <= 1
     assert returns >= 4, "of some 30 objects"
+
+
+def test_a_part_of_an_endless_split_draws_nothing():
+    videos = load_dataset("synthetic:train").videos
+    assert len(videos[:]) == len(videos) > 10**9
+    assert [video.name for video in videos[3:9:3]] == [videos[3].name, videos[6].name]
+    assert len(videos[5:][:7]) == 7
+    np.testing.assert_array_equal(videos[5:][1].frame(2), synthetic_video("train", 6, frames=[2]).frames[0])
+    with pytest.raises(IndexError):
+        videos[:3][3]

@@ -152,7 +152,7 @@ def quantise(arguments: argparse.Namespace) -> Quantised:
     refuse_overwriting([output], [arguments.ckpt], ExportError)
     dataset = first_videos(open_dataset(arguments, arguments.dataset), arguments.verdict_videos)
     other = arguments.calibrate_on
-    calibration = dataset if other is None else open_dataset(arguments, other)
+    calibration = dataset if other is None else open_dataset(arguments, other, endless=True)
     others = tuple(first_videos(open_dataset(arguments, name), arguments.verdict_videos) for name in arguments.also_on)
     work = arguments.work or output.with_name(f"{output.name}.work")
     with locked(work, ExportError):

@@ -18,7 +18,7 @@ from typing import Any, Protocol, overload
 import cv2
 import numpy as np
 
-from l2g.data.dataset import Category, Clip, Video, VideoDataset, make_clip
+from l2g.data.dataset import ENDLESS, Category, Clip, Video, VideoDataset, make_clip
 from l2g.data.synthetic.shapes import CLASS_NAMES
 from l2g.data.synthetic.video import DEFAULT_SIZE, SyntheticVideo, split_facts, synthetic_video
 from l2g.errors import DataError, L2GError
@@ -26,7 +26,6 @@ from l2g.files import cache_root, folder_atomically, name_beside, sha256_of_file
 
 FORMAT_VERSION = 1  # part of the cache's directory names: raise it whenever the drawing changes
 CATEGORIES = tuple(Category(label + 1, name) for label, name in enumerate(CLASS_NAMES))
-ENDLESS = 2**31 - 1
 SUM = "sum.sha256"  # lies in a cached split, over all of its other files
 
 
@@ -67,11 +66,13 @@ class DrawnVideo(Video):
 
 
 class _DrawnVideos(Sequence[Video]):
-    def __init__(self, count: int, draw: Callable[[int], DrawnVideo]):
-        self._count, self._draw = count, draw
+    """Drawn when they are asked for, a part of them too: there may be no end of them."""
+
+    def __init__(self, places: range, draw: Callable[[int], DrawnVideo]):
+        self._places, self._draw = places, draw
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._places)
 
     @overload
     def __getitem__(self, index: int) -> Video: ...
@@ -81,10 +82,8 @@ class _DrawnVideos(Sequence[Video]):
 
     def __getitem__(self, index: int | slice) -> Video | Sequence[Video]:
         if isinstance(index, slice):
-            return [self._draw(place) for place in range(*index.indices(self._count))]
-        if not 0 <= index < self._count:
-            raise IndexError(index)
-        return self._draw(index)
+            return _DrawnVideos(self._places[index], self._draw)
+        return self._draw(self._places[index])
 
 
 def synthetic_dataset(
@@ -120,7 +119,7 @@ def drawn_dataset(
     kind = split_facts(split)
     count = videos or (ENDLESS if split == "train" else kind.videos)
     video = partial(DrawnVideo, name=f"{name}/{seed}", length=frames or kind.frames, size=size, draw=draw)
-    return VideoDataset(name, categories, _DrawnVideos(count, video))
+    return VideoDataset(name, categories, _DrawnVideos(range(count), video))
 
 
 def write_synthetic(
