@@ -152,8 +152,8 @@ def open_dataset(
     )
     if len(dataset.videos) == ENDLESS and not endless:
         raise DataError(
-            f"data set '{dataset.name}' has no end, and is for learning and calibration; take another of its splits, or "
-            "write some of its videos: l2g data draw --split train --videos 8 --output DIR"
+            f"data set '{dataset.name}' has no end, and is for learning and calibration; take another of its splits, "
+            "or write some of its videos: l2g data draw --split train --videos 8 --output DIR"
         )
     dataset = replace(dataset, videos=dataset.videos[:count], class_map=mapping)
     if options.skip_broken and decode and len(dataset.videos) < ENDLESS:
