@@ -94,8 +94,8 @@ def run(options: argparse.Namespace) -> dict:
             for label, measured in rest.items():
                 print(f"{place} {label} | {_cells(measured, first)}", flush=True)
                 within = label == BASELINE or _within(measured, first, BUDGETS[files[label][1]])
-                rows.append({"dataset": name, "graph": label, "within": within, **measured.to_dict()})
-            rows.append({"dataset": name, "graph": "FP32", "within": True, **first.to_dict()})
+                rows.append({"dataset": name, "graph": label, "within": within, **measured.to_json()})
+            rows.append({"dataset": name, "graph": "FP32", "within": True, **first.to_json()})
     return {"reference": str(options.reference), "rows": rows}
 
 
