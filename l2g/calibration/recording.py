@@ -180,6 +180,9 @@ def read_samples(file: Path) -> list[Sample]:
             names = [name for name in data.files if name not in ("kind", "time", "video")]
             arrays = {name: data[name] for name in names}
             kinds, times, video = data["kind"], data["time"], int(data["video"])
+        lengths = {len(array) for array in (kinds, times, *arrays.values())}
+        if len(lengths) > 1 or 0 in lengths:
+            raise ValueError(f"{min(lengths)} to {max(lengths)} frames in its arrays")
         return [
             Sample({name: array[i : i + 1] for name, array in arrays.items()}, KINDS[kinds[i]], video, int(times[i]))
             for i in range(len(times))

@@ -93,6 +93,13 @@ def test_a_damaged_recording_is_named(recorded, tmp_path):
     (tmp_path / "video_0000.npz").write_bytes(data[: len(data) // 2])
     with pytest.raises(DataError, match=r"video_0000.npz: not a recording .* delete it"):
         list(Recording(tmp_path))
+    # Whole as a file, and without a frame in an array or in all of them.
+    with np.load(recording.files[0]) as file:
+        arrays = dict(file)
+    for emptied in (["time"], ["frames"], [name for name in arrays if name != "video"]):
+        np.savez(tmp_path / "video_0000.npz", **(arrays | {name: arrays[name][:0] for name in emptied}))
+        with pytest.raises(DataError, match=r"video_0000.npz: not a recording \(0 to .* delete it"):
+            list(Recording(tmp_path))
 
 
 def test_plan_takes_first_reset_and_hidden_frames():
