@@ -181,8 +181,8 @@ def write_bytes(path: StrPath, content: bytes, error: type[L2GError] = L2GError)
 
 
 def write_text(path: StrPath, text: str, error: type[L2GError] = L2GError) -> None:
-    """Write UTF-8 text in one step, its line ends as they are."""
-    write_bytes(path, text.encode(), error)
+    """Write UTF-8 text in one step, its line ends as they are. Of a name in it that is no text, the bytes are shown."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"), error)
 
 
 def write_json(path: StrPath, data: object, error: type[L2GError] = L2GError) -> None:

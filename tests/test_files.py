@@ -339,3 +339,9 @@ def test_what_is_pending_goes_when_a_process_ends_at_once(tmp_path):
     )
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == 7
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_that_is_no_text_is_written_as_its_bytes(tmp_path):
+    """As Python hands on an argument that is not UTF-8: a report names the file all the same."""
+    write_text(tmp_path / "report.md", f"model {os.fsdecode(b'caf' + bytes([0xE9]))}.onnx, 5 µm")
+    assert (tmp_path / "report.md").read_text("utf-8") == "model caf\\udce9.onnx, 5 µm"

@@ -78,6 +78,8 @@ class ServingOptions:
         from l2g.runtime.video.cuts import cut_finder  # here: the command's help needs no OpenCV
 
         cut_finder(self.cuts)
+        device = re.fullmatch(r"[\w.:,()-]+", self.device or "cpu", re.ASCII)
+        self._expect(bool(device), f"device {self.device!r}", "one as cpu, cuda:1 or AUTO:GPU,CPU")
         given = [name for name in ("library", "device", "precision") if getattr(self, name) is not None]
         if given and not self.in_process:
             raise ConfigError(f"{', '.join(given)} given, which only the python backend takes; leave it away")

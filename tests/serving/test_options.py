@@ -54,6 +54,8 @@ def test_what_does_not_fit_the_streams(how, most, said):
         ({"versions": "0"}, "versions '0' found"),
         ({"score_threshold": 2.0}, "birth_score 2.0"),
         ({"cuts": "sometimes"}, "sometimes"),
+        ({"device": "\ud800"}, "device .* found, one as cpu"),
+        ({"device": "cpu\nx"}, "device .* found, one as cpu"),
     ],
 )
 def test_what_is_refused(how, said):
