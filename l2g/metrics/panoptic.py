@@ -120,7 +120,8 @@ def notes_on_videos(truth: PanopticSet, predictions: PanopticSet) -> tuple[str, 
 def _read_set(
     data: Json, maps: str | Path | Mapping[str, np.ndarray], what: str, things: dict[int, bool]
 ) -> PanopticSet:
-    names = _file_names(data)
+    listed = _videos(data, what)
+    names = {(id_, i): name for id_, pictures in listed.items() for i, name in enumerate(pictures)}
     videos: dict[str, tuple[Frame, ...]] = {}
     for index, entry in enumerate(_list(data, "annotations", what)):
         video_id: str = field(entry, "video_id", f"{what} annotation {index}")
@@ -133,25 +134,36 @@ def _read_set(
         videos[video_id] = tuple(
             Frame(
                 where=f"{where}, frame {i}",
-                file_name=(frame.get("file_name") if isinstance(frame, dict) else None) or names.get((video_id, i)),
+                file_name=_file_name(frame, f"{where}, frame {i}") or names.get((video_id, i)),
                 segments=_segments(frame, f"{where}, frame {i}", things),
             )
             for i, frame in enumerate(frames)
         )
     if not videos:
         raise DataError(f"{what}: 'annotations' is empty; expected at least one video")
-    order = [video.get("video_id") for video in data.get("videos") or [] if isinstance(video, dict)]
-    videos = {video_id: videos[video_id] for video_id in dict.fromkeys([*order, *videos]) if video_id in videos}
+    videos = {video_id: videos[video_id] for video_id in dict.fromkeys([*listed, *videos]) if video_id in videos}
     return PanopticSet(things, videos, Path(maps) if isinstance(maps, (str, Path)) else maps)
 
 
-def _file_names(data: Json) -> dict[tuple[str, int], str | None]:
-    """(video id, frame) -> file name, from `videos`, for annotations that name no file."""
-    names: dict[tuple[str, int], str | None] = {}
-    for video in data.get("videos") or []:
-        for i, image in enumerate(video.get("images") or [] if isinstance(video, dict) else []):
-            names[video.get("video_id"), i] = image.get("file_name") if isinstance(image, dict) else None
-    return names
+def _videos(data: Json, what: str) -> dict[str, list[str | None]]:
+    """Video id -> the file names of its frames, from `videos`, for annotations that name no file."""
+    found: dict[str, list[str | None]] = {}
+    for index, video in enumerate(_list(data, "videos", what) if data.get("videos") else []):
+        where = f"{what}, video {index} of 'videos'"
+        id_: Any = video.get("video_id") if isinstance(video, dict) else video
+        if not isinstance(id_, (str, int, type(None))) or not isinstance(video, dict):
+            raise DataError(f"{where}: {video!r:.60} found, expected its 'video_id' and 'images'")
+        images = _list(video, "images", where) if video.get("images") else []
+        if id_ is not None:  # else it names nobody's frames
+            found[id_] = [_file_name(image, where) for image in images]
+    return found
+
+
+def _file_name(frame: Any, where: str) -> str | None:
+    name = frame.get("file_name") if isinstance(frame, dict) else None
+    if name is not None and not isinstance(name, str):
+        raise DataError(f"{where}: 'file_name' is {name!r:.60}, expected the name of its map")
+    return name
 
 
 def _segments(frame: Json, where: str, things: dict[int, bool]) -> tuple[Segment, ...]:

@@ -271,6 +271,11 @@ def test_broken_files_are_named(layout, capsys):
         (lambda t, r: segments(t)[0].pop("area"), "ground truth, .* frame 2, segment [0-9]+: has no 'area'"),
         (lambda t, r: segments(t)[0].pop("iscrowd"), "ground truth, .* frame 2, segment [0-9]+: has no 'iscrowd'"),
         (lambda t, r: t.update(annotations=[]), "ground truth: 'annotations' is empty"),
+        (lambda t, r: r.update(videos=2.5), "results: 'videos' is float, expected a list"),
+        (lambda t, r: r.update(videos=[7]), "results, video 0 of 'videos': 7 found"),
+        (lambda t, r: r.update(videos=[{"video_id": ["a"]}]), r"results, video 0 of 'videos': .*\['a'\].* found"),
+        (lambda t, r: r.update(videos=[{"video_id": "a", "images": 2.5}]), "'images' is float, expected a list"),
+        (lambda t, r: t["annotations"][0]["annotations"][2].update(file_name=7), "frame 2: 'file_name' is 7"),
     ],
 )
 def test_what_does_not_fit_is_named(change, message):
