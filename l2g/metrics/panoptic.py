@@ -145,12 +145,12 @@ def _read_set(
     return PanopticSet(things, videos, Path(maps) if isinstance(maps, (str, Path)) else maps)
 
 
-def _videos(data: Json, what: str) -> dict[str, list[str | None]]:
+def _videos(data: Json, what: str) -> dict[Any, list[str | None]]:
     """Video id -> the file names of its frames, from `videos`, for annotations that name no file."""
-    found: dict[str, list[str | None]] = {}
+    found: dict[Any, list[str | None]] = {}
     for index, video in enumerate(_list(data, "videos", what) if data.get("videos") else []):
         where = f"{what}, video {index} of 'videos'"
-        id_: Any = video.get("video_id") if isinstance(video, dict) else video
+        id_ = video.get("video_id") if isinstance(video, dict) else video
         if not isinstance(id_, (str, int, type(None))) or not isinstance(video, dict):
             raise DataError(f"{where}: {video!r:.60} found, expected its 'video_id' and 'images'")
         images = _list(video, "images", where) if video.get("images") else []
