@@ -88,7 +88,8 @@ def caches(good: Originals, rng: random.Random, work: Path) -> list[str]:
         elif path.suffix == ".json":
             path.write_text(json_of(json.loads(path.read_text()), rng))
         else:
-            path.write_bytes(rng.choice(files).read_bytes() if rng.random() < 0.5 and path.is_file() else b"")
+            others = [other for other in files if other.is_file()]  # not what has become a folder or a device
+            path.write_bytes(rng.choice(others).read_bytes() if rng.random() < 0.5 else b"")
     if rng.random() < 0.2:  # an engine takes long
         return _build(good.folder, work / "out")
     return run_words(_copied_graph(good.folder), good.clip, work)
