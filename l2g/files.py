@@ -35,6 +35,7 @@ _MENDS: dict[int | None, str] = {
     errno.ENOENT: "make its folder first, or give another path",
     errno.ENOTDIR: "a part of the path is a file; give another path",
     errno.EISDIR: "give the path of a file",
+    errno.ENODEV: "give the path of a file",
     errno.EACCES: "check the permissions of its folder, or give another path",
     errno.EPERM: "check the permissions of its folder, or give another path",
     errno.EROFS: "give a path on a disk that can be written",
@@ -52,15 +53,14 @@ class PendingFile:
     target left that was killed is removed: while a writer lives the system holds a lock on its file.
 
     path: the target; a link there is replaced, not followed. error: the class of the error that is raised, which names
-    the target and the reason, where the folder takes no file or the target is a folder.
+    the target and the reason, where the folder takes no file or the target is a folder, a device or a pipe.
     """
 
     def __init__(self, path: StrPath, error: type[L2GError] = L2GError):
         self.path, self.error = Path(path), error
         self.temporary = name_beside(self.path)
         try:
-            if self.path.is_dir():
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            expect_file_or_nothing(self.path)
             _clear_leftovers(self.path)
             self._handle: int | None = os.open(self.temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         except (OSError, ValueError) as reason:  # ValueError: a null byte in the name
@@ -110,6 +110,20 @@ class PendingFile:
     def caused(self, reason: OSError) -> bool:
         """Whether an error is of this file, not of another that was read or written meanwhile."""
         return reason.filename in (None, os.fspath(self.temporary), os.fspath(self.path))
+
+
+def expect_file_or_nothing(path: Path) -> None:
+    """Raise OSError where a file that takes the name `path` would take it from something else than a file: a folder, a
+    device as `/dev/null` or `/dev/stdout`, a pipe, a socket."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:  # nothing, or a link to nothing; what else is wrong shows when it is written
+        mode = stat.S_IFREG
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    system = os.path.realpath(path.parent) == "/dev" or os.path.realpath(path.parent).startswith("/proc/")
+    if not stat.S_ISREG(mode) or system:
+        raise OSError(errno.ENODEV, "a device, a pipe or a socket, no file")
 
 
 def discard_pending() -> None:

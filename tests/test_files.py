@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from l2g.errors import DataError, ExportError, L2GError
 from l2g.files import (
     PendingFile,
     cache_root,
+    expect_writable,
     folder_atomically,
     read_json,
     refuse_overwriting,
@@ -139,6 +141,20 @@ def test_a_target_that_is_a_folder_is_refused_before_any_work(tmp_path):
 
     assert "Is a directory" in refused(write)
     assert begun == []
+
+
+@pytest.mark.parametrize("name", ["pipe", "socket", "link to a pipe", "link to a device", "/dev/null", "/dev/stdout"])
+def test_what_is_no_file_keeps_its_name(tmp_path, name):
+    """A user who is root would lose the machine's device, whoever reads a pipe would wait for ever."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link to a pipe").symlink_to("pipe")
+    (tmp_path / "link to a device").symlink_to("/dev/null")
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(tmp_path / "socket"))
+        before = os.lstat(tmp_path / name).st_ino
+        # Not `write_text`: without the guard a test of it would take the device of the machine that it runs on.
+        assert "a device, a pipe or a socket, no file" in refused(expect_writable, tmp_path / name)
+        assert os.lstat(tmp_path / name).st_ino == before
 
 
 def test_the_longest_names_are_written(tmp_path):

@@ -143,7 +143,7 @@ class _Call:
     "value",
     [
         np.array([1, None], object), np.array(["a"]), np.zeros(2, [("a", "f4")]), np.array(["2026"], "M8[Y]"),
-        _Call(print, "was run"), _Call(eval, "print('was run')"), _Call(np.void, b"1"),
+        _Call(exec, "print('was run')"), _Call(eval, "print('was run')"), _Call(np.void, b"1"),
         _Call(np.dtype, "O"), _Call(np.frombuffer, b"1234", "f4"), _Call(np.ndarray, (10**12,), np.dtype("f4")),
     ],
     ids=range(10),

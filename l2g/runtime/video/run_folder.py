@@ -21,7 +21,7 @@ from typing import BinaryIO
 import numpy as np
 
 from l2g.errors import VideoError
-from l2g.files import PendingFile, locked, write_atomically, write_bytes
+from l2g.files import PendingFile, expect_file_or_nothing, locked, write_atomically, write_bytes
 from l2g.runtime.arrays import Array
 
 UNFINISHED = "unfinished"
@@ -205,8 +205,11 @@ class RunFile:
 
     def __init__(self, run: RunFolder, name: str):
         self.run, self.path, self.temporary = run, run.folder / name, run.work / name
-        if self.path.is_dir():
-            raise VideoError(f"{self.path}: cannot be written (Is a directory); give another output folder")
+        try:
+            expect_file_or_nothing(self.path)
+        except OSError as error:
+            reason = f"{self.path}: cannot be written ({error.strerror}); give another output folder"
+            raise VideoError(reason) from None
 
     @property
     def saved(self) -> Saved | None:
