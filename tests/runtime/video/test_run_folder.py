@@ -253,10 +253,12 @@ def test_a_link_to_a_folder_is_not_written_through(clip, tmp_path):
     assert (victim / "frames.jsonl").read_text() == "precious"
 
 
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_folder_in_the_place_of_a_file_is_one_error(clip, tmp_path, name, capsys):
+def test_a_folder_or_a_pipe_in_the_place_of_a_file_is_one_error(clip, tmp_path, name, make, capsys):
     output = tmp_path / "out"
-    (output / name).mkdir(parents=True)
+    output.mkdir()
+    make(output / name)
     assert run(small_graph(), clip, output, "--end", "0.2") == 2
     assert f"{output / name}: cannot be written" in capsys.readouterr().err
     assert [path.name for path in output.iterdir()] == [name]
