@@ -47,7 +47,12 @@ def read_model(path: str | os.PathLike[str]) -> onnx.ModelProto:
     try:
         model = onnx.load(path)
     except Exception as error:
-        raise ExportError(f"{path}: not a whole ONNX file ({error}); export or copy it again") from None
+        if path.suffix.lower() in (".onnx", ""):
+            reason, mend = f"not a whole ONNX file ({error})", "export or copy it again"
+        else:
+            reason = f"'{path.suffix}' found, an ONNX file expected"
+            mend = "l2g export makes one of a checkpoint; give that from which an engine was built"
+        raise ExportError(f"{path}: {reason}; {mend}") from None
     if not model.graph.node:
         raise ExportError(f"{path}: not an ONNX file, or an empty one; export or copy it again")
     # Protobuf hands names that are no text over as bytes.

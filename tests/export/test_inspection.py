@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -160,6 +161,14 @@ def test_bad_files(content, tmp_path, capsys):
         inspect_graph(path)
     assert main([str(path)]) == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.pth", "model.engine"])
+def test_a_model_of_another_kind_is_no_damaged_onnx_file(name, tmp_path, capsys):
+    (tmp_path / name).write_bytes(b"not onnx at all")
+    assert main([str(tmp_path / name)]) == 2
+    said = capsys.readouterr().err
+    assert f"'{Path(name).suffix}' found, an ONNX file expected; l2g export makes one of a checkpoint" in said
 
 
 def test_a_truncated_file(tmp_path):
