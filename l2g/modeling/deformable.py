@@ -41,21 +41,15 @@ def sample_locations(reference: Tensor, offsets: Tensor, shapes: Shapes, points:
     if reference.shape[-1] == 2:
         # Repeated per point: arithmetic that broadcasts over two elements at a time takes twenty times as long.
         sizes = torch.tensor([[(w, h)] * points for h, w in shapes], dtype=torch.float32, device=offsets.device)
-        reference = reference.expand(-1, -1, -1, len(shapes), points, -1)
-        if offsets.requires_grad:
-            # A whole query's at a time, forward and backward. A graph, which is traced without, has the plain form.
-            return torch.addcmul(reference, offsets, sizes.reciprocal().expand(offsets.shape[2:]).contiguous())
-        return reference + offsets / sizes
+        return reference.expand(-1, -1, -1, len(shapes), points, -1) + offsets / sizes
     return reference[..., :2] + offsets * (0.5 / points) * reference[..., 2:]
 
 
 def deformable_attention(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
     """See the module's docstring for the contract."""
     if torch.is_grad_enabled() and (value.requires_grad or locations.requires_grad or weights.requires_grad):
-        many = locations[0, ..., 0].numel() * value.shape[3] >= MANY_SAMPLES
-        if many and value.device.type == "cpu" and value.dtype == weights.dtype == torch.float32:
-            result: Tensor = _ImageByImage.apply(value, locations, weights, shapes)
-            return result
+        if _image_by_image(value, weights):
+            return around_points(value, shapes, locations, weights)
         return sample_levels(value, shapes, locations, weights)
     flat_shapes = [side for shape in shapes for side in shape]
     return torch.ops.l2g.deformable_attention(value, flat_shapes, locations, weights)
@@ -84,37 +78,62 @@ def sample_levels(value: Tensor, shapes: Shapes, locations: Tensor, weights: Ten
     return total.view(b, m * d, q).transpose(1, 2)
 
 
+def around_points(
+    value: Tensor, shapes: Shapes, offsets: Tensor, weights: Tensor, reference: Tensor | None = None
+) -> Tensor:
+    """`deformable_attention` of points that lie `offsets` pixels [B, Q, M, L, P, 2] from a `reference` [1, Q, 2], the
+    same in all images, an image at a time; without one the offsets are locations."""
+    _, q, _, levels, p, _ = offsets.shape
+    scale, shift = offsets.new_full((levels, 1, 1, 2), 2.0), offsets.new_full((1, 2), -1.0)
+    if reference is not None:
+        scale = scale / offsets.new_tensor([(w, h) for h, w in shapes])[:, None, None]
+        shift = reference[0].detach() * 2 - 1
+    # Repeated: arithmetic that broadcasts over two elements at a time takes twenty times as long.
+    scale, shift = scale.expand(-1, p, q, -1).contiguous(), shift.expand(q, -1).contiguous()
+    result: Tensor = _ImageByImage.apply(value, offsets, weights, shapes, scale, shift)
+    return result
+
+
+def _image_by_image(value: Tensor, weights: Tensor) -> bool:
+    many = weights[0].numel() * value.shape[3] >= MANY_SAMPLES
+    return many and value.device.type == "cpu" and value.dtype == weights.dtype == torch.float32
+
+
 class _ImageByImage(torch.autograd.Function):
     """`sample_levels` with its gradient, an image at a time: what is sampled, P times as large as what comes of it,
-    stays in the cache, and is made anew for the gradient."""
+    stays in the cache, and is made anew for the gradient. A point lies at `points * scale + shift` in -1..1 of its
+    level: scale float32 [L, P, Q, 2], shift [Q, 2]."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, locations: Tensor, weights: Tensor, shapes: Shapes) -> Tensor:
-        ctx.save_for_backward(value, locations, weights)
+    def forward(
+        ctx: Any, value: Tensor, points: Tensor, weights: Tensor, shapes: Shapes, scale: Tensor, shift: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(value, points, weights, scale, shift)
         ctx.shapes = shapes
         m, d = value.shape[2:]
-        out = value.new_empty(len(value), locations.shape[1], m * d)
+        out = value.new_empty(len(value), points.shape[1], m * d)
         for image, read in enumerate(out):
             total = value.new_zeros(m, d, len(read))
-            for level, grid, weight in _levels(value[image], locations[image], weights[image], shapes):
+            parts = value[image], points[image], weights[image]
+            for level, grid, weight in _levels(*parts, shapes, scale, shift):
                 total += torch.grid_sampler_2d(level, grid, 0, 0, False).mul_(weight[:, None]).sum(2)
             read.copy_(total.flatten(0, 1).T)
         return out
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        value, locations, weights = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        value, points, weights, scale, shift = ctx.saved_tensors
         (s, m, d), (q, _, levels, p) = value.shape[1:], weights.shape[1:]
-        of_value, of_locations, of_weights = (
-            torch.empty_like(x, memory_format=torch.contiguous_format) for x in (value, locations, weights)
+        of_value, of_points, of_weights = (
+            torch.empty_like(x, memory_format=torch.contiguous_format) for x in (value, points, weights)
         )
         of_level, of_grid, of_factor = (
             value.new_empty(m, *size) for size in ((d, s), (levels, p, q, 2), (levels, p, q))
         )
         for image, rows in enumerate(gradient):
             rows, begin = rows.T.contiguous().view(m, d, 1, q), 0
-            found = _levels(value[image], locations[image], weights[image], ctx.shapes)
-            for number, (level, grid, weight) in enumerate(found):
+            parts = value[image], points[image], weights[image]
+            for number, (level, grid, weight) in enumerate(_levels(*parts, ctx.shapes, scale, shift)):
                 sampled = torch.grid_sampler_2d(level, grid, 0, 0, False)
                 of_factor[:, number] = sampled.mul_(rows).sum(1)
                 end = begin + level.shape[2] * level.shape[3]
@@ -123,20 +142,21 @@ class _ImageByImage(torch.autograd.Function):
                 )
                 of_level[:, :, begin:end], begin = part.flatten(2), end
             of_value[image].view(s, -1).copy_(of_level.flatten(0, 1).T)
-            _pairs(of_locations[image]).copy_(_pairs(of_grid.mul_(2)).view(-1, q).T)
+            _pairs(of_points[image]).copy_(_pairs(of_grid.mul_(scale)).view(-1, q).T)
             of_weights[image].view(q, -1).copy_(of_factor.view(-1, q).T)
-        return of_value, of_locations, of_weights, None
+        return of_value, of_points, of_weights, None, None, None
 
 
 def _levels(
-    value: Tensor, locations: Tensor, weights: Tensor, shapes: Shapes
+    value: Tensor, points: Tensor, weights: Tensor, shapes: Shapes, scale: Tensor, shift: Tensor
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Of one image, for each level: its values [M, D, h, w], grid [M, P, Q, 2] in -1..1, weights [M, P, Q].
 
     By transposing matrices, of pairs as one number: a permutation of many dimensions takes several times as long.
     """
     (q, m, levels, p), (s, _, d) = weights.shape, value.shape
-    grids = _pairs(locations).T.contiguous()[..., None].view(torch.float32).view(m, levels, p, q, 2).mul_(2).sub_(1)
+    grids = _pairs(points).T.contiguous()[..., None].view(torch.float32).view(m, levels, p, q, 2)
+    grids = grids.mul_(scale).add_(shift)
     factors = weights.reshape(q, -1).T.contiguous().view(m, levels, p, q)
     begin = 0
     images = value.reshape(s, -1).T.contiguous().view(m, d, s)
@@ -309,8 +329,18 @@ class DeformableAttention(nn.Module):
             value = self.value_proj(memory).view(b, -1, self.heads, query.shape[-1] // self.heads)
         if times == 1 and _by_hand(query, value):
             return self._in_chunks(query, reference, value, shapes)
-        locations, weights = self._samples(query, reference, shapes)
-        weights = weights.to(value.dtype)
+        offsets, weights = self._asked(query)
+        if (
+            offsets.requires_grad
+            and times == 1
+            and tuple(reference.shape[::2]) == (1, 2)
+            and not reference.requires_grad
+            and _image_by_image(value, weights)
+        ):
+            weights = weights.view(offsets.shape[:-1])
+            return self.output_proj(around_points(value, shapes, offsets, weights, reference))
+        locations = sample_locations(reference, offsets, shapes, self.points)
+        weights = weights.view(b, q, self.heads, self.levels, self.points).to(value.dtype)
         if times == 1:
             return self.output_proj(deformable_attention(value, shapes, locations, weights))
         # Several queries of one memory stand beside each other, not several copies of it.
@@ -318,20 +348,20 @@ class DeformableAttention(nn.Module):
         read = self.output_proj(deformable_attention(value, shapes, locations, weights))
         return read.unflatten(1, (times, q)).transpose(0, 1).flatten(0, 1)
 
-    def _samples(self, query: Tensor, reference: Tensor, shapes: Shapes) -> tuple[Tensor, Tensor]:
-        """(locations, weights) of the contract, both float32."""
+    def _asked(self, query: Tensor) -> tuple[Tensor, Tensor]:
+        """What a query asks for, float32: offsets [B, Q, M, L, P, 2] from its reference, weights [B, Q, M, L * P]."""
         b, q, _ = query.shape
         offsets = self.sampling_offsets(query).view(b, q, self.heads, self.levels, self.points, 2).float()
-        weights = self.attention_weights(query).view(b, q, self.heads, -1).float().softmax(-1)
-        locations = sample_locations(reference, offsets, shapes, self.points)
-        return locations, weights.view(b, q, self.heads, self.levels, self.points)
+        return offsets, self.attention_weights(query).view(b, q, self.heads, -1).float().softmax(-1)
 
     def _in_chunks(self, query: Tensor, reference: Tensor, value: Tensor, shapes: Shapes) -> Tensor:
         """The whole of it for some queries at a time: what 34,537 of them sample would be 66 MB, through memory."""
         rows, grid = _framed_rows(value, shapes, self.points)
         out = torch.empty_like(query)
         for part in _chunks(query.shape[1], self.levels * self.points):
-            locations, weights = self._samples(query[:, part], reference[:, part], shapes)
+            offsets, weights = self._asked(query[:, part])
+            locations = sample_locations(reference[:, part], offsets, shapes, self.points)
+            weights = weights.view(locations.shape[:-1])
             out[:, part] = self.output_proj(_read(rows, grid, locations, weights))
         return out
 

@@ -12,7 +12,6 @@ from l2g.modeling.deformable import (
     deformable_attention,
     gather_rows,
     sample_levels,
-    sample_locations,
 )
 
 SHAPES = ((5, 7), (3, 4), (1, 6), (4, 1), (1, 1))
@@ -161,12 +160,29 @@ def test_image_by_image_the_values_and_gradients_are_the_same(spread, monkeypatc
         torch.testing.assert_close(mine, true, atol=1e-6, rtol=1e-5)
 
 
-def test_offsets_are_the_same_with_a_gradient():
+@pytest.mark.parametrize(("rows", "width", "expected"), [(1, 2, True), (2, 2, False), (1, 4, False)])
+def test_around_points_a_layer_and_its_gradients_are_the_same(rows, width, expected, monkeypatch):
+    """With the offsets scaled image by image; other references than points that all images share are left out."""
+    module = DeformableAttention(32, 4, len(SHAPES))
     generator = torch.Generator().manual_seed(0)
-    offsets = torch.randn(2, 6, 3, len(SHAPES), 4, 2, generator=generator)
-    reference = torch.rand(1, 6, 2, generator=generator)
-    plain = sample_locations(reference, offsets, SHAPES, 4)
-    torch.testing.assert_close(sample_locations(reference, offsets.requires_grad_(), SHAPES, 4), plain)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    query, memory = (torch.randn(2, n, 32, generator=generator) for n in (70, sum(h * w for h, w in SHAPES)))
+    reference = torch.rand(rows, 70, width, generator=generator)
+    inputs = [query.requires_grad_(), memory.requires_grad_(), *module.parameters()]
+    direction = torch.randn(2, 70, 32, generator=generator)
+    taken = []
+    taken_from = deformable.around_points
+    monkeypatch.setattr(deformable, "around_points", lambda *given: taken.append(len(given)) or taken_from(*given))
+    found = []
+    for least in (1, 1 << 30):
+        monkeypatch.setattr(deformable, "MANY_SAMPLES", least)
+        result = module(query, reference, memory, SHAPES)
+        found.append((result, *torch.autograd.grad(result, inputs, direction)))
+    assert taken == [5 if expected else 4]
+    for mine, true in zip(*found, strict=True):
+        torch.testing.assert_close(mine, true, atol=2e-5, rtol=1e-4)
 
 
 def test_training_differentiates_and_inference_calls_the_operator(monkeypatch):
