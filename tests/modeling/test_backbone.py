@@ -67,6 +67,22 @@ def test_against_the_published_recipe(name):
         assert (one - two).abs().max() < 1e-5 * two.abs().max()
 
 
+@pytest.mark.parametrize("name", CONFIGS)
+def test_gradients_against_the_published_recipe(name):
+    """Training takes the stem's ReLU after the pooling. In float64: a ReLU near zero is no matter of rounding."""
+    config = CONFIGS[name]
+    torch.manual_seed(0)
+    backbone = random_norms(ResNet(config)).double()
+    x = torch.randn(2, 3, 64, 96, dtype=torch.float64).requires_grad_()
+    found, expected = backbone(x), reference(dict(backbone.state_dict(keep_vars=True)), config.blocks, x)
+    inputs = [x, backbone.stem.conv1.weight, *backbone.res5.parameters()]
+    gradients = [
+        torch.autograd.grad(sum(y.square().mean() / 2 for y in outputs), inputs) for outputs in (found, expected)
+    ]
+    for one, two in zip((*found, *gradients[0]), (*expected, *gradients[1]), strict=True):
+        assert (one - two).abs().max() < 1e-9 * two.abs().max()
+
+
 def test_a_block_has_a_shortcut_where_its_input_has_another_size():
     names = ResNet(BackboneConfig.resnet(18)).state_dict()
     shortcuts = {name.rsplit(".shortcut", 1)[0] for name in names if ".shortcut." in name}

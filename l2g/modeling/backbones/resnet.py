@@ -87,6 +87,8 @@ class Stem(nn.Module):
         self.conv1 = Conv(3, channels, 7, 2)
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled():  # the same, with a quarter of the gradients to pass on
+            return F.relu(F.max_pool2d(self.conv1(x), 3, 2, 1), inplace=True)
         return F.max_pool2d(F.relu(self.conv1(x), inplace=True), 3, 2, 1)
 
 
