@@ -4,12 +4,14 @@
     python benchmarks/ablation.py run --output runs/ablation --variants table3 --seeds 0 1 2
     python benchmarks/ablation.py table --output runs/ablation
     python benchmarks/ablation.py picture --output runs/ablation --picture crossing.png
+    python benchmarks/ablation.py sight --models l2g_tiny runs/ablation/trajectory-0/model.safetensors
 
 Every variant starts from the same image segmenter (`--init`; benchmarks/segmenter.safetensors is what the first command
 gives), learns what it adds on images (the aligner, learned boxes) with everything else frozen, and then everything on
 clips: the same clips, in the same order, for the same number of iterations. It is scored on four splits, with the
 handover of identities and without: AP, switches, what becomes of objects that return, how far a slot's query moves
-from frame to frame and what the aligner attends to. The table has 95 % intervals over seeds and videos (bootstrap; the
+from frame to frame and what the aligner attends to. `sight` scores trained models once more with an aligner that sees
+nothing of the present, or another video's. The table has 95 % intervals over seeds and videos (bootstrap; the
 same seeds and videos are drawn for all variants). Interrupt it at any moment: the same command goes on where it
 stopped. Several at once, with other seeds or variants and the same output, share the work.
 """
@@ -20,6 +22,7 @@ import argparse
 import json
 import sys
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 from ablation_insight import insight
+from ablation_open import CHANGES, SIGHTS, Change
 from ablation_report import draw_picture, tables
 
 from l2g import load_checkpoint
@@ -55,10 +59,11 @@ ABSENCES = ((1, 5), (6, 15), (16, 40), (41, 10_000))  # frames
 
 @dataclass(frozen=True)
 class Variant:
-    """What sets a variant apart: fields of the model, and of its phase on clips."""
+    """What sets a variant apart: fields of the model, of its phase on clips, or a change of the code."""
 
     model: dict[str, Any] = field(default_factory=dict)
     clips: dict[str, Any] = field(default_factory=dict)
+    change: Change = nullcontext
 
 
 # The whole model is `+ trajectory`: the aligner's width is 256, four times the queries' as in the paper, every frame
@@ -73,6 +78,8 @@ VARIANTS = {
     "loss in 2 of 8 frames": Variant(clips={"supervised": 2}),
     "static positions": Variant({"aligner": {"local_position": "static"}}),
     "dynamic positions": Variant({"aligner": {"local_position": "dynamic"}}),
+    **{name: Variant(change=change) for name, change in CHANGES.items()},
+    "places in values too": Variant({"aligner": {"local_position": "dynamic"}}, change=CHANGES["places in values too"]),
 }
 # Table -> pairs of variants: what the first has over the second.
 TABLES = {
@@ -86,6 +93,7 @@ TABLES = {
     "table6": tuple(
         (name, "+ trajectory") for name in ("loss in 2 of 8 frames", "static positions", "dynamic positions")
     ),
+    "open": tuple((name, "+ trajectory") for name in CHANGES),
 }
 
 
@@ -119,6 +127,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     run.add_argument("--clips", type=int, default=8, help="that learn together (default: %(default)s)")
     run.add_argument("--videos", type=int, nargs=4, default=list(SPLITS.values()), help=f"of {', '.join(SPLITS)}")
     run.set_defaults(act=run_all)
+    seen = commands.add_parser("sight", help="AP (by slots / with the handover) by what the aligner sees")
+    seen.add_argument("--models", nargs="+", required=True, help="checkpoints, or names of shipped models")
+    seen.add_argument("--videos", type=int, nargs=4, default=list(SPLITS.values()), help=f"of {', '.join(SPLITS)}")
+    seen.set_defaults(act=sight)
     table = commands.add_parser("table", parents=[common], help="what is there, as Markdown")
     table.set_defaults(act=lambda options: print(tables(read(options.output), TABLES, ABSENCES)) or 0)
     picture = commands.add_parser("picture", parents=[common], help="the variants side by side on one video")
@@ -190,16 +202,38 @@ def measure(name: str, seed: int, options: argparse.Namespace) -> None:
             raise L2GError(f"{path}: measured with other options; use another --output, or remove {folder}")
         return
     print(f"{name}, seed {seed}", file=sys.stderr)
-    weights = Trainer(run_config(name, seed, options), folder).run()
-    if weights is None:
-        raise KeyboardInterrupt
-    model = load_checkpoint(weights).eval()
-    scores = {}
-    for split, count in zip(SPLITS, options.videos, strict=True):
-        dataset = load_dataset(f"synthetic:{split}")
-        scores[split] = score(model, replace(dataset, videos=dataset.videos[:count]))
-    found = {"variant": name, "seed": seed, **facts, "scores": scores, "insight": insight(model)}
+    with VARIANTS[name].change():
+        weights = Trainer(run_config(name, seed, options), folder).run()
+        if weights is None:
+            raise KeyboardInterrupt
+        model = load_checkpoint(weights).eval()
+        scores = {split: score(model, _first(split, n)) for split, n in zip(SPLITS, options.videos, strict=True)}
+        found = {"variant": name, "seed": seed, **facts, "scores": scores, "insight": insight(model)}
     write_json(path, found)
+
+
+def _first(split: str, videos: int) -> VideoDataset:
+    dataset = load_dataset(f"synthetic:{split}")
+    return replace(dataset, videos=dataset.videos[:videos])
+
+
+def sight(options: argparse.Namespace) -> int:
+    """Print the AP of trained models by what their aligner sees."""
+    print(sight_row("model", "the aligner sees", *SPLITS), sight_row(*["---"] * (2 + len(SPLITS))), sep="\n")
+    for name in options.models:
+        model = load_checkpoint(name).eval()
+        if model.aligner is None:
+            raise L2GError(f"{name}: has no aligner; give a model that has one")
+        for seen, change in SIGHTS.items():
+            with change():
+                found = [score(model, _first(s, n)) for s, n in zip(SPLITS, options.videos, strict=True)]
+            cells = (f"{one['slots']['AP']:.1f} / {one['handover']['AP']:.1f}" for one in found)
+            print(sight_row(name, seen, *cells), flush=True)
+    return 0
+
+
+def sight_row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 class _Lane(Lane):

@@ -4,6 +4,7 @@ import sys
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,11 +13,15 @@ import torch
 from l2g import load_checkpoint
 from l2g.data.registry import load_dataset
 from l2g.evaluation.run import ScoringOptions, evaluate_backend
+from l2g.modeling.aligner import AlignerLayer
+from l2g.modeling.local2global import build_model
 from l2g.runtime.backends.eager import EagerBackend
+from l2g.training import trainer
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 import ablation
 import ablation_insight
+import ablation_open
 import ablation_report
 
 
@@ -111,3 +116,61 @@ def test_a_variant_is_its_switches_alone_and_bad_input_is_named(tmp_path, capsys
     picture = Namespace(output=tmp_path, picture=tmp_path / "p.png", video="val:x", frames=[0], seed=0)
     with pytest.raises(Exception, match="SPLIT:NUMBER"):
         ablation_report.draw_picture(picture, ["baseline"], ablation.folder_of)
+
+
+@pytest.fixture
+def layers():
+    """A layer of an aligner and its four inputs, float32 [2, 20, 64]."""
+    torch.manual_seed(0)
+    return AlignerLayer(64, 8, 128), [torch.randn(2, 20, 64) for _ in range(4)]
+
+
+def test_what_the_paper_leaves_open_is_what_its_name_says(layers):
+    layer, given = layers
+    with ablation_open.CHANGES["aligner starts as nothing"](), torch.no_grad():
+        fresh = AlignerLayer(64, 8, 128)
+        for _ in range(3):  # norms of what is normalised
+            given[0] = torch.nn.functional.layer_norm(given[0], (64,))
+        torch.testing.assert_close(fresh(*given), given[0], atol=1e-4, rtol=0)
+    with ablation_open.CHANGES["norm before each part"](), torch.no_grad():
+        for part in (layer.self_attn.out_proj, layer.cross_attn.out_proj, layer.linear2):
+            part.weight.zero_()
+            part.bias.zero_()
+        assert torch.equal(layer(*given), given[0])
+    config = ablation.VARIANTS["places in values too"].model["aligner"]
+    small = build_model("l2g_tiny", aligner=config)
+    queries, position, local, place = given
+    plain = small.aligner(queries, position, local, place)
+    with ablation_open.CHANGES["places in values too"]():
+        placed = small.aligner(queries, position, local, place)
+        assert torch.equal(placed, small.aligner(queries, position, local + place, 0 * place))
+    assert not torch.allclose(placed, plain, atol=1e-3)
+
+
+def test_no_gradient_between_frames_and_a_faster_aligner(model):
+    trained = build_model("l2g_tiny").train()
+    picture = torch.zeros(1, 96, 160, 3, dtype=torch.uint8)
+    with ablation_open.CHANGES["no gradient between frames"]():
+        assert not trained.step(picture)[1].queries.requires_grad
+    assert trained.step(picture)[1].queries.requires_grad
+    options = ablation.parse(["run", "--output", "x"])
+    config = ablation.run_config("+ trajectory", 0, options)
+    objective = SimpleNamespace(model=trained, named_modules=trained.named_modules)
+    with ablation_open.CHANGES["aligner learns 5 times as fast"]():
+        built = trainer.build_optimiser(objective, config, config.phases[1])
+    rates = {id(p): group["lr"] for group in built.param_groups for p in group["params"]}
+    names = {name: rates[id(p)] / config.phases[1].lr for name, p in trained.named_parameters() if id(p) in rates}
+    assert sum(map(len, (group["params"] for group in built.param_groups))) == len(names)
+    assert {rate for name, rate in names.items() if name.startswith("aligner.")} == {5.0}
+    assert {rate for name, rate in names.items() if name.startswith("heads.")} == {1.0}
+
+
+def test_an_aligner_that_sees_nothing_and_one_that_sees_another_video(layers):
+    layer, (queries, position, keys, values) = layers
+    with torch.no_grad():
+        plain = layer(queries, position, keys, values)
+        with ablation_open.SIGHTS["nothing"]():
+            assert torch.equal(layer(queries, position, keys, values), layer(queries, position, 0 * keys, 9 * values))
+        with ablation_open.SIGHTS["another video's"]():
+            swapped = layer(queries, position, keys[[1, 0]], values[[1, 0]])
+        torch.testing.assert_close(swapped, plain)
