@@ -30,8 +30,8 @@ from typing import Any
 import numpy as np
 import torch
 from ablation_insight import insight
-from ablation_open import CHANGES, SIGHTS, Change
-from ablation_report import draw_picture, tables
+from ablation_open import CHANGES, MODELS, SIGHTS, Change
+from ablation_report import draw_picture, row, rule, tables
 
 from l2g import load_checkpoint
 from l2g.cli.interruption import interruptible
@@ -78,8 +78,7 @@ VARIANTS = {
     "loss in 2 of 8 frames": Variant(clips={"supervised": 2}),
     "static positions": Variant({"aligner": {"local_position": "static"}}),
     "dynamic positions": Variant({"aligner": {"local_position": "dynamic"}}),
-    **{name: Variant(change=change) for name, change in CHANGES.items()},
-    "places in values too": Variant({"aligner": {"local_position": "dynamic"}}, change=CHANGES["places in values too"]),
+    **{name: Variant(MODELS.get(name, {}), change=change) for name, change in CHANGES.items()},
 }
 # Table -> pairs of variants: what the first has over the second.
 TABLES = {
@@ -93,7 +92,7 @@ TABLES = {
     "table6": tuple(
         (name, "+ trajectory") for name in ("loss in 2 of 8 frames", "static positions", "dynamic positions")
     ),
-    "open": tuple((name, "+ trajectory") for name in CHANGES),
+    "open": tuple((name, "dynamic positions" if VARIANTS[name].model else "+ trajectory") for name in CHANGES),
 }
 
 
@@ -219,7 +218,7 @@ def _first(split: str, videos: int) -> VideoDataset:
 
 def sight(options: argparse.Namespace) -> int:
     """Print the AP of trained models by what their aligner sees."""
-    print(sight_row("model", "the aligner sees", *SPLITS), sight_row(*["---"] * (2 + len(SPLITS))), sep="\n")
+    print(row("model", "the aligner sees", *SPLITS), rule(2 + len(SPLITS)), sep="\n")
     for name in options.models:
         model = load_checkpoint(name).eval()
         if model.aligner is None:
@@ -228,12 +227,8 @@ def sight(options: argparse.Namespace) -> int:
             with change():
                 found = [score(model, _first(s, n)) for s, n in zip(SPLITS, options.videos, strict=True)]
             cells = (f"{one['slots']['AP']:.1f} / {one['handover']['AP']:.1f}" for one in found)
-            print(sight_row(name, seen, *cells), flush=True)
+            print(row(name, seen, *cells), flush=True)
     return 0
-
-
-def sight_row(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 class _Lane(Lane):

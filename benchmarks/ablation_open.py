@@ -90,6 +90,9 @@ CHANGES: Mapping[str, Change] = MappingProxyType(
     }
 )
 
+# The fields of the model that a change needs.
+MODELS = MappingProxyType({"places in values too": {"aligner": {"local_position": "dynamic"}}})
+
 
 def _silent() -> AbstractContextManager:
     def forward(self, queries: Tensor, position: Tensor, keys: Tensor, values: Tensor) -> Tensor:

@@ -45,14 +45,14 @@ def tables(
 
 def _scores(runs: Mapping[str, list[dict]], how: str) -> str:
     splits = list(next(iter(runs.values()))[0]["scores"])
-    lines = [f"AP, {HOW[how]} (mean of the seeds, each of them)", "", _row("variant", "seeds", *splits)]
-    lines.append(_rule(len(splits) + 2))
+    lines = [f"AP, {HOW[how]} (mean of the seeds, each of them)", "", row("variant", "seeds", *splits)]
+    lines.append(rule(len(splits) + 2))
     for variant, found in runs.items():
         cells = []
         for split in splits:
             values = [run["scores"][split][how]["AP"] for run in found]
             cells.append(f"**{np.mean(values):.1f}** ({', '.join(f'{value:.1f}' for value in values)})")
-        lines.append(_row(variant, len(found), *cells))
+        lines.append(row(variant, len(found), *cells))
     return "\n".join(lines)
 
 
@@ -60,14 +60,14 @@ def _differences(table: str, pairs: Sequence[tuple[str, str]], runs: Mapping[str
     """AP of a variant less that of another, by seeds and videos that both have."""
     splits = list(next(iter(runs.values()))[0]["scores"])
     lines = [f"**{table}**, AP gained, 95 % interval over seeds and videos", ""]
-    lines += [_row("", "identities", "seeds", *splits), _rule(len(splits) + 3)]
+    lines += [row("", "identities", "seeds", *splits), rule(len(splits) + 3)]
     for after, before in pairs:
         for how in HOW:
             cells, seeds = [], 0
             for split in splits:
                 mean, low, high, seeds = _difference(runs[before], runs[after], split, how)
                 cells.append(f"**{mean:+.1f}** [{low:+.1f}, {high:+.1f}]")
-            lines.append(_row(f"{after} less {before}", how, seeds, *cells))
+            lines.append(row(f"{after} less {before}", how, seeds, *cells))
     return "\n".join(lines)
 
 
@@ -94,8 +94,8 @@ def _identities(runs: Mapping[str, list[dict]], how: str, absences: Sequence[tup
         f"Switches an object and 100 frames / object-frames covered, and the share of objects that are found again "
         f"under the same identity by the frames of their absence, {HOW[how]} (means of the seeds)",
         "",
-        _row("variant", *splits, *lengths),
-        _rule(1 + len(splits) + len(lengths)),
+        row("variant", *splits, *lengths),
+        rule(1 + len(splits) + len(lengths)),
     ]
     for variant, found in runs.items():
         cells = []
@@ -108,7 +108,7 @@ def _identities(runs: Mapping[str, list[dict]], how: str, absences: Sequence[tup
             total = sum(sum(kind.values()) for kind in kinds)
             same = sum(kind["same"] for kind in kinds)
             cells.append(f"{100 * same / total:.0f} % of {total}" if total else "none")
-        lines.append(_row(variant, *cells))
+        lines.append(row(variant, *cells))
     return "\n".join(lines)
 
 
@@ -117,23 +117,23 @@ def _insight(runs: Mapping[str, list[dict]]) -> str:
     lines = [
         "Queries from frame to frame on `crossing` (means of the seeds)",
         "",
-        _row("", *runs),
-        _rule(1 + len(runs)),
+        row("", *runs),
+        rule(1 + len(runs)),
     ]
     for name in names:
         cells = []
         for found in runs.values():
             values = [run["insight"][name] for run in found if name in run["insight"]]
             cells.append(f"{np.mean(values):.3f}" if values else "")
-        lines.append(_row(name, *cells))
+        lines.append(row(name, *cells))
     return "\n".join(lines)
 
 
-def _row(*cells) -> str:
+def row(*cells) -> str:
     return "| " + " | ".join(str(cell) for cell in cells) + " |"
 
 
-def _rule(columns: int) -> str:
+def rule(columns: int) -> str:
     return "|" + "---|" * columns
 
 

@@ -121,8 +121,8 @@ def expect_file_or_nothing(path: Path) -> None:
         mode = stat.S_IFREG
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    system = os.path.realpath(path.parent) == "/dev" or os.path.realpath(path.parent).startswith("/proc/")
-    if not stat.S_ISREG(mode) or system:
+    folder = os.path.realpath(path.parent)  # /dev/stdout is a link, to a regular file where it goes into one
+    if not stat.S_ISREG(mode) or folder == "/dev" or folder.startswith("/proc/"):
         raise OSError(errno.ENODEV, "a device, a pipe or a socket, no file")
 
 

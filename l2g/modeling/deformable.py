@@ -82,12 +82,12 @@ def around_points(
     value: Tensor, shapes: Shapes, offsets: Tensor, weights: Tensor, reference: Tensor | None = None
 ) -> Tensor:
     """`deformable_attention` of points that lie `offsets` pixels [B, Q, M, L, P, 2] from a `reference` [1, Q, 2], the
-    same in all images, an image at a time; without one the offsets are locations."""
+    same in all images and without a gradient, an image at a time; without one the offsets are locations."""
     _, q, _, levels, p, _ = offsets.shape
     scale, shift = offsets.new_full((levels, 1, 1, 2), 2.0), offsets.new_full((1, 2), -1.0)
     if reference is not None:
         scale = scale / offsets.new_tensor([(w, h) for h, w in shapes])[:, None, None]
-        shift = reference[0].detach() * 2 - 1
+        shift = reference[0] * 2 - 1
     # Repeated: arithmetic that broadcasts over two elements at a time takes twenty times as long.
     scale, shift = scale.expand(-1, p, q, -1).contiguous(), shift.expand(q, -1).contiguous()
     result: Tensor = _ImageByImage.apply(value, offsets, weights, shapes, scale, shift)
@@ -333,7 +333,8 @@ class DeformableAttention(nn.Module):
         if (
             offsets.requires_grad
             and times == 1
-            and tuple(reference.shape[::2]) == (1, 2)
+            and len(reference) == 1
+            and reference.shape[-1] == 2
             and not reference.requires_grad
             and _image_by_image(value, weights)
         ):
