@@ -6,6 +6,7 @@ the softmax of multi-head attention is not.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ DEFORMABLE = "/DeformableAttention/"
 # What `Local2Global.step`, the decoder and the proposals compute themselves, between their modules.
 GLUE = ("step", "decoder", "proposals")
 PERIODIC = ("Sin", "Cos")
+# What the layers of aligner and decoder compute between their parts, and the norms: "/decoder/layers.1/Add_2".
+_STREAM = re.compile(r"/(aligner|decoder)/(layers\.\d+/(norm\d/)?|norm/)[^/]+")
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,10 @@ def _scores(graph: Islands, node: ir.Node) -> bool:
     return node.op_type == "TopK" or any(f"/{head}/" in (node.name or "") for head in CLASS_HEADS)
 
 
+def _queries(graph: Islands, node: ir.Node) -> bool:
+    return node.op_type in ("Add", "LayerNormalization") and _STREAM.fullmatch(node.name or "") is not None
+
+
 def _boxes(graph: Islands, node: ir.Node) -> bool:
     # A product is the masks (mask embedding x features) or tokens x validity: arithmetic like any other.
     products = node.op_type == "MatMul" or (block_of(node) == "proposals" and node.op_type == "Mul" and _wide(node))
@@ -146,6 +153,12 @@ ISLANDS = (
         "class scores and top-K",
         "tokens are ranked by scores that lie closer to each other than FP16's steps; the product is small",
         _scores,
+    ),
+    Island(
+        "queries",
+        "a layer adds to them what it found, and the sum is carried as state: rounding what is added costs little, "
+        "rounding the sum at every addition sends objects another way within 200 frames",
+        _queries,
     ),
     Island(
         "boxes",

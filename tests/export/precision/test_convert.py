@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -7,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from l2g.errors import ExportError
 from l2g.export.graph.blocks import GRANULARITIES, block_of, blocks
 from l2g.export.inspection import inspect_graph
+from l2g.export.precision import islands as islands_module
 from l2g.export.precision.convert import FP16, FP32, HALF, all_blocks, reduce_precision
 from l2g.export.precision.emulate import emulate, emulate_file, main
 from l2g.export.precision.islands import ISLANDS, Islands
@@ -105,6 +108,29 @@ def test_every_island_is_there_and_says_why():
     assert all(len(island.reason) > 20 for island in ISLANDS)
 
 
+def test_queries_go_from_layer_to_layer_in_float32_and_the_state_keeps_more_of_its_digits(monkeypatch):
+    graph = halved().graph
+    norms = [node for node in graph if node.op_type == "LayerNormalization" and "/norm" in node.name[9:]]
+    sums = [n for n in graph if re.fullmatch(r"/(aligner|decoder)/layers\.\d/Add(_\d)?", n.name)]
+    assert len(sums) == 4 * 5  # layers; three additions to the queries, and twice that of their position
+    for node in (*sums, *(n for n in norms if n.name.startswith(("/aligner/", "/decoder/")))):
+        assert {value.dtype for value in (*node.inputs, *node.outputs)} == {FP32}, node.name
+    # What is added to them is FP16: the products, and what comes out of an attention.
+    assert {n.inputs[0].dtype for n in graph if "/decoder/" in n.name and n.op_type == "Gemm"} == {FP16}
+
+    def error() -> float:
+        arrays = inputs(exported_model(), 2)
+        narrow = run(session(_bytes(emulate(halved()))), arrays)
+        exact = run(session(single()), arrays)
+        index = [value.name for value in parsed(single()).graph.outputs].index("queries")
+        return float(np.sqrt(np.mean((narrow[index] - exact[index]) ** 2)))
+
+    kept = error()
+    without = tuple(island for island in ISLANDS if island.name != "queries")
+    monkeypatch.setattr(islands_module, "ISLANDS", without)
+    assert kept < 0.8 * error()
+
+
 def test_a_kept_block_stays_float32():
     model = parsed(single())
     conversion = reduce_precision(model, HALF, keep=["encoder.layers.0", "backbone", "aligner.layers.1.linear1"])
@@ -112,8 +138,8 @@ def test_a_kept_block_stays_float32():
     for node in model.graph:
         if node.op_type in ("Conv", "MatMul", "LayerNormalization", "Gemm"):
             kept = {block_of(node, granularity) for granularity in GRANULARITIES} & set(conversion.kept)
-            island = "class_embed" in node.name
-            assert (node.inputs[0].dtype == FP32) == bool(kept or island), node.name
+            queries = node.op_type == "LayerNormalization" and node.name.startswith(("/aligner/", "/decoder/"))
+            assert (node.inputs[0].dtype == FP32) == bool(kept or queries or "class_embed" in node.name), node.name
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
 
 

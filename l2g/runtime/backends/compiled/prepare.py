@@ -4,7 +4,8 @@ The islands are those of an exported FP16 graph (`l2g.export.precision.islands`)
 Parameters live in the reduced type, and every layer that has some takes its inputs in its own type. What modules
 compute between them (normalisation of frames, locations and softmax of deformable attention, sine embedding, boxes,
 extents of masks) has no parameters, begins in float32 and stays so, since PyTorch does arithmetic of two types in the
-wider one. The heads that tokens are ranked by keep float32 parameters.
+wider one. The heads that tokens are ranked by keep float32 parameters, and so do the norms of the layers that add to
+queries, which thereby stay float32 from layer to layer.
 """
 
 from __future__ import annotations
@@ -55,8 +56,11 @@ def prepare(model: VideoModel, precision: str, keep: Collection[str] = ()) -> Vi
 
 
 def island(path: str) -> bool:
-    """Whether a module's parameters stay float32 whatever the precision: of those that rank tokens."""
-    return any(part in CLASS_HEADS for part in path.split("."))
+    """Whether a module's parameters stay float32 whatever the precision: of those that rank tokens, and of the norms
+    of queries."""
+    parts = path.split(".")
+    queries = parts[0] in ("aligner", "decoder") or path == "heads.norm"
+    return any(part in CLASS_HEADS for part in parts) or (queries and parts[-1].startswith("norm"))
 
 
 def _check_kept(model: VideoModel, keep: Collection[str]) -> None:
