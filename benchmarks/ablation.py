@@ -3,6 +3,7 @@
     python benchmarks/ablation.py segmenter --output runs/ablation                        # 27,500 iterations on images
     python benchmarks/ablation.py run --output runs/ablation --variants table3 --seeds 0 1 2
     python benchmarks/ablation.py table --output runs/ablation
+    python benchmarks/ablation.py pack --output runs/ablation --archive benchmarks/ablation.json.gz
     python benchmarks/ablation.py picture --output runs/ablation --picture crossing.png
     python benchmarks/ablation.py sight --models l2g_tiny runs/ablation/trajectory-0/model.safetensors
 
@@ -13,12 +14,14 @@ handover of identities and without: AP, switches, what becomes of objects that r
 from frame to frame and what the aligner attends to. `sight` scores trained models once more with an aligner that sees
 nothing of the present, or another video's. The table has 95 % intervals over seeds and videos (bootstrap; the
 same seeds and videos are drawn for all variants). Interrupt it at any moment: the same command goes on where it
-stopped. Several at once, with other seeds or variants and the same output, share the work.
+stopped. Several at once, with other seeds or variants and the same output, share the work. `pack` puts the results into
+one file, beside those that are in it already, which `table` reads in place of a folder.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import sys
 from collections import Counter
@@ -30,7 +33,7 @@ from typing import Any
 import numpy as np
 import torch
 from ablation_insight import insight
-from ablation_open import CHANGES, MODELS, SIGHTS, Change
+from ablation_open import CHANGES, MODELS, SIGHTS, Change, clips_of_crossing
 from ablation_report import draw_picture, row, rule, tables
 
 from l2g import load_checkpoint
@@ -42,7 +45,7 @@ from l2g.data.youtube_vis import ground_truth
 from l2g.errors import L2GError
 from l2g.evaluation.lanes import Lane, frames_of, rounds, step
 from l2g.evaluation.run import Rollout, ScoringOptions, VideoScorer
-from l2g.files import write_json
+from l2g.files import write_bytes, write_json
 from l2g.metrics.identities import IdentityReport, identity_switches, returns
 from l2g.metrics.rle import compress
 from l2g.metrics.vis_ap import ap_of_draws
@@ -68,26 +71,32 @@ class Variant:
 
 # The whole model is `+ trajectory`: the aligner's width is 256, four times the queries' as in the paper, every frame
 # has a loss, the local queries no position. The baseline carries queries alone, its first boxes are learned, per slot.
+STEPS: dict[str, dict[str, Any]] = {
+    "baseline": {"aligner": None, "trajectory": False},
+    "+ aligner": {"trajectory": False},
+    "+ trajectory": {},
+    "trajectory alone": {"aligner": None},
+}
 VARIANTS = {
-    "baseline": Variant({"aligner": None, "trajectory": False}),
-    "+ aligner": Variant({"trajectory": False}),
-    "+ trajectory": Variant(),
-    "trajectory alone": Variant({"aligner": None}),
+    **{name: Variant(model) for name, model in STEPS.items()},
     "width 128": Variant({"aligner": {"ffn_dim": 128}}),
     "width 512": Variant({"aligner": {"ffn_dim": 512}}),
     "loss in 2 of 8 frames": Variant(clips={"supervised": 2}),
     "static positions": Variant({"aligner": {"local_position": "static"}}),
     "dynamic positions": Variant({"aligner": {"local_position": "dynamic"}}),
+    **{f"{name} on crossing": Variant(model, change=clips_of_crossing) for name, model in STEPS.items()},
     **{name: Variant(MODELS.get(name, {}), change=change) for name, change in CHANGES.items()},
 }
 # Table -> pairs of variants: what the first has over the second.
+_STEPS = (
+    ("+ aligner", "baseline"),
+    ("+ trajectory", "+ aligner"),
+    ("trajectory alone", "baseline"),
+    ("+ trajectory", "trajectory alone"),
+)
 TABLES = {
-    "table3": (
-        ("+ aligner", "baseline"),
-        ("+ trajectory", "+ aligner"),
-        ("trajectory alone", "baseline"),
-        ("+ trajectory", "trajectory alone"),
-    ),
+    "table3": _STEPS,
+    "crossing": tuple((f"{after} on crossing", f"{before} on crossing") for after, before in _STEPS),
     "table5": (("width 128", "+ trajectory"), ("width 512", "+ trajectory")),
     "table6": tuple(
         (name, "+ trajectory") for name in ("loss in 2 of 8 frames", "static positions", "dynamic positions")
@@ -113,7 +122,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--output", type=Path, required=True, help="folder of all runs")
+    common.add_argument("--output", type=Path, required=True, help="folder of all runs (table: or an archive)")
     segmenter = commands.add_parser("segmenter", parents=[common], help="train the image segmenter that all start from")
     segmenter.add_argument("--iterations", type=int, nargs=2, help="of its two phases (default: the shipped run's)")
     segmenter.set_defaults(act=train_segmenter)
@@ -132,6 +141,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     seen.set_defaults(act=sight)
     table = commands.add_parser("table", parents=[common], help="what is there, as Markdown")
     table.set_defaults(act=lambda options: print(tables(read(options.output), TABLES, ABSENCES)) or 0)
+    archive = commands.add_parser("pack", parents=[common], help="put the results into one file")
+    archive.add_argument("--archive", type=Path, required=True, help="JSON file, packed by gzip, to add them to")
+    archive.set_defaults(act=pack)
     picture = commands.add_parser("picture", parents=[common], help="the variants side by side on one video")
     picture.add_argument("--picture", type=Path, required=True, help="PNG to write")
     picture.add_argument("--video", default="crossing:0", help="SPLIT:NUMBER (default: %(default)s)")
@@ -293,10 +305,30 @@ class _Board:
         }
 
 
+def pack(options: argparse.Namespace) -> int:
+    """Add a folder's results to an archive; a variant and seed that it has already is replaced."""
+    sources = [path for path in (options.archive, options.output) if path.exists()]
+    rows = {(row["variant"], row["seed"]): row for source in sources for row in _rows(source)}
+    text = json.dumps([rows[key] for key in sorted(rows)], separators=(",", ":"))
+    write_bytes(options.archive, gzip.compress(text.encode(), mtime=0), L2GError)
+    print(f"{options.archive}: {len(rows)} runs")
+    return 0
+
+
+def _rows(output: Path) -> list[dict]:
+    """The results in a folder of runs, or in an archive."""
+    if not output.is_file():
+        return [json.loads(path.read_text()) for path in output.glob("*/result.json")]
+    try:
+        found: list[dict] = json.loads(gzip.decompress(output.read_bytes()))
+        return found
+    except (OSError, EOFError, ValueError) as error:
+        raise L2GError(f"{output}: no archive of results ({error}); `ablation.py pack` writes one") from None
+
+
 def read(output: Path) -> dict[str, list[dict]]:
     """The results that are there: variant -> its runs, by seed."""
-    rows = [json.loads(path.read_text()) for path in output.glob("*/result.json")]
-    by_seed = sorted(rows, key=lambda row: row["seed"])
+    by_seed = sorted(_rows(output), key=lambda row: row["seed"])
     runs = {name: [row for row in by_seed if row["variant"] == name] for name in VARIANTS}
     return {name: found for name, found in runs.items() if found}
 

@@ -1,5 +1,6 @@
 """The ablation: what it scores is what `l2g evaluate` gives, and its intervals and queries are what they say."""
 
+import json
 import sys
 from argparse import Namespace
 from dataclasses import replace
@@ -12,6 +13,7 @@ import torch
 
 from l2g import load_checkpoint
 from l2g.data.registry import load_dataset
+from l2g.data.synthetic.video import synthetic_video
 from l2g.evaluation.run import ScoringOptions, evaluate_backend
 from l2g.modeling.aligner import AlignerLayer
 from l2g.modeling.local2global import build_model
@@ -60,6 +62,41 @@ def test_a_difference_is_of_equal_seeds_and_equal_videos():
     after = [run(0, 51.0, draws + 1), run(1, 65.0, draws + 15)]
     mean, low, high, _ = ablation_report._difference(before, after, "val", "slots")
     assert (mean, low, high) == (3.0, pytest.approx(1), pytest.approx(5))
+
+
+def test_an_archive_has_what_the_folders_have_and_grows(tmp_path, capsys):
+    def write(folder, variant, seed, ap):
+        (tmp_path / folder / f"{variant}-{seed}").mkdir(parents=True)
+        row = {**run(seed, ap, [ap, ap + 1]), "variant": variant, "insight": {}}
+        (tmp_path / folder / f"{variant}-{seed}" / "result.json").write_text(json.dumps(row))
+
+    archive = tmp_path / "all.json.gz"
+    write("one", "baseline", 0, 40.0)
+    write("two", "baseline", 0, 41.0)
+    write("two", "+ aligner", 0, 45.0)
+    for folder, count in (("one", 1), ("two", 2)):
+        assert ablation.main(["pack", "--output", str(tmp_path / folder), "--archive", str(archive)]) == 0
+        assert capsys.readouterr().out.endswith(f": {count} runs\n")
+    assert ablation.read(archive) == ablation.read(tmp_path / "two")
+    assert list(ablation.read(archive)) == ["baseline", "+ aligner"]
+    archive.write_bytes(b"PK")
+    assert ablation.main(["table", "--output", str(archive)]) == 2
+    assert "no archive of results" in capsys.readouterr().err
+
+
+def test_clips_of_crossing_are_drawn_from_its_split_and_none_is_scored(tmp_path):
+    config = ablation.run_config("+ aligner on crossing", 0, ablation.parse(["run", "--output", str(tmp_path)]))
+    assert config.overrides == ablation.VARIANTS["+ aligner"].model
+    scored = load_dataset("synthetic:crossing")
+    with ablation.VARIANTS["+ aligner on crossing"].change():
+        learned = trainer.open_dataset(config.data)
+    for number in range(2):
+        expected = synthetic_video("crossing", number, seed=1000, frames=[5]).frames[0]
+        assert np.array_equal(learned.videos[number].frame(5), expected)
+        assert not np.array_equal(expected, scored.videos[number].frame(5))
+    assert learned.name == scored.name
+    assert len(learned.videos) >= 10_000
+    assert trainer.open_dataset(config.data).name == "synthetic:train"
 
 
 def test_what_the_aligner_looks_at_is_its_own_attention(model):
