@@ -16,6 +16,8 @@ from l2g.runtime.picture.masks import InstanceMask
 # Blocks of so many pixels are averaged by `_averaged`: for smaller ones OpenCV is as fast, and the sums of larger ones
 # are no whole numbers of float32 any more.
 _FEWEST_AVERAGED, _MOST_AVERAGED = 16, 1 << 16
+# Pixels: so near to a whole number is one.
+_WHOLE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -124,16 +126,7 @@ class Letterbox:
         left, right = _window(first_column, first_column + columns - 1, step_x, self.source_width)
         if top >= bottom or left >= right:
             return InstanceMask.from_patch(empty, 0, 0, self.source_height, self.source_width)
-        to_map = np.array(
-            [[step_x, 0, (left + 0.5) * step_x - 0.5], [0, step_y, (top + 0.5) * step_y - 0.5]], dtype=np.float64
-        )
-        patch = cv2.warpAffine(
-            np.ascontiguousarray(logits, dtype=np.float32),
-            to_map,
-            (right - left, bottom - top),
-            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-            borderMode=cv2.BORDER_REPLICATE,
-        )
+        patch = self._interpolated(logits, (top, bottom), (left, right))
         return InstanceMask.from_patch(patch > 0, top, left, self.source_height, self.source_width)
 
     def map_to_source(self, logits: FloatArray, start: int = 0, stop: int | None = None) -> FloatArray:
@@ -145,12 +138,27 @@ class Letterbox:
         if logits.shape != self.map_size:
             raise L2GError(f"mask map: found {list(logits.shape)}, expected {list(self.map_size)}")
         stop = self.source_height if stop is None else stop
+        return self._interpolated(logits, (start, stop), (0, self.source_width))
+
+    def _interpolated(self, logits: FloatArray, rows: tuple[int, int], columns: tuple[int, int]) -> FloatArray:
+        """A map at the centres of source pixels [start, stop) down and to the right, float32; beyond its outermost
+        cells it is theirs."""
         step_y, step_x = self._steps
-        to_map = np.array([[step_x, 0, 0.5 * step_x - 0.5], [0, step_y, (start + 0.5) * step_y - 0.5]])
+        logits = np.ascontiguousarray(logits, dtype=np.float32)
+        down, right = round(1 / step_y), round(1 / step_x)
+        if max(abs(1 / step_y - down), abs(1 / step_x - right)) < _WHOLE:
+            # Cells of whole pixels, as of 720p on 90 rows: a plain resize takes a fifth of the time.
+            top, bottom = _cells(rows, step_y, logits.shape[0])
+            left, end = _cells(columns, step_x, logits.shape[1])
+            size = ((end - left) * right, (bottom - top) * down)
+            found = cv2.resize(logits[top:bottom, left:end], size, interpolation=cv2.INTER_LINEAR)
+            first, second = top * down, left * right
+            return cast(FloatArray, found[rows[0] - first : rows[1] - first, columns[0] - second : columns[1] - second])
+        to_map = np.array([[step_x, 0, (columns[0] + 0.5) * step_x - 0.5], [0, step_y, (rows[0] + 0.5) * step_y - 0.5]])
         found = cv2.warpAffine(
-            np.ascontiguousarray(logits, dtype=np.float32),
+            logits,
             to_map,
-            (self.source_width, stop - start),
+            (columns[1] - columns[0], rows[1] - rows[0]),
             flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
             borderMode=cv2.BORDER_REPLICATE,
         )
@@ -195,15 +203,16 @@ class Squash(Letterbox):
 def _averaged(frame: ByteArray, rows: int, columns: int) -> ByteArray:
     """The means of blocks of `rows` x `columns` pixels, uint8 [H, W, 3] -> [H / rows, W / columns, 3].
 
-    To the bit what OpenCV's INTER_AREA gives, which adds up pixel by pixel: 0.4 ms and not 0.7 from 720p to 90 rows,
-    0.8 and not 2.0 from 1080p.
+    To the bit what OpenCV's INTER_AREA gives, which adds up pixel by pixel: 0.36 ms and not 0.58 from 720p to 90 rows.
     """
     height, width = frame.shape[0] // rows, frame.shape[1] // columns
-    sums = np.empty((height, frame.shape[1] * 3), np.float32)
-    for index, block in enumerate(np.ascontiguousarray(frame).reshape(height, rows, -1)):
-        cv2.reduce(block, 0, cv2.REDUCE_SUM, sums[index : index + 1], cv2.CV_32F)
+    blocks = frame.reshape(height, rows, -1)
+    sums = blocks[:, 0].astype(np.uint16 if 255 * rows < 1 << 16 else np.uint32)
+    for row in range(1, rows):
+        np.add(sums, blocks[:, row], out=sums)
+    wide = sums.astype(np.float32).reshape(height, -1, 3)
+    along = cv2.resize(wide, (width, height), interpolation=cv2.INTER_AREA)
     # Whole numbers again, however the means of so many columns are rounded. A matrix product would wake BLAS's threads.
-    along = cv2.resize(sums.reshape(height, -1, 3), (width, height), interpolation=cv2.INTER_AREA)
     means: FloatArray = np.rint(np.rint(along * np.float32(columns)) * np.float32(1 / (rows * columns)))
     return np.asarray(means, np.uint8)
 
@@ -217,3 +226,9 @@ def _window(first: int, last: int, step: float, length: int) -> tuple[int, int]:
     start = int(np.floor((first - 0.5) / step - 0.5))
     stop = int(np.ceil((last + 1.5) / step - 0.5)) + 1
     return max(0, start), min(length, stop)
+
+
+def _cells(pixels: tuple[int, int], step: float, count: int) -> tuple[int, int]:
+    """Cells [start, stop) of a map of `count` that source pixels [start, stop) are interpolated from."""
+    first, last = ((pixel + 0.5) * step - 0.5 for pixel in (pixels[0], pixels[1] - 1))
+    return max(0, int(np.floor(first))), min(count, int(np.floor(last)) + 2)

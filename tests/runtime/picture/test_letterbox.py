@@ -78,10 +78,12 @@ def test_mask_is_the_interpolated_map_above_zero(height, width, stride):
     np.testing.assert_array_equal(got, box.map_to_source(logits) > 0)
     expected = _sample(logits.astype(np.float64), box, stride)
     assert got.shape == (height, width)
-    # Older OpenCV rounds positions to 1/32 of a cell.
+    # Older OpenCV rounds positions to 1/32 of a cell, unless a cell is a whole number of pixels.
     slope = max(np.abs(np.diff(logits, axis=axis)).max() for axis in (0, 1))
+    pixels = np.array([height / box.content_height * 128 / size[0], width / box.content_width * 192 / size[1]])
+    tolerance = 1e-4 if np.allclose(pixels, np.rint(pixels), atol=1e-9) else slope / 32
     wrong = got != (expected > 0)
-    assert not (wrong & (np.abs(expected) > slope / 32)).any()
+    assert not (wrong & (np.abs(expected) > tolerance)).any()
     assert wrong.mean() < 5e-3
 
 
