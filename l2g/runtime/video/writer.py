@@ -22,6 +22,12 @@ from l2g.runtime.video.source import ONE_CORE_PIXELS
 _GROWING = {"movflags": "+frag_every_frame+empty_moov+default_base_moof", "flush_packets": "1"}
 # The picture is cut for so many threads of the encoder, and the bytes depend on how: one number on every machine.
 _LARGE_THREADS = 4
+# From red, green, blue and 1 to U and V of BT.601 in limited range; OpenCV takes an eighth of the time for three rows.
+_CHROMA = np.zeros((3, 4))
+_CHROMA[0] = *(224 / 255 / 1.772 * np.array((-0.299, -0.587, 0.886))), 128
+_CHROMA[1] = *(224 / 255 / 1.402 * np.array((0.701, -0.587, -0.114))), 128
+# OpenCV's number of the AVX-512 that x264 has code for; processors with it have all of AVX2's kin.
+_AVX512 = 256
 # MPEG's clock: every common frame rate is a whole number of its ticks.
 TICKS_PER_SECOND = 90_000
 
@@ -105,7 +111,7 @@ class VideoWriter:
             "bf": "0",
             "g": str(KEY_FRAMES),
             # Named colours: players otherwise guess BT.601 or BT.709 by the size of the picture.
-            "x264-params": "colorprim=bt709:transfer=bt709:colormatrix=smpte170m:fullrange=off",
+            "x264-params": "colorprim=bt709:transfer=bt709:colormatrix=smpte170m:fullrange=off" + _instructions(),
         }
         rate = Fraction(frame_rate).limit_denominator(1001) or Fraction(1, 1001)
         encoder, self.notice = find_encoder(self._asked, height, width, rate)
@@ -216,6 +222,12 @@ def _with_index(fragments: Path, output: Path) -> int:
     return frames
 
 
+def _instructions() -> str:
+    """What x264 is told of the processor: the bytes are the same, but with its AVX-512 a 720p frame takes 2.8 ms on a
+    Sapphire Rapids and with AVX2 2.4."""
+    return ":asm=AVX2,FMA3,BMI2,LZCNT" if cv2.checkHardwareSupport(_AVX512) else ""
+
+
 def planar_yuv(image: ByteArray) -> ByteArray:
     """RGB uint8 [H, W, 3], H and W even, -> uint8 [H * 3 / 2, W]: Y, then U and V at half size, BT.601 limited range.
 
@@ -225,7 +237,7 @@ def planar_yuv(image: ByteArray) -> ByteArray:
     height, width = image.shape[:2]
     planes = cast(ByteArray, cv2.cvtColor(image, cv2.COLOR_RGB2YUV_I420))
     half = cv2.resize(image, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
-    full_range = cv2.cvtColor(half, cv2.COLOR_RGB2YCrCb)
-    chroma = cv2.convertScaleAbs(full_range, alpha=224 / 255, beta=128 - 128 * 224 / 255)
-    planes[height:].reshape(2, height // 2, width // 2)[...] = chroma[..., 2], chroma[..., 1]
+    chroma = cv2.transform(half, _CHROMA)
+    for channel, plane in enumerate(planes[height:].reshape(2, height // 2, width // 2)):
+        cv2.extractChannel(chroma, channel, plane)
     return planes
