@@ -44,7 +44,7 @@ class FlowOptions:
     "latest" for live sources, "all" for others. wait: seconds that a batch with a live source waits at most, from its
     first frame on, for frames of the other streams and for newer ones, where such are due within them; a stream that is
     alone waits for a newer one up to 0.4 of its spacing, 0: never. stall: seconds without a frame or without an
-    answer of the model after which that is said; 0 never. overlap: whether decoding, inference and writing of files
+    answer of the model after which that is said; 0 never. overlap: whether decoding, inference, results and encoding
     overlap, in a thread each; without, a frame goes all the way before the next, for processes that have one core and
     share the others.
     """
@@ -196,11 +196,13 @@ def process_videos(
         stack.callback(finishing.end)
         stack.enter_context(_one_opencv_thread())
         lanes: list[Lane] = []
+        # A frame that is to be the latest may not wait in a line.
+        live = any(source.is_live or flow.latest(source) for source, _ in jobs)
+        overlap = flow.overlap or live
         for (source, folder), again in zip(jobs, resumable, strict=True):
             name = Path(folder).name if len(jobs) > 1 else ""
-            lane = Lane(
-                source, Path(folder), backend.contract, output, parameters, top_k, cuts, name, again, task, panoptic
-            )
+            choices = parameters, top_k, cuts, name, again, task, panoptic, overlap
+            lane = Lane(source, Path(folder), backend.contract, output, *choices)
             lanes.append(lane)
             stack.callback(lane.close)
         watcher.expect([lane.name for lane in lanes])
@@ -225,11 +227,9 @@ def process_videos(
                 if on_frame:
                     on_frame()
 
-        # A frame that is to be the latest may not wait in a line.
-        live = any(source.is_live or flow.latest(source) for source, _ in jobs)
         try:
             rounds = _rounds(lanes, flow, live, watchdog)
-            if flow.overlap or live:
+            if overlap:
                 run_pipeline(rounds, infer, consume, 1 if live else DEPTH, direct=live)
             else:
                 run_in_turn(rounds, infer, consume)

@@ -30,6 +30,7 @@ from l2g.runtime.video.live.pace import from_now_on
 from l2g.runtime.video.live.watcher import Progress, Watcher
 from l2g.runtime.video.overlay import OverlayPainter, OverlayStyle
 from l2g.runtime.video.picture_writer import PictureWriter
+from l2g.runtime.video.pipeline import Behind
 from l2g.runtime.video.results import (
     LINES,
     PANOPTIC_LINES,
@@ -100,7 +101,7 @@ class Inferred:
 @dataclass(eq=False)
 class Lane:
     """What is known of one video. name: what watchers call it. resumable: whether another run could go on with it.
-    task, panoptic: see `assembler_of`.
+    task, panoptic: see `assembler_of`. overlap: whether its overlay is encoded in a thread of its own.
 
     done: how many frames a run before this one did. before: the last of those. memory: what the model knew after them.
     """
@@ -116,6 +117,7 @@ class Lane:
     resumable: bool = True
     task: str | None = None
     panoptic: PanopticOptions | None = None
+    overlap: bool = True
     failure: L2GError | None = field(default=None, init=False)
     ended: bool = field(default=False, init=False)  # its source gives no more
     dropped: int = field(default=0, init=False)
@@ -151,7 +153,9 @@ class Lane:
         if self.memory:
             self._assembler.recall(self.memory)
         try:
-            self.results = Results(files, source, self.contract, self.run, self.output, self.name, self._task)
+            self.results = Results(
+                files, source, self.contract, self.run, self.output, self.name, self._task, self.overlap
+            )
         except BaseException:
             self.run.fail(0)
             raise
@@ -284,6 +288,7 @@ class Results:
         options: OutputOptions,
         stream: str = "",
         task: str = "instances",
+        overlap: bool = True,
     ):
         class_names, maps = contract.class_names, task != "instances"
         path = run.folder / run.lines
@@ -303,6 +308,9 @@ class Results:
                 self.tubes = files.enter_context(TubeResultsSink(run.file("results.json")))
         self._painter = OverlayPainter(class_names, options.style) if options.style else None
         self._video: VideoWriter | PictureWriter | None = None
+        # Encoding takes as long as all else that is done with a result.
+        self._encoding: Behind | None = None
+        self._overlap = overlap
         self._source, self._run, self._rotate = source, run, options.rotate if source.is_live else None
         self._written: list[Path] = []
         self._encoder = options.encoder
@@ -325,7 +333,7 @@ class Results:
         return (*self.lines.paths, *tubes, *self._written)
 
     def write(self, result: FrameResult, image: ByteArray, wanted: bool = False) -> ByteArray | None:
-        """Append a frame; its overlay, where there is one or it is `wanted`."""
+        """Append a frame; its overlay, where there is one or it is `wanted`, is drawn on `image`."""
         self._finished.append(time.perf_counter())
         self.lines.write(result)
         if self.tubes:
@@ -340,10 +348,10 @@ class Results:
                 self._close_overlay()
                 self._open_overlay()
                 self._first_time = result.time
-            drawn = self._painter.draw(image, result, self.rate())
-            self._video.write(drawn, result.time - self._first_time)
+            drawn = self._painter.draw(image, result, self.rate(), in_place=True)
+            (self._encoding.put if self._encoding else self._video.write)(drawn, result.time - self._first_time)
         elif wanted:
-            drawn = self._viewer.draw(image, result, self.rate())
+            drawn = self._viewer.draw(image, result, self.rate(), in_place=True)
         self.frames += 1
         return drawn
 
@@ -378,14 +386,19 @@ class Results:
             self._video = VideoWriter(file, source.height, source.width, rate, aspect, self._encoder)
             if self._video.notice and not self.notices:
                 self.notices.append(f"{name}: {self._video.notice}")
+        self._encoding = Behind(self._video.write) if self._overlap else None
         self._written.append(file.path)
 
     def _overlay_bytes(self) -> int:
         return self._video.size if isinstance(self._video, VideoWriter) else 0
 
     def _close_overlay(self) -> None:
-        if self._video:
-            self._video.close()
+        try:
+            if self._encoding:
+                self._encoding.close()
+        finally:
+            if self._video:
+                self._video.close()
 
 
 def _lines_of(given: str | None, stream: str) -> str | Path | None:

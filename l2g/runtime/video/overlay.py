@@ -84,12 +84,14 @@ class OverlayPainter:
         self._trails.recall(memory["trails"])
         self._stuff_names.recall(memory["stuff_names"])
 
-    def draw(self, image: np.ndarray, result: FrameResult, rate: float | None = None) -> np.ndarray:
+    def draw(
+        self, image: np.ndarray, result: FrameResult, rate: float | None = None, in_place: bool = False
+    ) -> np.ndarray:
         """A copy of `image` (uint8 [H, W, 3] RGB) with the tracks of `result` drawn, the best score on top.
 
-        rate: frames per second, for the HUD, which does without where it is None.
+        rate: frames per second, for the HUD, which does without where it is None. in_place: `image` may be drawn on.
         """
-        canvas: np.ndarray = image.copy()
+        canvas = image if in_place and image.flags.writeable and image.flags.c_contiguous else image.copy()
         # 1080p gets lines two pixels wide; everything else in proportion.
         short_side = min(image.shape[:2])
         line = max(1, round(short_side / 540))

@@ -1,4 +1,4 @@
-"""Decode, inference and post-processing at the same time, in three threads with short queues between them."""
+"""Decode, inference, results and encoding at the same time, in a thread each with short queues between them."""
 
 from __future__ import annotations
 
@@ -144,6 +144,47 @@ class ReadAhead:
             self.arrivals.add(time.monotonic())
             self._changed.notify_all()
             return not self._stopped
+
+
+class Behind:
+    """Calls `take` with what is put, in order, in a thread of its own; at most `depth` items wait for it.
+
+    Its first exception is raised by the next `put`, or else by `close`, and ends it: later items are passed over.
+    """
+
+    def __init__(self, take: Callable[..., object], depth: int = 2):
+        self._take = take
+        self._waiting: queue.Queue[tuple[Any, ...] | None] = queue.Queue(depth)
+        self._error: BaseException | None = None
+        self._failed = False
+        self._thread = threading.Thread(target=self._work, name="l2g-behind", daemon=True)
+        self._thread.start()
+
+    def put(self, *item: Any) -> None:
+        """Wait for room."""
+        self._raise()
+        self._waiting.put(item)
+
+    def close(self) -> None:
+        """Wait for the last item."""
+        if self._thread.is_alive():
+            self._waiting.put(None)
+            self._thread.join()
+        self._raise()
+
+    def _raise(self) -> None:
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def _work(self) -> None:
+        while (item := self._waiting.get()) is not None:
+            if self._failed:
+                continue
+            try:
+                self._take(*item)
+            except BaseException as error:
+                self._error, self._failed = error, True
 
 
 class _Pipeline:

@@ -32,6 +32,18 @@ def test_mask_is_tinted_and_the_rest_is_untouched():
     assert (label == color.astype(np.uint8)).all(axis=2).mean() > 0.1, "the label lies above the object"
 
 
+def test_in_place_is_the_same_picture_where_it_can_be():
+    picture = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
+    result = FrameResult(0, 0.0, (_instance(3, np.ones((60, 80), bool), 100, 150, (200, 300)),))
+    expected = draw_overlay(picture, result, ["cat"])
+    frozen, padded = picture.copy(), np.zeros((200, 310, 3), np.uint8)[:, :300]
+    frozen.flags.writeable, padded[...] = False, picture
+    for image in (frozen, padded, picture):
+        np.testing.assert_array_equal(OverlayPainter(["cat"]).draw(image, result, in_place=True), expected)
+    assert (frozen != expected).any(), "what cannot be drawn on stays"
+    np.testing.assert_array_equal(picture, expected)
+
+
 def test_a_track_keeps_its_color_and_neighbours_differ():
     colors = [track_color(track_id) for track_id in range(1, 40)]
     assert colors[4] == track_color(5)

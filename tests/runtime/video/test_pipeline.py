@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from l2g.runtime.video.pipeline import run_pipeline
+from l2g.runtime.video.pipeline import Behind, run_pipeline
 
 TIMEOUT = 20
 
@@ -171,3 +171,51 @@ def test_a_silent_source_does_not_hold_up_the_end():
         assert time.monotonic() - started < 5
     finally:
         release.set()
+
+
+def test_what_is_put_behind_is_taken_in_order_and_held_back():
+    taken, allowed, put = [], threading.Semaphore(0), []
+
+    def take(number, text):
+        allowed.acquire()
+        taken.append((number, text))
+
+    behind = Behind(take, depth=2)
+
+    def give():
+        for number in range(20):
+            behind.put(number, str(number))
+            put.append(number)
+        behind.close()
+
+    giver = threading.Thread(target=give, daemon=True)
+    giver.start()
+    time.sleep(0.2)
+    assert len(put) <= 3, "one that is taken and two that wait"
+    allowed.release(20)
+    giver.join(TIMEOUT)
+    assert taken == [(number, str(number)) for number in range(20)], "the end waits for the last"
+
+
+@pytest.mark.parametrize("items", [1, 5])
+def test_a_failure_behind_is_raised_once_and_ends_it(items):
+    taken, raised = [], 0
+
+    def take(item):
+        taken.append(item)
+        raise _StageError
+
+    behind = Behind(take)
+    for item in range(items):
+        try:
+            behind.put(item)
+        except _StageError:
+            raised += 1
+        time.sleep(0.05)
+    try:
+        behind.close()
+    except _StageError:
+        raised += 1
+    behind.close()
+    assert (taken, raised) == ([0], 1)
+    assert not any(thread.name == "l2g-behind" for thread in threading.enumerate())
