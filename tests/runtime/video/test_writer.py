@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from l2g.errors import VideoError
+from l2g.runtime.video import writer as writer_room
 from l2g.runtime.video.writer import VideoWriter, planar_yuv
 from tests.runtime.blobs import scene
 from tests.runtime.clips import decode, moving_scenes
@@ -170,3 +171,12 @@ def test_a_disk_that_is_full_at_any_byte_is_one_error_and_no_empty_file(tmp_path
     lengths = [len(decode(path)[0]) for path in left]
     assert lengths == sorted(lengths)
     assert 0 < lengths[0] < lengths[-1] < 8
+
+
+def test_the_processor_s_instructions_do_not_change_a_byte(tmp_path, monkeypatch):
+    images, found = moving_scenes(6), []
+    for number, instructions in enumerate(("", ":asm=0", writer_room._instructions())):
+        monkeypatch.setattr(writer_room, "_instructions", lambda text=instructions: text)
+        _write(tmp_path / f"{number}.mp4", images, np.arange(6) / 10)
+        found.append((tmp_path / f"{number}.mp4").read_bytes())
+    assert found[0] == found[1] == found[2]
