@@ -97,7 +97,7 @@ class OverlayPainter:
         line = max(1, round(short_side / 540))
         font = max(_SMALLEST_FONT, round(_FONT_SHARE * short_side))
         back_to_front = sorted(result.tracks, key=lambda instance: instance.score)
-        patches = [instance.mask.patch.astype(np.uint8) for instance in back_to_front]
+        patches = [instance.mask.patch.view(np.uint8) for instance in back_to_front]
         taken = self._draw_stuff(canvas, result.panoptic, font) if result.panoptic else []
         if self.style.opacity:
             for instance, patch in zip(back_to_front, patches, strict=True):
