@@ -203,7 +203,8 @@ class Squash(Letterbox):
 def _averaged(frame: ByteArray, rows: int, columns: int) -> ByteArray:
     """The means of blocks of `rows` x `columns` pixels, uint8 [H, W, 3] -> [H / rows, W / columns, 3].
 
-    To the bit what OpenCV's INTER_AREA gives, which adds up pixel by pixel: 0.36 ms and not 0.58 from 720p to 90 rows.
+    To the bit what OpenCV's INTER_AREA gives, which adds up pixel by pixel. From 720p to 90 rows it takes 0.58 ms; the
+    sums here, most of the work, 0.22, and 0.33 by cv2.reduce.
     """
     height, width = frame.shape[0] // rows, frame.shape[1] // columns
     blocks = frame.reshape(height, rows, -1)

