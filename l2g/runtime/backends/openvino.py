@@ -84,6 +84,7 @@ class OpenVinoBackend:
         check_graph(self.path, self.contract, command)
         check_boundary(self.path, self.contract, _boundary(model), command)
         check_drivable(self.path, self.contract, command)
+        del model  # compiling reads it afresh; its weights need not be there twice
         build = self.contract.build
         self.precision = precision or build.precision or "fp32"
         # What is around the integers of an INT8 graph.
@@ -172,6 +173,7 @@ class OpenVinoBackend:
         if hint is not None:
             settings = {**self._settings, "EXECUTION_MODE_HINT": "PERFORMANCE", "INFERENCE_PRECISION_HINT": hint}
             marked, islands = with_marks(_core(), model)
+            del model
             compiled = _compile(marked, self.path, self.device, settings, cached)
             if not narrowed(compiled.get_runtime_model(), islands):
                 return compiled, settings

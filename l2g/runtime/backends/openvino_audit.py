@@ -18,9 +18,12 @@ _NAMES = ("fp32", "bf16", "fp16", "int8", "unknown")
 _ATTENTION = "ScaledDotProductAttention"
 PRODUCTS = ("Convolution", "GroupConvolution", "MatMul", _ATTENTION)
 # Of the compiled model's types those that hold a product.
-_COMPUTING = ("Convolution", "FullyConnected", "MatMul", "Subgraph", _ATTENTION, "MHA")
+_COMPUTING = ("Convolution", "EmbeddingBagPacked", "FullyConnected", "MatMul", "Subgraph", _ATTENTION, "MHA")
 # What may stand between a product and the operator that its layer is named after: bias, activation, layout.
-_BEHIND = ("Add", "Multiply", "Relu", "Reshape", "Transpose", "Convert", "FakeQuantize", "Squeeze", "Unsqueeze")
+_BEHIND = (
+    *("Add", "Multiply", "Relu", "Reshape", "Transpose", "Convert", "FakeQuantize", "Squeeze", "Unsqueeze"),
+    "Concat",  # of the sums of some queries each
+)
 _STEPS = 4
 # What OpenVINO adds to the names of products that it takes apart.
 _SUFFIXES = ("/DequantizationMultiply", "/WithoutBiases")

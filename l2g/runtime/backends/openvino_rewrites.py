@@ -1,8 +1,9 @@
 """An exported graph in the words in which OpenVINO's CPU computes it fastest.
 
-Four changes of a graph of known shapes, each of the same numbers but for the order of roundings. Of deformable
-attention, which is lowered as for ONNX Runtime (measured on one core of an EPYC, a layer of 8617 tokens in BF16: 43 ms
-without the first of them, 27 ms with it):
+Changes of a graph of known shapes, each of the same numbers but for the order of roundings. Deformable attention that
+gathers cells of four pixels becomes one operator (`openvino_sampling`). Of what is left of it, lowered as for ONNX
+Runtime (measured on one core of an EPYC, a layer of 8617 tokens in BF16: 43 ms without the first of them, 27 ms with
+it):
 
 - A Concat on an axis of size one copies two or four bytes at a time: the parts are laid after each other and
   transposed.
@@ -23,6 +24,7 @@ import openvino as ov
 from openvino import opset1, opset8
 
 from l2g.runtime.backends.openvino_audit import dequantised
+from l2g.runtime.backends.openvino_sampling import array_of, constant_and_other, fuse_sampling, maker, replace, shape_of
 
 
 def simplify(model: ov.Model) -> None:
@@ -34,7 +36,10 @@ def simplify(model: ov.Model) -> None:
             _own_zero(node)
         elif kind == "Subtract":
             _pick_early(node, shared)
-        elif kind == "Concat":
+    fuse_sampling(model)
+    for node in model.get_ordered_ops():
+        kind = node.get_type_name()
+        if kind == "Concat":
             _transpose_parts(node)
         elif kind == "ReduceSum":
             _multiply_matrices(node)
@@ -45,14 +50,14 @@ def _own_zero(node: Any) -> None:
     zero = node.input_value(1)
     while zero.get_node().get_type_name() in ("Convert", "Reshape"):
         zero = zero.get_node().input_value(0)
-    found = _array(zero)
+    found = array_of(zero)
     if found is None:
         return
     if not found.any():
         for target in list(node.output(0).get_target_inputs()):
             target.replace_source_output(node.input_value(0))
         return
-    own = found.astype(np.float32).reshape(_shape(node, 1))
+    own = found.astype(np.float32).reshape(shape_of(node, 1))
     node.input(1).replace_source_output(opset1.constant(own).output(0))
 
 
@@ -60,23 +65,23 @@ def _pick_early(node: Any, shared: dict[tuple[Any, ...], Any]) -> None:
     """Gather(reference + offsets / sizes, x or y) * size - half, of offsets from a linear layer."""
     scaled = _sole(node.input_value(0), "Multiply")
     picked = scaled and _sole(scaled.input_value(0), "Gather")
-    pairs = picked and _maker(picked.input_value(0), "Reshape")
-    moved = pairs and _maker(pairs.input_value(0), "Add")
-    if scaled is None or picked is None or moved is None or _shape(pairs)[-1] != 2:
+    pairs = picked and maker(picked.input_value(0), "Reshape")
+    moved = pairs and maker(pairs.input_value(0), "Add")
+    if scaled is None or picked is None or moved is None or shape_of(pairs)[-1] != 2:
         return
-    coordinate = _array(picked.input_value(1))
+    coordinate = array_of(picked.input_value(1))
     if coordinate is None:
         return
-    reference, shares = _constant_and_other(moved)
-    shares = shares and _maker(shares, "Divide")
-    sizes = shares and _array(shares.input_value(1))
+    reference, shares = constant_and_other(moved)
+    shares = shares and maker(shares, "Divide")
+    sizes = shares and array_of(shares.input_value(1))
     found = shares and _linear(shares.input_value(0))
-    half, size = _array(node.input_value(1)), _array(scaled.input_value(1))
+    half, size = array_of(node.input_value(1)), array_of(scaled.input_value(1))
     if reference is None or sizes is None or found is None or half is None or size is None:
         return
     (name, query, weights, bias, transposed), axis = found, int(coordinate)
-    whole, flat = _shape(moved), _shape(picked)
-    if whole[-1] != 2 or np.prod(whole[2:]) != 2 * flat[-1] or _shape(picked) != [*_shape(pairs)[:-1]]:
+    whole, flat = shape_of(moved), shape_of(picked)
+    if whole[-1] != 2 or np.prod(whole[2:]) != 2 * flat[-1] or shape_of(picked) != [*shape_of(pairs)[:-1]]:
         return
     columns = np.arange(axis, 2 * flat[-1], 2)
     weights = opset8.gather(weights, columns, np.int64(0 if transposed else 1))
@@ -96,7 +101,7 @@ def _pick_early(node: Any, shared: dict[tuple[Any, ...], Any]) -> None:
     start = shared.setdefault((offset.shape, offset.tobytes()), opset1.constant(offset))
     # Of its two halves one keeps the layer's name: an audit looks for it.
     product.set_friendly_name(f"{name}/y" if axis else name)
-    _replace(node, opset1.add(result, start))
+    replace(node, opset1.add(result, start))
 
 
 def _linear(value: Any) -> tuple[str, Any, Any, Any, bool] | None:
@@ -104,11 +109,11 @@ def _linear(value: Any) -> tuple[str, Any, Any, Any, bool] | None:
     another shape and type."""
     while value.get_node().get_type_name() in ("Reshape", "Convert"):
         value = value.get_node().input_value(0)
-    added = _maker(value, "Add")
+    added = maker(value, "Add")
     if added is None:
         return None
     for place in (0, 1):
-        bias, product = added.input_value(place), _maker(added.input_value(1 - place), "MatMul")
+        bias, product = added.input_value(place), maker(added.input_value(1 - place), "MatMul")
         if product is None or not _constant(bias) or not _constant(product.input_value(1)):
             continue
         facts = product.get_attributes()
@@ -119,7 +124,7 @@ def _linear(value: Any) -> tuple[str, Any, Any, Any, bool] | None:
 
 
 def _transpose_parts(node: Any) -> None:
-    shape = _shape(node)
+    shape = shape_of(node)
     axis = node.get_attributes()["axis"] % len(shape)
     parts = [node.input_value(index) for index in range(node.get_input_size())]
     after, size = int(np.prod(shape[axis + 1 :])), int(np.prod(shape)) // max(len(parts), 1)
@@ -130,67 +135,34 @@ def _transpose_parts(node: Any) -> None:
     turned = opset1.transpose(joined, np.array([1, 0], np.int64))
     for number, part in enumerate((*rows, joined, turned)):
         part.set_friendly_name(f"{node.get_friendly_name()}/{number}")
-    _replace(node, opset1.reshape(turned, np.array(shape, np.int64), False))
+    replace(node, opset1.reshape(turned, np.array(shape, np.int64), False))
 
 
 def _multiply_matrices(node: Any) -> None:
     """ReduceSum([..., K, D] * [..., K, 1], K) -> [..., D]."""
-    product, axes = _sole(node.input_value(0), "Multiply"), _array(node.input_value(1))
+    product, axes = _sole(node.input_value(0), "Multiply"), array_of(node.input_value(1))
     if product is None or axes is None or node.get_attributes()["keep_dims"]:
         return
-    shape = _shape(product)
+    shape = shape_of(product)
     if len(shape) < 3 or [int(axis) % len(shape) for axis in axes.ravel()] != [len(shape) - 2]:
         return
     for rows, weights in ((0, 1), (1, 0)):
-        if [_shape(product, index) for index in (rows, weights)] == [shape, [*shape[:-1], 1]]:
+        if [shape_of(product, index) for index in (rows, weights)] == [shape, [*shape[:-1], 1]]:
             across = [*shape[:-2], 1, shape[-2]]
             flat = opset1.reshape(product.input_value(weights), np.array(across, np.int64), False)
             summed = opset1.matmul(flat, product.input_value(rows), False, False)
             flat.set_friendly_name(f"{node.get_friendly_name()}/weights")
             summed.set_friendly_name(f"{node.get_friendly_name()}/product")
-            _replace(node, opset1.reshape(summed, np.array(_shape(node), np.int64), False))
+            replace(node, opset1.reshape(summed, np.array(shape_of(node), np.int64), False))
             return
-
-
-def _maker(value: Any, kind: str) -> Any | None:
-    """The operator that gives `value`, where it is of this kind."""
-    node = value.get_node()
-    return node if node.get_type_name() == kind else None
 
 
 def _sole(value: Any, kind: str) -> Any | None:
     """The same, where nobody else reads the value."""
-    return _maker(value, kind) if len(value.get_target_inputs()) == 1 else None
+    return maker(value, kind) if len(value.get_target_inputs()) == 1 else None
 
 
 def _constant(value: Any) -> bool:
     """Whether a value is known, perhaps after a conversion."""
     node = value.get_node()
     return node.get_type_name() == "Constant" or (node.get_type_name() == "Convert" and _constant(node.input_value(0)))
-
-
-def _array(value: Any) -> Any | None:
-    """What a constant holds."""
-    node = _maker(value, "Constant")
-    return None if node is None else node.get_data()
-
-
-def _constant_and_other(node: Any) -> tuple[Any | None, Any | None]:
-    """(what the constant among two inputs holds, the other input)."""
-    for place in (0, 1):
-        array = _array(node.input_value(place))
-        if array is not None:
-            return array, node.input_value(1 - place)
-    return None, None
-
-
-def _shape(node: Any, place: int | None = None) -> list[int]:
-    port = node.output(0) if place is None else node.input(place)
-    return [dim.get_length() for dim in port.get_partial_shape()]
-
-
-def _replace(node: Any, other: Any) -> None:
-    other.set_friendly_name(node.get_friendly_name())
-    for target in list(node.output(0).get_target_inputs()):
-        target.replace_source_output(other.output(0))
-    other.output(0).add_names(node.output(0).get_names())

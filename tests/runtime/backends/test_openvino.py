@@ -21,6 +21,7 @@ from l2g.runtime.backends.base import HostState  # noqa: E402
 from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend  # noqa: E402
 from l2g.runtime.backends.open import open_backend  # noqa: E402
 from l2g.runtime.backends.openvino import OpenVinoBackend, native_precisions  # noqa: E402
+from l2g.runtime.backends.openvino_audit import fact_of  # noqa: E402
 from tests.exported import exported_model, small_graph  # noqa: E402
 from tests.runtime.backends import graph_suite as suite  # noqa: E402
 
@@ -164,6 +165,13 @@ def test_detections_of_a_poisoned_stream_have_no_scores():
 # Precisions
 
 
+def sums_of_samples(backend):  # noqa: F811
+    """What the sums of deformable attention are computed in, one for each layer."""
+    layers = backend._compiled.get_runtime_model().get_ops()
+    sums = [node for node in layers if fact_of(node, "layerType").startswith("EmbeddingBag")]
+    return [fact_of(node, "runtimePrecision") for node in sums]
+
+
 @needs_bf16
 def test_a_bf16_graph_is_computed_in_its_own_types(bf16_graph):
     backend = OpenVinoBackend(bf16_graph["bf16"], cached=False)  # noqa: F811
@@ -173,6 +181,7 @@ def test_a_bf16_graph_is_computed_in_its_own_types(bf16_graph):
     assert found.share > 0.95
     assert found.flops["unknown"] == 0
     assert found.flops["fp32"] > 0, "the islands"
+    assert set(sums_of_samples(backend)) == {"f32"}
     float32 = OpenVinoBackend(bf16_graph["fp32"], cached=False)
     audited = float32.audit()
     assert (audited.share, audited.flops["fp32"]) == (1.0, sum(found.flops.values()))
@@ -340,6 +349,8 @@ def test_eight_bits_are_computed_in_eight_bits(int8_graphs, scales):
     assert (audited.asked, audited.share) == ("int8", 1.0)
     assert 100 * audited.flops["int8"] / total == pytest.approx(share, abs=0.1)
     assert audited.flops["unknown"] == 0
+    assert backend.hint == {"fp32": "f32", "bf16": "bf16"}[scales]
+    assert set(sums_of_samples(backend)) == {"f32"}
     if scales == "bf16":
         assert audited.flops["bf16"] > audited.flops["fp32"]
     else:
