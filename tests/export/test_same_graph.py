@@ -9,7 +9,7 @@ import importlib.metadata
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, numpy_helper
+from onnx import numpy_helper
 
 import l2g
 from l2g.export.exporter import ExportOptions, build_graph, contract_of
