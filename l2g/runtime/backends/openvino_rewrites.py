@@ -79,7 +79,7 @@ def _pick_early(node: Any, shared: dict[tuple[Any, ...], Any]) -> None:
     half, size = array_of(node.input_value(1)), array_of(scaled.input_value(1))
     if reference is None or sizes is None or found is None or half is None or size is None:
         return
-    (name, query, weights, bias, transposed), axis = found, int(coordinate)
+    (names, query, weights, bias, transposed), axis = found, int(coordinate)
     whole, flat = shape_of(moved), shape_of(picked)
     if whole[-1] != 2 or np.prod(whole[2:]) != 2 * flat[-1] or shape_of(picked) != [*shape_of(pairs)[:-1]]:
         return
@@ -87,6 +87,9 @@ def _pick_early(node: Any, shared: dict[tuple[Any, ...], Any]) -> None:
     weights = opset8.gather(weights, columns, np.int64(0 if transposed else 1))
     product = opset1.matmul(query, weights, False, transposed)
     result = opset1.add(product, opset8.gather(bias, columns, np.int64(0)))
+    # Of the two halves one keeps the layer's names: an audit looks for them.
+    for part, name in zip((product, result), names, strict=True):
+        part.set_friendly_name(f"{name}/y" if axis else name)
     if result.get_element_type() != node.get_element_type():
         result = opset1.convert(result, node.get_element_type().get_type_name())
 
@@ -99,14 +102,12 @@ def _pick_early(node: Any, shared: dict[tuple[Any, ...], Any]) -> None:
         result = opset1.multiply(result, opset1.constant(factor.astype(np.float32)))
     offset = (of_axis(reference) * size - half).astype(np.float32)
     start = shared.setdefault((offset.shape, offset.tobytes()), opset1.constant(offset))
-    # Of its two halves one keeps the layer's name: an audit looks for it.
-    product.set_friendly_name(f"{name}/y" if axis else name)
     replace(node, opset1.add(result, start))
 
 
-def _linear(value: Any) -> tuple[str, Any, Any, Any, bool] | None:
-    """(name, input, weights, bias, whether the weights are transposed) of the linear layer of which `value` shows
-    another shape and type."""
+def _linear(value: Any) -> tuple[tuple[str, str], Any, Any, Any, bool] | None:
+    """(names of product and sum, input, weights, bias, whether the weights are transposed) of the linear layer of which
+    `value` shows another shape and type."""
     while value.get_node().get_type_name() in ("Reshape", "Convert"):
         value = value.get_node().input_value(0)
     added = maker(value, "Add")
@@ -119,7 +120,8 @@ def _linear(value: Any) -> tuple[str, Any, Any, Any, bool] | None:
         facts = product.get_attributes()
         if not facts["transpose_a"]:
             inputs = (product.input_value(0), product.input_value(1))
-            return product.get_friendly_name(), *inputs, bias, facts["transpose_b"]
+            names = product.get_friendly_name(), added.get_friendly_name()
+            return names, *inputs, bias, facts["transpose_b"]
     return None
 
 
