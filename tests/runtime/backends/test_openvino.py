@@ -199,7 +199,7 @@ def test_islands_stay_float32_by_their_marks_and_a_library_that_loses_them_is_no
     assert (fast.hint, typed.hint) == ("bf16", "dynamic")
 
     def error(found):
-        return np.abs(np.sort(found.boxes, axis=1) - np.sort(right.boxes, axis=1)).mean()
+        return np.abs(np.sort(found.logits, axis=1) - np.sort(right.logits, axis=1)).mean()
 
     with_islands = error(fast.step(pictures(0), streams))
     assert with_islands < 0.7 * error(lowered)
@@ -221,7 +221,10 @@ def test_the_audit_counts_what_the_graph_holds():
 def test_the_audit_sees_a_float32_graph_lowered_to_bf16():
     lowered = OpenVinoBackend(small_graph(), precision="bf16", cached=False)
     assert lowered.hint == "bf16"
-    assert lowered.audit().share == 1.0
+    found = lowered.audit()
+    assert found.share > 0.95
+    # What deformable attention samples OpenVINO sums in float32 whatever it is told.
+    assert all("/DeformableAttention/" in name for name, _ in found.wider)
     lowered.precision = "fp32"
     assert lowered.audit().share < 0.1
 
@@ -349,7 +352,7 @@ def test_eight_bits_are_computed_in_eight_bits(int8_graphs, scales):
     assert (audited.asked, audited.share) == ("int8", 1.0)
     assert 100 * audited.flops["int8"] / total == pytest.approx(share, abs=0.1)
     assert audited.flops["unknown"] == 0
-    assert backend.hint == {"fp32": "f32", "bf16": "bf16"}[scales]
+    assert backend.hint == {"fp32": "dynamic", "bf16": "bf16"}[scales]
     assert set(sums_of_samples(backend)) == {"f32"}
     if scales == "bf16":
         assert audited.flops["bf16"] > audited.flops["fp32"]
