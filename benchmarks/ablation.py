@@ -57,6 +57,7 @@ from l2g.training.trainer import Trainer
 SEGMENTER = Path(__file__).with_name("segmenter.safetensors")
 SPLITS = {"val": 48, "occluded": 48, "long": 12, "crossing": 16}
 DRAWS = 200
+FACTS = ("iterations", "clips", "videos")  # options that runs of one table share
 ABSENCES = ((1, 5), (6, 15), (16, 40), (41, 10_000))  # frames
 
 
@@ -207,7 +208,7 @@ def measure(name: str, seed: int, options: argparse.Namespace) -> None:
     """Train one variant and score it, unless its result is there."""
     folder = folder_of(options.output, name, seed)
     path = folder / "result.json"
-    facts = {"iterations": options.iterations, "clips": options.clips, "videos": options.videos}
+    facts = {key: getattr(options, key) for key in FACTS}
     if path.exists():
         if {key: json.loads(path.read_text())[key] for key in facts} != facts:
             raise L2GError(f"{path}: measured with other options; use another --output, or remove {folder}")
@@ -307,8 +308,13 @@ class _Board:
 
 def pack(options: argparse.Namespace) -> int:
     """Add a folder's results to an archive; a variant and seed that it has already is replaced."""
-    sources = [path for path in (options.archive, options.output) if path.exists()]
-    rows = {(row["variant"], row["seed"]): row for source in sources for row in _rows(source)}
+    new = _rows(options.output)
+    if not new:
+        raise L2GError(f"{options.output}: no results found; run `ablation.py run` with this --output first")
+    there = _rows(options.archive) if options.archive.exists() else []
+    rows = {(row["variant"], row["seed"]): row for row in (*there, *new)}
+    if len({json.dumps([row.get(key) for key in FACTS]) for row in rows.values()}) > 1:
+        raise L2GError(f"{options.archive}: has runs with other options than {options.output}; give another --archive")
     text = json.dumps([rows[key] for key in sorted(rows)], separators=(",", ":"))
     write_bytes(options.archive, gzip.compress(text.encode(), mtime=0), L2GError)
     print(f"{options.archive}: {len(rows)} runs")

@@ -79,6 +79,14 @@ def test_an_archive_has_what_the_folders_have_and_grows(tmp_path, capsys):
         assert capsys.readouterr().out.endswith(f": {count} runs\n")
     assert ablation.read(archive) == ablation.read(tmp_path / "two")
     assert list(ablation.read(archive)) == ["baseline", "+ aligner"]
+    kept = archive.read_bytes()
+    assert ablation.main(["pack", "--output", str(tmp_path / "none"), "--archive", str(archive)]) == 2
+    assert "no results found" in capsys.readouterr().err
+    other = tmp_path / "two" / "baseline-0" / "result.json"
+    other.write_text(json.dumps({**json.loads(other.read_text()), "clips": 2}))
+    assert ablation.main(["pack", "--output", str(tmp_path / "two"), "--archive", str(archive)]) == 2
+    assert "runs with other options" in capsys.readouterr().err
+    assert archive.read_bytes() == kept
     archive.write_bytes(b"PK")
     assert ablation.main(["table", "--output", str(archive)]) == 2
     assert "no archive of results" in capsys.readouterr().err
