@@ -11,6 +11,8 @@ DOCS_STAMP := $(VENV)/.docs
 SERVING_VENV := .venv-serving
 SERVING_STAMP := $(SERVING_VENV)/.installed
 PYTEST_ARGS ?=
+# How many tests run beside each other.
+JOBS ?= 2
 
 .PHONY: install demo test test-serving serving-environment lint format docs clean
 
@@ -45,7 +47,8 @@ $(DOCS_STAMP): $(STAMP)
 	touch $@
 
 test: lint
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not alone" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m alone $(PYTEST_ARGS)
 
 # The real Triton server. The wheel that carries it wants NumPy 1, and so an environment of its own; the graph that is
 # served is exported by the first one. The versions that its Python cannot have are not held to those that are tested.

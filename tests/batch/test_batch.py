@@ -14,6 +14,9 @@ from l2g.cli.running import batch
 from l2g.files import locked, write_json
 from tests.batch.made import FILES, l2g_batch, one_by_one
 
+pytestmark = pytest.mark.alone
+
+
 parquet = pytest.importorskip("pyarrow.parquet")
 pytest.importorskip("ray")
 

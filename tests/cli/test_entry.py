@@ -16,6 +16,8 @@ from l2g.cli.entry import guarded, main_of, run_command
 from l2g.cli.interruption import interruptible
 from l2g.errors import DataError, L2GError
 
+pytestmark = pytest.mark.alone
+
 COMMAND = Command("tried", "nowhere", "a command of the tests", "Tests", "int8", "stopped half-way")
 
 

@@ -17,6 +17,8 @@ from benchmarks.camera import RtspProcess
 from tests.runtime.cameras import Camera
 from tests.runtime.clips import decode, moving_scenes, write_clip
 
+pytestmark = pytest.mark.alone
+
 CHECKOUT = Path(__file__).parents[2]
 SOON = 2.0
 

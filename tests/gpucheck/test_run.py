@@ -21,6 +21,8 @@ from l2g.gpucheck.plan import Options, plan
 from l2g.gpucheck.run import How, NoGpuError, carry, check, read_report
 from l2g.gpucheck.ways import WAYS
 
+pytestmark = pytest.mark.alone
+
 SCRIPTED = (sys.executable, str(Path(__file__).parent / "scripted.py"))
 OPTIONS = Options(models=("l2g_tiny",), size=(64, 96), streams=(1, 2), frames=3, videos=1)
 HOW = How()

@@ -9,6 +9,8 @@ import pytest
 
 from l2g.runtime.video.pipeline import Behind, run_pipeline
 
+pytestmark = pytest.mark.alone
+
 TIMEOUT = 20
 
 

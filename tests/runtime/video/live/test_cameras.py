@@ -9,6 +9,8 @@ from l2g.runtime.video.source import Selection, open_source
 from tests.runtime.blobs import scene
 from tests.runtime.clips import moving_scenes, write_clip
 
+pytestmark = pytest.mark.alone
+
 
 def write(tmp_path, text):
     path = tmp_path / "cameras.yaml"

@@ -13,6 +13,9 @@ from l2g.runtime.video.live import memory, webcams
 from l2g.runtime.video.live.address import LiveOptions, ffmpeg_options, live_address
 from l2g.runtime.video.source import Selection, input_name, open_source
 
+pytestmark = pytest.mark.alone
+
+
 SYSTEM_PACKAGES = "/usr/lib/python3/dist-packages"
 
 

@@ -14,6 +14,8 @@ from l2g.runtime.video.source import Selection, VideoSource
 from tests.runtime.blobs import BlobBackend
 from tests.runtime.clips import moving_scenes
 
+pytestmark = pytest.mark.alone
+
 
 class Frames(VideoSource):
     """Frames out of memory, at a pace."""

@@ -11,6 +11,8 @@ from l2g.runtime.video.live.pace import Arrivals, from_now_on
 from l2g.runtime.video.pipeline import ReadAhead
 from l2g.runtime.video.source import Selection, VideoSource
 
+pytestmark = pytest.mark.alone
+
 IMAGE = np.zeros((2, 2, 3), np.uint8)
 
 

@@ -21,6 +21,8 @@ from l2g.runtime.video.live.watcher import Progress, Together, Watcher
 from tests.runtime.blobs import BlobBackend
 from tests.runtime.clips import moving_scenes, write_clip
 
+pytestmark = pytest.mark.alone
+
 
 def progress(index, stream=""):
     result = FrameResult(index, index / 10, (), 4, 6, ("one",))

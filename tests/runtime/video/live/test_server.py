@@ -20,6 +20,8 @@ from tests.runtime.blobs import BlobBackend
 from tests.runtime.browser import BROWSER, Browser
 from tests.runtime.clips import moving_scenes
 
+pytestmark = pytest.mark.alone
+
 
 class Camera(VideoSource):
     """Endless frames out of memory."""

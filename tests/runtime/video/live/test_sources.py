@@ -15,6 +15,8 @@ from l2g.runtime.video.source import Selection, open_source, open_sources
 from tests.runtime.cameras import Camera
 from tests.runtime.clips import moving_scenes, write_clip
 
+pytestmark = pytest.mark.alone
+
 QUICK = LiveOptions(open_timeout=4, read_timeout=0.7, reconnect=8, longest_pause=0.5)
 
 
