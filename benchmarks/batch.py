@@ -34,8 +34,8 @@ from l2g.api import export_onnx
 from l2g.batch.records import DONE, Outcome, Result, Settings, Task, VideoRecord
 from l2g.batch.run import run_batch
 from l2g.runtime.backends.open import open_backend
+from l2g.runtime.memory import resident_bytes
 from l2g.runtime.video.job import process_video
-from l2g.runtime.video.live.memory import resident_bytes
 from l2g.runtime.video.source import open_source
 from l2g.runtime.video.writer import VideoWriter
 

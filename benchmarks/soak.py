@@ -25,10 +25,10 @@ from pathlib import Path
 from benchmarks.camera import CameraProcess, RtspProcess
 from l2g.errors import L2GError
 from l2g.runtime.backends.open import open_backend
+from l2g.runtime.memory import keep_memory_together, resident_bytes
 from l2g.runtime.video.job import FlowOptions, process_videos
 from l2g.runtime.video.live.address import LiveOptions
 from l2g.runtime.video.live.board import Board
-from l2g.runtime.video.live.memory import keep_memory_together, resident_bytes
 from l2g.runtime.video.live.watcher import Progress
 from l2g.runtime.video.source import Selection, open_sources
 

@@ -33,9 +33,9 @@ from l2g.runtime.arrays import ByteArray
 from l2g.runtime.assembler import FrameAssembler, letterbox_of
 from l2g.runtime.backends.open import open_backend
 from l2g.runtime.identity.tracks import TrackParameters
+from l2g.runtime.memory import resident_bytes
 from l2g.runtime.outputs import FrameOutputs
 from l2g.runtime.session import VideoSession
-from l2g.runtime.video.live.memory import resident_bytes
 from tests.modeling import small
 
 STREAMS = 4

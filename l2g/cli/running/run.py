@@ -287,8 +287,8 @@ def _live_options(options: argparse.Namespace, inputs: Sequence[_Input]) -> Live
     live = any(isinstance(each.path, str) and may_be_live(each.path) for each in inputs)
     if not live and chosen == (_OPEN_TIMEOUT, _READ_TIMEOUT, _RECONNECT):
         return None
+    from l2g.runtime.memory import keep_memory_together
     from l2g.runtime.video.live.address import LiveOptions
-    from l2g.runtime.video.live.memory import keep_memory_together
 
     keep_memory_together()
     return LiveOptions(

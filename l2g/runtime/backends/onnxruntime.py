@@ -23,6 +23,7 @@ from l2g.runtime.backends.contract_check import (
     parse_contract,
 )
 from l2g.runtime.backends.optimised import KeptGraph
+from l2g.runtime.memory import return_memory
 from l2g.runtime.outputs import FrameOutputs, outputs_class
 
 Provider = str | tuple[str, Mapping[str, Any]]
@@ -82,6 +83,7 @@ class OnnxRuntimeBackend:
         self._current: dict[str, ort.OrtValue] = {}
         self._next: dict[str, ort.OrtValue] = {}
         self._valid: BoolArray | None = None  # bool [B]; None before the first step
+        return_memory()
 
     def step(self, frames: ByteArray, reset: BoolArray) -> FrameOutputs:
         self.contract.input("frames").check(frames)

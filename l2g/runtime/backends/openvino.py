@@ -36,6 +36,7 @@ from l2g.runtime.backends.contract_check import (
 from l2g.runtime.backends.openvino_audit import audit, layer_precisions, named_attentions
 from l2g.runtime.backends.openvino_marks import narrow_type, narrowed, with_marks
 from l2g.runtime.backends.openvino_rewrites import simplify
+from l2g.runtime.memory import return_memory
 from l2g.runtime.outputs import FrameOutputs, outputs_class
 
 # What the float32 tensors of a graph are computed in, as OpenVINO spells it.
@@ -45,6 +46,8 @@ _AS_TYPED = {"EXECUTION_MODE_HINT": "ACCURACY", "INFERENCE_PRECISION_HINT": "dyn
 _DTYPES = {"f32": "float32", "u8": "uint8", "i32": "int32"}
 # The capability of a device that computes a precision natively; without it OpenVINO widens it to float32 in silence.
 _CAPABILITY = {"bf16": "BF16", "fp16": "FP16"}
+# The ends of the names of files that OpenVINO keeps mapped: of its cache, and of what `with_marks` wrote.
+_WEIGHTS = (".blob", "graph.bin (deleted)")
 
 
 class OpenVinoBackend:
@@ -108,6 +111,7 @@ class OpenVinoBackend:
         self._current: dict[str, Array] = {}
         self._next: dict[str, Array] = {}
         self._valid: BoolArray | None = None  # bool [B]; None before the first step
+        return_memory(_WEIGHTS)
 
     def step(self, frames: ByteArray, reset: BoolArray) -> FrameOutputs:
         self.contract.input("frames").check(frames)

@@ -212,10 +212,14 @@ class _Planar:
 
     def constant(self, array: np.ndarray) -> Any:
         """Of one number as many as there are samples: alone it would pass for a scale of eight bits, which moves
-        through the graph and takes no mark along."""
+        through the graph and takes no mark along. What differs from query to query, but not from head to head, is kept
+        for one head: reference points are 53 MB less of an R50's six layers at 480x864."""
         heads, one, count = self.shape[3:]
         full = np.full(heads * count, array.item(), array.dtype) if array.size == 1 else array
-        return opset1.constant(full.reshape(1, 1, -1, heads, one, count))
+        full = full.reshape(1, 1, -1, heads, one, count)
+        if full.shape[2] > 1 and (full == full[:, :, :, :1]).all():
+            full = full[:, :, :, :1]
+        return opset1.constant(full)
 
     def _made(self, value: Any) -> Any:
         node, inputs = value.get_node(), value.get_node().input_values()

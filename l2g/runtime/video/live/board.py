@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from l2g.runtime.arrays import ByteArray
-from l2g.runtime.video.live.memory import device_bytes, resident_bytes
+from l2g.runtime.memory import device_bytes, resident_bytes
 from l2g.runtime.video.live.watcher import Progress, Watcher
 
 # Ages of so many results make the percentiles; so many lines of what happened are kept.

@@ -10,6 +10,8 @@ from typing import Any
 
 # Of glibc's malloc.h.
 _M_ARENA_MAX = -8
+# Of Linux's mman.h.
+_MADV_PAGEOUT = 21
 
 
 def resident_bytes() -> int | None:
@@ -26,6 +28,24 @@ def keep_memory_together() -> None:
     and opens them again and again, grows for minutes (531 MB in place of 510 after four). Before the first thread."""
     with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
+
+
+def return_memory(mapped: tuple[str, ...] = ()) -> None:
+    """Give back to the system what the opening of a model leaves, in milliseconds.
+
+    glibc keeps the gaps in its heaps: 200 MB of an R50's graph at 480x864 in ONNX Runtime, 160 in OpenVINO. And a file
+    of weights that stays mapped (by how its name ends in `mapped`) stays resident when all of it has been read once and
+    packed anew; what is read again comes back from the file.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError, ValueError):  # another C library, another system
+        library = ctypes.CDLL(None)
+        library.malloc_trim(0)
+        with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
+            lines = [line for line in file if mapped and line.rstrip("\n").endswith(mapped)]
+        for area, rights, *_ in map(str.split, lines):
+            if rights.startswith("r-"):  # what nobody wrote to
+                start, end = (int(address, 16) for address in area.split("-"))
+                library.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_PAGEOUT)
 
 
 class _Memory(ctypes.Structure):
