@@ -6,16 +6,17 @@
     python benchmarks/ablation.py pack --output runs/ablation --archive benchmarks/ablation.json.gz
     python benchmarks/ablation.py picture --output runs/ablation --picture crossing.png
     python benchmarks/ablation.py sight --models l2g_tiny runs/ablation/trajectory-0/model.safetensors
+    python benchmarks/ablation.py gradients --models l2g_tiny runs/ablation/trajectory-0/phase0.safetensors
 
 Every variant starts from the same image segmenter (`--init`; benchmarks/segmenter.safetensors is what the first command
 gives), learns what it adds on images (the aligner, learned boxes) with everything else frozen, and then everything on
 clips: the same clips, in the same order, for the same number of iterations. It is scored on four splits, with the
-handover of identities and without: AP, switches, what becomes of objects that return, how far a slot's query moves
-from frame to frame and what the aligner attends to. `sight` scores trained models once more with an aligner that sees
-nothing of the present, or another video's. The table has 95 % intervals over seeds and videos (bootstrap; the
-same seeds and videos are drawn for all variants). Interrupt it at any moment: the same command goes on where it
-stopped. Several at once, with other seeds or variants and the same output, share the work. `pack` puts the results into
-one file, beside those that are in it already, which `table` reads in place of a folder.
+handover of identities and without: AP, switches, what becomes of objects that return, how far a slot's query moves from
+frame to frame and what the aligner attends to. `sight` scores trained models once more with an aligner that sees
+nothing of the present, or another video's, `gradients` says what comes to its parts. The table has 95 % intervals over
+seeds and videos (bootstrap; the same seeds and videos are drawn for all variants). Interrupt it at any moment: the same
+command goes on where it stopped. Several at once, with other seeds or variants and the same output, share the work.
+`pack` puts the results into one file, beside those that are in it already, which `table` reads in place of a folder.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from ablation_gradients import PARTS, gradients
 from ablation_insight import insight
 from ablation_open import CHANGES, MODELS, SIGHTS, Change, clips_of_crossing
 from ablation_report import draw_picture, row, rule, tables
@@ -58,6 +60,11 @@ SEGMENTER = Path(__file__).with_name("segmenter.safetensors")
 SPLITS = {"val": 48, "occluded": 48, "long": 12, "crossing": 16}
 DRAWS = 200
 FACTS = ("iterations", "clips", "videos")  # options that runs of one table share
+COMMON: dict[str, Any] = {"lr": 4e-4, "schedule": "cosine", "hold": 0.3}
+# The last phase: 40 frames of a clip, 8 at a time.
+WINDOWS = PhaseConfig(
+    kind="clip", iterations=220, batch_size=8, **COMMON, warmup=20, clip_length=40, window=8, stride=(1, 3)
+)
 ABSENCES = ((1, 5), (6, 15), (16, 40), (41, 10_000))  # frames
 
 
@@ -140,6 +147,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     seen.add_argument("--models", nargs="+", required=True, help="checkpoints, or names of shipped models")
     seen.add_argument("--videos", type=int, nargs=4, default=list(SPLITS.values()), help=f"of {', '.join(SPLITS)}")
     seen.set_defaults(act=sight)
+    learned = commands.add_parser("gradients", help="root mean square of the gradients of the aligner's parts")
+    learned.add_argument("--models", nargs="+", required=True, help="checkpoints, or names of shipped models")
+    learned.add_argument("--batches", type=int, default=20, help="of 8 clips (default: %(default)s)")
+    learned.set_defaults(act=print_gradients)
     table = commands.add_parser("table", parents=[common], help="what is there, as Markdown")
     table.set_defaults(act=lambda options: print(tables(read(options.output), TABLES, ABSENCES)) or 0)
     archive = commands.add_parser("pack", parents=[common], help="put the results into one file")
@@ -186,13 +197,11 @@ def run_all(options: argparse.Namespace) -> int:
 def run_config(name: str, seed: int, options: argparse.Namespace) -> TrainConfig:
     """The shipped run's settings with phases of its own; nothing but the variant's switches and the seed differs."""
     images, short, windows = options.iterations
-    common = {"lr": 4e-4, "schedule": "cosine", "hold": 0.3}
     phases = (
-        PhaseConfig(kind="align", iterations=images, batch_size=8, **{**common, "lr": 5e-4}, warmup=50),
-        PhaseConfig(kind="clip", iterations=short, batch_size=options.clips, **common, warmup=50, clip_length=3,
+        PhaseConfig(kind="align", iterations=images, batch_size=8, **{**COMMON, "lr": 5e-4}, warmup=50),
+        PhaseConfig(kind="clip", iterations=short, batch_size=options.clips, **COMMON, warmup=50, clip_length=3,
                     stride=(1, 3)),
-        PhaseConfig(kind="clip", iterations=windows, batch_size=options.clips, **common, warmup=20, clip_length=40,
-                    window=8, stride=(1, 3), **VARIANTS[name].clips),
+        replace(WINDOWS, iterations=windows, batch_size=options.clips, **VARIANTS[name].clips),
     )  # fmt: skip
     config = load_config("synthetic_tiny")
     return replace(
@@ -241,6 +250,17 @@ def sight(options: argparse.Namespace) -> int:
                 found = [score(model, _first(s, n)) for s, n in zip(SPLITS, options.videos, strict=True)]
             cells = (f"{one['slots']['AP']:.1f} / {one['handover']['AP']:.1f}" for one in found)
             print(row(name, seen, *cells), flush=True)
+    return 0
+
+
+def print_gradients(options: argparse.Namespace) -> int:
+    """Print what comes to each part of the aligner and of the decoder, in the windows that the ablation learns from."""
+    print(row("model", "module", *PARTS), rule(2 + len(PARTS)), sep="\n")
+    config = load_config("synthetic_tiny")
+    phase = replace(WINDOWS, iterations=options.batches)
+    for name in options.models:
+        for module, parts in gradients(load_checkpoint(name), config, phase).items():
+            print(row(name, module, *(f"{parts[part]:.1e}" for part in PARTS)), flush=True)
     return 0
 
 

@@ -19,9 +19,15 @@ from l2g.modeling.aligner import AlignerLayer
 from l2g.modeling.local2global import build_model
 from l2g.runtime.backends.eager import EagerBackend
 from l2g.training import trainer
+from l2g.training.config import load_config
+from l2g.training.dataset import open_dataset
+from l2g.training.loss.criterion import Criterion
+from l2g.training.loss.objectives import ClipObjective
+from l2g.training.source import Batches
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 import ablation
+import ablation_gradients
 import ablation_insight
 import ablation_open
 import ablation_report
@@ -219,3 +225,31 @@ def test_an_aligner_that_sees_nothing_and_one_that_sees_another_video(layers):
         with ablation_open.SIGHTS["another video's"]():
             swapped = layer(queries, position, keys[[1, 0]], values[[1, 0]])
         torch.testing.assert_close(swapped, plain)
+
+
+def test_gradients_of_parts_are_those_of_a_plain_backward_pass(model):
+    config = load_config("synthetic_tiny")
+    phase = replace(ablation.WINDOWS, iterations=1, batch_size=1, clip_length=2, window=2)
+    learner = load_checkpoint("l2g_tiny")
+    found = ablation_gradients.gradients(learner, config, phase)
+    assert list(found) == ["aligner", "decoder"]
+
+    batch = Batches(open_dataset(config.data), config.data, phase, (config.seed, 0))[0]
+    torch.manual_seed(0)
+    plain = load_checkpoint("l2g_tiny").train()
+    loss = sum(ClipObjective(plain, Criterion(config.loss))(batch).values())
+    cross = [layer.cross_attn for layer in plain.aligner.layers]
+    weights = [parameter for layer in cross for parameter in (layer.in_proj_weight, layer.in_proj_bias)]
+    outputs = [parameter for layer in cross for parameter in layer.out_proj.parameters()]
+    grads = torch.autograd.grad(loss, weights + outputs)
+    width = plain.config.hidden_dim
+    where = torch.cat([grad[: 2 * width].flatten() for grad in grads[: len(weights)]])
+    what = torch.cat(
+        [g[2 * width :].flatten() for g in grads[: len(weights)]] + [g.flatten() for g in grads[len(weights) :]]
+    )
+    assert found["aligner"]["cross: where"] == pytest.approx(float(where.square().mean().sqrt()), rel=1e-4)
+    assert found["aligner"]["cross: what"] == pytest.approx(float(what.square().mean().sqrt()), rel=1e-4)
+    assert found["aligner"]["cross: where"] != pytest.approx(found["aligner"]["self: where"], rel=0.01)
+    assert all(parameter.grad is None for parameter in learner.parameters())
+    baseline = build_model(replace(model.config, aligner=None))
+    assert list(ablation_gradients.gradients(baseline, config, phase)) == ["decoder"]
