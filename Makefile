@@ -47,7 +47,7 @@ $(DOCS_STAMP): $(STAMP)
 	touch $@
 
 test: lint
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not alone" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not alone" $(PYTEST_ARGS)
 	$(BIN)/python -m pytest -m alone $(PYTEST_ARGS)
 
 # The real Triton server. The wheel that carries it wants NumPy 1, and so an environment of its own; the graph that is

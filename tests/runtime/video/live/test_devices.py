@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from l2g.errors import VideoError
-from l2g.runtime.video.live import memory, webcams
+from l2g.runtime import memory
+from l2g.runtime.video.live import webcams
 from l2g.runtime.video.live.address import LiveOptions, ffmpeg_options, live_address
 from l2g.runtime.video.source import Selection, input_name, open_source
 
