@@ -57,3 +57,19 @@ def test_a_graph_that_is_spelled_otherwise_stays(monkeypatch):
     model = read(7, monkeypatch)
     assert BAG not in kinds(model)
     assert "MatMul" in kinds(model)
+
+
+def test_what_is_equal_over_heads_is_kept_for_one_of_them():
+    queries, samples = 5, 6
+    random = np.random.default_rng(0)
+    of_all = random.random((1, queries, 1, samples), np.float32).repeat(HEADS, axis=2)
+    of_each = random.random((1, queries, HEADS, samples), np.float32)
+    of_last = of_all.copy()
+    of_last[0, -1, -1, -1] += 1
+    planar = sampling._Planar([1, 1, queries, HEADS, 1, samples])
+    for array, heads in ((of_all, 1), (of_each, HEADS), (of_last, HEADS)):
+        found = planar.constant(array.reshape(1, queries, -1)).get_data()
+        assert found.shape == (1, 1, queries, heads, 1, samples)
+        assert (np.broadcast_to(found[0, 0, :, :, 0], array[0].shape) == array[0]).all()
+    # One number stays as many: alone it would pass for a scale of eight bits.
+    assert planar.constant(np.float32(2)).get_data().shape == (1, 1, 1, HEADS, 1, samples)
