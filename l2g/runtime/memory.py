@@ -40,8 +40,10 @@ def return_memory(mapped: tuple[str, ...] = ()) -> None:
     with contextlib.suppress(OSError, AttributeError, TypeError, ValueError):  # another C library, another system
         library = ctypes.CDLL(None)
         library.malloc_trim(0)
+        if not mapped:
+            return
         with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
-            lines = [line for line in file if mapped and line.rstrip("\n").endswith(mapped)]
+            lines = [line for line in file if line.rstrip("\n").endswith(mapped)]
         for area, rights, *_ in map(str.split, lines):
             if rights.startswith("r-"):  # what nobody wrote to
                 start, end = (int(address, 16) for address in area.split("-"))
