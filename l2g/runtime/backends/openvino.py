@@ -208,7 +208,7 @@ class OpenVinoBackend:
         try:
             for name, array in (*inputs.items(), *outputs.items()):
                 self._request.set_tensor(name, ov.Tensor(array, shared_memory=True))
-            self._request.infer()
+            self._request.infer(share_outputs=True)  # it would copy all of them into arrays that nobody reads
         except RuntimeError as error:
             raise L2GError(f"{self.path}: OpenVINO failed in a step: {_reason(error)}") from None
 

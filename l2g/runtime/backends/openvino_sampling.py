@@ -23,7 +23,7 @@ import numpy as np
 import openvino as ov
 from openvino import opset1, opset3, opset8
 
-_ELEMENTWISE: dict[str, Callable[..., Any]] = {
+ELEMENTWISE: dict[str, Callable[..., Any]] = {
     "Add": opset1.add,
     "Floor": opset1.floor,
     "Maximum": opset1.maximum,
@@ -31,6 +31,8 @@ _ELEMENTWISE: dict[str, Callable[..., Any]] = {
     "Multiply": opset1.multiply,
     "Subtract": opset1.subtract,
 }
+# Bytes of what is added up at a time.
+_PART = 8 << 20
 # Of the corners of a cell, upper left, upper right, lower left, lower right: whether it is at the right, or below.
 _RIGHT, _BELOW = np.array([0, 1, 0, 1]), np.array([0, 0, 1, 1])
 
@@ -92,26 +94,46 @@ def _fuse(table: Any, cells: np.ndarray) -> None:
     # Whatever the cast makes of a NaN stays in the table.
     place = opset1.maximum(opset1.convert(place, "i32"), planar.constant(frame.lowest))
     place = opset1.minimum(place, planar.constant(frame.highest))
-    corners = (_RIGHT[:, None] + _BELOW[:, None] * frame.pitch[:count]).astype(np.int32)
-    places = opset1.add(place, opset1.constant(corners))
-
-    factor = planar.of(samples.weight)
-    for share, after in ((samples.below, _BELOW), (samples.right, _RIGHT)):
-        # The share of the pixel after it, or what is left for the one before it.
-        after = np.repeat(after, count).reshape(4, count).astype(np.float32)
-        scaled = opset1.multiply(planar.of(share), opset1.constant(2 * after - 1))
-        factor = opset1.multiply(factor, opset1.add(scaled, opset1.constant(1 - after)))
-
+    shares = [planar.of(share) for share in (samples.weight, samples.below, samples.right)]
     rows = opset8.gather(table.input_value(0), frame.tokens, np.int64(2))
     rows = _typed(_reshaped(rows, [heads * len(frame.tokens), depth]), ov.Type.f32)
-    ways = [queries * heads, 4 * count]
-    bag = opset3.embedding_bag_packed_sum(rows, _reshaped(places, ways), _reshaped(factor, ways))
+    bags = []
+    # Four corners are four times the memory: some of the queries at a time.
+    for part in zip(*(_parted(value, 4 * 4 * queries * heads * count) for value in (place, *shares)), strict=True):
+        bags.append(_bag(rows, frame, *part))
     name = end.get_friendly_name()
+    bag = bags[0] if len(bags) == 1 else opset1.concat(bags, 0)
     result = _typed(_reshaped(bag, shape_of(end)), end.get_output_element_type(0))
     replace(end, result)
-    # An audit finds by its name what became of the products.
     result.set_friendly_name(f"{name}/typed")
-    bag.set_friendly_name(name)
+    # An audit finds by its name what became of the products.
+    bags[0].set_friendly_name(name)
+
+
+def _parted(value: Any, size: int) -> list[Any]:
+    """[1, 1, Q, ...] in parts of queries, each of at most `_PART` of `size` bytes."""
+    queries = shape_of(value)[2]
+    count = min(queries, -(-size // _PART))
+    lengths = [len(part) for part in np.array_split(np.arange(queries), count)]
+    return (
+        [value.output(0)]
+        if count == 1
+        else list(opset1.variadic_split(value, np.int64(2), np.array(lengths)).outputs())
+    )
+
+
+def _bag(rows: Any, frame: _Frame, place: Any, weight: Any, below: Any, right: Any) -> Any:
+    """The sums [Q * M, D] of four pixels of every sample. The others: [1, 1, Q, M, 1, S], of some queries."""
+    *_, queries, heads, _, count = place.get_shape()
+    corners = (_RIGHT[:, None] + _BELOW[:, None] * frame.pitch[:count]).astype(np.int32)
+    places, factor = opset1.add(place, opset1.constant(corners)), weight
+    for share, after in ((below, _BELOW), (right, _RIGHT)):
+        # The share of the pixel after it, or what is left for the one before it.
+        after = np.repeat(after, count).reshape(4, count).astype(np.float32)
+        scaled = opset1.multiply(share, opset1.constant(2 * after - 1))
+        factor = opset1.multiply(factor, opset1.add(scaled, opset1.constant(1 - after)))
+    ways = [queries * heads, 4 * count]
+    return opset3.embedding_bag_packed_sum(rows, _reshaped(places, ways), _reshaped(factor, ways))
 
 
 def _readers(node: Any) -> list[Any]:
@@ -223,7 +245,7 @@ class _Planar:
 
     def _made(self, value: Any) -> Any:
         node, inputs = value.get_node(), value.get_node().input_values()
-        make = _ELEMENTWISE.get(node.get_type_name())
+        make = ELEMENTWISE.get(node.get_type_name())
         linear = any(source.get_node().get_type_name() == "MatMul" for source in inputs)
         _, _, queries, heads, _, count = self.shape
         if make is None or linear or list(value.get_shape()) != [1, queries, heads * count]:

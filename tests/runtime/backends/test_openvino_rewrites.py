@@ -110,3 +110,58 @@ def test_a_shared_zero_point_is_divided(zero):
     values = [np.arange(DIM, dtype=np.int8)[None] - 4] * 2
     for found in computed(model, values):
         np.testing.assert_array_equal(found, (values[0] - np.float32(zero)) * 0.5)
+
+
+def positions(readers=3):
+    """A megabyte that is added to tensors of one axis more."""
+    inputs = [opset1.parameter([1, 1024, 256], np.float32, name=str(number)) for number in range(readers)]
+    added = constant(1024, 256)
+    weights = [constant(256, 4, seed=1 + number) for number in range(readers)]
+    sums = [opset1.add(each, added) for each in inputs]
+    return ov.Model([opset1.matmul(*pair, False, False) for pair in zip(sums, weights, strict=True)], inputs)
+
+
+def megabytes(model):
+    """How often OpenVINO keeps a constant of a megabyte."""
+    compiled = ov.Core().compile_model(model, "CPU", FLOAT32).get_runtime_model()
+    constants = (node for node in compiled.get_ordered_ops() if str(node.get_rt_info()["layerType"].value) == "Const")
+    return sum(int(np.prod(node.output(0).shape)) == 1024 * 256 for node in constants)
+
+
+def test_a_constant_of_fewer_axes_is_kept_once():
+    values = [np.random.default_rng(part).random((1, 1024, 256), dtype=np.float32) for part in range(3)]
+    expected = computed(positions(), values)
+    assert megabytes(positions()) == 3  # what is saved
+    model = positions()
+    simplify(model)
+    assert megabytes(model) == 1
+    for found, right in zip(computed(model, values), expected, strict=True):
+        np.testing.assert_allclose(found, right, rtol=0, atol=1e-4)
+
+
+def read_on(alone=True):
+    """An output of four megabytes that the graph sums up."""
+    x = opset1.parameter([1, 4, 1 << 18], np.float32, name="x")
+    valid = opset1.parameter([1, 1 if alone else 2], np.float32, name="valid")
+    out = opset1.relu(x)
+    out.output(0).set_names({"out"})
+    summed = opset1.reduce_sum(out, np.array([2], np.int64), True)
+    summed.output(0).set_names({"summed"})
+    return ov.Model([opset1.reshape(out, np.array([1, 2, 2, 1 << 18], np.int64), False), summed], [x, valid])
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_an_output_that_is_read_on_is_handed_out_by_itself(alone):
+    model = read_on(alone)
+    model.outputs[0].set_names({"shaped"})
+    simplify(model)
+    assert [output.any_name for output in model.outputs] == ["shaped", "summed"]
+    kinds = [result.input_value(0).get_node().get_type_name() for result in model.get_results()]
+    assert kinds == ["Multiply" if alone else "Reshape", "ReduceSum"]
+    x = np.random.default_rng(0).standard_normal((1, 4, 1 << 18)).astype(np.float32)
+    x[0, 1, 5] = np.nan
+    # Whatever the input holds that gives the one.
+    out, summed = computed(model, [x, np.full((1, 1 if alone else 2), -3, np.float32)])
+    kept, expected = computed(read_on(alone), [x, np.zeros((1, 1 if alone else 2), np.float32)])
+    np.testing.assert_array_equal(out, kept.reshape(out.shape))
+    np.testing.assert_array_equal(summed, expected)

@@ -42,6 +42,17 @@ def test_equal_to_the_models_own(queries_in_a_part, monkeypatch):
     np.testing.assert_allclose(compiled(inputs)["out"], expected.numpy(), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(("queries", "parts"), [(1, 7), (3, 3), (6, 2), (7, 1)])
+def test_summed_some_queries_at_a_time(queries, parts, monkeypatch):
+    value, locations, weights = arrays(1)
+    inputs = {"value": value, "locations": locations, "weights": weights, "valid": np.ones((1, 1), np.float32)}
+    whole = ov.Core().compile_model(read(7, monkeypatch), "CPU", FLOAT32)(inputs)["out"]
+    monkeypatch.setattr(sampling, "_PART", queries * HEADS * len(SHAPES) * POINTS * 4 * 4)
+    model = read(7, monkeypatch)
+    assert kinds(model).count(BAG) == parts
+    np.testing.assert_array_equal(ov.Core().compile_model(model, "CPU", FLOAT32)(inputs)["out"], whole)
+
+
 def test_coordinates_that_are_no_numbers_read_inside_the_table(monkeypatch):
     value, locations, weights = arrays(1)
     locations[:, 4] = np.nan
