@@ -29,6 +29,7 @@ import openvino as ov
 from openvino import opset1, opset8
 
 from l2g.runtime.backends.openvino_audit import dequantised
+from l2g.runtime.backends.openvino_marks import narrow_type
 from l2g.runtime.backends.openvino_sampling import (
     ELEMENTWISE,
     array_of,
@@ -52,7 +53,9 @@ def simplify(model: ov.Model) -> None:
             _own_zero(node)
         elif kind == "Subtract":
             _pick_early(node, shared)
-    fuse_sampling(model)
+    # With float32 among 16 bits what splits or multiplies takes a mark, and that costs a copy.
+    one_type = narrow_type(model) is None
+    fuse_sampling(model, parts=one_type)
     for node in model.get_ordered_ops():
         kind = node.get_type_name()
         if kind == "Concat":
@@ -62,7 +65,8 @@ def simplify(model: ov.Model) -> None:
     for node in model.get_ordered_ops():
         if node.get_type_name() == "Constant":
             _share_among_readers(node)
-    _hand_out(model)
+    if one_type:
+        _hand_out(model)
     model.validate_nodes_and_infer_types()
 
 

@@ -65,17 +65,20 @@ class _Frame:
     highest: np.ndarray
 
 
-def fuse_sampling(model: ov.Model) -> None:
-    """Change `model`, in place; of static shapes, for one stream. What is spelled in another way stays."""
+def fuse_sampling(model: ov.Model, parts: bool) -> None:
+    """Change `model`, in place; of static shapes, for one stream. What is spelled in another way stays.
+
+    parts: whether many queries may be split, so that the four corners of all samples are not in memory together.
+    """
     for node in model.get_ordered_ops():
         if node.get_type_name() == "Gather" and node.get_output_partial_shape(0).rank.get_length() == 5:
             cells = array_of(node.input_value(1))
             if cells is not None and cells.ndim == 2 and cells.shape[1] == 4:
-                _fuse(node, cells)
+                _fuse(node, cells, _PART if parts else None)
 
 
-def _fuse(table: Any, cells: np.ndarray) -> None:
-    """table: the rows [1, M, N, 4, D] of all cells."""
+def _fuse(table: Any, cells: np.ndarray, part: int | None) -> None:
+    """table: the rows [1, M, N, 4, D] of all cells. part: bytes of corners at a time."""
     _, heads, _, _, depth = shape_of(table)
     gathers = [reader for view in _readers(table) for reader in _readers(view)]
     products = [product for gather in gathers if (product := _product(gather)) is not None]
@@ -97,10 +100,9 @@ def _fuse(table: Any, cells: np.ndarray) -> None:
     shares = [planar.of(share) for share in (samples.weight, samples.below, samples.right)]
     rows = opset8.gather(table.input_value(0), frame.tokens, np.int64(2))
     rows = _typed(_reshaped(rows, [heads * len(frame.tokens), depth]), ov.Type.f32)
-    bags = []
-    # Four corners are four times the memory: some of the queries at a time.
-    for part in zip(*(_parted(value, 4 * 4 * queries * heads * count) for value in (place, *shares)), strict=True):
-        bags.append(_bag(rows, frame, *part))
+    parts = 1 if part is None else min(queries, -(-4 * 4 * queries * heads * count // part))
+    values = [_parted(value, parts) for value in (place, *shares)]
+    bags = [_bag(rows, frame, *found) for found in zip(*values, strict=True)]
     name = end.get_friendly_name()
     bag = bags[0] if len(bags) == 1 else opset1.concat(bags, 0)
     result = _typed(_reshaped(bag, shape_of(end)), end.get_output_element_type(0))
@@ -110,16 +112,12 @@ def _fuse(table: Any, cells: np.ndarray) -> None:
     bags[0].set_friendly_name(name)
 
 
-def _parted(value: Any, size: int) -> list[Any]:
-    """[1, 1, Q, ...] in parts of queries, each of at most `_PART` of `size` bytes."""
-    queries = shape_of(value)[2]
-    count = min(queries, -(-size // _PART))
-    lengths = [len(part) for part in np.array_split(np.arange(queries), count)]
-    return (
-        [value.output(0)]
-        if count == 1
-        else list(opset1.variadic_split(value, np.int64(2), np.array(lengths)).outputs())
-    )
+def _parted(value: Any, parts: int) -> list[Any]:
+    """[1, 1, Q, ...] in so many parts of queries."""
+    if parts == 1:
+        return [value.output(0)]
+    lengths = [len(part) for part in np.array_split(np.arange(shape_of(value)[2]), parts)]
+    return list(opset1.variadic_split(value, np.int64(2), np.array(lengths)).outputs())
 
 
 def _bag(rows: Any, frame: _Frame, place: Any, weight: Any, below: Any, right: Any) -> Any:

@@ -9,6 +9,7 @@ ov = pytest.importorskip("openvino")
 
 from l2g.export.graph import node_builder as builder  # noqa: E402
 from l2g.modeling.deformable import sample_levels  # noqa: E402
+from l2g.runtime.backends import openvino_rewrites as rewrites  # noqa: E402
 from l2g.runtime.backends import openvino_sampling as sampling  # noqa: E402
 from l2g.runtime.backends.openvino import _for_one_stream  # noqa: E402
 from tests.export.deformable.operators import DEPTH, HEADS, POINTS, SHAPES, arrays, operator  # noqa: E402
@@ -51,6 +52,8 @@ def test_summed_some_queries_at_a_time(queries, parts, monkeypatch):
     model = read(7, monkeypatch)
     assert kinds(model).count(BAG) == parts
     np.testing.assert_array_equal(ov.Core().compile_model(model, "CPU", FLOAT32)(inputs)["out"], whole)
+    monkeypatch.setattr(rewrites, "narrow_type", lambda model: "bf16")  # float32 among 16 bits
+    assert kinds(read(7, monkeypatch)).count(BAG) == 1
 
 
 def test_coordinates_that_are_no_numbers_read_inside_the_table(monkeypatch):
