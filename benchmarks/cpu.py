@@ -37,7 +37,7 @@ from l2g.export.exporter import ExportOptions, build_facts, build_graph, contrac
 from l2g.export.verification.rollouts import random_video
 from l2g.modeling.local2global import build_model
 from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend
-from l2g.runtime.backends.openvino import OpenVinoBackend, native_precisions
+from l2g.runtime.backends.openvino.backend import OpenVinoBackend, native_precisions
 
 OPSET = 20
 # (faster, slower, at least so many times).

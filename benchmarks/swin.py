@@ -41,7 +41,7 @@ from l2g.modeling.local2global import Local2Global, build_model
 from l2g.runtime.backends.base import Backend, HostState
 from l2g.runtime.backends.eager import EagerBackend
 from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend
-from l2g.runtime.backends.openvino import OpenVinoBackend
+from l2g.runtime.backends.openvino.backend import OpenVinoBackend
 from tests.modeling.plain_swin import public_steps
 
 TOLERANCES = {"queries": 1e-4, "boxes": 1e-4, "logits": 1e-4, "mask_logits": 1e-3}

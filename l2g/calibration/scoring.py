@@ -52,7 +52,7 @@ def open_candidate(path: Path, library: str) -> Backend:
     """A graph that is one of many, of which none is kept: the cache of compiled models has no room for them."""
     if library != "openvino":
         return open_backend(path, library=library)
-    from l2g.runtime.backends.openvino import OpenVinoBackend
+    from l2g.runtime.backends.openvino.backend import OpenVinoBackend
 
     return OpenVinoBackend(path, cached=False)
 

@@ -198,7 +198,7 @@ def _providers() -> tuple[str, ...]:
 
 def _openvino() -> dict[str, tuple[str, ...]]:
     try:
-        from l2g.runtime.backends.openvino import devices, native_precisions
+        from l2g.runtime.backends.openvino.backend import devices, native_precisions
 
         return {device: native_precisions(device) for device in devices()}
     except Exception:  # not installed, or its libraries do not load

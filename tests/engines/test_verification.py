@@ -21,7 +21,7 @@ def test_a_float32_graph_has_its_numbers_in_openvino():
 
 def test_the_precision_that_openvino_would_take_by_itself_is_found_out(capsys):
     """Left alone it computes a float32 graph in BF16 where the processor can."""
-    from l2g.runtime.backends.openvino import native_precisions
+    from l2g.runtime.backends.openvino.backend import native_precisions
 
     if "bf16" not in native_precisions():
         pytest.skip("this processor has no BF16")

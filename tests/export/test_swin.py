@@ -7,7 +7,7 @@ import pytest
 from benchmarks import swin as benchmark
 from l2g.export.graph.flops import count_flops, shapes_for_one_stream
 from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend
-from l2g.runtime.backends.openvino import OpenVinoBackend
+from l2g.runtime.backends.openvino.backend import OpenVinoBackend
 from tests.exported_swin import SWIN, swin_graph, swin_model
 
 BACKENDS = {"onnxruntime": OnnxRuntimeBackend, "openvino": OpenVinoBackend}

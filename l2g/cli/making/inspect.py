@@ -19,7 +19,7 @@ from l2g.cli.entry import main_of
 if TYPE_CHECKING:
     from l2g.artifacts.records import Audit
     from l2g.runtime.backends.compiled.backend import CompiledBackend
-    from l2g.runtime.backends.openvino import OpenVinoBackend
+    from l2g.runtime.backends.openvino.backend import OpenVinoBackend
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

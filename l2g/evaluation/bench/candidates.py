@@ -78,7 +78,7 @@ def _add_graph(model: str, threads: int | None, found: list[Candidate], left: li
     except ModuleNotFoundError:
         left.append(Left(f"{Path(model).name}, ONNX Runtime", "not installed; pip install 'l2g[cpu]'"))
     try:
-        openvino = importlib.import_module("l2g.runtime.backends.openvino")
+        openvino = importlib.import_module("l2g.runtime.backends.openvino.backend")
         for device in openvino.devices():
             opener = partial(openvino.OpenVinoBackend, model, device, threads=threads if device == "CPU" else None)
             found.append(Candidate(model, f"OpenVINO {device}", opener))

@@ -16,6 +16,7 @@ from l2g.runtime.backends.base import Backend
 CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".pkl")
 GRAPH_SUFFIX = ".onnx"
 # What brings them.
+_MODULES = {"onnxruntime": "l2g.runtime.backends.onnxruntime", "openvino": "l2g.runtime.backends.openvino.backend"}
 _INSTALL = {"onnxruntime": "'l2g[cpu]' (or 'l2g[gpu]' for CUDA)", "openvino": "'l2g[openvino]'"}
 # What has its canvas and its outputs inside, and opens without PyTorch.
 ARTIFACT_SUFFIXES = (GRAPH_SUFFIX, ENGINE_SUFFIX)
@@ -163,7 +164,7 @@ def _open_graph(
     if library not in GRAPH_LIBRARIES:
         raise L2GError(f"library '{library}' found, one of {', '.join(GRAPH_LIBRARIES)} expected")
     try:
-        module = importlib.import_module(f"l2g.runtime.backends.{library}")
+        module = importlib.import_module(_MODULES[library])
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] == "l2g":
             raise

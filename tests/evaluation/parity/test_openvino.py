@@ -11,7 +11,7 @@ from l2g.artifacts.onnx_file import with_contract, with_sum
 from l2g.checkpoint import load_checkpoint
 from l2g.cli.running.parity import main
 from l2g.export.exporter import ExportOptions, build_facts, build_graph, contract_of, reduced_graph
-from l2g.runtime.backends.openvino import native_precisions
+from l2g.runtime.backends.openvino.backend import native_precisions
 
 needs_bf16 = pytest.mark.skipif("bf16" not in native_precisions(), reason="this CPU has no BF16")
 

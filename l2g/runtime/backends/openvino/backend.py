@@ -33,9 +33,9 @@ from l2g.runtime.backends.contract_check import (
     first_line,
     parse_contract,
 )
-from l2g.runtime.backends.openvino_audit import audit, layer_precisions, named_attentions
-from l2g.runtime.backends.openvino_marks import narrow_type, narrowed, with_marks
-from l2g.runtime.backends.openvino_rewrites import simplify
+from l2g.runtime.backends.openvino.audit import audit, layer_precisions, named_attentions
+from l2g.runtime.backends.openvino.marks import narrow_type, narrowed, with_marks
+from l2g.runtime.backends.openvino.rewrites import simplify
 from l2g.runtime.memory import return_memory
 from l2g.runtime.outputs import FrameOutputs, outputs_class
 
@@ -163,7 +163,7 @@ class OpenVinoBackend:
         self._request = self._compiled = None
 
     def audit(self) -> Audit:
-        """What every layer really computes in, weighed by FLOPs; see `l2g.runtime.backends.openvino_audit`."""
+        """What every layer really computes in, weighed by FLOPs; see `l2g.runtime.backends.openvino.audit`."""
         # Compiled again: one from the cache has lost the names of what was fused.
         fresh, _ = self._compile(lambda: named_attentions(_read_model(self.path)), cached=False)
         return audit(named_attentions(_read_model(self.path)), fresh.get_runtime_model(), self.precision)

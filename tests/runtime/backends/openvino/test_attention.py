@@ -11,7 +11,7 @@ from l2g.export.exporter import ExportOptions, export
 from l2g.export.graph import node_builder
 from l2g.export.graph.flops import count_flops, shapes_for_one_stream
 from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend
-from l2g.runtime.backends.openvino import OpenVinoBackend, native_precisions
+from l2g.runtime.backends.openvino.backend import OpenVinoBackend, native_precisions
 from tests.modeling.videomt.small import moving_frames, small_videomt
 
 LAYERS = 4

@@ -6,7 +6,7 @@ import pytest
 ov = pytest.importorskip("openvino")
 from openvino import opset1, opset8  # noqa: E402
 
-from l2g.runtime.backends.openvino_rewrites import simplify  # noqa: E402
+from l2g.runtime.backends.openvino.rewrites import simplify  # noqa: E402
 
 QUERIES, SAMPLES, DIM = 40, 32, 8
 FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32"}

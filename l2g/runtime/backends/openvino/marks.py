@@ -18,7 +18,7 @@ import numpy as np
 import openvino as ov
 from openvino import opset1, opset8
 
-from l2g.runtime.backends.openvino_audit import PRODUCTS, dequantised, fact_of
+from l2g.runtime.backends.openvino.audit import PRODUCTS, dequantised, fact_of
 
 _NARROW = ("bf16", "f16")
 _WITHOUT_ARITHMETIC = ("Constant", "Parameter", "Result")

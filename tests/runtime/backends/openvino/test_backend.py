@@ -16,13 +16,13 @@ from l2g.errors import ContractError, L2GError  # noqa: E402
 from l2g.export.exporter import ExportOptions, build_graph, contract_of, reduced_graph  # noqa: E402
 from l2g.files import cache_root  # noqa: E402
 from l2g.provenance import BuildFacts  # noqa: E402
-from l2g.runtime.backends import openvino as library  # noqa: E402
-from l2g.runtime.backends import openvino_marks as marks  # noqa: E402
 from l2g.runtime.backends.base import HostState  # noqa: E402
 from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend  # noqa: E402
 from l2g.runtime.backends.open import open_backend  # noqa: E402
-from l2g.runtime.backends.openvino import OpenVinoBackend, native_precisions  # noqa: E402
-from l2g.runtime.backends.openvino_audit import fact_of  # noqa: E402
+from l2g.runtime.backends.openvino import backend as library  # noqa: E402
+from l2g.runtime.backends.openvino import marks  # noqa: E402
+from l2g.runtime.backends.openvino.audit import fact_of  # noqa: E402
+from l2g.runtime.backends.openvino.backend import OpenVinoBackend, native_precisions  # noqa: E402
 from tests.exported import exported_model, small_graph  # noqa: E402
 from tests.runtime.backends import graph_suite as suite  # noqa: E402
 
@@ -311,7 +311,7 @@ def test_open_backend_takes_the_library(monkeypatch):
         open_backend(small_graph(), precision="bf16")
     with pytest.raises(L2GError, match="library given, which only an exported graph takes"):
         open_backend("l2g_tiny", library="openvino")
-    monkeypatch.delitem(__import__("sys").modules, "l2g.runtime.backends.openvino")
+    monkeypatch.delitem(__import__("sys").modules, "l2g.runtime.backends.openvino.backend")
     monkeypatch.setitem(__import__("sys").modules, "openvino", None)
     with pytest.raises(L2GError, match=r"'openvino' is not installed; install it with: pip install 'l2g\[openvino\]'"):
         open_backend(small_graph(), library="openvino")

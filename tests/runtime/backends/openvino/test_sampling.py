@@ -9,9 +9,8 @@ ov = pytest.importorskip("openvino")
 
 from l2g.export.graph import node_builder as builder  # noqa: E402
 from l2g.modeling.deformable import sample_levels  # noqa: E402
-from l2g.runtime.backends import openvino_rewrites as rewrites  # noqa: E402
-from l2g.runtime.backends import openvino_sampling as sampling  # noqa: E402
-from l2g.runtime.backends.openvino import _for_one_stream  # noqa: E402
+from l2g.runtime.backends.openvino import rewrites, sampling  # noqa: E402
+from l2g.runtime.backends.openvino.backend import _for_one_stream  # noqa: E402
 from tests.export.deformable.operators import DEPTH, HEADS, POINTS, SHAPES, arrays, operator  # noqa: E402
 
 FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32"}
