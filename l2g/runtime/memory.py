@@ -45,7 +45,7 @@ def return_memory(mapped: tuple[str, ...] = ()) -> None:
         with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
             lines = [line for line in file if line.rstrip("\n").endswith(mapped)]
         for area, rights, *_ in map(str.split, lines):
-            if rights.startswith("r-"):  # what nobody wrote to
+            if rights.startswith("r"):
                 start, end = (int(address, 16) for address in area.split("-"))
                 library.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_PAGEOUT)
 

@@ -9,7 +9,7 @@ pytest.importorskip("torch")  # the small graph is exported from a model
 ort = pytest.importorskip("onnxruntime")
 
 from l2g.errors import ContractError  # noqa: E402
-from l2g.runtime.backends import optimised  # noqa: E402
+from l2g.runtime.backends import kept_files  # noqa: E402
 from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend  # noqa: E402
 from l2g.runtime.backends.open import open_backend  # noqa: E402
 from tests.exported import edited, scale_one_weight, small_graph  # noqa: E402
@@ -81,7 +81,7 @@ def test_another_library_or_processor_is_another_file(cache, monkeypatch, fact, 
     if fact == "version":
         monkeypatch.setattr(ort, "__version__", "0.0.1")
     else:
-        monkeypatch.setattr(optimised, "_processor", lambda: "flags: of another")
+        monkeypatch.setattr(kept_files, "_processor", lambda: "flags: of another")
     opened.clear()
     open_backend(small_graph()).close()
     assert opened == [str(small_graph())]
@@ -112,10 +112,10 @@ def test_a_graph_that_was_changed_in_its_place_is_seen(cache, tmp_path, opened, 
     """Its length and the time that a user sees are those of before."""
     path = tmp_path / "graph.onnx"
     path.write_bytes(small_graph().read_bytes())
-    monkeypatch.setattr(optimised.time, "time_ns", lambda: path.stat().st_ctime_ns + 10**10)
+    monkeypatch.setattr(kept_files.time, "time_ns", lambda: path.stat().st_ctime_ns + 10**10)
     expected = rollout(open_backend(path))
     before = path.stat()
-    monkeypatch.setattr(optimised, "sha256_of_file", None)  # it is remembered
+    monkeypatch.setattr(kept_files, "sha256_of_file", None)  # it is remembered
     assert same(rollout(open_backend(path)), expected)
     monkeypatch.undo()
     monkeypatch.setenv("L2G_CACHE", str(cache.parent))
@@ -138,7 +138,7 @@ def test_nothing_is_kept_where_nothing_can_be_or_shall_be(cache, monkeypatch, tm
 
 
 def test_the_oldest_use_goes_first(cache, monkeypatch, tmp_path):
-    monkeypatch.setattr(optimised, "MOST_FILES", 2)
+    monkeypatch.setattr(kept_files, "MOST_FILES", 2)
     graphs = [small_graph()]
     for factor in (1.1, 1.2):
         graphs.append(edited(small_graph(), lambda m, f=factor: scale_one_weight(m, f), tmp_path / f"{factor}.onnx"))

@@ -6,10 +6,7 @@ third of its AP. So every graph is compiled with its precision said, and refused
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -20,9 +17,8 @@ import openvino as ov
 
 from l2g.artifacts.graph_sum import check_graph
 from l2g.artifacts.records import Audit
-from l2g.contract import METADATA_KEY
+from l2g.contract import METADATA_KEY, GraphContract
 from l2g.errors import ContractError, L2GError
-from l2g.files import cache_root, sha256_of_file
 from l2g.runtime.arrays import Array, BoolArray, ByteArray
 from l2g.runtime.backends.base import HostState
 from l2g.runtime.backends.contract_check import (
@@ -34,6 +30,7 @@ from l2g.runtime.backends.contract_check import (
     parse_contract,
 )
 from l2g.runtime.backends.openvino.audit import audit, layer_precisions, named_attentions
+from l2g.runtime.backends.openvino.kept import Compiled, KeptModel
 from l2g.runtime.backends.openvino.marks import narrow_type, narrowed, with_marks
 from l2g.runtime.backends.openvino.rewrites import simplify
 from l2g.runtime.memory import return_memory
@@ -46,7 +43,7 @@ _AS_TYPED = {"EXECUTION_MODE_HINT": "ACCURACY", "INFERENCE_PRECISION_HINT": "dyn
 _DTYPES = {"f32": "float32", "u8": "uint8", "i32": "int32"}
 # The capability of a device that computes a precision natively; without it OpenVINO widens it to float32 in silence.
 _CAPABILITY = {"bf16": "BF16", "fp16": "FP16"}
-# The ends of the names of files that OpenVINO keeps mapped: of its cache, and of what `with_marks` wrote.
+# The ends of the names of files that stay mapped: of what is kept, and of what `with_marks` wrote.
 _WEIGHTS = (".blob", "graph.bin (deleted)")
 
 
@@ -64,8 +61,8 @@ class OpenVinoBackend:
             floating point tensors are computed in whatever their type; the integers of an INT8 graph stay. Lowering a
             float32 graph so has no islands and costs what it costs: `l2g export --precision bf16` is the way.
         threads: None is OpenVINO's own choice, the physical cores.
-        cached: keep the compiled model in the cache of l2g, by the sum of the file, OpenVINO's version, device and
-            precision.
+        cached: keep the compiled model in the cache of l2g, by the sum of the file, OpenVINO's version, device,
+            precision and threads.
 
     Raises ContractError for a file without a contract, with one of another version, or with other inputs and outputs
     than its contract says; L2GError for a file that is no ONNX graph, a device that is not there, and a precision that
@@ -81,27 +78,24 @@ class OpenVinoBackend:
         cached: bool = True,
     ):
         self.path, self.device = Path(path), _physical(device.upper())
-        model = _read_model(self.path)
-        command = export_command(self.path)
-        self.contract = parse_contract(self.path, _metadata(model), command)
-        check_graph(self.path, self.contract, command)
-        check_boundary(self.path, self.contract, _boundary(model), command)
-        check_drivable(self.path, self.contract, command)
-        del model  # compiling reads it afresh; its weights need not be there twice
-        build = self.contract.build
-        self.precision = precision or build.precision or "fp32"
-        # What is around the integers of an INT8 graph.
-        typed = build.int8.scales if build.precision == "int8" and build.int8 else build.precision
-        settings = _settings(self.path, typed or "fp32", precision, self.device)
-        if threads is not None:
-            if threads < 1:
-                raise L2GError(f"{threads} threads asked for, at least 1 expected")
-            settings["INFERENCE_NUM_THREADS"] = threads
-        self._settings = settings
-        self._compiled, settings = self._compile(lambda: _read_model(self.path), cached)
-        self.hint = _type_name(self._compiled.get_property("INFERENCE_PRECISION_HINT"))
-        _check_hint(self.path, self.hint, settings["INFERENCE_PRECISION_HINT"])
-        _check_layers(self.path, self._compiled, self.precision)
+        _check_file(self.path)
+        if threads is not None and threads < 1:
+            raise L2GError(f"{threads} threads asked for, at least 1 expected")
+        self._asked, self._threads = precision, threads
+        kept = KeptModel(self.path, self.device, (str(precision), str(threads))) if cached else None
+        opened = kept.open(_core()) if kept else None
+        if opened is None:
+            opened = self._made()
+            if kept and kept.keep(opened):
+                # Every opening is the same then, and what compiling leaves in memory goes.
+                opened = None
+                return_memory()
+                opened = kept.open(_core()) or self._made()
+        # What is kept lies in a file, where the model reads its weights.
+        self._compiled, self._content = opened.model, opened.content
+        self.contract = parse_contract(self.path, opened.contract, export_command(self.path))
+        self.precision = precision or self.contract.build.precision or "fp32"
+        self.hint = self._checked_hint(opened)
         self._request = self._compiled.create_infer_request()
         self._results = outputs_class(self.contract)
         carried = {state.output for state in self.contract.states}
@@ -112,6 +106,31 @@ class OpenVinoBackend:
         self._next: dict[str, Array] = {}
         self._valid: BoolArray | None = None  # bool [B]; None before the first step
         return_memory(_WEIGHTS)
+
+    def _made(self) -> Compiled:
+        """From the graph, found good."""
+        model, command = _read_model(self.path), export_command(self.path)
+        text = _metadata(model)
+        contract = parse_contract(self.path, text, command)
+        check_graph(self.path, contract, command)
+        check_boundary(self.path, contract, _boundary(model), command)
+        check_drivable(self.path, contract, command)
+        del model  # compiling reads it afresh; its weights need not be there twice
+        made = Compiled(*self._compile(contract, lambda: _read_model(self.path)), text or "")
+        self._checked_hint(made)
+        _check_layers(self.path, made.model, self._asked or contract.build.precision or "fp32")
+        return made
+
+    def _checked_hint(self, compiled: Compiled) -> str:
+        """What the library says that it will compute in; L2GError unless it was told so."""
+        found, asked = compiled.model.get_property("INFERENCE_PRECISION_HINT"), compiled.settings
+        hint = str(found.get_type_name()) if hasattr(found, "get_type_name") else str(found)
+        if hint != asked["INFERENCE_PRECISION_HINT"]:
+            raise L2GError(
+                f"{self.path}: OpenVINO was told to compute in {asked['INFERENCE_PRECISION_HINT']} and says that it "
+                f"computes in {hint}; use another --device, or --library onnxruntime"
+            )
+        return hint
 
     def step(self, frames: ByteArray, reset: BoolArray) -> FrameOutputs:
         self.contract.input("frames").check(frames)
@@ -160,32 +179,39 @@ class OpenVinoBackend:
 
     def close(self) -> None:
         self._current, self._next, self._valid = {}, {}, None
-        self._request = self._compiled = None
+        self._request = self._compiled = self._content = None
 
     def audit(self) -> Audit:
         """What every layer really computes in, weighed by FLOPs; see `l2g.runtime.backends.openvino.audit`."""
-        # Compiled again: one from the cache has lost the names of what was fused.
-        fresh, _ = self._compile(lambda: named_attentions(_read_model(self.path)), cached=False)
+        # Compiled again: one that was kept has lost the names of what was fused.
+        fresh, _ = self._compile(self.contract, lambda: named_attentions(_read_model(self.path)))
         return audit(named_attentions(_read_model(self.path)), fresh.get_runtime_model(), self.precision)
 
-    def _compile(self, read: Callable[[], ov.Model], cached: bool) -> tuple[ov.CompiledModel, dict[str, Any]]:
+    def _compile(
+        self, contract: GraphContract, read: Callable[[], ov.Model]
+    ) -> tuple[ov.CompiledModel, dict[str, Any]]:
         """(the model compiled, with which properties). With its shapes known OpenVINO fuses what it otherwise computes
         one after the other, and plans its memory. read: gives the model of the file, afresh each time."""
+        build = contract.build
+        # What is around the integers of an INT8 graph.
+        typed = build.int8.scales if build.precision == "int8" and build.int8 else build.precision
+        settings = _settings(self.path, typed or "fp32", self._asked, self.device)
+        if self._threads is not None:
+            settings["INFERENCE_NUM_THREADS"] = self._threads
         model = _for_one_stream(read())
-        as_typed = self._settings["INFERENCE_PRECISION_HINT"] == _AS_TYPED["INFERENCE_PRECISION_HINT"]
+        as_typed = settings["INFERENCE_PRECISION_HINT"] == _AS_TYPED["INFERENCE_PRECISION_HINT"]
         hint = narrow_type(model) if as_typed and self.device.startswith("CPU") else None
         if hint is not None:
-            settings = {**self._settings, "EXECUTION_MODE_HINT": "PERFORMANCE", "INFERENCE_PRECISION_HINT": hint}
+            narrow = {**settings, "EXECUTION_MODE_HINT": "PERFORMANCE", "INFERENCE_PRECISION_HINT": hint}
             marked, islands = with_marks(_core(), model)
             del model
-            compiled = _compile(marked, self.path, self.device, settings, cached)
+            compiled = _compile(marked, self.path, self.device, narrow)
             if not narrowed(compiled.get_runtime_model(), islands):
-                return compiled, settings
+                return compiled, narrow
             # A version that loses marks: its own types are slower, and as exact.
             del marked, compiled
-            shutil.rmtree(_cache_folder(self.path, self.device, settings), ignore_errors=True)
             model = _for_one_stream(read())
-        return _compile(model, self.path, self.device, self._settings, cached), self._settings
+        return _compile(model, self.path, self.device, settings), settings
 
     def _allocate(self, streams: int) -> BoolArray:
         """Two sets of buffers for so many streams, of zeros, the contract's initial content; none of them is valid."""
@@ -236,9 +262,12 @@ def _physical(device: str) -> str:
     return next((name for name in devices() if name.startswith("GPU")), "CPU")
 
 
-def _read_model(path: Path) -> ov.Model:
+def _check_file(path: Path) -> None:
     if not path.is_file():
         raise L2GError(f"{path}: no such file; export a checkpoint with: {export_command(path)}")
+
+
+def _read_model(path: Path) -> ov.Model:
     try:
         return _core().read_model(path)
     except RuntimeError as error:
@@ -300,32 +329,11 @@ def _check_device(path: Path, device: str) -> None:
     raise L2GError(f"{path}: device '{device}' asked for, OpenVINO has {', '.join((*here, 'AUTO'))} here")
 
 
-def _compile(model: ov.Model, path: Path, device: str, settings: dict[str, Any], cached: bool) -> ov.CompiledModel:
-    if cached:
-        # A cache that cannot be written or read is no reason to fail.
-        with contextlib.suppress(RuntimeError, OSError, L2GError):
-            folder = _cache_folder(path, device, settings)
-            folder.mkdir(parents=True, exist_ok=True)
-            return _core().compile_model(model, device, {**settings, "CACHE_DIR": str(folder)})
+def _compile(model: ov.Model, path: Path, device: str, settings: dict[str, Any]) -> ov.CompiledModel:
     try:
         return _core().compile_model(model, device, settings)
     except RuntimeError as error:
         raise L2GError(f"{path}: OpenVINO cannot compile it for {device}: {_reason(error)}") from None
-
-
-def _cache_folder(path: Path, device: str, settings: dict[str, Any]) -> Path:
-    """Of its own for every file, version, device and set of properties."""
-    facts = (sha256_of_file(path), ov.__version__, device, *map(str, sorted(settings.items())))
-    return cache_root() / "openvino" / hashlib.sha256("\n".join(facts).encode()).hexdigest()[:32]
-
-
-def _check_hint(path: Path, found: str, asked: str) -> None:
-    """L2GError unless the library says that it will compute in what it was told."""
-    if found != asked:
-        raise L2GError(
-            f"{path}: OpenVINO was told to compute in {asked} and says that it computes in {found}; use another "
-            "--device, or --library onnxruntime"
-        )
 
 
 def _check_layers(path: Path, compiled: ov.CompiledModel, asked: str) -> None:
@@ -339,10 +347,6 @@ def _check_layers(path: Path, compiled: ov.CompiledModel, asked: str) -> None:
             f"{path}: {asked.upper()} asked for, but of its layers OpenVINO computes {layers or 'none that is known'}; "
             "use another --device, or --library onnxruntime"
         )
-
-
-def _type_name(kind: Any) -> str:
-    return str(kind.get_type_name()) if hasattr(kind, "get_type_name") else str(kind)
 
 
 def _reason(error: Exception) -> str:

@@ -20,10 +20,11 @@ from l2g.runtime.backends.base import HostState  # noqa: E402
 from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend  # noqa: E402
 from l2g.runtime.backends.open import open_backend  # noqa: E402
 from l2g.runtime.backends.openvino import backend as library  # noqa: E402
+from l2g.runtime.backends.openvino import kept as kept_models  # noqa: E402
 from l2g.runtime.backends.openvino import marks  # noqa: E402
 from l2g.runtime.backends.openvino.audit import fact_of  # noqa: E402
 from l2g.runtime.backends.openvino.backend import OpenVinoBackend, native_precisions  # noqa: E402
-from tests.exported import exported_model, small_graph  # noqa: E402
+from tests.exported import edited, exported_model, scale_one_weight, small_graph  # noqa: E402
 from tests.runtime.backends import graph_suite as suite  # noqa: E402
 
 # The same tests as ONNX Runtime's, with this backend in its place.
@@ -98,19 +99,15 @@ def test_the_librarys_default_precision_is_never_used(monkeypatch):
     assert OpenVinoBackend(small_graph()).hint == "f32"
 
 
-def test_a_library_that_takes_another_precision_is_refused(monkeypatch):
-    monkeypatch.setitem(library._HINTS, "fp32", "f32")
-    compile_model = library._compile
-    monkeypatch.setattr(
-        library,
-        "_compile",
-        lambda graph, path, device, settings, cached: compile_model(
-            graph, path, device, {**settings, "INFERENCE_PRECISION_HINT": "bf16" if HAS_BF16 else "f16"}, False
-        ),
-    )
-    if HAS_BF16:
-        with pytest.raises(L2GError, match="was told to compute in f32 and says that it computes in bf16"):
-            OpenVinoBackend(small_graph())
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_library_that_takes_another_precision_is_refused(monkeypatch, cached, tmp_path):
+    """Compiled here, or kept from before."""
+    monkeypatch.setenv("L2G_CACHE", str(tmp_path))
+    if cached:
+        OpenVinoBackend(small_graph()).close()
+    monkeypatch.setattr(ov.CompiledModel, "get_property", lambda compiled, name: ov.Type.bf16)
+    with pytest.raises(L2GError, match="was told to compute in f32 and says that it computes in bf16"):
+        OpenVinoBackend(small_graph(), cached=cached)
 
 
 @needs_bf16
@@ -275,26 +272,88 @@ def test_auto_runs_and_keeps_the_precision():
 # The cache
 
 
-def test_a_model_is_compiled_once(monkeypatch, tmp_path):
-    monkeypatch.setenv("L2G_CACHE", str(tmp_path))
-    first = OpenVinoBackend(small_graph()).step(pictures(0), np.full(2, True))
-    blobs = {path: path.stat().st_mtime_ns for path in (cache_root() / "openvino").rglob("*.blob")}
+@pytest.fixture
+def compiled(monkeypatch, tmp_path):
+    """How often OpenVINO compiled, or read, a model; with a cache of one's own."""
+    monkeypatch.setenv("L2G_CACHE", str(tmp_path / "own"))
+    monkeypatch.delenv("L2G_KEEP_GRAPHS", raising=False)
+    calls = []
+    for name in ("compile_model", "read_model"):
+        whole = getattr(ov.Core, name)
+
+        def noted(core, *given, _name=name, _whole=whole):
+            calls.append(_name)
+            return _whole(core, *given)
+
+        monkeypatch.setattr(ov.Core, name, noted)
+    return calls
+
+
+def kept():
+    return {path: path.read_bytes() for path in (cache_root() / "openvino").glob("*.blob")}
+
+
+def test_a_model_is_compiled_once(compiled):
+    expected = OpenVinoBackend(small_graph(), cached=False).step(pictures(0), np.full(2, True))
+    assert not kept()
+    first = OpenVinoBackend(small_graph())
+    found, blobs = first.step(pictures(0), np.full(2, True)), kept()
     assert len(blobs) == 1
+    compiled.clear()
     again = OpenVinoBackend(small_graph())
-    assert again._compiled.get_property("LOADED_FROM_CACHE")
-    assert {path: path.stat().st_mtime_ns for path in (cache_root() / "openvino").rglob("*.blob")} == blobs
-    assert_close(again.step(pictures(0), np.full(2, True)), first)
+    assert compiled == []
+    assert kept() == blobs
+    assert again.contract == first.contract
+    assert again._compiled.get_property("INFERENCE_PRECISION_HINT") == ov.Type.f32
+    for outputs in (found, again.step(pictures(0), np.full(2, True))):
+        for name, array in outputs.arrays().items():
+            np.testing.assert_array_equal(array, getattr(expected, name))
     assert again.audit().share == 1.0
-    if HAS_BF16:  # another precision has a model of its own
-        assert not OpenVinoBackend(small_graph(), precision="bf16")._compiled.get_property("LOADED_FROM_CACHE")
+
+
+def test_other_threads_code_or_a_changed_graph_are_other_models(compiled, tmp_path, monkeypatch):
+    OpenVinoBackend(small_graph()).close()
+    OpenVinoBackend(small_graph(), threads=1).close()
+    assert len(kept()) == 2
+    path = tmp_path / "graph.onnx"
+    path.write_bytes(small_graph().read_bytes())
+    before = OpenVinoBackend(path).step(pictures(0), np.full(2, True))
+    assert len(kept()) == 2  # the same bytes
+    path.write_bytes(edited(path, scale_one_weight, tmp_path / "other.onnx").read_bytes())
+    after = OpenVinoBackend(path).step(pictures(0), np.full(2, True))
+    assert len(kept()) == 3
+    assert np.abs(after.logits - before.logits).max() > 1e-3
+    monkeypatch.setattr(kept_models, "_own_sum", lambda: "of other code")
+    OpenVinoBackend(small_graph()).close()
+    assert len(kept()) == 4
+    if HAS_BF16:  # and so is another precision
+        OpenVinoBackend(small_graph(), precision="bf16").close()
+        assert len(kept()) == 5
+
+
+def test_what_is_refused_is_not_kept(compiled, monkeypatch):
+    monkeypatch.setattr(library, "layer_precisions", lambda runtime: {"bf16": 3})
+    with pytest.raises(L2GError, match="FP32 asked for, but of its layers OpenVINO computes 3 in BF16"):
+        OpenVinoBackend(small_graph())
+    assert not kept()
+    monkeypatch.undo()
+
+
+def test_nothing_is_kept_where_nothing_shall_be(compiled, monkeypatch):
+    monkeypatch.setenv("L2G_KEEP_GRAPHS", "0")
+    OpenVinoBackend(small_graph()).close()
+    assert not cache_root().exists()
 
 
 def test_a_damaged_cache_is_no_reason_to_fail(monkeypatch, tmp_path):
     monkeypatch.setenv("L2G_CACHE", str(tmp_path))
     first = OpenVinoBackend(small_graph()).step(pictures(0), np.full(2, True))
-    (blob,) = (cache_root() / "openvino").rglob("*.blob")
-    blob.write_bytes(blob.read_bytes()[:200])
-    assert_close(OpenVinoBackend(small_graph()).step(pictures(0), np.full(2, True)), first)
+    (blob,) = kept()
+    whole = blob.read_bytes()
+    for damaged in (whole[:200], whole[:-1], b"", whole[:-200] + bytes([whole[-200] ^ 1]) + whole[-199:]):
+        blob.write_bytes(damaged)
+        assert_close(OpenVinoBackend(small_graph()).step(pictures(0), np.full(2, True)), first)
+        assert blob.read_bytes() != damaged
     monkeypatch.setenv("L2G_CACHE", "/proc/nowhere")
     assert_close(OpenVinoBackend(small_graph()).step(pictures(0), np.full(2, True)), first)
 
