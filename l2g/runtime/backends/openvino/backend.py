@@ -202,6 +202,7 @@ class OpenVinoBackend:
         as_typed = settings["INFERENCE_PRECISION_HINT"] == _AS_TYPED["INFERENCE_PRECISION_HINT"]
         hint = narrow_type(model) if as_typed and self.device.startswith("CPU") else None
         if hint is not None:
+            _check_native(self.path, self.device, next(name for name, kind in _HINTS.items() if kind == hint))
             narrow = {**settings, "EXECUTION_MODE_HINT": "PERFORMANCE", "INFERENCE_PRECISION_HINT": hint}
             marked, islands = with_marks(_core(), model)
             del model
@@ -310,16 +311,20 @@ def _settings(path: Path, typed: str, precision: str | None, device: str) -> dic
         raise L2GError(f"precision '{precision}' found, one of {', '.join(_HINTS)} expected")
     wanted = precision or (typed if typed in _HINTS else "fp32")
     _check_device(path, device)
-    if wanted not in native_precisions(device):
-        raise L2GError(
-            f"{path}: {wanted.upper()} asked for, but {device} has no {wanted.upper()} arithmetic and OpenVINO would "
-            "compute it in FP32 without a word; ask for that with --precision fp32, or export with --precision fp32"
-        )
+    _check_native(path, device, wanted)
     settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
     if precision is None and typed != "fp32":
         return {**settings, **_AS_TYPED}
     mode = "ACCURACY" if wanted == "fp32" else "PERFORMANCE"
     return {**settings, "EXECUTION_MODE_HINT": mode, "INFERENCE_PRECISION_HINT": _HINTS[wanted]}
+
+
+def _check_native(path: Path, device: str, wanted: str) -> None:
+    if wanted not in native_precisions(device):
+        raise L2GError(
+            f"{path}: {wanted.upper()} asked for, but {device} has no {wanted.upper()} arithmetic and OpenVINO would "
+            "compute it in FP32 without a word; ask for that with --precision fp32, or export with --precision fp32"
+        )
 
 
 def _check_device(path: Path, device: str) -> None:

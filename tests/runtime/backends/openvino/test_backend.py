@@ -244,6 +244,14 @@ def test_a_precision_that_the_device_lacks_is_refused(tmp_path, monkeypatch, bf1
         OpenVinoBackend(bf16_graph["bf16"])
     with pytest.raises(L2GError, match="BF16 asked for"):
         OpenVinoBackend(small_graph(), precision="bf16")
+    # Said of the integers alone: what is around them counts, too.
+    bare, contract = read_model(bf16_graph["bf16"]), read_contract(read_model(bf16_graph["bf16"]), bf16_graph["bf16"])
+    del bare.metadata_props[:]
+    graph, around = bare.SerializeToString(), tmp_path / "around.onnx"
+    build = with_sum(BuildFacts(precision="int8"), graph)
+    around.write_bytes(with_contract(graph, dataclasses.replace(contract, build=build)))
+    with pytest.raises(L2GError, match="BF16 asked for, but CPU has no BF16 arithmetic"):
+        OpenVinoBackend(around)
     with pytest.raises(L2GError, match="precision 'int4' found, one of fp32, bf16, fp16 expected"):
         OpenVinoBackend(small_graph(), precision="int4")
     # Said in so many words it is done, where the processor has no BF16; one that has computes it so all the same.
