@@ -10,7 +10,7 @@ from types import MappingProxyType
 from unittest import mock
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from l2g.data.dataset import VideoDataset
 from l2g.data.synthetic.dataset import synthetic_dataset
@@ -20,6 +20,7 @@ from l2g.modeling.local2global import FrameState, Local2Global
 from l2g.training import optimiser, trainer
 from l2g.training.config import DataConfig
 from l2g.training.dataset import SYNTHETIC_FRAMES
+from l2g.training.start import quiet_aligner
 
 Change = Callable[[], AbstractContextManager]
 
@@ -35,16 +36,16 @@ def _norm_first() -> AbstractContextManager:
 
 
 def _starts_as_nothing() -> AbstractContextManager:
-    """Every layer hands its queries on at first, normalised as they are: what it adds begins at zero."""
-    begin = AlignerLayer.__init__
+    """Every layer hands its queries on at first, normalised as they are: what it adds begins at zero, whatever the
+    image segmenter's aligner has learned."""
+    begin = trainer.build_start
 
-    def init(self, *given):
-        begin(self, *given)
-        for layer in (self.self_attn.out_proj, self.cross_attn.out_proj, self.linear2):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+    def build(*given):
+        start = begin(*given)
+        quiet_aligner(start.model)
+        return start
 
-    return mock.patch.object(AlignerLayer, "__init__", init)
+    return mock.patch.object(trainer, "build_start", build)
 
 
 def _places_in_values() -> AbstractContextManager:

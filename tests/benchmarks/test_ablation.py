@@ -178,11 +178,6 @@ def layers():
 
 def test_what_the_paper_leaves_open_is_what_its_name_says(layers):
     layer, given = layers
-    with ablation_open.CHANGES["aligner starts as nothing"](), torch.no_grad():
-        fresh = AlignerLayer(64, 8, 128)
-        for _ in range(3):  # norms of what is normalised
-            given[0] = torch.nn.functional.layer_norm(given[0], (64,))
-        torch.testing.assert_close(fresh(*given), given[0], atol=1e-4, rtol=0)
     with ablation_open.CHANGES["norm before each part"](), torch.no_grad():
         for part in (layer.self_attn.out_proj, layer.cross_attn.out_proj, layer.linear2):
             part.weight.zero_()
@@ -196,6 +191,19 @@ def test_what_the_paper_leaves_open_is_what_its_name_says(layers):
         placed = small.aligner(queries, position, local, place)
         assert torch.equal(placed, small.aligner(queries, position, local + place, 0 * place))
     assert not torch.allclose(placed, plain, atol=1e-3)
+
+
+def test_an_aligner_that_starts_as_nothing(tmp_path):
+    """Also where the checkpoint that a run starts from has one that has learned."""
+    config = ablation.run_config("aligner starts as nothing", 0, ablation.parse(["run", "--output", "x"]))
+    given = torch.nn.functional.layer_norm(torch.randn(2, 20, 64), (64,))
+    with torch.no_grad():
+        learned = trainer.Trainer(config, tmp_path / "learned").model.aligner.layers[0]
+        with ablation_open.CHANGES["aligner starts as nothing"]():
+            quiet = trainer.Trainer(config, tmp_path / "quiet").model.aligner.layers[0]
+        assert (learned(given, given, given, given) - given).abs().max() > 0.1
+        for part in (quiet.self_attn.out_proj, quiet.cross_attn.out_proj, quiet.linear2):
+            assert not any(parameter.any() for parameter in part.parameters())
 
 
 def test_no_gradient_between_frames_and_a_faster_aligner(model):
