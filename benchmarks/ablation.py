@@ -1,6 +1,7 @@
 """The paper's Tables 3, 5 and 6 in small: what aligner, trajectory, width, supervision and positions bring.
 
     python benchmarks/ablation.py segmenter --output runs/ablation                        # 27,500 iterations on images
+    python benchmarks/ablation.py plain --output runs/ablation                            # and 3,000 without an aligner
     python benchmarks/ablation.py run --output runs/ablation --variants table3 --seeds 0 1 2
     python benchmarks/ablation.py table --output runs/ablation
     python benchmarks/ablation.py pack --output runs/ablation --archive benchmarks/ablation.json.gz
@@ -135,6 +136,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     segmenter = commands.add_parser("segmenter", parents=[common], help="train the image segmenter that all start from")
     segmenter.add_argument("--iterations", type=int, nargs=2, help="of its two phases (default: the shipped run's)")
     segmenter.set_defaults(act=train_segmenter)
+    plain = commands.add_parser("plain", parents=[common], help="take the segmenter's aligner away and learn on")
+    plain.add_argument("--init", type=Path, default=SEGMENTER, help="(default: the shipped one)")
+    plain.add_argument("--iterations", type=int, default=3000, help="on images (default: %(default)s)")
+    plain.set_defaults(act=train_plain)
     run = commands.add_parser("run", parents=[common], help="train and score what is not there yet")
     run.add_argument("--init", type=Path, default=SEGMENTER, help="the image segmenter (default: the shipped one)")
     run.add_argument("--variants", nargs="+", default=["table3"], help=f"{', '.join(TABLES)}, or names of variants")
@@ -178,6 +183,18 @@ def train_segmenter(options: argparse.Namespace) -> int:
         phases = tuple(replace(p, iterations=n) for p, n in zip(phases, options.iterations, strict=True))
     config = replace(config, phases=phases, overrides={})
     weights = Trainer(config, options.output / "segmenter").run()
+    if weights is None:
+        raise KeyboardInterrupt
+    print(weights)
+    return 0
+
+
+def train_plain(options: argparse.Namespace) -> int:
+    """The image segmenter without an aligner, as the paper has it: the decoder starts from the local queries."""
+    config = load_config("synthetic_tiny")
+    phases = (replace(config.phases[1], iterations=options.iterations, lr=5e-4),)
+    config = replace(config, init=str(options.init), phases=phases, overrides={"aligner": None})
+    weights = Trainer(config, options.output / "plain").run()
     if weights is None:
         raise KeyboardInterrupt
     print(weights)

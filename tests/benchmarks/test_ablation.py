@@ -261,3 +261,19 @@ def test_gradients_of_parts_are_those_of_a_plain_backward_pass(model):
     assert all(parameter.grad is None for parameter in learner.parameters())
     baseline = build_model(replace(model.config, aligner=None))
     assert list(ablation_gradients.gradients(baseline, config, phase)) == ["decoder"]
+
+
+def test_the_plain_segmenter_has_no_aligner_and_all_else_of_the_other(tmp_path, capsys):
+    assert ablation.main(["plain", "--output", str(tmp_path), "--iterations", "1"]) == 0
+    path = Path(capsys.readouterr().out.strip())
+    plain, whole = load_checkpoint(path), load_checkpoint(ablation.SEGMENTER)
+    assert plain.aligner is None
+    names = {name for name in whole.state_dict() if not name.startswith(("aligner.", "slot_marks"))}
+    assert set(plain.state_dict()) == names
+    # One warm-up step away.
+    before, after = (model.state_dict()["decoder.layers.0.linear1.weight"] for model in (whole, plain))
+    assert 0 < (before - after).abs().max() < 1e-3
+    config = ablation.run_config("+ aligner", 0, ablation.parse(["run", "--output", "x", "--init", str(path)]))
+    start = trainer.Trainer(config, tmp_path / "run")
+    assert {name for name in start.fresh if not name.startswith("aligner.")} == {"slot_boxes"}
+    assert not start.model.aligner.layers[0].linear2.weight.any()  # it begins as nothing
