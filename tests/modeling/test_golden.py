@@ -101,6 +101,8 @@ def test_bitmask_checkpoint_starts_from_bitmask_boxes(tmp_path):
 
 
 def test_full_size_model(tmp_path):
+    # On two threads of a processor with AVX2 alone masks are 1.3e-3 from the same golden ones that one comes to 2.3e-4.
+    torch.set_num_threads(1)
     fixture = golden.fixture("r50_outputs")
     weights = golden.r50_state_dict()
     for name, crc in fixture["weights_crc32"].items():
