@@ -111,6 +111,16 @@ def test_a_graph_that_chooses_other_tokens_fails(contract, same_steps):
         verify(exported_model(), changed(worst), contract)
 
 
+def test_a_large_graph_is_verified_without_an_arena(contract, same_steps, monkeypatch):
+    whole, arenas = verification.open_session, []
+    monkeypatch.setattr(verification, "open_session", lambda graph, arena: arenas.append(arena) or whole(graph, arena))
+    expected = verify(exported_model(), small_graph().read_bytes(), contract)
+    monkeypatch.setattr(verification, "_LARGE", small_graph().stat().st_size)
+    found = verify(exported_model(), small_graph().read_bytes(), contract)
+    assert arenas == [True, False]
+    assert found.differences == pytest.approx(expected.differences, abs=1e-5)
+
+
 def test_ties_are_not_errors(contract):
     """Where all tokens score the same, any choice is right, and the rest of the graph is still held to the model."""
     model = copy.deepcopy(exported_model())
