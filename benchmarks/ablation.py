@@ -182,10 +182,7 @@ def train_segmenter(options: argparse.Namespace) -> int:
     if options.iterations:
         phases = tuple(replace(p, iterations=n) for p, n in zip(phases, options.iterations, strict=True))
     config = replace(config, phases=phases, overrides={})
-    weights = Trainer(config, options.output / "segmenter").run()
-    if weights is None:
-        raise KeyboardInterrupt
-    print(weights)
+    print(trained(config, options.output / "segmenter"))
     return 0
 
 
@@ -194,11 +191,16 @@ def train_plain(options: argparse.Namespace) -> int:
     config = load_config("synthetic_tiny")
     phases = (replace(config.phases[1], iterations=options.iterations, lr=5e-4),)
     config = replace(config, init=str(options.init), phases=phases, overrides={"aligner": None})
-    weights = Trainer(config, options.output / "plain").run()
+    print(trained(config, options.output / "plain"))
+    return 0
+
+
+def trained(config: TrainConfig, folder: Path) -> Path:
+    """The weights of a run that ended; KeyboardInterrupt where it was stopped."""
+    weights = Trainer(config, folder).run()
     if weights is None:
         raise KeyboardInterrupt
-    print(weights)
-    return 0
+    return weights
 
 
 def run_all(options: argparse.Namespace) -> int:
@@ -242,10 +244,7 @@ def measure(name: str, seed: int, options: argparse.Namespace) -> None:
         return
     print(f"{name}, seed {seed}", file=sys.stderr)
     with VARIANTS[name].change():
-        weights = Trainer(run_config(name, seed, options), folder).run()
-        if weights is None:
-            raise KeyboardInterrupt
-        model = load_checkpoint(weights).eval()
+        model = load_checkpoint(trained(run_config(name, seed, options), folder)).eval()
         scores = {split: score(model, _first(split, n)) for split, n in zip(SPLITS, options.videos, strict=True)}
         found = {"variant": name, "seed": seed, **facts, "scores": scores, "insight": insight(model)}
     write_json(path, found)

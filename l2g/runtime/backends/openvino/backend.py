@@ -123,12 +123,13 @@ class OpenVinoBackend:
 
     def _checked_hint(self, compiled: Compiled) -> str:
         """What the library says that it will compute in; L2GError unless it was told so."""
-        found, asked = compiled.model.get_property("INFERENCE_PRECISION_HINT"), compiled.settings
+        asked = compiled.settings["INFERENCE_PRECISION_HINT"]
+        found = compiled.model.get_property("INFERENCE_PRECISION_HINT")
         hint = str(found.get_type_name()) if hasattr(found, "get_type_name") else str(found)
-        if hint != asked["INFERENCE_PRECISION_HINT"]:
+        if hint != asked:
             raise L2GError(
-                f"{self.path}: OpenVINO was told to compute in {asked['INFERENCE_PRECISION_HINT']} and says that it "
-                f"computes in {hint}; use another --device, or --library onnxruntime"
+                f"{self.path}: OpenVINO was told to compute in {asked} and says that it computes in {hint}; use "
+                "another --device, or --library onnxruntime"
             )
         return hint
 
