@@ -45,7 +45,7 @@ FLOOR_STREAMS, FLOOR_FACTOR = 8, 2.5
 # (height, width) of an R50's levels at 480x864, and the queries of encoder and decoder.
 LEVELS = ((60, 108), (30, 54), (15, 27), (8, 14))
 QUERIES = {"encoder": sum(h * w for h, w in LEVELS), "decoder": 300}
-BLOCKS = (8, 16, 32, 64)
+BLOCKS = (4, 8, 16, 32, 64)
 
 
 def sides(model: Local2Global, graph: Path, fuse: bool | None) -> tuple[dict[str, Backend], dict[str, str]]:
@@ -112,6 +112,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", default="l2g_tiny", help="a checkpoint, or a preset with random weights (l2g_tiny)")
     parser.add_argument("--height", type=int, help="canvas of a preset (default: its own)")
     parser.add_argument("--width", type=int)
+    parser.add_argument("--graph", type=Path, help="its export with --top-k 50 (default: made here, in minutes)")
     parser.add_argument("--streams", type=int, default=1, help="of each step (default 1)")
     parser.add_argument("--repeats", type=int, default=100, help="steps that count (default 100)")
     parser.add_argument("--no-fuse", action="store_true", help="without torch.compile between the products")
@@ -138,8 +139,9 @@ def run(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         model = load(args.model, (args.height, args.width) if args.height else None, "cpu")
         height, width = model.config.input_size
-        graph = Path(folder) / "model.onnx"
-        export(model, graph, ExportOptions(top_k=TOP_K, max_streams=max(8, args.streams)))
+        graph = args.graph or Path(folder) / "model.onnx"
+        if args.graph is None:
+            export(model, graph, ExportOptions(top_k=TOP_K, max_streams=max(8, args.streams)))
         backends, missing = sides(model.to("cuda"), graph, False if args.no_fuse else None)
         for backend in backends.values():
             stack.enter_context(closing(backend))

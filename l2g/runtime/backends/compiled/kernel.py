@@ -15,9 +15,9 @@ from torch import Tensor
 
 from l2g.modeling.deformable import Shapes
 
-# Queries of a program: 300 queries of 8 heads are 152 programs, about one for each multiprocessor of a large GPU.
-# Reckoned, not measured; `benchmarks/compiled.py --sweep` measures others.
-BLOCK = 16
+# Queries of a program. On an H200 an R50's encoder layer takes 119 us with 8, 150 with 16 and 191 with 32
+# (`benchmarks/compiled.py --sweep`).
+BLOCK = 8
 # Bytes of a row of values that one warp reads at once, 16 by each of its lanes.
 WARP_BYTES = 512
 
