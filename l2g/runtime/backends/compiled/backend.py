@@ -33,8 +33,9 @@ class CompiledBackend:
 
     The model is prepared (`prepare`), traced for a number of streams (`trace`) and, on a GPU, captured: a step is then
     one launch. That takes seconds, or a minute where `torch.compile` joins operators, and is done at the first step,
-    or before it by `warm_up`. On a CPU the same operators run one after another. Another number of streams runs in the
-    smallest program that is there and less than half empty; where there is none one is made.
+    or before it by `warm_up`. On a CPU the same operators run one after another. Fewer streams run in the smallest
+    program that is there, so that no stream waits for the compiler because others have ended; for more, or where one
+    that is made for them pays (`warm_up`), there is a program more.
 
     Args:
         model: in evaluation mode, on the device where it is to run.
@@ -136,7 +137,7 @@ class CompiledBackend:
 
     def _fitting(self, streams: int) -> Program:
         """A program for so many streams; what its state holds counts for nothing."""
-        programs = [program for program in self._programs if streams <= program.streams < 2 * streams]
+        programs = [program for program in self._programs if streams <= program.streams]
         if not programs:
             return self._add(streams)
         program = min(programs, key=lambda program: program.streams)
