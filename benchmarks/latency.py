@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from l2g.artifacts.onnx_file import read_model
 from l2g.checkpoint import load_checkpoint
-from l2g.config import PRESETS
+from l2g.config import PRESETS, shipped_checkpoints
 from l2g.errors import L2GError
 from l2g.export.exporter import ExportOptions, export
 from l2g.export.graph.flops import count_flops, shapes_for_one_stream
@@ -132,7 +132,7 @@ def floors(graph: Path, device: str) -> dict[str, Floor]:
 def load(name: str, canvas: tuple[int, int] | None, device: str) -> Local2Global:
     """A preset with random weights, or a checkpoint."""
     torch.manual_seed(0)
-    if name in PRESETS and name != "l2g_tiny":
+    if name in PRESETS and name not in shipped_checkpoints():
         return build_model(name, **({"input_size": canvas} if canvas else {})).to(device)
     return load_checkpoint(name).eval().to(device)
 

@@ -17,8 +17,8 @@ def drive(model, video, resets=()):
     """Yield {output name: array} of each frame."""
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     contract = json.loads(session.get_modelmeta().custom_metadata_map["l2g.contract"])
-    if contract["schema_version"] not in (1, 2):
-        sys.exit(f"contract schema version {contract['schema_version']} found, 1 or 2 expected")
+    if contract["schema_version"] not in (1, 2, 3, 4):
+        sys.exit(f"contract schema version {contract['schema_version']} found, 1 to 4 expected")
     inputs = {spec["name"]: spec for spec in contract["inputs"]}
     outputs = [spec["name"] for spec in contract["outputs"]]
     carried = {state["input"]: state["output"] for state in contract["states"]}

@@ -1,6 +1,7 @@
 """The client that is not ours: it knows the graph from its contract alone and gives what our backend gives."""
 
 import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,11 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
 
+import onnx
+
+from l2g.artifacts.onnx_file import read_contract
 from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend
-from tests.exported import small_graph
+from tests.exported import edited, set_contract, small_graph
 from tests.exported_videomt import videomt_graph
 from tests.modeling.small import frames
 
@@ -81,6 +85,17 @@ def test_the_reset_is_one(tmp_path, video):
     one, other = np.load(tmp_path / "with.npz")["logits"], np.load(tmp_path / "without.npz")["logits"]
     np.testing.assert_allclose(one[:3], other[:3], atol=1e-6)
     assert np.abs(one[3] - other[3]).max() > 1e-3
+
+
+@pytest.mark.parametrize(("version", "code"), [(3, 0), (4, 0), (5, 1)])
+def test_every_version_of_the_contract_is_driven_and_no_later_one(version, code, tmp_path, video):
+    """3: of models of things and stuff; 4: of masks of any size. What the loop reads is the same."""
+    contract = json.loads(read_contract(onnx.load(small_graph()), "").to_json()) | {"schema_version": version}
+    graph = edited(small_graph(), set_contract(json.dumps(contract)), tmp_path / "graph.onnx", summed=False)
+    np.save(tmp_path / "frames.npy", video)
+    done = client(graph, tmp_path / "frames.npy", tmp_path / "outputs.npz")
+    assert done.returncode == code
+    assert ("version 5 found, 1 to 4 expected" in done.stderr) == (code == 1)
 
 
 def test_frames_off_the_canvas_are_named(tmp_path, video):

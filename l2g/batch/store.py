@@ -157,8 +157,8 @@ class ObjectStore:
 
     def commit(self, folder: Path, record: VideoRecord) -> bool:
         self._claim(record)
-        for file in sorted(folder.iterdir()):
-            self.put(file, f"{record.name}/{file.name}")
+        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+            self.put(file, f"{record.name}/{file.relative_to(folder).as_posix()}")
         write_json(folder / RECORD, record.to_json())
         return self._create(f"{record.name}/{RECORD}", (folder / RECORD).read_bytes())
 

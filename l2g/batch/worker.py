@@ -19,6 +19,7 @@ from l2g.errors import L2GError, VideoError
 from l2g.runtime.backends.base import Backend
 from l2g.runtime.backends.open import ARTIFACT_SUFFIXES, open_backend
 from l2g.runtime.identity.tracks import TrackParameters
+from l2g.runtime.panoptic.options import check_task
 from l2g.runtime.video.job import FlowOptions, JobSummary, process_video
 from l2g.runtime.video.lane import OutputOptions
 from l2g.runtime.video.live.watcher import Watcher
@@ -36,7 +37,11 @@ class Replica:
 
     def ready(self) -> str:
         """Opens the model, so that what is wrong with it is known before the first video; who this is."""
-        self._backend(False)
+        task = check_task(None, self._backend(False).contract)
+        if self._settings.piece and task != "instances":
+            raise L2GError(
+                f"{self._settings.model}: gives {task} maps, and --piece joins tracks alone; leave out --piece"
+            )
         return self._worker
 
     def do(self, task: Task) -> Result:

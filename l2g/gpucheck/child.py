@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from l2g.config import PRESETS
+from l2g.config import PRESETS, shipped_checkpoints
 from l2g.errors import L2GError
 from l2g.files import read_json
 from l2g.gpucheck.devices import Hardware
@@ -34,7 +34,7 @@ KINDS = {
 }
 _PR_SET_PDEATHSIG = 1
 # Models without weights of their own.
-RANDOM = frozenset(PRESETS) - {"l2g_tiny"}
+RANDOM = frozenset(PRESETS).difference(shipped_checkpoints())
 
 
 def main(argv: Sequence[str] | None = None, hardware: Callable[[str], Hardware] = Hardware) -> int:

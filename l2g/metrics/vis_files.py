@@ -19,6 +19,8 @@ from l2g.metrics.tubes import Tubes
 
 # A double; integers of JSON may be larger.
 _LARGEST = sys.float_info.max
+# Frames; at 30 a second nine hours.
+_LONGEST = 1_000_000
 OCCLUSION = {"no_occlusion": 0.0, "slight_occlusion": 0.25, "severe_occlusion": 0.75}
 
 
@@ -80,7 +82,7 @@ def read_ground_truth(source: str | Path | Json, ovis: bool) -> GroundTruth:
         tubes[tube.video_id, tube.category_id].append(tube)
     return GroundTruth(
         video_ids=tuple(sorted(videos)),
-        video_lengths={id_: video.get("length") for id_, video in videos.items()},
+        video_lengths={id_: _length(video, f"ground truth video (id {id_})") for id_, video in videos.items()},
         category_ids=tuple(sorted(categories)),
         category_names={id_: str(category.get("name", id_)) for id_, category in categories.items()},
         tubes={key: tuple(group) for key, group in tubes.items()},
@@ -149,7 +151,7 @@ def _average_area(areas: list[Any], where: str) -> float:
 def _occlusion(levels: list[Any], where: str) -> float:
     """Mean of the upper half of the tube's occlusion levels, 0..0.75 (OVIS: https://arxiv.org/abs/2102.01558)."""
     for frame, level in enumerate(levels):
-        if level is not None and level not in OCCLUSION:
+        if level is not None and (not isinstance(level, str) or level not in OCCLUSION):
             raise DataError(
                 f"{where}, frame {frame}: occlusion is {level!r}, expected null or one of {list(OCCLUSION)}"
             )
@@ -182,8 +184,11 @@ def read_results(source: str | Path | list[Json], truth: GroundTruth, allow_empt
             raise DataError(f"{where} (video {video_id}): 'segmentations' is {found}, expected a list of frames")
         # `l2g run` writes the lists of long videos from the track's first frame to its last.
         if "first_frame" in entry:
-            first = _int(entry, "first_frame", where)
-            behind = (truth.video_lengths[video_id] or 0) - first - len(masks)
+            first, length = _int(entry, "first_frame", where), truth.video_lengths[video_id]
+            most = _LONGEST if length is None else length
+            if not 0 <= first <= most:
+                raise DataError(f"{where} (video {video_id}): first_frame {first} found, 0 to {most} expected")
+            behind = (length or 0) - first - len(masks)
             masks = [*[None] * first, *masks, *[None] * max(0, behind)]
         by_video[video_id].append(Prediction(index, video_id, category_id, float(score), masks))
     return by_video
@@ -194,6 +199,16 @@ def _int(entry: Json, key: str, where: str) -> int:
     if type(value) is not int and (not isinstance(value, Integral) or isinstance(value, bool)):
         raise DataError(f"{where}: '{key}' is {value!r}, expected an integer")
     return int(value)
+
+
+def _length(video: Json, where: str) -> int | None:
+    """Frames of a video, where the file says how many."""
+    if video.get("length") is None:
+        return None
+    length = video["length"]
+    if isinstance(length, bool) or not isinstance(length, Real) or not 0 <= length <= _LONGEST or length != int(length):
+        raise DataError(f"{where}: 'length' is {length!r:.40}, expected a number of frames")
+    return int(length)
 
 
 _Owner = TypeVar("_Owner", TruthTube, Prediction)

@@ -64,8 +64,8 @@ class ServingOptions:
     def __post_init__(self) -> None:
         self._expect(self.backend in BACKENDS, f"backend '{self.backend}'", f"one of {', '.join(BACKENDS)}")
         self._expect(self.strategy in STRATEGIES, f"strategy '{self.strategy}'", f"one of {', '.join(STRATEGIES)}")
-        for name, count in (("streams", self.streams), ("batch", self.batch or 1), ("instances", self.instances)):
-            self._expect(1 <= count <= 10_000, f"{name} {count}", "1 to 10000")
+        for name, count in (("streams", self.streams), ("batch", self.batch), ("instances", self.instances)):
+            self._expect(count is None or 1 <= count <= 10_000, f"{name} {count}", "1 to 10000")
         self._expect(1 <= self.version < 2**31, f"version {self.version}", "1 or more")
         self._expect(1e-3 <= self.idle <= 1e6, f"an idle time of {self.idle:g} s", "0.001 to 1000000")
         self._expect(0 <= self.delay <= 60, f"a queue delay of {self.delay:g} s", "0 to 60")

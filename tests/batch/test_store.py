@@ -37,6 +37,14 @@ def test_a_committed_video_is_there_and_nothing_else(store, tmp_path):
         assert list((store.root / ".staging").iterdir()) == []
 
 
+def test_folders_of_maps_come_along(store):
+    with store.stage("a") as folder:
+        (folder / "pan_pred" / "a").mkdir(parents=True)
+        (folder / "pan_pred" / "a" / "0.png").write_bytes(b"map")
+        assert store.commit(folder, done("a"))
+    assert store.read("a/pan_pred/a/0.png") == b"map"
+
+
 def test_of_copies_that_end_together_one_is_first(store):
     """The record that stays is that of the copy that was told so."""
     copies = [replace(done("a"), worker=str(number)) for number in range(8)]

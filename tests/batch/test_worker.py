@@ -12,6 +12,7 @@ from l2g.batch import worker
 from l2g.batch.records import DONE, Entry, Settings, Task
 from l2g.batch.run import _resources
 from l2g.batch.worker import Replica
+from l2g.errors import L2GError
 from l2g.runtime.video.source import open_source
 from l2g.runtime.video.writer import VideoWriter
 from tests.batch.made import FILES, one_by_one
@@ -85,3 +86,10 @@ def test_a_worker_has_its_share_of_the_machine(there, address, given, expected, 
     monkeypatch.setattr(ray, "cluster_resources", lambda: there)
     found = _resources(address, *given, None, None)
     assert (found.workers, found.threads, found.gpus) == expected
+
+
+def test_pieces_are_not_taken_of_a_model_that_gives_maps(tmp_path):
+    """What joins pieces knows tracks alone: the stuff would be lost without a word."""
+    replica = Replica(Settings("l2g_tiny_panoptic", piece=60.0, overlay=False), str(tmp_path / "out"), 1)
+    with pytest.raises(L2GError, match="gives panoptic maps, and --piece joins tracks alone; leave out --piece"):
+        replica.ready()

@@ -5,6 +5,7 @@ import shutil
 import stat
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -175,6 +176,24 @@ def test_latency_is_what_it_takes(folder, tmp_path, monkeypatch):
         assert at["device busy"] == 50
         assert at["memory of the device"] in (0, 500 * 2**20 / 1e6)
     assert found["small 64x96", 1, "median"]["note"] == "3 frames"
+
+
+def test_few_streams_come_before_many(folder):
+    """In whatever order they are asked for: compiled PyTorch runs fewer in what was made for more."""
+    seen = []
+
+    class Watched(Imagined):
+        def open_graph(self, path, way):
+            backend = super().open_graph(path, way)
+            plain = backend.step
+            backend.step = lambda frames, reset: (seen.append(len(frames)), plain(frames, reset))[1]
+            return backend
+
+    options = replace(OPTIONS, streams=(2, 1))
+    write_json(folder / "options.json", options.to_json())
+    figures(folder, "latency-small-onnx-runtime-fp32", Watched("cuda"))
+    assert seen == sorted(seen)
+    assert set(seen) == {1, 2}
 
 
 def test_one_batch_that_does_not_fit_leaves_the_others(folder):

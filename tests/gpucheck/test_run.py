@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("torch")
+from l2g.config import PRESETS
 from l2g.errors import DataError, L2GError
 from l2g.gpucheck import plan as planning
 from l2g.gpucheck import run as running
@@ -63,8 +64,9 @@ def test_what_counts_most_comes_first_and_what_it_needs_before_it():
     last_parity = max(place for place, name in enumerate(names) if name.startswith("parity"))
     first_latency = min(place for place, name in enumerate(names) if name.startswith("latency"))
     assert last_parity < names.index("floors") < first_latency
-    # Random weights have nothing to score; their engines are held to their graphs.
+    # Shipped weights are scored, random ones have nothing to score; their engines are held to their graphs.
     assert not any("parity-l2g_r50" in name for name in names)
+    assert {"l2g_tiny", "l2g_tiny_panoptic"} == set(PRESETS) - RANDOM
     assert {f"verify-l2g_r50-tensorrt-{p}" for p in ("fp32", "fp16", "int8")} <= set(names)
     for model in ("l2g_r50", "l2g_tiny"):
         assert {name for name in names if name.startswith(f"latency-{model}")} == {

@@ -153,6 +153,8 @@ MASK = {"size": [16, 16], "counts": "R1880000000000000n2"}
         (lambda r: r[1].update(score=10**400), "entry 1 .*'score' is 1000"),
         (lambda r: r[1].update(score=-(10**400)), "entry 1 .*'score' is -1000"),
         (lambda r: r[1].update(video_id="1"), "entry 1: 'video_id' is '1'"),
+        (lambda r: r[1].update(first_frame=-1), r"entry 1 \(video 1\): first_frame -1 found, 0 to 2 expected"),
+        (lambda r: r[1].update(first_frame=10**30), "entry 1 .*first_frame 1000"),
         (lambda r: r[2].update(segmentations=None), r"entry 2 \(video 1\): 'segmentations' is NoneType"),
         (lambda r: r.insert(0, 7), "entry 0: found int"),
         (
@@ -179,6 +181,8 @@ def test_broken_results_are_named(change, message):
         (lambda t: t.pop("videos"), "ground truth: has no 'videos'"),
         (lambda t: t.update(annotations=None), "'annotations' is NoneType"),
         (lambda t: t["videos"].append(t["videos"][0]), "video 1: id 1 is used twice"),
+        (lambda t: t["videos"][0].update(length="2"), r"video \(id 1\): 'length' is '2'"),
+        (lambda t: t["videos"][0].update(length=2.5), r"video \(id 1\): 'length' is 2.5"),
         (lambda t: t["annotations"][1].update(id=1), "annotation 1: id 1 is also that of annotation 0"),
         (lambda t: t["annotations"][1].update(video_id=5), r"annotation 1 \(id 2\): video_id 5"),
         (lambda t: t["annotations"][1].update(category_id=9), r"annotation 1 \(id 2\): category_id 9"),
@@ -201,6 +205,7 @@ def test_broken_ground_truth_is_named(change, message):
         (lambda t: t["annotations"][0].pop("occlusion"), "annotation 0 .* has no 'occlusion'"),
         (lambda t: t["annotations"][0].update(occlusion=[None, None]), "annotation 0 .*no level"),
         (lambda t: t["annotations"][0].update(occlusion=["some", None]), "annotation 0 .*frame 0: occlusion is 'some'"),
+        (lambda t: t["annotations"][0].update(occlusion=[["x"], None]), "annotation 0 .*frame 0: occlusion is ..x.."),
     ],
 )
 def test_ovis_needs_occlusion(change, message):

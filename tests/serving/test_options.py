@@ -50,6 +50,7 @@ def test_what_does_not_fit_the_streams(how, most, said):
         ({"server": "new"}, "its release, such as 25.08"),
         ({"backend": "tflite"}, "backend 'tflite' found"),
         ({"streams": 0}, "streams 0 found"),
+        ({"batch": 0}, "batch 0 found"),
         ({"idle": 0.0}, "an idle time of 0 s"),
         ({"versions": "0"}, "versions '0' found"),
         ({"score_threshold": 2.0}, "birth_score 2.0"),

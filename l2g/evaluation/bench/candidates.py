@@ -50,6 +50,8 @@ def candidates(
     """
     if not models:
         raise L2GError("no model given; give a checkpoint, a graph or an engine")
+    if threads is not None and threads < 1:
+        raise L2GError(f"{threads} threads asked for, at least 1 expected")
     found: list[Candidate] = []
     left: list[Left] = []
     for model in dict.fromkeys(models):

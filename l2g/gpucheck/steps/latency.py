@@ -29,7 +29,9 @@ def run(context: Context) -> None:
         idle = _settled(sensors, began)
         began = time.perf_counter()
         with closing(open_way(context, way)) as backend:
-            first = context.options.streams[0]
+            # Compiled PyTorch runs fewer streams in what was made for more.
+            counts = sorted(context.options.streams)
+            first = counts[0]
             _first_frame(backend, first)
             start, now = time.perf_counter() - began, resident()
             added = None if held is None or now is None else (now - held) / 1e6
@@ -37,7 +39,7 @@ def run(context: Context) -> None:
                 Figure(context.subject, way.name, "start, to the first results", "s", start, first),
                 Figure(context.subject, way.name, "memory of the process", "MB", added, first),
             )
-            for streams in context.options.streams:
+            for streams in counts:
                 _at(context, backend, streams, sensors, idle)
 
 

@@ -95,3 +95,5 @@ def test_bad_input(capsys):
         measure([], frames=0)
     assert main(["missing.onnx", "--quiet"]) == 2
     assert "no such file" in capsys.readouterr().err
+    assert main(["l2g_tiny", "--threads", "-1", "--quiet"]) == 2
+    assert "-1 threads asked for, at least 1 expected" in capsys.readouterr().err

@@ -76,7 +76,9 @@ class CompiledBackend:
         self._valid: BoolArray | None = None  # bool [B]; None before the first step
 
     def warm_up(self, streams: int, progress: Progress = SILENT) -> None:
-        """Compile for so many streams, unless that is done."""
+        """Compile for so many streams, unless that is done. L2GError for fewer than one."""
+        if streams < 1:
+            raise L2GError(f"{streams} streams asked for, at least 1 expected")
         if all(program.streams != streams for program in self._programs):
             self._add(streams, progress)
 

@@ -37,11 +37,11 @@ def open_sender(url: str, out: Callable[[str], None]) -> Sender:
     out: is told when the other side is lost and found, and how many lines it missed. VideoError for another address,
     or where the library is missing.
     """
-    parts = urlsplit(url)
     try:
+        parts = urlsplit(url)
         there = bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number
-        there = False
+    except ValueError:  # brackets around no address, a port that is no number
+        parts, there = urlsplit(""), False
     if parts.scheme in ("http", "https") and there:
         return WebSender(url, out)
     if parts.scheme in ("mqtt", "mqtts") and there and parts.path.strip("/"):

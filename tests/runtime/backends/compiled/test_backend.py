@@ -124,6 +124,11 @@ def test_fewer_streams_never_wait_for_the_compiler():
         assert [program.streams for program in made._programs] == sizes
 
 
+def test_no_streams_are_none():
+    with pytest.raises(L2GError, match="0 streams asked for, at least 1 expected"):
+        CompiledBackend(exported_model()).warm_up(0)
+
+
 def test_only_so_many_programs_are_kept(monkeypatch):
     monkeypatch.setattr(module, "Program", lambda _, __, streams, *___: streams)
     made = CompiledBackend(exported_model())

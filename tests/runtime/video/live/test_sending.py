@@ -213,7 +213,9 @@ def test_a_broker_that_comes_late_gets_what_waited():
         sender.close()
 
 
-@pytest.mark.parametrize("url", ["ftp://host/x", "mqtt://host", "http://", "mqtt://host:port/topic", "x"])
+@pytest.mark.parametrize(
+    "url", ["ftp://host/x", "mqtt://host", "http://", "mqtt://host:port/topic", "http://[::1", "x"]
+)
 def test_other_addresses_are_refused(url):
     with pytest.raises(VideoError, match="expected"):
         open_sender(url, print)
