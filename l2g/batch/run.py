@@ -95,9 +95,14 @@ def run_batch(
     On Ctrl-C what was done is kept and `interrupted` says so. Raises L2GError for an input without videos, an output
     with results of other settings, and a model that cannot be opened.
     """
-    for name, number, least in (("workers", workers, 1), ("threads", threads, 1), ("retries", retries, 0)):
+    for name, number, least in (
+        ("workers", workers, 1),
+        ("threads", threads, 1),
+        ("gpus", gpus, 0),
+        ("retries", retries, 0),
+    ):
         if number is not None and number < least:
-            raise L2GError(f"{number} {name} found; expected {least} or more")
+            raise L2GError(f"{number:g} {name} found; expected {least} or more")
     check_output(output)
     # A store's prefix has no lock: there, one run at a time is the caller's care.
     with nullcontext() if is_url(output) else locked(output):

@@ -57,7 +57,7 @@ class How:
     """How a check is run, which changes nothing of what its numbers mean.
 
     device: "cuda" or "cpu". prepare: only what needs no device. retry: also what failed before. only: steps whose names
-    hold one of these words, and what they need. minutes: no step begins after that.
+    hold one of these words, and what they need. minutes: no step begins after that. L2GError for none of them.
     """
 
     device: str = "cuda"
@@ -65,6 +65,10 @@ class How:
     retry: bool = False
     only: tuple[str, ...] = ()
     minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.minutes is not None and not self.minutes > 0:
+            raise L2GError(f"{self.minutes:g} minutes found, more than 0 expected")
 
 
 class NoGpuError(L2GError):

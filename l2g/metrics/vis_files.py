@@ -206,7 +206,8 @@ def _length(video: Json, where: str) -> int | None:
     if video.get("length") is None:
         return None
     length = video["length"]
-    if isinstance(length, bool) or not isinstance(length, Real) or not 0 <= length <= _LONGEST or length != int(length):
+    number = isinstance(length, int | float) and not isinstance(length, bool)
+    if not number or not 0 <= length <= _LONGEST or length != int(length):
         raise DataError(f"{where}: 'length' is {length!r:.40}, expected a number of frames")
     return int(length)
 

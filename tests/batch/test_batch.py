@@ -150,6 +150,7 @@ def test_pieces_through_an_object_store(model, clips, s3, tmp_path):
         (["--input", "gone"], "gone: no such file or folder"),
         (["--input", "."], "no videos found"),
         (["--input", ".", "--workers", "0"], "0 workers found; expected 1 or more"),
+        (["--input", ".", "--gpus", "-1"], "-1 gpus found; expected 0 or more"),
         (["--input", ".", "--piece", "1"], "add --no-overlay"),
         (["--input", "nowhere://a/b"], "cannot be opened"),
     ],

@@ -320,5 +320,11 @@ def test_options_that_do_not_fit(options, text):
         Options(**options)
 
 
+@pytest.mark.parametrize("minutes", [0.0, -1.0, float("nan")])
+def test_a_check_takes_time(minutes):
+    with pytest.raises(L2GError, match="minutes found, more than 0 expected"):
+        How(minutes=minutes)
+
+
 if os.name != "posix":
     pytestmark = pytest.mark.skip(reason="processes and signals of POSIX")

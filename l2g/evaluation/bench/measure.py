@@ -85,8 +85,9 @@ def measure(
     the frames as well, else they are noise. streams: videos that share a step while AP is measured.
     Raises L2GError where nothing can be run and where the models have different canvases.
     """
-    if frames < 1:
-        raise L2GError(f"{frames} frames asked for, at least 1 expected")
+    for name, count in (("frames", frames), ("streams", streams)):
+        if count < 1:
+            raise L2GError(f"{count} {name} asked for, at least 1 expected")
     before = _load()
     refused = [(item.name, item.reason) for item in left]
     with ExitStack() as stack:

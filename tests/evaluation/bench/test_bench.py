@@ -93,6 +93,8 @@ def test_bad_input(capsys):
         measure([Candidate("b.onnx", "nowhere", refusing)], progress=False)
     with pytest.raises(L2GError, match="0 frames asked for"):
         measure([], frames=0)
+    with pytest.raises(L2GError, match="0 streams asked for"):
+        measure([], streams=0)
     assert main(["missing.onnx", "--quiet"]) == 2
     assert "no such file" in capsys.readouterr().err
     assert main(["l2g_tiny", "--threads", "-1", "--quiet"]) == 2
