@@ -51,6 +51,7 @@ class TritonPythonModel:
             top_k=int(options["top_k"]),
             max_age=int(options["max_age"]),
             cuts=cuts if cuts in ("auto", "off") else tuple(map(float, cuts.split(","))),
+            task="instances",  # tracks are what travels back
         )
         idle = int(config["sequence_batching"]["max_sequence_idle_microseconds"]) / 1e6
         self._streams = ServedStreams(tracker, idle)
