@@ -29,8 +29,8 @@ import torch
 from tqdm import tqdm
 
 from l2g.artifacts.onnx_file import read_model
-from l2g.checkpoint import load_checkpoint
-from l2g.config import PRESETS, shipped_checkpoints
+from l2g.checkpoint import load_checkpoint, shipped_checkpoints
+from l2g.config import PRESETS
 from l2g.errors import L2GError
 from l2g.export.exporter import ExportOptions, export
 from l2g.export.graph.flops import count_flops, shapes_for_one_stream

@@ -17,15 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l2g.config import (
-    WEIGHTS,
-    BackboneConfig,
-    DecoderConfig,
-    EncoderConfig,
-    ModelConfig,
-    SwinConfig,
-    shipped_checkpoints,
-)
+from l2g.config import BackboneConfig, DecoderConfig, EncoderConfig, ModelConfig, SwinConfig
 from l2g.errors import CheckpointError, ConfigError
 from l2g.files import write_atomically
 from l2g.modeling.backbones.swin import relative_position_index
@@ -40,6 +32,7 @@ from l2g.public.table import public_models
 
 CONFIG_KEY = "l2g.config"
 # Checkpoints that are installed with the package.
+WEIGHTS = Path(__file__).parent / "weights"
 
 # Public name -> ours, by prefix; the first that fits counts. None: the tensor is redundant and is left out.
 _PIXEL, _PREDICTOR = "sem_seg_head.pixel_decoder.", "sem_seg_head.predictor."
@@ -145,6 +138,11 @@ def load_checkpoint(
     model = Local2Global(config)
     model.load_state_dict(tensors)
     return model.eval()
+
+
+def shipped_checkpoints() -> list[str]:
+    """Names of the checkpoints that are installed with the package; `load_checkpoint` takes them for a path."""
+    return sorted(file.stem for file in WEIGHTS.glob("*.safetensors"))
 
 
 def find_checkpoint(path: str | os.PathLike) -> Path:

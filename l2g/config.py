@@ -5,13 +5,11 @@ from __future__ import annotations
 import dataclasses
 import typing
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from l2g.errors import ConfigError
 from l2g.records import as_type
 
-WEIGHTS = Path(__file__).parent / "weights"
 # Blocks per stage and kind of block of the standard ResNets (He et al. 2016, table 1).
 RESNETS = {
     18: ("basic", (2, 2, 2, 2)),
@@ -361,11 +359,6 @@ PRESETS = {
     # The same for things and stuff: the eight shapes and four textures of synthetic panoptic video.
     "l2g_tiny_panoptic": _TINY.replace(num_classes=12, stuff_classes=(8, 9, 10, 11)),
 }
-
-
-def shipped_checkpoints() -> list[str]:
-    """Names of the checkpoints that are installed with the package; `load_checkpoint` takes them for a path."""
-    return sorted(file.stem for file in WEIGHTS.glob("*.safetensors"))
 
 
 def get_config(config_or_preset: ModelConfig | str, **overrides) -> ModelConfig:

@@ -15,7 +15,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from l2g.config import PRESETS, shipped_checkpoints
+import l2g
+from l2g.config import PRESETS
 from l2g.errors import L2GError
 from l2g.files import read_json
 from l2g.gpucheck.devices import Hardware
@@ -34,7 +35,7 @@ KINDS = {
 }
 _PR_SET_PDEATHSIG = 1
 # Models without weights of their own.
-RANDOM = frozenset(PRESETS).difference(shipped_checkpoints())
+RANDOM = frozenset(PRESETS) - {file.stem for file in Path(l2g.__file__).with_name("weights").glob("*.safetensors")}
 
 
 def main(argv: Sequence[str] | None = None, hardware: Callable[[str], Hardware] = Hardware) -> int:
