@@ -2,7 +2,7 @@
 
     python benchmarks/ablation.py segmenter --output runs/ablation                        # 27,500 iterations on images
     python benchmarks/ablation.py plain --output runs/ablation                            # and 3,000 without an aligner
-    python benchmarks/ablation.py run --output runs/ablation --variants table3 --seeds 0 1 2
+    python benchmarks/ablation.py run --output runs/table3 --init runs/ablation/plain/model.safetensors
     python benchmarks/ablation.py table --output runs/ablation
     python benchmarks/ablation.py pack --output runs/ablation --archive benchmarks/ablation.json.gz
     python benchmarks/ablation.py picture --output runs/ablation --picture crossing.png
@@ -10,13 +10,14 @@
     python benchmarks/ablation.py gradients --models l2g_tiny runs/ablation/trajectory-0/phase0.safetensors
 
 Every variant starts from the same image segmenter (`--init`; benchmarks/segmenter.safetensors is what the first command
-gives), learns what it adds on images (the aligner, learned boxes) with everything else frozen, and then everything on
-clips: the same clips, in the same order, for the same number of iterations. It is scored on four splits, with the
-handover of identities and without: AP, switches, what becomes of objects that return, how far a slot's query moves from
-frame to frame and what the aligner attends to. `sight` scores trained models once more with an aligner that sees
-nothing of the present, or another video's, `gradients` says what comes to its parts. The table has 95 % intervals over
-seeds and videos (bootstrap; the same seeds and videos are drawn for all variants). Interrupt it at any moment: the same
-command goes on where it stopped. Several at once, with other seeds or variants and the same output, share the work.
+gives; where variants have no aligner, take the second's, which has none to lose), learns what it adds on images (the
+aligner, learned boxes) with everything else frozen, and then everything on clips: the same clips, in the same order,
+for the same number of iterations. It is scored on four splits, with the handover of identities and without: AP,
+switches, what becomes of objects that return, how far a slot's query moves from frame to frame and what the aligner
+attends to. `sight` scores trained models once more with an aligner that sees nothing of the present, or another
+video's, `gradients` says what comes to its parts. The table has 95 % intervals over seeds and videos (bootstrap; the
+same seeds and videos are drawn for all variants). Interrupt it at any moment: the same command goes on where it
+stopped. Several at once, with other seeds or variants and the same output, share the work.
 `pack` puts the results into one file, beside those that are in it already, which `table` reads in place of a folder.
 """
 
@@ -208,6 +209,9 @@ def run_all(options: argparse.Namespace) -> int:
         raise L2GError(f"{options.init}: no such file; `ablation.py segmenter` trains it, give it as --init")
     asked = [name for given in options.variants for pair in TABLES.get(given, ((given,),)) for name in pair]
     names = [name for name in VARIANTS if name in asked]
+    losing = [name for name in names if VARIANTS[name].model.get("aligner", "kept") is None]
+    if losing and load_checkpoint(options.init).config.aligner:
+        print(f"note: {options.init} has an aligner that {', '.join(losing)} will lose; see `plain`", file=sys.stderr)
     for seed in options.seeds:
         for name in names:
             measure(name, seed, options)

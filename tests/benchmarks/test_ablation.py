@@ -176,6 +176,14 @@ def layers():
     return AlignerLayer(64, 8, 128), [torch.randn(2, 20, 64) for _ in range(4)]
 
 
+@pytest.mark.parametrize(("variants", "said"), [(["baseline", "+ aligner"], True), (["+ aligner"], False)])
+def test_who_loses_a_learned_aligner_is_said(variants, said, tmp_path, monkeypatch, capsys):
+    """The decoder has learned with it: what has none then is handicapped."""
+    monkeypatch.setattr(ablation, "measure", lambda *_: None)
+    assert ablation.main(["run", "--output", str(tmp_path), "--variants", *variants]) == 0
+    assert ("has an aligner that baseline will lose; see `plain`" in capsys.readouterr().err) == said
+
+
 def test_what_the_paper_leaves_open_is_what_its_name_says(layers):
     layer, given = layers
     with ablation_open.CHANGES["norm before each part"](), torch.no_grad():
