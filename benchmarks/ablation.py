@@ -112,6 +112,11 @@ TABLES = {
         *((name, "+ trajectory") for name in ("loss in 2 of 8 frames", "static positions", "dynamic positions")),
         ("static positions", "dynamic positions"),
     ),
+    "look": (
+        ("dynamic positions", "trajectory alone"),
+        ("told where to look", "trajectory alone"),
+        ("told where to look", "dynamic positions"),
+    ),
     "open": tuple((name, "dynamic positions" if VARIANTS[name].model else "+ trajectory") for name in CHANGES),
 }
 

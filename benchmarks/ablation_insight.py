@@ -88,7 +88,7 @@ def _add(sums, decoded, prior: Tensor, aligned: Tensor, weights: Tensor | None) 
         cosine = F.cosine_similarity(one, other, dim=-1)
         sums[f"{name}, held"].append(cosine[held].numpy())
         sums[f"{name}, free"].append(cosine[~held].numpy())
-    overlap = _ious(decoded.output.boxes, local.boxes)
+    overlap = ious(decoded.output.boxes, local.boxes)
     best, own = overlap.max(-1)
     there = held & (best >= OWN)
     sums["objects with a local query of their own"].append(there[held].float().numpy())
@@ -102,7 +102,7 @@ def _add(sums, decoded, prior: Tensor, aligned: Tensor, weights: Tensor | None) 
         sums[f"layer {number}: own local query"].append(layer.gather(2, own[..., None])[..., 0][there].numpy())
 
 
-def _ious(one: Tensor, other: Tensor) -> Tensor:
+def ious(one: Tensor, other: Tensor) -> Tensor:
     """[B, N, 4] and [B, M, 4] (cx, cy, w, h) -> [B, N, M]."""
     low = torch.maximum((one[..., :2] - one[..., 2:] / 2)[:, :, None], (other[..., :2] - other[..., 2:] / 2)[:, None])
     high = torch.minimum((one[..., :2] + one[..., 2:] / 2)[:, :, None], (other[..., :2] + other[..., 2:] / 2)[:, None])

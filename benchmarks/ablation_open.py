@@ -4,12 +4,14 @@ present."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from types import MappingProxyType
+from typing import Any
 from unittest import mock
 
 import torch
+from ablation_insight import OWN, ious
 from torch import Tensor
 
 from l2g.data.dataset import VideoDataset
@@ -20,6 +22,8 @@ from l2g.modeling.local2global import FrameState, Local2Global
 from l2g.training import optimiser, trainer
 from l2g.training.config import DataConfig
 from l2g.training.dataset import SYNTHETIC_FRAMES
+from l2g.training.loss.objectives import ClipObjective
+from l2g.training.loss.targets import FrameTargets
 from l2g.training.start import quiet_aligner
 
 Change = Callable[[], AbstractContextManager]
@@ -86,6 +90,56 @@ def _faster(factor: float) -> Change:
     return lambda: mock.patch.object(trainer, "build_optimiser", build)
 
 
+@contextmanager
+def _told_where_to_look() -> Iterator[None]:
+    """On clips there is one more term: every layer of the aligner is to look at the local query whose box overlaps its
+    slot's object most. Nothing else differs, and where it looks when it is scored is its own."""
+    looks: list[Tensor] = []  # [B, N, N] of every layer in every frame of a window
+    seen: dict[str, Any] = {}
+    whole, roll, choose = ClipObjective.forward, ClipObjective._roll, ClipObjective._slots
+
+    def forward(self, queries, position, keys, values):
+        q = queries + position
+        queries = self.norm1(queries + attend(self.self_attn, q, q, queries))
+        found, weights = self.cross_attn(queries + position, keys, values)
+        looks.append(weights)
+        queries = self.norm2(queries + found)
+        return self.feed_forward(queries, self.norm3)
+
+    def objective(self, batch):
+        looks.clear()
+        with mock.patch.object(AlignerLayer, "forward", forward):
+            terms = whole(self, batch)
+        layers = torch.stack(looks).unflatten(0, (batch.frames.shape[1], -1)).transpose(0, 1).flatten(1, 2)
+        terms["look"] = looking(layers, seen["boxes"], seen["targets"], seen["slots"])
+        looks.clear()
+        return terms
+
+    def rolled(self, memory, local, state, streams):
+        seen["boxes"] = local.boxes.detach()
+        return roll(self, memory, local, state, streams)
+
+    def chosen(self, outputs, targets, slots):
+        seen.update(targets=targets, slots=choose(self, outputs, targets, slots))
+        return seen["slots"]
+
+    with ExitStack() as stack:
+        for name, change in (("forward", objective), ("_roll", rolled), ("_slots", chosen)):
+            stack.enter_context(mock.patch.object(ClipObjective, name, change))
+        yield
+
+
+def looking(looks: Tensor, boxes: Tensor, targets: FrameTargets, slots: Tensor) -> Tensor:
+    """Mean of -log of what the local query of its object gets from a slot: its entropy is log N where all get alike.
+
+    looks: [L, F, N, M], rows sum to 1. boxes: [F, M, 4], of the local queries. slots: int64 [F, I], -1 for none.
+    """
+    overlap, own = ious(targets.boxes, boxes).max(-1)
+    frame, instance = (targets.present & (slots >= 0) & (overlap >= OWN)).nonzero(as_tuple=True)
+    shares = looks[:, frame, slots[frame, instance], own[frame, instance]]
+    return -shares.clamp(min=1e-6).log().sum() / max(1, shares.numel())
+
+
 CHANGES: Mapping[str, Change] = MappingProxyType(
     {
         "norm before each part": _norm_first,
@@ -93,11 +147,13 @@ CHANGES: Mapping[str, Change] = MappingProxyType(
         "places in values too": _places_in_values,
         "no gradient between frames": _detached,
         "aligner learns 5 times as fast": _faster(5),
+        "told where to look": _told_where_to_look,
     }
 )
 
 # The fields of the model that a change needs.
-MODELS = MappingProxyType({"places in values too": {"aligner": {"local_position": "dynamic"}}})
+_PLACED = {"aligner": {"local_position": "dynamic"}}
+MODELS = MappingProxyType({"places in values too": _PLACED, "told where to look": _PLACED})
 
 
 def clips_of_crossing() -> AbstractContextManager:

@@ -232,6 +232,57 @@ def test_no_gradient_between_frames_and_a_faster_aligner(model):
     assert {rate for name, rate in names.items() if name.startswith("heads.")} == {1.0}
 
 
+def test_an_aligner_that_is_told_where_to_look():
+    """The term is what the model's own attention gives; all others stay what they are, and nothing is left behind."""
+    config = load_config("synthetic_tiny")
+    phase = replace(ablation.WINDOWS, iterations=1, batch_size=2, clip_length=3, window=3)
+    batch = Batches(open_dataset(config.data), config.data, phase, (config.seed, 0))[0]
+    model = load_checkpoint("l2g_tiny").train()
+    chosen = []
+
+    class Objective(ClipObjective):
+        def _slots(self, *given):
+            chosen.append(super()._slots(*given))
+            return chosen[-1]
+
+    with torch.no_grad():
+        plain, looks = Objective(model, Criterion(config.loss)), ablation_insight.Looks(model)
+        expected = plain(batch)
+        weights = looks.take()
+        looks.close()
+        with ablation_open.CHANGES["told where to look"]():
+            found = ClipObjective(model, Criterion(config.loss))(batch)
+        local = model.proposals(model.encode(batch.frames.transpose(0, 1).flatten(0, 1)), model.heads).boxes
+        assert ClipObjective(model, Criterion(config.loss))(batch).keys() == expected.keys()
+    assert found.keys() - expected.keys() == {"look"}
+    for name, value in expected.items():
+        assert float(found[name]) == pytest.approx(float(value), rel=1e-4)
+    # Hooks see the layers of the first frame, then those of the second: [3 frames * 3 layers, B, N, N].
+    losses = []
+    for place, slots in enumerate(chosen[0].unflatten(0, (3, 2))):
+        for row, stream in enumerate(slots):
+            for instance, slot in enumerate(stream.tolist()):
+                if slot < 0 or not batch.present[row, instance, place]:
+                    continue
+                box = batch.boxes[row, instance, place].tolist()
+                overlap = [plain_iou(box, other.tolist()) for other in local[2 * place + row]]
+                if max(overlap) < 0.5:
+                    continue
+                own = int(np.argmax(overlap))
+                losses += [-np.log(float(weights[3 * place + layer, row, slot, own])) for layer in range(3)]
+    assert len(losses) > 12
+    assert float(found["look"]) == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+def plain_iou(one, other):
+    common = 1.0
+    for axis in (0, 1):
+        low = max(box[axis] - box[axis + 2] / 2 for box in (one, other))
+        high = min(box[axis] + box[axis + 2] / 2 for box in (one, other))
+        common *= max(0.0, high - low)
+    return common / (one[2] * one[3] + other[2] * other[3] - common)
+
+
 def test_an_aligner_that_sees_nothing_and_one_that_sees_another_video(layers):
     layer, (queries, position, keys, values) = layers
     with torch.no_grad():
