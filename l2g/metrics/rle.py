@@ -148,13 +148,13 @@ def _sum_chain(
     ends = np.cumsum(lengths)
     starts, owners = ends - lengths, np.searchsorted(ends, not_last, side="right")
     running = np.cumsum(written, dtype=np.int32, out=written)
-    base = np.concatenate([[0], running[ends[:-1] - 1]])  # where the sum through all masks stands as a mask starts
-    shortest = np.minimum.reduceat(running, starts) - base
+    # Each mask's own sum. What ran through all masks may have wrapped, which a difference of 32 bits undoes.
+    running -= np.repeat(np.concatenate([np.zeros(1, np.int32), running[ends[:-1] - 1]]), lengths)
+    shortest = np.minimum.reduceat(running, starts).astype(np.int64)
     # Each run stands there twice: at its own last character, and at that of the next run if there is one.
-    twice = np.add.reduceat(running, starts, dtype=np.int32) - base * lengths
-    partial = np.bincount(owners, running[not_last], len(lengths)).astype(np.int64)
-    twice -= partial - base * np.bincount(owners, minlength=len(lengths))
-    twice += holds_last * (running[ends - 1] - base)
+    twice = np.add.reduceat(running, starts, dtype=np.int32).astype(np.int64)
+    twice -= np.bincount(owners, running[not_last], len(lengths)).astype(np.int64)
+    twice += holds_last * running[ends - 1]
     return (twice & 0xFFFFFFFF) // 2, shortest
 
 

@@ -72,6 +72,20 @@ def test_measure_finds_exactly_what_is_damaged():
     assert sound > 50
 
 
+@pytest.mark.parametrize("height", [1080, 2160, 4320])
+def test_masks_of_large_video_are_sound_however_many_they_are(height):
+    """Their pixels together are more than 32 bits count."""
+    width = height * 16 // 9
+    counts = [[100 + n, 5 + n % 7, height * width - 105 - n - n % 7] for n in range(900)]
+    masks = coco_mask.frPyObjects([{"size": [height, width], "counts": runs} for runs in counts], height, width)
+    measures = measure(masks)
+    assert measures.areas.tolist() == [runs[1] for runs in counts]
+    masks[700] = {**masks[700], "counts": masks[700]["counts"] + b"5"}  # goes on beyond its last pixel
+    with pytest.raises(BadMaskError) as refusal:
+        measure(masks)
+    assert refusal.value.index == 700
+
+
 @pytest.mark.parametrize("size", [[24.0, 20.0], [24], [24, 20, 1], [0, 480], [-24, -20], None, "ab", [480000, 1]])
 def test_measure_refuses_sizes_that_are_none(size):
     with pytest.raises(BadMaskError, match="'size' is"):
