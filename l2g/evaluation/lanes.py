@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from l2g.contract import GraphContract
 from l2g.data.dataset import Video, VideoDataset
+from l2g.data.vipseg import PanopticVideo
 from l2g.errors import DataError, L2GError
 from l2g.runtime.arrays import ByteArray
 from l2g.runtime.assembler import letterbox_of
@@ -53,9 +54,11 @@ class Lane:
         return self.time == self.length - 1
 
     def advance(self) -> None:
-        """Read the next frame."""
+        """Read the next frame; where it has a map of things and stuff, what cannot be scored is not run."""
         self.time += 1
         self.image = self.video.frame(self.time)
+        if isinstance(self.video, PanopticVideo):
+            self.video.panoptic(self.time)
         self.canvas = self.letterbox.to_canvas(self.image)
 
 

@@ -94,11 +94,11 @@ class PanopticEvaluation:
         }
 
     def per_category(self) -> list[dict[str, Any]]:
-        """Of each class that occurs VPQ in percent, the mean over `windows`."""
+        """Of each class that occurs VPQ in percent, the mean over those of `windows` in which it does."""
         rows = []
         for id_, name in self.names.items():
-            found = [self.vpq.windows[length].per_category[id_] for length in self.windows]
-            if any(quality.tp + quality.fp + quality.fn for quality in found):
+            every = [self.vpq.windows[length].per_category[id_] for length in self.windows]
+            if found := [quality for quality in every if quality.tp + quality.fp + quality.fn]:
                 mean = 100 * sum(quality.pq for quality in found) / len(found)
                 rows.append({"id": id_, "name": name, "isthing": self.things[id_], "VPQ": mean})
         return rows
@@ -175,7 +175,7 @@ class PanopticBoard(Board[str]):
     match: the data set as the model can be scored on it. contract: of the model; where it knows no stuff the data set
     says what is. folder: for `pred.json` and `pan_pred/`; None is one that is removed in the end.
 
-    Raises DataError for a data set without maps of things and stuff.
+    Raises DataError for a data set without maps of things and stuff, or without what VPQ asks of their segments.
     """
 
     def __init__(
@@ -194,6 +194,7 @@ class PanopticBoard(Board[str]):
                     f"data set '{dataset.name}' has no maps of things and stuff; give one in VIPSeg's layout "
                     "(vipseg:DIR, synthetic_panoptic:val), or score instances with --task instances"
                 )
+            _check_segments(video)
         columns = match.columns or tuple(range(len(dataset.categories)))
         labels = {column: label for label, column in enumerate(columns)}
         categories = [dataset.categories[labels[label]] for label in range(len(columns))]
@@ -255,6 +256,16 @@ class PanopticBoard(Board[str]):
 
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
+
+
+def _check_segments(video: PanopticVideo) -> None:
+    for time, segments in enumerate(video.segments):
+        for segment in segments:
+            if missing := [key for key in ("area", "iscrowd") if key not in segment]:
+                raise DataError(
+                    f"video '{video.name}', frame {time}, segment {segment['id']}: has no '{missing[0]}', which VPQ "
+                    "needs; add it to the annotation's segments_info"
+                )
 
 
 class _Maps(Sequence[np.ndarray]):

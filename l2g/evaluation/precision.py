@@ -69,6 +69,7 @@ def measure(
     # Each run forgets what an earlier one left: a session's first step resets its streams.
     sessions = [VideoSession(backend) for backend in backends]
     maps = is_panoptic(dataset)
+    truth = None if maps else ground_truth(match.dataset)  # what cannot be scored is not run
     with ExitStack() as stack:
         tallies = [
             _MapTally(stack.enter_context(PanopticBoard(match, backend.contract))) if maps else _ObjectTally(match)
@@ -82,7 +83,6 @@ def measure(
             outputs = [step(session, round_) for session in sessions]
             for lane in round_:
                 lane.take([found[lane.place] for found in outputs], tallies)
-        truth = None if maps else ground_truth(match.dataset)
         first, *rest = [tally.measured(truth) for tally in tallies]
     return first, dict(zip(candidates, rest, strict=True))
 

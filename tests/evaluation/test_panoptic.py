@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from l2g.cli.learning import stq, vpq
+from l2g.cli.running import evaluate
 from l2g.cli.running.evaluate import keep_maps
 from l2g.data.registry import load_dataset
 from l2g.data.synthetic.panoptic import write_panoptic
@@ -124,11 +125,11 @@ def test_a_data_set_without_maps_is_refused(drawn, tmp_path):
         evaluate_panoptic(backend, dataset, progress=False)
 
 
-def test_a_frame_that_cannot_be_read_leaves_what_was_done(drawn, tmp_path):
+@pytest.mark.parametrize("file", ["images/{}/0002.jpg", "panomasksRGB/{}/0002.png"])
+def test_a_frame_or_map_that_cannot_be_read_leaves_what_was_done(drawn, file, tmp_path):
     _, data, maps = drawn
     copied = write_vipseg(tmp_path / "set", data, maps)
-    (video,) = (copied / "images").glob(f"{data['annotations'][1]['video_id']}")
-    (video / "0002.jpg").write_bytes(b"no picture")
+    (copied / file.format(data["annotations"][1]["video_id"])).write_bytes(b"no picture")
     broken = load_dataset(f"vipseg:{copied}", "val")
     with pytest.raises(DataError, match="--skip-broken"):
         evaluate_panoptic(replay(drawn), broken, streams=1, progress=False, folder=tmp_path / "a", keep=keep_maps)
@@ -137,3 +138,41 @@ def test_a_frame_that_cannot_be_read_leaves_what_was_done(drawn, tmp_path):
     assert found.stats()["VPQ"] == 100
     assert [problem.where for problem in found.left_out] == [broken.videos[1].name]
     assert not (tmp_path / "a/pred.partial.json").exists()
+
+
+@pytest.mark.parametrize("key", ["area", "iscrowd"])
+def test_segments_that_vpq_cannot_count_are_refused_before_anything_runs(drawn, key, tmp_path):
+    _, data, maps = drawn
+    data = json.loads(json.dumps(data))
+    del data["annotations"][1]["annotations"][3]["segments_info"][0][key]
+    dataset = load_dataset(f"vipseg:{write_vipseg(tmp_path, data, maps)}", "val")
+    backend = replay(drawn)
+    backend.step = None
+    with pytest.raises(DataError, match=f"frame 3, segment .*: has no '{key}', which VPQ needs"):
+        evaluate_panoptic(backend, dataset, progress=False)
+
+
+def test_a_class_is_scored_in_the_windows_that_it_occurs_in(tmp_path):
+    """One that is only in a video of two frames has no windows of four, and is not worse for it."""
+    maps = {"short": np.ones((2, 8, 8), np.int64), "long": np.ones((5, 8, 8), np.int64)}
+    segment = {"id": 1, "area": 64, "iscrowd": 0}
+    data = {
+        "categories": [{"id": 1, "isthing": 1}, {"id": 2, "isthing": 0}],
+        "annotations": [
+            {"video_id": name, "annotations": [{"segments_info": [{**segment, "category_id": k}]} for _ in maps[name]]}
+            for k, name in ((1, "short"), (2, "long"))
+        ],
+    }
+    dataset = load_dataset(f"vipseg:{write_vipseg(tmp_path, data, maps)}", "val")
+    found = evaluate_panoptic(replay((dataset, data, maps)), dataset, progress=False)
+    assert found.windows == (1, 2, 4)
+    assert [row["VPQ"] for row in found.per_category()] == [100, 100]
+    assert found.stats()["VPQ"] == 100
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_anything_runs(drawn, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("l2g.runtime.backends.open.open_backend", None)
+    folder = drawn[0].videos[0]._maps[0].parents[2]
+    words = ["--model", "m", "--dataset", f"vipseg:{folder}", "--split", "val", "--report", str(tmp_path / "no/r.json")]
+    assert evaluate.main(words) == 2
+    assert "no" in capsys.readouterr().err

@@ -10,6 +10,7 @@ import pytest
 from l2g.checkpoint import load_checkpoint
 from l2g.cli.running import evaluate, parity
 from l2g.data.registry import load_dataset
+from l2g.data.synthetic.dataset import synthetic_dataset
 from l2g.errors import ContractError, DataError, L2GError
 from l2g.evaluation.parity.run import ParityOptions, run_parity
 from l2g.evaluation.precision import measure
@@ -112,6 +113,15 @@ def test_parity_and_precision_match_by_name_too(folder, tmp_path):
         run_parity(BlobBackend(), BlobBackend(), BlobBackend(), foreign, progress=False)
     options = ParityOptions(ap=False)
     assert run_parity(BlobBackend(), BlobBackend(), BlobBackend(), foreign, options=options, progress=False).passed
+
+
+def test_precision_runs_nothing_that_cannot_be_scored():
+    drawn = synthetic_dataset("train", videos=2)
+    backend = BlobBackend()
+    backend.contract = dataclasses.replace(backend.contract, class_names=drawn.class_names)
+    backend.step = None
+    with pytest.raises(DataError, match="not in the YouTube-VIS format"):
+        measure(backend, {}, drawn, progress=False)
 
 
 @pytest.mark.parametrize("names", [("blue", "green", "red"), ("red", "green", "violet")])

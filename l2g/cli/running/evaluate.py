@@ -103,10 +103,11 @@ def run(options: argparse.Namespace) -> int:
 def run_panoptic(options: argparse.Namespace, dataset: VideoDataset) -> int:
     from l2g.evaluation.panoptic import evaluate_panoptic
     from l2g.evaluation.run import ScoringOptions
-    from l2g.files import refuse_overwriting, write_json
+    from l2g.files import expect_writable, refuse_overwriting, write_json
     from l2g.runtime.backends.open import open_backend
 
     refuse_overwriting([options.report], [options.model, *dataset.files])
+    expect_writable(options.report)
     with closing(open_backend(options.model, top_k=None, **running(options))) as backend:
         warm_up(backend, min(options.streams, len(dataset.videos)), options)
         evaluation = evaluate_panoptic(
