@@ -14,7 +14,13 @@ import numpy as np
 from l2g.errors import DataError
 
 ENDLESS = 2**31 - 1  # videos of a data set that is drawn on demand
+_ALIASES = {"val": ("val", "valid"), "valid": ("valid", "val")}
 _SHOWN = 20  # broken entries named one by one
+
+
+def split_names(split: str) -> tuple[str, ...]:
+    """A split's names in files, the given one first: who says "val" finds "valid"."""
+    return _ALIASES.get(split, (split,))
 
 
 @dataclass(frozen=True)

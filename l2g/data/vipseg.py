@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from l2g.data.checks import FileLookup, check_categories, is_directory, listed, raise_if_fatal, read_json
-from l2g.data.dataset import Category, Clip, PictureFile, Problem, Video, VideoDataset, make_clip
+from l2g.data.dataset import Category, Clip, PictureFile, Problem, Video, VideoDataset, make_clip, split_names
 from l2g.data.pictures import read_picture
 from l2g.errors import DataError
 
@@ -86,7 +86,8 @@ def load_vipseg(
     """Open VIPSeg; `directory` holds VIPSeg_720P or is it. The flags as in `load_youtube_vis`."""
     root = Path(directory)
     root = root / "VIPSeg_720P" if is_directory(root / "VIPSeg_720P") else root
-    path = root / f"panoptic_gt_VIPSeg_{split}.json"
+    files = [root / f"panoptic_gt_VIPSeg_{name}.json" for name in split_names(split)]
+    path = next((file for file in files if file.is_file()), files[0])
     data = read_json(path)
     kinds = listed(data, "categories", path)
     check_categories(kinds, path)

@@ -25,7 +25,7 @@ from l2g.data.checks import (
     read_json,
     video_name,
 )
-from l2g.data.dataset import AnnotatedVideo, Category, PictureFile, Problem, VideoDataset, VideoObject
+from l2g.data.dataset import AnnotatedVideo, Category, PictureFile, Problem, VideoDataset, VideoObject, split_names
 from l2g.data.pictures import read_picture
 from l2g.errors import DataError
 from l2g.metrics.files import no_collection
@@ -44,7 +44,6 @@ _ANNOTATIONS = (
     "annotations/instances_{s}_sub.json",
 )
 _FRAMES = ("JPEGImages", "{s}/JPEGImages", "{s}", "Images/{s}", "{s}_all_frames/JPEGImages", "train/JPEGImages")
-_ALIASES = {"val": ("val", "valid"), "valid": ("valid", "val")}
 
 
 class FileVideo(AnnotatedVideo):
@@ -194,7 +193,7 @@ def find_annotations(directory: Path, split: str) -> Path:
     """The annotation file of a split; DataError, naming the places looked at, when there is none."""
     if not is_directory(directory):
         raise DataError(f"data set directory '{directory}' does not exist; where were the archives unpacked?")
-    tried = [p.format(s=s) for p in _ANNOTATIONS for s in _ALIASES.get(split, (split,))]
+    tried = [p.format(s=s) for p in _ANNOTATIONS for s in split_names(split)]
     for candidate in tried:
         if (directory / candidate).is_file():
             return directory / candidate
@@ -204,7 +203,7 @@ def find_annotations(directory: Path, split: str) -> Path:
 
 def _find_frames(directory: Path, split: str, records: list[dict]) -> Path:
     """The directory that the file names are relative to: the first usual place that has any video's directory."""
-    places = [directory / p.format(s=s) for p in _FRAMES for s in _ALIASES.get(split, (split,))]
+    places = [directory / p.format(s=s) for p in _FRAMES for s in split_names(split)]
     first = [str(r["file_names"][0]) for r in records if isinstance(r.get("file_names"), list) and r["file_names"]]
     # An absolute name lies in no place.
     relative = [file for file in first[:50] if file and not os.path.isabs(file)]

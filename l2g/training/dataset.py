@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from l2g.data.dataset import VideoDataset
+from l2g.data.dataset import ENDLESS, VideoDataset
 from l2g.data.registry import load_dataset
 from l2g.data.synthetic.dataset import synthetic_dataset
 from l2g.data.synthetic.panoptic import panoptic_dataset
@@ -30,6 +30,11 @@ def parted(dataset: VideoDataset, held_out: float) -> tuple[VideoDataset, VideoD
     held_out: the latter's share; 0: all are learned from, and the second data set is empty.
     """
     count = len(dataset)
+    if held_out and count == ENDLESS:
+        raise ConfigError(
+            f"data.held_out is {held_out:g}, but data set '{dataset.name}' has no end; leave it out, and give "
+            "evaluation.dataset another split (synthetic:val)"
+        )
     kept = min(max(round(held_out * count), 1), count - 1) if held_out else 0
     places = {(2 * k + 1) * count // (2 * kept) for k in range(kept)}
     if held_out and count < 2:

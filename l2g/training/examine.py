@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import cv2
 import numpy as np
 
+from l2g.data.classes import match_classes
 from l2g.data.dataset import AnnotatedVideo, VideoDataset, decode_segmentation
+from l2g.data.youtube_vis import ground_truth
 from l2g.errors import L2GError
 from l2g.evaluation.panoptic import evaluate_panoptic, is_panoptic
 from l2g.evaluation.run import Evaluation, evaluate_backend
@@ -41,17 +44,27 @@ class Examined:
 
 
 class Examiner:
-    """Runs models over one data set. pictures: of how many of its videos, evenly spread."""
+    """Runs models over one data set. pictures: of how many of its videos, evenly spread. skip_broken: a video with a
+    frame that cannot be read does not count, in place of ending the run."""
 
-    def __init__(self, dataset: VideoDataset, pictures: int = 4):
+    def __init__(self, dataset: VideoDataset, pictures: int = 4, skip_broken: bool = False):
         self.dataset, self._pictures = dataset, min(pictures, len(dataset))
+        self._skip_broken = skip_broken
+
+    def check(self, class_names: Sequence[str]) -> None:
+        """DataError where a model with these classes could not be scored on it."""
+        match_classes(self.dataset, class_names)
+        if not is_panoptic(self.dataset):
+            ground_truth(self.dataset)
 
     def __call__(self, model: Local2Global) -> Examined:
         """model: in evaluation mode."""
+        backend = EagerBackend(model)
         if is_panoptic(self.dataset):
-            stats = evaluate_panoptic(EagerBackend(model), self.dataset, progress=False).stats()
+            maps = evaluate_panoptic(backend, self.dataset, progress=False, skip_broken=self._skip_broken)
+            stats = maps.stats()
             return Examined({name: round(stats[name] or 0, 2) for name in PANOPTIC_STATS}, [], None)
-        found = evaluate_backend(EagerBackend(model), self.dataset, progress=False)
+        found = evaluate_backend(backend, self.dataset, progress=False, skip_broken=self._skip_broken)
         scores = {name: round(max(100 * found.report.stats[name], 0.0), 2) for name in STATS}
         places = [(2 * k + 1) * len(self.dataset) // (2 * self._pictures) for k in range(self._pictures)]
         return Examined(scores, [side_by_side(self.dataset, place, found.results) for place in places], found)

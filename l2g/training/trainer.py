@@ -152,11 +152,11 @@ class Trainer:
         batches = Batches(self.dataset, config.data, phase, key, self.process.rank, self.process.world)
         stream = iterate(batches, progress.iteration, phase.iterations, config.data.workers)
         saved, enough, stop, state = 0, False, False, (objective, optimiser, averaged, scaler)
-        with tqdm(
+        with self._saved_if_unreadable(*state), tqdm(
             total=phase.iterations, initial=progress.iteration, desc=f"phase {progress.phase} ({phase.kind})",
             disable=not self.chief, mininterval=5, dynamic_ncols=True,
         ) as bar:  # fmt: skip
-            for batch in self._readable(stream, *state):
+            for batch in stream:
                 if due := self._due():
                     self._evaluate(averaged, writer)
                     enough = self._agreed(self._waited_enough())
@@ -175,7 +175,8 @@ class Trainer:
         if stop:
             return False
         if not enough and self._due():
-            self._evaluate(averaged, writer)
+            with self._saved_if_unreadable(*state):
+                self._evaluate(averaged, writer)
             if self._agreed(self._stop):
                 self._save_resume(*state)
                 return False
@@ -195,16 +196,15 @@ class Trainer:
         progress.iteration += 1
         self._log(writer, bar, losses, norm, factor)
 
-    def _readable(self, stream: Iterator[Batch], objective: nn.Module, optimiser, averaged, scaler) -> Iterator[Batch]:
-        """The stream; where a batch of it cannot be read, the run is saved so that it can go on from there."""
+    @contextlib.contextmanager
+    def _saved_if_unreadable(self, objective: nn.Module, optimiser, averaged, scaler) -> Iterator[None]:
+        """Where a frame that is learned from, or scored, cannot be read, the run is saved so that it can go on."""
         try:
-            yield from stream
+            yield
         except DataError as error:
             self._save_resume(objective, optimiser, averaged, scaler, together=False)
-            raise DataError(
-                f"{error}; the run goes on from {self.output / RESUME_FILE} when the frame is mended, or left out with "
-                "data.skip_broken=true"
-            ) from None
+            mend = "when the frame is mended, or left out with data.skip_broken=true"
+            raise DataError(f"{error}; the run goes on from {self.output / RESUME_FILE} {mend}") from None
 
     def _iteration(self, runner: nn.Module, batch, optimiser, scaler) -> tuple[dict[str, float], float]:
         config, device = self.config, self.process.device

@@ -88,6 +88,7 @@ def test_there_and_back_again(source, tmp_path, kind):
 
 def test_what_pycocotools_reads_of_coco_per_frame(source, tmp_path):
     convert(source, "coco_video", tmp_path / "there", "val")
+    assert content(load_dataset(f"coco_video:{tmp_path / 'there'}", "valid")) == content(source)
     coco = COCO(str(tmp_path / "there/annotations/instances_val.json"))
     names = {c["id"]: c["name"] for c in coco.loadCats(coco.getCatIds())}
     frames = sorted(coco.imgs.values(), key=lambda image: image["file_name"])

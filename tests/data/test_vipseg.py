@@ -116,3 +116,11 @@ def test_a_segment_that_is_a_crowd_for_a_while(tmp_path):
     _write(tmp_path, data)
     clip = load_vipseg(tmp_path, "val").videos[0].read([0, 1])
     assert clip.present.tolist() == [[True, True], [True, False]]
+
+
+def test_valid_is_another_name_of_val(tmp_path):
+    """As of YouTube-VIS: a run that is scored as it goes asks every data set for its "valid"."""
+    _write(tmp_path, _data())
+    assert [video.name for video in load_vipseg(tmp_path, "valid").videos] == ["0_abc"]
+    with pytest.raises(DataError, match="panoptic_gt_VIPSeg_train.json"):
+        load_vipseg(tmp_path, "train")

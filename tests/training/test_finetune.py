@@ -237,3 +237,39 @@ def test_a_command_without_data_and_config_says_what_it_needs(tmp_path, capsys):
     assert "neither --config nor --data" in capsys.readouterr().err
     assert train.main(["--data", str(tmp_path / "nowhere"), "--output", str(tmp_path / "run")]) == 2
     assert "no data set" in capsys.readouterr().err
+
+
+def command_of(tmp_path, *changes):
+    config_of(tmp_path)
+    return ["--config", str(tmp_path / "run.yaml"), "--output", str(tmp_path / "run"), *changes]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["evaluation.dataset=synthetic:train"], "not in the YouTube-VIS format"),
+        (["evaluation.dataset=held_out", "data.held_out=0.2"], "has no end"),
+        (["evaluation.every=0", "data.held_out=0.2"], "has no end"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused_before_the_first_iteration(changes, said, tmp_path, capsys):
+    assert train.main(command_of(tmp_path, *changes)) == 2
+    assert said in capsys.readouterr().err
+    assert not list((tmp_path / "run").glob("resume.pt"))
+
+
+def test_a_frame_that_cannot_be_scored_costs_no_iteration(tmp_path, capsys):
+    """The run is saved before it ends; with skip_broken, which may be added, the same command goes on."""
+    write_synthetic(tmp_path / "val", "val", videos=3, frames=3, size=(64, 96))
+    videos = sorted(path for path in (tmp_path / "val").rglob("*") if path.is_dir() and list(path.glob("*.[jp]*g")))
+    sorted(videos[1].iterdir())[1].write_bytes(b"no picture")
+    command = command_of(tmp_path, f"evaluation.dataset={tmp_path / 'val'}", "evaluation.every=3", "save_every=100")
+    assert train.main(command) == 2
+    error = capsys.readouterr().err
+    assert f"the run goes on from {tmp_path / 'run/resume.pt'} when the frame is mended" in error
+    kept = torch.load(tmp_path / "run/resume.pt", weights_only=True)["progress"]
+    assert (kept["phase"], kept["iteration"]) == (0, 3)
+    assert train.main([*command, "data.skip_broken=true"]) == 0
+    with (tmp_path / "run/history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["iteration"]) for row in rows if row.get("AP")] == [3, 6, 8]

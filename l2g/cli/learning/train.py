@@ -48,7 +48,10 @@ def evaluation_data(config: TrainConfig) -> VideoDataset:
         if not len(dataset):
             raise ConfigError("evaluation.dataset is held_out, and no videos are; set data.held_out=0.2")
     else:
-        dataset = load_dataset(settings.dataset, "valid")
+        data = config.data
+        dataset = load_dataset(
+            settings.dataset, "valid", skip_broken=data.skip_broken, allow_outside=data.allow_outside
+        )
     return replace(dataset, videos=dataset.videos[: settings.videos])
 
 
@@ -104,11 +107,12 @@ def _changes(options: argparse.Namespace) -> list[str]:
 
 
 def _train(config: TrainConfig, output: Path) -> int:
-    from l2g.data.classes import match_classes
     from l2g.training.examine import Examiner
     from l2g.training.trainer import Trainer
 
-    examiner = Examiner(evaluation_data(config), config.evaluation.pictures) if config.evaluation.every else None
+    evaluation, examiner = config.evaluation, None
+    if evaluation.every:
+        examiner = Examiner(evaluation_data(config), evaluation.pictures, config.data.skip_broken)
     trainer = Trainer(config, output, examiner)
     if trainer.chief:
         for line in trainer.dataset.left_out():
@@ -119,7 +123,7 @@ def _train(config: TrainConfig, output: Path) -> int:
         print(f"{len(trainer.fresh)} tensors start fresh, the first: {', '.join(trainer.fresh[:3])}")
     if trainer.chief and examiner is not None:
         # What cannot be evaluated is refused now, not after hours.
-        match_classes(examiner.dataset, trainer.model.config.class_names)
+        examiner.check(trainer.model.config.class_names)
         count = f"{len(trainer.dataset)} videos" if config.data.root else "drawn video"
         print(f"learning from {count}, scored on {len(examiner.dataset)} others", flush=True)
     result = trainer.run()

@@ -14,7 +14,7 @@ from typing import Any
 from l2g.data.checks import check_categories, id_of, listed, read_json
 from l2g.data.convert.frames import put_picture
 from l2g.data.convert.tracks import Foreign, LabelledVideo, Track, box_of
-from l2g.data.dataset import Category, Problem
+from l2g.data.dataset import Category, Problem, split_names
 
 _IDENTITIES = ("instance_id", "track_id")
 
@@ -38,6 +38,7 @@ def is_coco_video(directory: Path) -> bool:
 
 def read_coco_video(directory: Path, split: str = "train") -> Foreign:
     """Frames of a video in the order of their numbers. An object without an identity is one of a single frame."""
+    split = next((name for name in split_names(split) if annotation_of(directory, name).is_file()), split)
     path = annotation_of(directory, split)
     data = read_json(path)
     pictures, kinds = listed(data, "images", path), listed(data, "categories", path)
