@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 
 from l2g.contract import GraphContract, TensorSpec
@@ -91,6 +92,21 @@ def graph_config(name: str, contract: GraphContract, options: ServingOptions, ba
     )
 
 
+# What a configuration says of the file itself, in the lines of `prototext`; by what a user would call it.
+_OF_THE_FILE = {
+    "backend": re.compile(r"^(?:backend|platform): .*", re.MULTILINE),
+    "class names": re.compile(r'key: "class_names"\n +value \{\n +string_value: .*'),
+    "file or graph": re.compile(r'key: "(?:model|graph)"\n +value \{\n +string_value: .*'),
+    "tensors": re.compile(r"^(?:input|output) \{\n(?: .*\n)*", re.MULTILINE),
+    "association": re.compile(r"\w+_false_true: .*"),
+}
+
+
+def differences(config: str, other: str) -> list[str]:
+    """In what two models differ that cannot be versions of one, which have one configuration."""
+    return [name for name, part in _OF_THE_FILE.items() if part.findall(config) != part.findall(other)]
+
+
 def _start_control(contract: GraphContract) -> Message:
     dtype = contract.input(contract.valid_input).dtype
     # (where START is false, where it is true); every frame of an image model is a first frame.
@@ -139,8 +155,8 @@ def _sequences(options: ServingOptions, batching: Batching) -> Message:
 
 def _placing(options: ServingOptions, gpu: bool) -> Message:
     policy: Message = {"all": {}}
-    if options.versions != "all":
-        policy = {"latest": {"num_versions": 1 if options.versions == "latest" else int(options.versions)}}
+    if options.loaded is not None:
+        policy = {"latest": {"num_versions": options.loaded}}
     return {
         "instance_group": {"count": options.instances, "kind": Word("KIND_GPU" if gpu else "KIND_CPU")},
         "version_policy": policy,

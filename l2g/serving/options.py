@@ -91,6 +91,11 @@ class ServingOptions:
         return self.backend == "python"
 
     @property
+    def loaded(self) -> int | None:
+        """So many of a model's latest versions are; None is all."""
+        return {"latest": 1, "all": None}[self.versions] if self.versions.isalpha() else int(self.versions)
+
+    @property
     def warms_up(self) -> bool:
         return self.in_process if self.warm_up is None else self.warm_up
 

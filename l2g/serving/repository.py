@@ -16,7 +16,7 @@ from l2g.errors import ConfigError
 from l2g.files import folder_atomically, locked, write_bytes, write_text
 from l2g.runtime.backends.contract_check import check_drivable
 from l2g.runtime.backends.open import ARTIFACT_SUFFIXES, GRAPH_SUFFIX
-from l2g.serving.config import FILE_NAMES, TRUE_FILE, graph_config, tracks_config
+from l2g.serving.config import FILE_NAMES, TRUE_FILE, differences, graph_config, tracks_config
 from l2g.serving.options import ServingOptions, batching, with_device
 
 CONFIG = "config.pbtxt"
@@ -83,12 +83,14 @@ def write_repository(
 
 @dataclass(frozen=True)
 class _Part:
-    """One model's folder: what goes into the version's, by name a file that is copied or a text."""
+    """One model's folder: what goes into the version's, by name a file that is copied or a text. loaded: how many of
+    the latest versions the server loads; None is all."""
 
     folder: Path
     version: int
     config: str
     files: dict[str, Path | str]
+    loaded: int | None
     warm_up: bool = False
 
     def check(self) -> None:
@@ -96,6 +98,16 @@ class _Part:
             raise ConfigError(
                 f"{self.folder}: version {self.version} is there already; give --version {self.version + 1}, or "
                 "another repository"
+            )
+        found = (path.name for path in self.folder.glob("[1-9]*") if path.is_dir())
+        there = [int(name) for name in found if name.isascii() and name.isdecimal()]
+        latest = sorted([*there, self.version], reverse=True)[: self.loaded]
+        others = [version for version in latest if version != self.version]
+        if others and (named := differences(_text_of(self.folder / CONFIG), self.config)):
+            raise ConfigError(
+                f"{self.folder}: version {others[0]} would be served too, by the {CONFIG} of version {self.version}, "
+                f"but differs in {', '.join(named)}; give the latest --version with --versions latest, or "
+                "rename the file, which names the model"
             )
 
     def write(self) -> None:
@@ -144,13 +156,20 @@ def _planned(repository: Path, name: str, artifact: _Artifact, options: ServingO
         served_as = FILE_NAMES[options.backend]
         pairs = zip((served_as, f"{served_as}.json"), artifact.files, strict=False)
         config = graph_config(graph, contract, options, shares)
-        parts.append(_Part(repository / graph, version, config, dict(pairs)))
+        parts.append(_Part(repository / graph, version, config, dict(pairs), options.loaded))
         copied = {CONTRACT_FILE: contract.to_json()}
         runs = {"graph": graph}
     config = tracks_config(name, runs, contract, options, shares)
-    parts.append(_Part(repository / name, version, config, {**python, **copied}, options.warms_up))
+    parts.append(_Part(repository / name, version, config, {**python, **copied}, options.loaded, options.warms_up))
     served = ServedModel(name, tuple(part.folder for part in parts[::-1]), shares.strategy, shares.batch, shares.why)
     return _Plan(served, tuple(parts))
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); give another repository, or remove the model") from None
 
 
 def _opened(path: Path, options: ServingOptions) -> _Artifact:

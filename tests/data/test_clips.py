@@ -66,6 +66,13 @@ def test_every_clip_shows_an_instance():
         np.testing.assert_array_equal(clip.present[0], clip.times == 41)
 
 
+def test_a_set_in_which_nearly_every_video_is_empty_gives_clips():
+    """A camera that mostly sees nothing: of 50 draws of 1000 videos hardly one finds the object."""
+    dataset = VideoDataset("watching", (), [_Counting(60, [])] * 999 + [_Counting(60, [41])])
+    for seed in range(5):
+        assert 41 in sample_clip(dataset, np.random.default_rng(seed), 3).times
+
+
 def test_a_frame_that_shows_nothing_after_all_is_tried_again():
     """A drawn video cannot tell which of its frames have a visible object."""
 

@@ -293,6 +293,32 @@ def test_mots_text_and_maps_are_two_spellings(tmp_path):
         load_dataset(f"mots:{tmp_path / 'text'}")
 
 
+@pytest.mark.parametrize("first", [0, 1, 500])
+def test_frames_of_mots_are_counted_as_their_pictures_are(tmp_path, first):
+    """MOTSChallenge's first frame is 1, KITTI's 0."""
+    masks = [box_mask(4 * t, 2, 4 * t + 8, 10) for t in range(3)]
+    lines = []
+    for t, mask in enumerate(masks):
+        counts = coco_mask.encode(np.asfortranarray(mask, np.uint8))["counts"].decode()
+        lines.append(f"{first + t} 2000 2 {HEIGHT} {WIDTH} {counts}")
+        for root in ("text", "maps"):
+            write_picture(tmp_path / root / "train/images/0002" / f"{first + t:06d}.png", picture(t))
+        (tmp_path / "maps/instances/0002").mkdir(parents=True, exist_ok=True)
+        if t != 1:  # a frame without objects may have no map
+            file = tmp_path / "maps/instances/0002" / f"{first + t:06d}.png"
+            cv2.imwrite(str(file), np.where(mask, 2000, 0).astype(np.uint16))
+    (tmp_path / "text/instances_txt").mkdir()
+    file = tmp_path / "text/instances_txt/0002.txt"
+    file.write_text("\n".join(lines))
+    found = load_dataset(f"mots:{tmp_path / 'text'}").videos[0].read([0, 1, 2]).masks
+    assert np.array_equal(found, np.stack([masks]))
+    found = load_dataset(f"mots:{tmp_path / 'maps'}").videos[0].read([0, 1, 2]).masks
+    assert np.array_equal(found, np.stack([[masks[0], no_masks(), masks[2]]]))
+    file.write_text("\n".join([*lines, lines[0].replace(f"{first} ", f"{first + 9} ", 1)]))
+    with pytest.raises(DataError, match=f"1 frames have masks and no picture, the first: {first + 9}"):
+        load_dataset(f"mots:{tmp_path / 'text'}")
+
+
 def test_masks_in_folders_with_a_palette(tmp_path):
     numbers = np.zeros((HEIGHT, WIDTH), np.uint8)
     numbers[2:8, 4:20], numbers[10:20, 4:9] = 1, 2

@@ -122,5 +122,5 @@ def test_valid_is_another_name_of_val(tmp_path):
     """As of YouTube-VIS: a run that is scored as it goes asks every data set for its "valid"."""
     _write(tmp_path, _data())
     assert [video.name for video in load_vipseg(tmp_path, "valid").videos] == ["0_abc"]
-    with pytest.raises(DataError, match="panoptic_gt_VIPSeg_train.json"):
+    with pytest.raises(DataError, match="panoptic_gt_VIPSeg_train"):
         load_vipseg(tmp_path, "train")

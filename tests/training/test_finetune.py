@@ -80,6 +80,21 @@ def test_a_recipe_takes_the_checkpoints_architecture_and_the_datas_classes(tmp_p
         build_start(load_config("finetune_small", ["init=null"]), ("heart",))
 
 
+def test_an_image_model_learns_what_it_carries_and_keeps_it(tmp_path):
+    """Clips through a carried state are for a model that carries it when it runs, too."""
+    given = build_model("l2g_tiny", **{**SMALL, "aligner": None, "association": "embedding"})
+    save_checkpoint(given, tmp_path / "image.safetensors")
+    init = f"init={tmp_path / 'image.safetensors'}"
+    config = load_config("finetune_small", [init])
+    start = build_start(config, ("heart", "bolt"))
+    assert start.model.config.association == "propagate"
+    assert start.model.aligner.layers[0].linear1.out_features == 4 * start.model.config.hidden_dim
+    images = load_config("finetune_small", [init, "phases=[{kind: image, iterations: 1, batch_size: 1, lr: 1.0e-3}]"])
+    assert build_start(images, ("heart", "bolt")).model.config.association == "embedding"
+    with pytest.raises(ConfigError, match="is of single images"):
+        build_start(load_config("finetune_small", ["model=maskdino_r50", "init=null"]), ("heart", "bolt"))
+
+
 @pytest.mark.parametrize(("names", "moves"), [(("a", "b"), True), (("same", "names"), False)])
 def test_the_aligner_phase_trains_a_fresh_head_and_no_other(tmp_path, names, moves):
     given = build_model("l2g_tiny", **SMALL, num_classes=2, class_names=("same", "names"))

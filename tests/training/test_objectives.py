@@ -331,6 +331,33 @@ def test_denoising_groups_do_not_see_each_other(small_model, batch):
     assert seen[extra:, extra:].all()
 
 
+def test_padding_asks_denoising_queries_for_nothing(small_model, criterion):
+    """A frame's loss is its own, however many instances another frame of the batch has."""
+    masks = torch.zeros(1, 1, 64, 96, dtype=torch.uint8)
+    masks[..., 8:24, 16:48] = 1
+    boxes = torch.tensor([[[1 / 3, 0.25, 1 / 3, 0.25]]])
+    alone = FrameTargets(torch.tensor([[1]]), boxes, masks, torch.tensor([[True]]))
+    padded = FrameTargets(
+        torch.tensor([[1, 0, 0, 0]]),
+        F.pad(boxes, (0, 0, 0, 3)),
+        F.pad(masks, (0, 0, 0, 0, 0, 3)),
+        torch.tensor([[True, False, False, False]]),
+    )
+    terms = []
+    for targets in (alone, padded):
+        _, repeated, slots = denoising_queries(targets, small_model.label_embed, 10, 1, 0.0)
+        count = slots.shape[1]
+        layers = Layers(
+            torch.zeros(1, 1, count, 8), torch.full((1, 1, count, 4), 0.4), torch.zeros(1, 1, count, 4),
+            torch.zeros(1, 4, 16, 24),
+        )  # fmt: skip
+        terms.append(criterion.loss(layers, repeated, slots, torch.ones(())))
+    assert count == 4
+    for name in ("mask", "dice", "box", "giou"):
+        assert float(terms[1][name]) == pytest.approx(float(terms[0][name]), rel=1e-6)
+        assert terms[0][name] > 0
+
+
 def test_denoising_trains_the_label_embedding(small_model, batch, criterion):
     objective = ImageObjective(small_model, criterion, denoising=20)
     sum(objective(batch).values()).backward()

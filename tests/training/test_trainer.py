@@ -160,6 +160,19 @@ def test_every_parameter_is_in_exactly_one_group():
     assert id(model.heads.class_embed.weight) in decayed
 
 
+def test_the_biases_of_a_windows_positions_are_not_decayed():
+    swin = {"embed_dim": 8, "depths": [1, 1, 1, 1], "heads": [1, 1, 2, 2], "window": 3}
+    config = dataclasses.replace(load_config("synthetic_tiny"), overrides={"backbone": swin})
+    model = build_start(config, CLASSES).model
+    groups = build_optimiser(model, config, config.phases[0]).param_groups
+    decayed = {id(p): group["weight_decay"] > 0 for group in groups for p in group["params"]}
+    named = {name: decayed[id(p)] for name, p in model.named_parameters()}
+    tables = [name for name in named if name.endswith("relative_position_bias_table")]
+    assert len(tables) == 4
+    assert not any(named[name] for name in tables)
+    assert named[tables[0].replace("relative_position_bias_table", "qkv.weight")]
+
+
 def test_a_phase_says_how_fast_the_backbone_learns(config_file):
     config = dataclasses.replace(load_config(str(config_file)), offset_lr=0.5)
     phase = PhaseConfig(kind="image", iterations=1, lr=2.0, backbone_lr=0.25)
