@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from l2g.runtime.panoptic.options import PanopticOptions
 
 MODEL = "a checkpoint, an .onnx, an .engine, or the name of a model, shipped or in l2g models"
-DATASET = "a directory in YouTube-VIS layout, FORMAT:DIR, or synthetic[_panoptic]:{val,occluded,long,crossing}"
+DATASET = "a directory, FORMAT:DIR, or synthetic[_panoptic]:{val,occluded,long,crossing}"
 
 
 class Parser(argparse.ArgumentParser):

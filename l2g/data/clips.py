@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, repeat
 
 import numpy as np
 
-from l2g.data.dataset import Clip, VideoDataset
+from l2g.data.dataset import ENDLESS, Clip, Video, VideoDataset
 from l2g.data.transforms import Augment
 from l2g.errors import DataError
 
-# Videos tried for a clip with an instance. A random scene may show none; a data set that fails so often has none.
+# Videos tried for a clip with an instance. A random scene may show none; a drawn set that fails so often has none.
 _ATTEMPTS = 50
 
 
@@ -33,10 +34,8 @@ def sample_clip(
     """
     if length < 1 or not 1 <= stride[0] <= stride[1]:
         raise DataError(f"clip of {length} frames with stride {stride} asked for; length and strides start at 1")
-    for _ in range(_ATTEMPTS):
-        if not len(dataset.videos):
-            break
-        video = dataset.videos[int(rng.integers(len(dataset.videos)))]
+    for videos in chain.from_iterable(repeat(choice, _ATTEMPTS) for choice in _choices(dataset)):
+        video = videos[int(rng.integers(len(videos)))]
         annotated = video.annotated_frames()
         if not len(annotated):
             continue
@@ -56,8 +55,17 @@ def sample_clip(
         if len(clip.labels):
             return clip
     raise DataError(
-        f"data set '{dataset.name}': {_ATTEMPTS} videos drawn at random, and none with an instance to learn from"
+        f"data set '{dataset.name}': {_ATTEMPTS} clips drawn at random, and none with an instance to learn from"
     )
+
+
+def _choices(dataset: VideoDataset) -> Iterator[Sequence[Video]]:
+    """What to draw videos from: all of them, and where that gives nothing those that have an annotation."""
+    if not len(dataset.videos):
+        return
+    yield dataset.videos
+    if len(dataset.videos) < ENDLESS and (rest := [video for video in dataset.videos if len(video.annotated_frames())]):
+        yield rest
 
 
 def clip_times(reference: int, total: int, length: int, stride: int, rng: np.random.Generator) -> list[int]:

@@ -64,8 +64,9 @@ def load_dataset(
 ) -> VideoDataset:
     """Open a data set.
 
-    source: a directory in the YouTube-VIS layout; "FORMAT:DIR" with FORMAT one of youtube_vis_2019, youtube_vis_2021,
-    youtube_vis_2022, ovis, vipseg, coco, coco_video, cvat, label_studio, mots, masks; or "synthetic:SPLIT" or
+    source: a directory, whose format is looked for (`find_format`); "FORMAT:DIR" with FORMAT one of youtube_vis_2019,
+    youtube_vis_2021, youtube_vis_2022, ovis, vipseg, coco, coco_video, cvat, label_studio, mots, masks; or
+    "synthetic:SPLIT" or
     "synthetic_panoptic:SPLIT" (things and stuff). Their "train" is drawn on demand and has no end; the other splits are
     written to the cache on first use (see `cached_synthetic`), in the layout of YouTube-VIS or VIPSeg. split: of a
     directory.
@@ -84,16 +85,15 @@ def load_dataset(
             return panoptic_dataset(rest, seed=seed, videos=videos)
         split_facts(rest)
         return load_vipseg(cached_panoptic(rest, seed=seed, videos=videos), rest, name=text, drop_empty=drop_empty)
-    if colon and kind in _READERS:
+    named = bool(colon) and kind in _READERS
+    if not named and is_directory(text):
+        kind, rest, named = find_format(Path(text)), text, True
+    if named:
         return _READERS[kind](
             rest, split, skip_broken=skip_broken, drop_empty=drop_empty, allow_outside=allow_outside, name=text
         )
-    if is_directory(text):
-        return load_youtube_vis(
-            text, split, skip_broken=skip_broken, drop_empty=drop_empty, allow_outside=allow_outside, name=text
-        )
     raise DataError(
-        f"no data set '{text}'; give a directory in the YouTube-VIS layout, FORMAT:DIR with FORMAT one of "
+        f"no data set '{text}'; give a directory, FORMAT:DIR with FORMAT one of "
         f"{', '.join(_READERS)}, or synthetic:val, synthetic:occluded, synthetic:long, synthetic:crossing, "
         "synthetic:train, the same with synthetic_panoptic"
     )

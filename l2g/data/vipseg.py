@@ -6,6 +6,7 @@ panomasksRGB/<video>/<frame>.png and panoptic_gt_VIPSeg_<split>.json.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -87,7 +88,7 @@ def load_vipseg(
     root = Path(directory)
     root = root / "VIPSeg_720P" if is_directory(root / "VIPSeg_720P") else root
     files = [root / f"panoptic_gt_VIPSeg_{name}.json" for name in split_names(split)]
-    path = next((file for file in files if file.is_file()), files[0])
+    path = next((file for file in files if os.path.isfile(file)), files[0])
     data = read_json(path)
     kinds = listed(data, "categories", path)
     check_categories(kinds, path)

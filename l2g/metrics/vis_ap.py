@@ -37,7 +37,7 @@ from l2g.metrics.vis_matching import (
 )
 
 # Statistic -> (IoU threshold or None for the mean over all, range, detections per video and category).
-# By name: (IoU threshold or None for all, name of a range, detections a video).
+# By name: (IoU threshold or None for all, name of a range, detections a video and category).
 _Stats = dict[str, tuple[float | None, str, int]]
 _AP: _Stats = {"AP": (None, "all", 100), "AP50": (0.5, "all", 100), "AP75": (0.75, "all", 100)}
 _AP_SIZES: _Stats = {

@@ -15,7 +15,8 @@ _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d)
 def build_optimiser(objective: nn.Module, config: TrainConfig, phase: PhaseConfig) -> torch.optim.AdamW:
     """Every parameter that wants a gradient, in groups by rate and decay.
 
-    The backbone and the sampling offsets learn more slowly; norms, embeddings and biases are not decayed.
+    The backbone and the sampling offsets learn more slowly; norms, embeddings and biases, also those of a window's
+    positions, are not decayed.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     seen = set()
@@ -29,7 +30,7 @@ def build_optimiser(objective: nn.Module, config: TrainConfig, phase: PhaseConfi
                 factor = phase.backbone_lr
             elif "sampling_offsets" in module_name:
                 factor = config.offset_lr
-            plain = isinstance(module, (*_NORMS, nn.Embedding)) or name.endswith("bias") or parameter.ndim < 2
+            plain = isinstance(module, (*_NORMS, nn.Embedding)) or "bias" in name or parameter.ndim < 2
             groups.setdefault((factor, 0.0 if plain else config.weight_decay), []).append(parameter)
     return torch.optim.AdamW(
         [

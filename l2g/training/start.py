@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from l2g.checkpoint import load_checkpoint
-from l2g.config import ModelConfig, get_config
+from l2g.config import AlignerConfig, ModelConfig, get_config
 from l2g.data.classes import common_names
 from l2g.errors import CheckpointError, ConfigError
 from l2g.modeling.aligner import AlignerLayer
@@ -47,6 +47,11 @@ def build_start(config: TrainConfig, class_names: tuple[str, ...], stuff_classes
             f"the model has {shape.num_classes} classes, the data set {len(class_names)}; "
             f"set overrides.num_classes={len(class_names)}"
         )
+    if shape.association == "embedding" and _learns_to_carry(config):
+        raise ConfigError(
+            f"model '{config.model}' is of single images, and the phases 'align' and 'clip' learn what is carried from "
+            "frame to frame; set overrides.association=propagate, or take a preset l2g_*"
+        )
     if not shape.two_stage or shape.scoring != "sigmoid":
         raise ConfigError("training knows models of two stages with sigmoid scores; leave two_stage and scoring away")
     torch.manual_seed(config.seed)
@@ -84,7 +89,13 @@ def _shape(config: TrainConfig) -> ModelConfig:
     found = load_checkpoint(config.init).config
     if not isinstance(found, ModelConfig):
         raise CheckpointError(f"{config.init}: no Local2Global or Mask DINO; a run starts from one of these")
+    if found.association == "embedding" and _learns_to_carry(config):
+        return found.replace(association="propagate", aligner=AlignerConfig(ffn_dim=4 * found.hidden_dim))
     return found
+
+
+def _learns_to_carry(config: TrainConfig) -> bool:
+    return any(phase.kind != "image" for phase in config.phases)
 
 
 def _for_classes(

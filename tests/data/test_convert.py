@@ -220,6 +220,17 @@ def test_label_studio_boxes_move_between_keyframes_and_end(tmp_path):
     assert any("5 boxes, taken as masks" in str(problem) for problem in dataset.problems)
 
 
+@pytest.mark.parametrize("url", ["video", "film"])
+def test_label_studio_tasks_may_have_a_title_beside_their_video(tmp_path, url):
+    write_label_studio(tmp_path, [keyframe(2, 0, True)])
+    tasks = json.loads((tmp_path / "project.json").read_text())
+    tasks[0]["data"] = {"title": "street corner", url: tasks[0]["data"]["video"]}
+    (tmp_path / "project.json").write_text(json.dumps(tasks))
+    assert [video.name for video in load_dataset(f"label_studio:{tmp_path}").videos] == ["my clip"]
+    # An export is read as it is, wherever a data set is named.
+    assert [video.name for video in load_dataset(tmp_path).videos] == ["my clip"]
+
+
 def test_the_tools_own_code_sees_the_same():
     """Key frames as Label Studio's SDK fills them in, runs as CVAT's SDK writes them (their versions in the file)."""
     made = json.loads((ASSETS / "labelling_tools.json").read_text())
@@ -293,6 +304,17 @@ def test_mots_text_and_maps_are_two_spellings(tmp_path):
         load_dataset(f"mots:{tmp_path / 'text'}")
 
 
+@pytest.mark.parametrize("size", ["480p", "Full-Resolution"])
+def test_masks_in_davis_folders_of_a_size(tmp_path, size):
+    write_picture(tmp_path / "JPEGImages" / size / "bear/00000.png", picture(0))
+    (tmp_path / "Annotations" / size / "bear").mkdir(parents=True)
+    mask = box_mask(3, 4, 12, 15)
+    cv2.imwrite(str(tmp_path / "Annotations" / size / "bear/00000.png"), mask.astype(np.uint8))
+    dataset = load_dataset(f"masks:{tmp_path}")
+    assert [video.name for video in dataset.videos] == [f"JPEGImages/{size}/bear"]
+    assert np.array_equal(dataset.videos[0].read([0]).masks, mask[None, None])
+
+
 @pytest.mark.parametrize("first", [0, 1, 500])
 def test_frames_of_mots_are_counted_as_their_pictures_are(tmp_path, first):
     """MOTSChallenge's first frame is 1, KITTI's 0."""
@@ -335,6 +357,13 @@ def test_masks_in_folders_with_a_palette(tmp_path):
     meta = {"videos": {"a": {"objects": {"1": {"category": "cat"}, "2": {"category": "dog"}}}}}
     (tmp_path / "meta.json").write_text(json.dumps(meta))
     assert load_dataset(f"masks:{tmp_path}").class_names == ("cat", "dog")
+
+
+def test_a_folder_may_be_called_as_drawn_video_is(source, tmp_path, monkeypatch):
+    convert(source, "masks", tmp_path / "synthetic_masks", "train")
+    monkeypatch.chdir(tmp_path)
+    assert data_convert.main(["synthetic_masks", "--to", "coco_video", "--output", "out"]) == 0
+    assert len(load_dataset("coco_video:out")) == 2
 
 
 def test_the_command_names_what_is_lost(source, tmp_path, capsys):

@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
     from l2g.data.convert.job import convert
     from l2g.data.registry import load_dataset, split_source
 
-    synthetic = options.source.startswith("synthetic")
+    synthetic = options.source.startswith(("synthetic:", "synthetic_panoptic:"))
     source = options.source if synthetic else ":".join(split_source(options.source))
     how = {"skip_broken": options.skip_broken, "allow_outside": options.allow_outside}
     dataset = load_dataset(source, options.split, **how)

@@ -68,7 +68,7 @@ def read_label_studio(directory: Path, split: str = "train") -> Foreign:
 def _video(file: Path, task: Any, names: dict[str, int], problems: list[Problem]) -> LabelledVideo | None:
     where = f"task {task.get('id') if isinstance(task, dict) else task!r:.40} of '{file}'"
     try:
-        source = next(value for value in task["data"].values() if isinstance(value, str))
+        source = _video_of(task["data"])
         done = [a for a in task["annotations"] if not a.get("was_cancelled")]
         regions = [r for r in (done[0]["result"] if done else []) if r.get("type") == _KIND]
     except (KeyError, TypeError, AttributeError, StopIteration, IndexError) as error:
@@ -88,6 +88,13 @@ def _video(file: Path, task: Any, names: dict[str, int], problems: list[Problem]
             continue
         tracks.append(Track(names.setdefault(label, len(names)), masks))
     return LabelledVideo(Path(name).stem, height, width, tuple(pictures), tuple(tracks))
+
+
+def _video_of(data: dict[str, Any]) -> str:
+    """A task may have a title and more beside its video, under any names."""
+    texts = {key: value for key, value in data.items() if isinstance(value, str)}
+    files = [value for value in texts.values() if Path(_file_name(value)).suffix]
+    return texts.get("video") or next(iter([*files, *texts.values()]))
 
 
 def _file_name(source: str) -> str:

@@ -1,5 +1,7 @@
 """Masks in folders, as DAVIS and YouTube-VOS have them: JPEGImages/<video>/ and Annotations/<video>/*.png.
 
+In DAVIS's archives there is a folder of a size above them: JPEGImages/480p/<video>/, Annotations/480p/<video>/*.png.
+
 A pixel of a map is the number of its object, 0 for none. meta.json says which class an object has, as in YouTube-VOS
 ({"videos": {video: {"objects": {"1": {"category": "cat"}}}}}); without it all are of one class, "object".
 """
@@ -23,6 +25,7 @@ from l2g.metrics.rle import Rle
 
 META, FRAMES, MAPS = "meta.json", "JPEGImages", "Annotations"
 ANY_CLASS = "object"
+_SIZES = ("480p", "1080p", "Full-Resolution")  # of DAVIS 2016 and 2017; the first that is there is read
 _MOST = 255
 
 
@@ -39,9 +42,10 @@ def read_mask_folders(directory: Path, split: str = "train") -> Foreign:
     names: dict[str, int] = {}
     problems: list[Problem] = []
     videos = []
-    for folder in sorted(entry for entry in (directory / MAPS).iterdir() if entry.is_dir()):
+    size = next((s for s in _SIZES if all(is_directory(directory / part / s) for part in (FRAMES, MAPS))), "")
+    for folder in sorted(entry for entry in (directory / MAPS / size).iterdir() if entry.is_dir()):
         try:
-            videos.append(_video(directory, folder, meta.get(folder.name, {}), names))
+            videos.append(_video(directory / FRAMES / size, folder, meta.get(folder.name, {}), names))
         except DataError as error:
             problems.append(Problem("corrupt annotation", folder.name, str(error)))
     categories = [Category(number + 1, name) for name, number in names.items()]
@@ -63,8 +67,8 @@ def _meta(directory: Path) -> dict[str, dict[str, str]]:
         raise DataError(f"{path}: no videos with objects with categories in it ({error!r:.60})") from None
 
 
-def _video(directory: Path, folder: Path, classes: dict[str, str], names: dict[str, int]) -> LabelledVideo:
-    pictures = {picture.stem: picture for picture in pictures_in(directory / FRAMES / folder.name)}
+def _video(frames: Path, folder: Path, classes: dict[str, str], names: dict[str, int]) -> LabelledVideo:
+    pictures = {picture.stem: picture for picture in pictures_in(frames / folder.name)}
     maps = sorted(folder.glob("*.png"))
     missing = [file.name for file in maps if file.stem not in pictures]
     if missing or not maps:

@@ -7,6 +7,7 @@ The format has class numbers alone, 1 car and 2 pedestrian; other names stand in
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -49,7 +50,7 @@ def read_mots(directory: Path, split: str = "train") -> Foreign:
     numbers = sorted({number for marks in found.values() for number, _ in marks} - {IGNORE} | set(names))
     labels = {number: label for label, number in enumerate(numbers)}
     categories = [Category(number, names.get(number, f"class {number}")) for number in numbers]
-    labelled = [_video(directory, video, marks, labels) for video, marks in found.items()]
+    labelled = [_video(directory, video, marks, labels, problems) for video, marks in found.items()]
     data = youtube_vis_data(
         categories, ((video, [str(p.relative_to(directory)) for p in video.pictures]) for video in labelled)
     )
@@ -89,7 +90,7 @@ def _of_text(file: Path, problems: list[Problem]) -> _Found:
 def _of_maps(folder: Path) -> _Found:
     """From 16-bit PNG maps of object ids, a file a frame."""
     found: _Found = defaultdict(dict)
-    for frame, file in enumerate(sorted(folder.glob("*.png"))):
+    for frame, file in _numbered(sorted(folder.glob("*.png"))).items():
         ids = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
         if ids is None or ids.ndim != 2:
             raise DataError(f"'{file}' is no PNG of one channel; unpack the annotation again")
@@ -99,15 +100,27 @@ def _of_maps(folder: Path) -> _Found:
     return found
 
 
-def _video(directory: Path, name: str, marks: _Found, labels: dict[int, int]) -> LabelledVideo:
+def _numbered(files: Sequence[Path]) -> dict[int, Path]:
+    """Files of frames by the number in their name: KITTI's begin with 0, MOTSChallenge's with 1. Without one in each
+    they are counted from 0."""
+    numbers = [int(file.stem) if file.stem.isdecimal() else -1 for file in files]
+    named = min(numbers, default=0) >= 0 and len(set(numbers)) == len(files)
+    return dict(zip(numbers if named else range(len(files)), files, strict=True))
+
+
+def _video(directory: Path, name: str, marks: _Found, labels: dict[int, int], problems: list[Problem]) -> LabelledVideo:
     places = [directory / place / name for place in _FRAMES]
     pictures = next((found for place in places if (found := pictures_in(place))), [])
     if not pictures:
         raise DataError(f"no frames of video '{name}'; expected in {', '.join(map(str, places[:2]))}")
     height, width = size_of(pictures[0])
+    times = _numbered(pictures)
     tracks = []
+    if beyond := sorted({time for frames in marks.values() for time in frames} - {*times}):
+        detail = f"{len(beyond)} frames have masks and no picture, the first: {beyond[0]}; unpack the frames again"
+        problems.append(Problem("missing frame", name, detail))
     for (number, _), frames in sorted(marks.items()):
-        masks = tuple(frames.get(t) for t in range(len(pictures)))
+        masks = tuple(frames.get(time) for time in times)
         tracks.append(Track(labels.get(number, 0), masks, iscrowd=number == IGNORE))
     return LabelledVideo(name, height, width, tuple(pictures), tuple(tracks))
 

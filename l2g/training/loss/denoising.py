@@ -17,7 +17,8 @@ def denoising_queries(
     num_queries: about how many in all (100 in Mask DINO). noise: 0.4 there; half of it is the chance of a wrong label,
     all of it the largest shift of a box in its own sizes.
 
-    Returns the queries, the targets repeated per group, and the slots (one per query) that answer for them.
+    Returns the queries, the targets repeated per group, and the slots (one per query) that answer for them, -1
+    where there is none.
     """
     b, count = targets.labels.shape
     if not targets.present.any():
@@ -35,5 +36,6 @@ def denoising_queries(
     mask = torch.zeros(extra + num_slots, extra + num_slots, dtype=torch.bool, device=device)
     mask[extra:, :extra] = True
     mask[:extra, :extra] = group[:, None] != group[None]
-    slots = torch.arange(extra, device=device).expand(b, -1)
+    # Rows that another frame of the batch needs for its instances are asked for no class here, and for no mask.
+    slots = torch.arange(extra, device=device).expand(b, -1).masked_fill(~repeated.present, -1)
     return Denoising(label_embed(labels), boxes, mask), repeated, slots
