@@ -7,18 +7,20 @@
     python benchmarks/ablation.py pack --output runs/ablation --archive benchmarks/ablation.json.gz
     python benchmarks/ablation.py picture --output runs/ablation --picture crossing.png
     python benchmarks/ablation.py sight --models l2g_tiny runs/ablation/trajectory-0/model.safetensors
+    python benchmarks/ablation.py identities --models l2g_tiny runs/ablation/trajectory-0/model.safetensors
     python benchmarks/ablation.py gradients --models l2g_tiny runs/ablation/trajectory-0/phase0.safetensors
 
-Every variant starts from the same image segmenter (`--init`; benchmarks/segmenter.safetensors is what the first command
-gives; where variants have no aligner, take the second's, which has none to lose), learns what it adds on images (the
-aligner, learned boxes) with everything else frozen, and then everything on clips: the same clips, in the same order,
-for the same number of iterations. It is scored on four splits, with the handover of identities and without: AP,
-switches, what becomes of objects that return, how far a slot's query moves from frame to frame and what the aligner
-attends to. `sight` scores trained models once more with an aligner that sees nothing of the present, or another
-video's, `gradients` says what comes to its parts. The table has 95 % intervals over seeds and videos (bootstrap; the
-same seeds and videos are drawn for all variants). Interrupt it at any moment: the same command goes on where it
-stopped. Several at once, with other seeds or variants and the same output, share the work.
-`pack` puts the results into one file, beside those that are in it already, which `table` reads in place of a folder.
+Every variant starts from the same image segmenter (`--init`; benchmarks/segmenter.safetensors is what the first
+command gives; where variants have no aligner, take the second's, which has none to lose), learns what it adds on
+images (the aligner, learned boxes) with everything else frozen, and then everything on clips: the same clips, in the
+same order, for the same number of iterations. It is scored on four splits, with the handover of identities and
+without: AP, switches, what becomes of objects that return, how far a slot's query moves from frame to frame and what
+the aligner attends to. `sight` scores trained models once more with an aligner that sees nothing of the present, or
+another video's, `identities` with identities from the annotation, `gradients` says what comes to the aligner's parts.
+The table has 95 % intervals over seeds and videos (bootstrap; the same seeds and videos are drawn for all variants).
+Interrupt it at any moment: the same command goes on where it stopped. Several at once, with other seeds or variants
+and the same output, share the work. `pack` puts the results into one file, beside those that are in it already, which
+`table` reads in place of a folder.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ import torch
 from ablation_gradients import PARTS, gradients
 from ablation_insight import insight
 from ablation_open import CHANGES, MODELS, SIGHTS, Change, clips_of_crossing
+from ablation_oracle import as_annotated
 from ablation_report import draw_picture, row, rule, tables
 
 from l2g import load_checkpoint
@@ -159,6 +162,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     seen.add_argument("--models", nargs="+", required=True, help="checkpoints, or names of shipped models")
     seen.add_argument("--videos", type=int, nargs=4, default=list(SPLITS.values()), help=f"of {', '.join(SPLITS)}")
     seen.set_defaults(act=sight)
+    lost = commands.add_parser("identities", help="AP by slots / with the handover / as the annotation has identities")
+    lost.add_argument("--models", nargs="+", required=True, help="checkpoints, or names of shipped models")
+    lost.add_argument("--videos", type=int, nargs=4, default=list(SPLITS.values()), help=f"of {', '.join(SPLITS)}")
+    lost.set_defaults(act=identities)
     learned = commands.add_parser("gradients", help="root mean square of the gradients of the aligner's parts")
     learned.add_argument("--models", nargs="+", required=True, help="checkpoints, or names of shipped models")
     learned.add_argument("--batches", type=int, default=20, help="of 8 clips (default: %(default)s)")
@@ -279,6 +286,16 @@ def sight(options: argparse.Namespace) -> int:
     return 0
 
 
+def identities(options: argparse.Namespace) -> int:
+    """Print the AP of trained models by where identities come from."""
+    print(row("model", *SPLITS), rule(1 + len(SPLITS)), sep="\n")
+    for name in options.models:
+        model = load_checkpoint(name).eval()
+        found = [score(model, _first(s, n), annotated=True) for s, n in zip(SPLITS, options.videos, strict=True)]
+        print(row(name, *(" / ".join(f"{part['AP']:.1f}" for part in one.values()) for one in found)), flush=True)
+    return 0
+
+
 def print_gradients(options: argparse.Namespace) -> int:
     """Print what comes to each part of the aligner and of the decoder, in the windows that the ablation learns from."""
     print(row("model", "module", *PARTS), rule(2 + len(PARTS)), sep="\n")
@@ -291,31 +308,39 @@ def print_gradients(options: argparse.Namespace) -> int:
 
 
 class _Lane(Lane):
-    """A video whose outputs are scored twice: a slot is an identity, and with the handover."""
+    """A video whose outputs are scored several times: a slot is an identity, with the handover, and as annotated."""
 
     def __init__(self, place: int, dataset: VideoDataset, contract):
-        super().__init__(place, dataset.videos[place], contract)
-        options = ScoringOptions()
-        self.slots = VideoScorer(self.letterbox, options)
-        self.linked = Rollout(VideoScorer(self.letterbox, options), contract)
+        super().__init__(place, video := dataset.videos[place], contract)
+        slots, linked, annotated = (VideoScorer(self.letterbox, ScoringOptions()) for _ in range(3))
+        self.scorers = {"slots": slots, "handover": linked, "annotation": annotated}
+        self.linked = Rollout(linked, contract)
+        self.tubes = [
+            compress(list(o.segmentations), video.height, video.width) for o in video.objects if not o.iscrowd
+        ]
 
 
-def score(model, dataset: VideoDataset) -> dict[str, Any]:
-    """AP in percent with its draws, identities and returns of a data set, by slots and with the handover."""
+def score(model, dataset: VideoDataset, annotated: bool = False) -> dict[str, Any]:
+    """AP in percent with its draws, identities and returns of a data set, by slots and with the handover; and with
+    identities from the annotation."""
     backend = EagerBackend(model)
     match_classes(dataset, backend.contract.class_names)  # the same, in the same order
     session = VideoSession(backend)
     lanes = (_Lane(place, dataset, backend.contract) for place in range(len(dataset.videos)))
     truth, categories = ground_truth(dataset), [category.id for category in dataset.categories]
-    boards = {"slots": _Board(), "handover": _Board()}
+    boards = {"slots": _Board(), "handover": _Board(), **({"annotation": _Board()} if annotated else {})}
     for round_ in rounds(lanes, [session], frames=frames_of(dataset), streams=8, what=dataset.name):
         outputs = step(session, round_)
         for lane in round_:
-            lane.slots.add(outputs[lane.place])
-            lane.linked.scorer.add(lane.linked.link(outputs[lane.place]))
-            if lane.last:
-                boards["slots"].add(lane.video, lane.slots, categories)
-                boards["handover"].add(lane.video, lane.linked.scorer, categories)
+            found = outputs[lane.place]
+            lane.scorers["slots"].add(found)
+            lane.scorers["handover"].add(lane.linked.link(found))
+            if annotated:
+                masks, _ = lane.scorers["slots"].frames()[-1]
+                truths = [tube[lane.time] for tube in lane.tubes]
+                lane.scorers["annotation"].add(as_annotated(found, masks, truths))
+            for name in boards if lane.last else ():
+                boards[name].add(lane, lane.scorers[name], categories)
     videos = len(dataset.videos)
     draws = np.random.default_rng(0).multinomial(videos, np.full(videos, 1 / videos), DRAWS)
     counts = np.concatenate([np.ones((1, videos), np.int64), draws])
@@ -330,12 +355,11 @@ class _Board:
         self.identities = IdentityReport()
         self.returns: Counter[tuple[int, bool | None]] = Counter()
 
-    def add(self, video, scorer: VideoScorer, categories: list[int]) -> None:
-        self.results += scorer.results(video.id, categories)
-        tubes = [compress(list(o.segmentations), video.height, video.width) for o in video.objects if not o.iscrowd]
+    def add(self, lane: _Lane, scorer: VideoScorer, categories: list[int]) -> None:
+        self.results += scorer.results(lane.video.id, categories)
         seen = scorer.seen()
-        self.identities += identity_switches(tubes, seen)
-        for found in returns(tubes, seen):
+        self.identities += identity_switches(lane.tubes, seen)
+        for found in returns(lane.tubes, seen):
             place = next(n for n, (_, most) in enumerate(ABSENCES) if found.absent <= most)
             self.returns[place, found.same] += 1
 

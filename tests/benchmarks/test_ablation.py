@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from pycocotools import mask as coco_mask
 
 from l2g import load_checkpoint
 from l2g.data.registry import load_dataset
@@ -18,6 +19,7 @@ from l2g.evaluation.run import ScoringOptions, evaluate_backend
 from l2g.modeling.aligner import AlignerLayer
 from l2g.modeling.local2global import build_model
 from l2g.runtime.backends.eager import EagerBackend
+from l2g.runtime.outputs import RawOutputs
 from l2g.training import trainer
 from l2g.training.config import load_config
 from l2g.training.dataset import open_dataset
@@ -30,6 +32,7 @@ import ablation
 import ablation_gradients
 import ablation_insight
 import ablation_open
+import ablation_oracle
 import ablation_report
 
 
@@ -50,6 +53,34 @@ def test_scores_are_those_of_an_evaluation_with_and_without_the_handover(model):
         assert len(found[how]["draws"]) == ablation.DRAWS
         assert min(found[how]["draws"]) < found[how]["AP"] < max(found[how]["draws"])
     assert found["handover"]["AP"] != found["slots"]["AP"]
+
+
+def test_identities_of_the_annotation_lose_none(model):
+    """Objects that lie apart, in slots that are exchanged from frame to frame: with them AP is what it was."""
+    masks = np.zeros((3, 40, 60), np.uint8)
+    for row, left in enumerate((2, 22, 42)):
+        masks[row, 5:30, left : left + 15] = 1
+    codes = [coco_mask.encode(np.asfortranarray(mask)) for mask in masks]
+    logits = np.where(masks, 9, -9).astype(np.float32)
+    empty = np.zeros((1, 5, 4), np.float32)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        order = rng.permutation(5)
+        maps = np.full((1, 5, 40, 60), -9, np.float32)
+        classes = np.full((1, 5, 8), -5, np.float32)
+        for row, slot in enumerate(order[:3]):
+            maps[0, slot], classes[0, slot, row] = logits[row], 3
+        outputs = RawOutputs(np.float32(order[None, :, None]), empty, classes, maps)
+        found = {slot: coco_mask.encode(np.asfortranarray((maps[0, slot] > 0).astype(np.uint8))) for slot in range(5)}
+        own = ablation_oracle.as_annotated(outputs, found, [*codes[:2], None, codes[2]])
+        assert own.logits[0].argmax(-1)[[0, 1, 3]].tolist() == [0, 1, 2]
+        assert np.array_equal(own.mask_logits[0, [0, 1, 3]] > 0, masks > 0)
+        assert not (own.mask_logits[0, [2, 4]] > 0).any()
+        assert sorted(own.queries[0, :, 0].tolist()) == sorted(order.tolist())
+    dataset = load_dataset("synthetic:crossing")
+    found = ablation.score(model, replace(dataset, videos=dataset.videos[:1]), annotated=True)
+    assert found["annotation"]["switches"] < found["slots"]["switches"]
+    assert found["annotation"]["AP"] > found["slots"]["AP"] + 10
 
 
 def run(seed, ap, draws):
