@@ -72,10 +72,8 @@ class Board(Watcher):
     def picture_after(self, name: str, number: int, seconds: float) -> tuple[int, ByteArray] | None:
         """A stream's picture that is newer than that number, and its own; None where none came in time."""
         with self._changed:
-            self._changed.wait_for(lambda: self._number(name) > number, seconds)
-            stream = self._streams.get(name)
-            picture = stream.progress.picture if stream is not None and stream.progress is not None else None
-            return None if stream is None or stream.number <= number or picture is None else (stream.number, picture)
+            self._changed.wait_for(lambda: self._picture(name, number) is not None, seconds)
+            return self._picture(name, number)
 
     def snapshot(self) -> dict[str, Any]:
         """For the page, as JSON has it."""
@@ -108,8 +106,11 @@ class Board(Watcher):
                       *(f'l2g_device_memory_bytes{{gpu="{gpu}"}} {size}' for gpu, size in enumerate(used))]  # fmt: skip
         return "\n".join(lines) + "\n"
 
-    def _number(self, name: str) -> int:
-        return self._streams[name].number if name in self._streams else 0
+    def _picture(self, name: str, number: int) -> tuple[int, ByteArray] | None:
+        stream = self._streams.get(name)
+        # The newest result has none where nobody looked when it was made.
+        picture = stream.progress.picture if stream is not None and stream.progress is not None else None
+        return None if stream is None or stream.number <= number or picture is None else (stream.number, picture)
 
 
 _METRICS = (

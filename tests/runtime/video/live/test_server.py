@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 
 from l2g.errors import VideoError
+from l2g.runtime.frame_result import FrameResult
 from l2g.runtime.video.job import process_videos
+from l2g.runtime.video.live.board import Board
 from l2g.runtime.video.live.server import serve
+from l2g.runtime.video.live.watcher import Progress
 from l2g.runtime.video.source import Selection, VideoSource
 from tests.runtime.blobs import BlobBackend
 from tests.runtime.browser import BROWSER, Browser
@@ -113,6 +116,24 @@ def test_pictures_are_the_overlay(port):
     assert not np.array_equal(pictures[0], pictures[2])
     # Of the green block that stays, tinted: it is not the colour that the camera sees.
     assert np.abs(pictures[0][285, 410].astype(int) - (40, 200, 30)).max() > 30
+
+
+def test_a_result_without_a_picture_wakes_nobody():
+    def progress(index, picture):
+        result = FrameResult(index, index / 10, (), 4, 6, ("one",))
+        return Progress("gate", result, picture, 0.1, index + 1, 0, 0, 0, None)
+
+    board = Board(print)
+    one, two = (np.full((4, 6, 3), value, np.uint8) for value in (1, 2))
+    board.result(progress(0, one))
+    assert board.picture_after("gate", 0, 0) == (1, one)
+    board.result(progress(1, None))
+    began = time.monotonic()
+    assert board.picture_after("gate", 0, 0.2) is None
+    assert time.monotonic() - began >= 0.2
+    threading.Timer(0.1, board.result, [progress(2, two)]).start()
+    assert board.picture_after("gate", 1, 5) == (2, two)
+    assert time.monotonic() - began < 5
 
 
 def test_what_is_not_there_and_who_may_not(port):
