@@ -23,8 +23,8 @@ import cv2
 from l2g.errors import VideoError
 from l2g.runtime.video.live.board import Board
 
-# At once; more are refused, each of them has a thread.
-MOST_CLIENTS = 32
+# At once; more are refused, each of them has a thread. What monitors a run is answered however many look.
+MOST_CLIENTS, _ALWAYS = 32, ("/metrics", "/state")
 # Of the pictures: a quality at which text is read, and so many a second at most.
 _QUALITY, _MOST_RATE = 80, 25
 _EVENT_SECONDS = 0.5
@@ -87,11 +87,15 @@ class _Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         if not self._may(parse_qs(parts.query).get("token", [""])[0]):
             return
+        stream = parse_qs(parts.query).get("stream", [""])[0]
+        if parts.path in _ALWAYS:
+            self._answer(parts.path, stream)
+            return
         if not self.server.room.acquire(blocking=False):
             self.send_error(503, "too many clients")
             return
         try:
-            self._answer(parts.path, parse_qs(parts.query).get("stream", [""])[0])
+            self._answer(parts.path, stream)
         finally:
             self.server.room.release()
 
@@ -153,7 +157,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._head("multipart/x-mixed-replace; boundary=frame")
         board.watching(True)
         try:
-            while not self.server.ending.is_set():
+            while not self.server.ending.is_set() and not self._is_gone():
                 began = time.monotonic()
                 found = board.picture_after(stream, number, _EVENT_SECONDS)
                 if found is None:
@@ -168,6 +172,17 @@ class _Handler(BaseHTTPRequestHandler):
                 self.server.ending.wait(max(0.0, 1 / _MOST_RATE - (time.monotonic() - began)))
         finally:
             board.watching(False)
+
+    def _is_gone(self) -> bool:
+        """Whether the client has closed its end, which nobody notices who has nothing to write. OSError where it broke
+        off."""
+        self.connection.settimeout(0)
+        try:
+            return not self.connection.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        finally:
+            self.connection.settimeout(_PATIENCE)
 
     def log_message(self, format: str, *args: object) -> None:
         """Requests are not told: the terminal is for the run, and addresses hold the token."""

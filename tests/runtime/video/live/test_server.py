@@ -16,7 +16,7 @@ from l2g.errors import VideoError
 from l2g.runtime.frame_result import FrameResult
 from l2g.runtime.video.job import process_videos
 from l2g.runtime.video.live.board import Board
-from l2g.runtime.video.live.server import serve
+from l2g.runtime.video.live.server import MOST_CLIENTS, serve
 from l2g.runtime.video.live.watcher import Progress
 from l2g.runtime.video.source import Selection, VideoSource
 from tests.runtime.blobs import BlobBackend
@@ -116,6 +116,28 @@ def test_pictures_are_the_overlay(port):
     assert not np.array_equal(pictures[0], pictures[2])
     # Of the green block that stays, tinted: it is not the colour that the camera sees.
     assert np.abs(pictures[0][285, 410].astype(int) - (40, 200, 30)).max() > 30
+
+
+def test_clients_that_went_away_while_nothing_came_make_room():
+    with serve("0", None, (said := []).append) as board:
+        port = int(re.search(r":(\d+)/", said[0])[1])
+        board.expect(["gate"])
+        clients = []
+        for _ in range(MOST_CLIENTS):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+            connection.request("GET", "/picture?stream=gate")
+            clients.append((connection, connection.getresponse()))
+        # Who monitors the run is answered all the same.
+        assert [get(port, path).status for path in ("/picture?stream=gate", "/metrics", "/state")] == [503, 200, 200]
+        assert board.wants_pictures
+        for connection, response in clients:
+            response.close()
+            connection.close()
+        limit = time.monotonic() + 10
+        while board.wants_pictures:
+            assert time.monotonic() < limit, "pictures are still drawn for nobody"
+            time.sleep(0.02)
+        assert get(port, "/picture?stream=gate").status == 200
 
 
 def test_a_result_without_a_picture_wakes_nobody():
