@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import http.client
+import math
 import os
 import threading
 import time
@@ -27,6 +28,8 @@ MOST_LINES = 1000
 _BATCH = 100
 # Seconds: of one attempt, between two attempts at first and at most, and for what is left at the end of the run.
 _PATIENCE, _FIRST_PAUSE, _LONGEST_PAUSE, _LAST = 5.0, 0.25, 10.0, 1.0
+# So often at most it is said that the other side is too slow.
+_SAY_SECONDS = 10.0
 
 TOKEN_VARIABLE = "L2G_SEND_TOKEN"
 
@@ -62,7 +65,8 @@ class Sender(Watcher):
         self._lines: deque[tuple[str, str]] = deque()
         self._changed = threading.Condition()
         self._closing: float | None = None
-        self._dropped = 0
+        self._dropped = 0  # and not said yet
+        self._said = -math.inf
         self._away = False
         self._thread = threading.Thread(target=self._work, name="l2g-send", daemon=True)
         self._thread.start()
@@ -120,19 +124,28 @@ class Sender(Watcher):
                 pause = min(2 * pause, _LONGEST_PAUSE)
             else:
                 self._forget(batch)
-                if self._away:
-                    self._out(f"{self.name}: reached again; {self._dropped} results were too old to be sent")
-                self._away, pause, self._dropped = False, _FIRST_PAUSE, 0
+                if self._away or (self._dropped and time.monotonic() > self._said + _SAY_SECONDS):
+                    self._say_dropped()
+                self._away, pause = False, _FIRST_PAUSE
 
     def _left(self) -> float:
         return _PATIENCE if self._closing is None else self._closing - time.monotonic()
 
+    def _say_dropped(self) -> None:
+        with self._changed:
+            dropped, self._dropped = self._dropped, 0
+        how = "reached again" if self._away else "slow"
+        self._out(f"{self.name}: {how}; {dropped} results were too old to be sent")
+        self._said = time.monotonic()
+
     def _forget(self, batch: Sequence[tuple[str, str]]) -> None:
-        """Those of a batch that still wait; some may have been dropped meanwhile."""
+        """Those of a batch that still wait; some may have been dropped meanwhile, which are none that are missing."""
         with self._changed:
             for item in batch:
                 if self._lines and self._lines[0] is item:
                     self._lines.popleft()
+                else:
+                    self._dropped -= 1
 
 
 class WebSender(Sender):

@@ -47,15 +47,22 @@ def until(condition, seconds=10.0):
 
 
 class Web:
-    """A web address that keeps what it is sent; `answers` are the codes of the next requests, then 204."""
+    """A web address that keeps what it is sent; `answers` are the codes of the next requests, then 204.
+
+    It counts who has `asked`, and answers while its `gate` is open.
+    """
 
     def __init__(self, port=0, answers=()):
         self.lines, self.headers, self.answers = [], [], list(answers)
+        self.asked, self.gate = 0, threading.Event()
+        self.gate.set()
         web = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["Content-Length"]))
+                web.asked += 1
+                web.gate.wait(10)
                 code = web.answers.pop(0) if web.answers else 204
                 if code == 204:
                     web.headers.append(dict(self.headers))
@@ -161,6 +168,34 @@ def test_an_address_that_is_away_gets_them_later(monkeypatch):
     assert "secret" not in said[0]
     assert web.headers[0]["Authorization"] == "Basic dXNlcjpzZWNyZXQ="
     assert said[1].endswith("reached again; 10 results were too old to be sent")
+
+
+def test_what_a_slow_address_misses_is_counted_and_said(monkeypatch):
+    monkeypatch.setattr(sending, "MOST_LINES", 20)
+    web, said = Web(), []
+    sender = open_sender(web.url, said.append)
+
+    def hold(first):
+        """While one line is on its way 30 more come, of which 20 are kept."""
+        web.gate.clear()
+        before, arrived = web.asked, len(web.lines)
+        sender.result(progress(first))
+        until(lambda: web.asked > before)
+        for index in range(first + 1, first + 31):
+            sender.result(progress(index))
+        web.gate.set()
+        until(lambda: len(web.lines) == arrived + 21)
+
+    hold(0)
+    assert web.lines == [line(index) for index in (0, *range(11, 31))]
+    assert said == [f"{web.url}: slow; 10 results were too old to be sent"]
+    # Soon again it is not said again, but it is not forgotten either.
+    hold(100)
+    assert len(said) == 1
+    sender.close()
+    web.close()
+    assert web.lines[21:] == [line(index) for index in (100, *range(111, 131))]
+    assert said[1:] == [f"{web.url}: 10 results were not sent"]
 
 
 def test_an_address_that_refuses_does_not_hold_up_the_rest():
