@@ -15,12 +15,13 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 from l2g.errors import VideoError
 from l2g.runtime.video.live.address import without_password
 from l2g.runtime.video.live.watcher import Progress, Watcher
 from l2g.runtime.video.results import line_of
+from l2g.runtime.video.sources.base import shown
 
 # Lines that wait while the other side is away: the oldest beyond these are dropped, and counted.
 MOST_LINES = 1000
@@ -148,6 +149,13 @@ class Sender(Watcher):
                     self._dropped -= 1
 
 
+class _Stays(urllib.request.HTTPRedirectHandler):
+    """Goes nowhere else: a POST that is led on becomes a GET without its lines, and takes along who sends."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
 class WebSender(Sender):
     """POSTs lines that came together as one body of JSON lines.
 
@@ -158,6 +166,7 @@ class WebSender(Sender):
         parts = urlsplit(url)
         who, _, host = parts.netloc.rpartition("@")
         self._url = urlunsplit(parts._replace(netloc=host))
+        self._opener = urllib.request.build_opener(_Stays)
         self._headers = {"Content-Type": "application/x-ndjson", "User-Agent": "l2g"}
         if who:
             self._headers["Authorization"] = f"Basic {base64.b64encode(unquote(who).encode()).decode()}"
@@ -169,14 +178,16 @@ class WebSender(Sender):
         body = "".join(f"{line}\n" for _, line in lines).encode()
         request = urllib.request.Request(self._url, body, self._headers, method="POST")
         try:
-            with urllib.request.urlopen(request, timeout=seconds) as answer:
+            with self._opener.open(request, timeout=seconds) as answer:
                 answer.read(1024)
         except urllib.error.HTTPError as error:
             error.close()
             # Too slow, too many, or its own fault: these may pass.
             if error.code in (408, 429) or error.code >= 500:
                 raise OSError(f"{error.code} {error.reason}") from None
-            raise ValueError(f"{error.code} {error.reason}") from None
+            leads = error.headers.get("Location") if 300 <= error.code < 400 else None
+            mend = f"; give the address {without_password(shown(urljoin(self._url, leads)))}" if leads else ""
+            raise ValueError(f"{error.code} {error.reason}{mend}") from None
         except urllib.error.URLError as error:
             raise OSError(getattr(error.reason, "strerror", None) or str(error.reason)) from None
         except http.client.HTTPException as error:  # an answer that is none

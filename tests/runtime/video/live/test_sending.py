@@ -3,6 +3,7 @@
 import asyncio
 import json
 import queue
+import re
 import socket
 import threading
 import time
@@ -49,13 +50,14 @@ def until(condition, seconds=10.0):
 class Web:
     """A web address that keeps what it is sent; `answers` are the codes of the next requests, then 204.
 
-    It counts who has `asked`, and answers while its `gate` is open.
+    It counts who has `asked`, answers while its `gate` is open, and `leads` elsewhere where that is set.
     """
 
     def __init__(self, port=0, answers=()):
         self.lines, self.headers, self.answers = [], [], list(answers)
         self.asked, self.gate = 0, threading.Event()
         self.gate.set()
+        self.leads = None
         web = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -68,6 +70,13 @@ class Web:
                     web.headers.append(dict(self.headers))
                     web.lines += [json.loads(text) for text in body.decode().splitlines()]
                 self.send_response(code)
+                if web.leads:
+                    self.send_header("Location", web.leads)
+                self.end_headers()
+
+            def do_GET(self):
+                web.asked += 1
+                self.send_response(200)
                 self.end_headers()
 
             def log_message(self, *_):
@@ -208,6 +217,35 @@ def test_an_address_that_refuses_does_not_hold_up_the_rest():
     web.close()
     assert web.lines == [line(1)]
     assert "1 results were refused (400" in said[0]
+
+
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+def test_an_address_that_leads_elsewhere_refuses_and_says_where(code):
+    other, said = Web(), []
+    web = Web(answers=[code])
+    web.leads = other.url.replace("//", "//me:secret@")
+    sender = open_sender(web.url.replace("//", "//user:pass@"), said.append)
+    sender.result(progress(0))
+    until(lambda: said)
+    sender.close()
+    web.close()
+    other.close()
+    assert len(said) == 1
+    assert re.search(rf": 1 results were refused \({code} [\w ]+; give the address http:", said[0])
+    assert said[0].endswith(f"{other.url.replace('//', '//me:***@')})")
+    assert not other.asked
+    assert "pass" not in said[0]
+
+
+def test_a_redirect_within_an_address_is_said_whole():
+    web, said = Web(answers=[302]), []
+    web.leads = "/login"
+    sender = open_sender(web.url, said.append)
+    sender.result(progress(0))
+    until(lambda: said)
+    sender.close()
+    web.close()
+    assert said[0].endswith(f"give the address {web.url.removesuffix('results')}login)")
 
 
 def test_the_end_does_not_wait_for_an_address_that_is_silent():
