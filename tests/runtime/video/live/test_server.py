@@ -140,11 +140,12 @@ def test_clients_that_went_away_while_nothing_came_make_room():
         assert get(port, "/picture?stream=gate").status == 200
 
 
-def test_a_result_without_a_picture_wakes_nobody():
-    def progress(index, picture):
-        result = FrameResult(index, index / 10, (), 4, 6, ("one",))
-        return Progress("gate", result, picture, 0.1, index + 1, 0, 0, 0, None)
+def progress(index, picture, stream="gate"):
+    result = FrameResult(index, index / 10, (), 4, 6, ("one",))
+    return Progress(stream, result, picture, 0.1, index + 1, 0, 0, 0, None)
 
+
+def test_a_result_without_a_picture_wakes_nobody():
     board = Board(print)
     one, two = (np.full((4, 6, 3), value, np.uint8) for value in (1, 2))
     board.result(progress(0, one))
@@ -156,6 +157,31 @@ def test_a_result_without_a_picture_wakes_nobody():
     threading.Timer(0.1, board.result, [progress(2, two)]).start()
     assert board.picture_after("gate", 1, 5) == (2, two)
     assert time.monotonic() - began < 5
+
+
+def test_pictures_one_by_one(monkeypatch):
+    monkeypatch.setattr("l2g.runtime.video.live.board._GLANCE", 0.3)
+    with serve("0", "word", (said := []).append) as board:
+        address = "/picture?stream=&token=word&after={}"
+        port = int(re.search(r":(\d+)/", said[0])[1])
+        board.expect([""])
+        assert not board.wants_pictures
+        assert get(port, address.format(0)).status == 204
+        assert board.wants_pictures  # when the next one is asked for it should be there
+        for number in (1, 2):
+            picture = np.full((16, 32, 3), (200, 100, 50 * number), np.uint8)
+            board.result(progress(number, picture, ""))
+            response = get(port, address.format(number - 1))
+            assert (response.status, response.headers["Picture-Number"]) == (200, str(number))
+            assert response.headers["Content-Type"] == "image/jpeg"
+            shown = cv2.imdecode(np.frombuffer(response.read(), np.uint8), cv2.IMREAD_COLOR)
+            assert np.abs(shown[..., ::-1].astype(int) - picture).max() < 6
+            assert get(port, address.format(number)).status == 204
+        # Of an earlier run, or of none.
+        assert [get(port, address.format(after)).status for after in ("70", "x", "")] == [200, 200, 200]
+        assert get(port, "/picture?stream=&after=0").status == 401
+        time.sleep(0.4)
+        assert not board.wants_pictures
 
 
 def test_what_is_not_there_and_who_may_not(port):
@@ -187,7 +213,40 @@ def test_places_that_do_not_fit():
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
-def test_a_browser_shows_it(port, tmp_path):
+def test_a_browser_shows_eight_streams_in_two_tabs(tmp_path):
+    """It opens six connections to one machine."""
+    images, ended = moving_scenes(30), threading.Event()
+
+    def work(board):
+        index = 0
+        while not ended.wait(0.05):
+            for stream in streams:
+                board.result(progress(index, images[index % 30] if board.wants_pictures else None, stream))
+            index += 1
+
+    streams = [f"camera {number}" for number in range(8)]
+    with serve("127.0.0.1:0", "a&b", (said := []).append) as board, Browser(tmp_path / "user") as browser:
+        board.expect([*streams, "never came"])
+        thread = threading.Thread(target=work, args=[board])
+        thread.start()
+        try:
+            for _ in range(2):
+                browser.open(re.search(r"http://127.0.0.1:\d+/", said[0])[0] + "?token=a%26b")
+                browser.wait_for("document.images.length == 9")
+                browser.wait_for("[...document.images].filter(image => image.naturalWidth == 96).length == 8")
+                addresses = "[...document.images].map(image => image.src)"
+                before = browser.evaluate(addresses)
+                changed = f"{addresses}.filter((address, i) => address != {json.dumps(before)}[i]).length"
+                browser.wait_for(f"{changed} == 8", 5)
+                assert browser.evaluate("document.getElementById('state').textContent") == "live"
+                browser.new_tab()
+        finally:
+            ended.set()
+            thread.join()
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+def test_a_browser_shows_it_shows_it(port, tmp_path):
     """`L2G_PICTURES=docs/pictures` keeps the picture for the guide."""
     with Browser(tmp_path / "user") as browser:
         browser.open(f"http://127.0.0.1:{port}/")
