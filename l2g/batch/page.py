@@ -6,6 +6,7 @@ import html
 from typing import TYPE_CHECKING
 
 from l2g.batch.records import DAMAGED, DONE, FAILED, Settings
+from l2g.runtime.video.live.address import without_password
 
 if TYPE_CHECKING:
     from l2g.batch.run import Progress
@@ -42,7 +43,7 @@ def rate(progress: Progress) -> str:
 def render_page(progress: Progress, settings: Settings, given: str) -> str:
     """The page's text."""
     facts = {
-        "input": given,
+        "input": without_password(given),
         "model": settings.model,
         "retries": str(max(0, progress.attempts - (progress.videos - progress.before))),
         "seconds of work a video": f"{progress.work_seconds / max(1, progress.videos - progress.before):.3f}",

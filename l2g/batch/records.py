@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from l2g.errors import L2GError
 from l2g.records import Record
+from l2g.runtime.video.live.address import without_password
 
 if TYPE_CHECKING:
     from l2g.runtime.video.overlay import OverlayStyle
@@ -102,9 +103,10 @@ class Task:
 class VideoRecord(Record):
     """What became of a video; `video.json` in its folder, and a row of the manifest.
 
-    status: "done"; "damaged": the source could not be read to its end, the files hold what could be; "failed": there
-    are no files. error: what was wrong, of the last two. seconds: of work, all pieces together. resets: how often the
-    stream began anew, by reason. pieces: that the video was cut into. attempts: that it took. worker: host and process.
+    source: without a password, as are error and notices: others read them. status: "done"; "damaged": the source could
+    not be read to its end, the files hold what could be; "failed": there are no files. error: what was wrong, of the
+    last two. seconds: of work, all pieces together. resets: how often the stream began anew, by reason. pieces: that
+    the video was cut into. attempts: that it took. worker: host and process.
     """
 
     name: str
@@ -119,6 +121,11 @@ class VideoRecord(Record):
     pieces: int = 1
     attempts: int = 1
     worker: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "source", without_password(self.source))
+        object.__setattr__(self, "error", self.error and without_password(self.error))
+        object.__setattr__(self, "notices", tuple(map(without_password, self.notices)))
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from l2g.batch.store import PIECES, STAGING, Store, check_output, is_url, open_s
 from l2g.batch.worker import Replica
 from l2g.errors import DataError, L2GError
 from l2g.files import locked, parse_json, write_json, write_text
+from l2g.runtime.video.live.address import without_password
 
 SETTINGS, PAGE = "batch.json", "summary.html"
 # Failures and points of the curve that the page has; more would grow with the videos.
@@ -110,7 +111,8 @@ def run_batch(
         _refuse_others(store, settings, output)
         progress = Progress(sum(1 for _ in entries(given, output)))
         if not progress.total:
-            raise DataError(f"{given}: no videos found; expected files that end in .mp4, .mov, .mkv and the like")
+            told = without_password(given)
+            raise DataError(f"{told}: no videos found; expected files that end in .mp4, .mov, .mkv and the like")
         store.forget(STAGING)
         try:
             with _published(store, progress, settings, given) as add:
@@ -166,16 +168,16 @@ def _published(store: Store, progress: Progress, settings: Settings, given: str)
 
 def _refuse_others(store: Store, settings: Settings, output: str) -> None:
     """L2GError where the output holds results of other settings."""
-    content = store.read(SETTINGS)
+    content, told = store.read(SETTINGS), without_password(output)
     if content is None:
         return
     try:
-        found = Settings.from_json(parse_json(content, f"{output}/{SETTINGS}"))
+        found = Settings.from_json(parse_json(content, f"{told}/{SETTINGS}"))
     except (TypeError, ValueError) as error:
-        raise DataError(f"{output}/{SETTINGS}: is not of this version ({error}); give another output") from None
+        raise DataError(f"{told}/{SETTINGS}: is not of this version ({error}); give another output") from None
     if names := settings.differences(found):
         raise L2GError(
-            f"{output} holds results of a run with another {', '.join(names)} "
+            f"{told} holds results of a run with another {', '.join(names)} "
             f"({names[0]} {getattr(found, names[0])}, now {getattr(settings, names[0])}); "
             "give another output, or the same options"
         )

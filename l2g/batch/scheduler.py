@@ -15,6 +15,7 @@ from typing import Any
 
 from l2g.batch.records import FAILED, Entry, Outcome, PieceDone, Result, Split, Task, VideoRecord
 from l2g.errors import L2GError
+from l2g.runtime.video.live.address import without_password
 
 # So many workers may die in a row without a task between them: then it is not the videos.
 MOST_DEATHS = 20
@@ -231,4 +232,4 @@ class _Worker:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).strip().splitlines()[0]
+    return without_password((str(error) or type(error).__name__).strip().splitlines()[0])

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from l2g.batch.records import VideoRecord
 from l2g.errors import DataError, L2GError, VideoError
 from l2g.files import parse_json, write_bytes, write_json
+from l2g.runtime.video.live.address import without_password
 
 RECORD, STAGING, PIECES, CLAIM = "video.json", ".staging", ".pieces", ".claim"
 
@@ -61,7 +62,9 @@ def file_system(url: str) -> tuple[Any, str]:
     try:
         system, path = fsspec.core.url_to_fs(url)
     except (ValueError, ImportError) as error:
-        raise DataError(f"{url}: cannot be opened ({error}); give an s3:// URL, or install what opens it") from None
+        raise DataError(
+            without_password(f"{url}: cannot be opened ({error}); give an s3:// URL, or install what opens it")
+        ) from None
     return system, str(path)
 
 
@@ -193,7 +196,7 @@ def local_copy(source: str) -> Iterator[str]:
         try:
             system.get_file(path, str(copy))
         except FileNotFoundError:
-            raise VideoError(f"{source}: no such object; check the URL") from None
+            raise VideoError(f"{without_password(source)}: no such object; check the URL") from None
         yield str(copy)
 
 

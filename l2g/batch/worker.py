@@ -22,6 +22,7 @@ from l2g.runtime.identity.tracks import TrackParameters
 from l2g.runtime.panoptic.options import check_task
 from l2g.runtime.video.job import FlowOptions, JobSummary, process_video
 from l2g.runtime.video.lane import OutputOptions
+from l2g.runtime.video.live.address import without_password
 from l2g.runtime.video.live.watcher import Watcher
 from l2g.runtime.video.source import Selection, VideoSource, open_source
 
@@ -48,7 +49,7 @@ class Replica:
         """Settle a task. Raises OSError where the store fails, which may go by."""
         try:
             there = None if task.piece else finished(self._store, task.entry.name)
-            if there is not None and there.source == task.entry.source:
+            if there is not None and there.source == without_password(task.entry.source):
                 return Outcome(there, before=True)
             if task.join:
                 return self._join(task)

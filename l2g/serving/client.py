@@ -14,6 +14,7 @@ import numpy as np
 from l2g.errors import L2GError
 from l2g.runtime.arrays import Array
 from l2g.runtime.frame_result import FrameResult
+from l2g.runtime.video.live.address import without_password
 from l2g.serving import wire
 
 # Above what a slow model takes for a frame, below what a person waits for.
@@ -65,10 +66,10 @@ class TritonTracker:
     def __init__(self, url: str, model: str, *, version: str = "", timeout: float = TIMEOUT_SECONDS):
         scheme, _, address = url.partition("://")
         if scheme not in _SCHEMES or not address:
-            raise L2GError(f"'{url}' found, grpc://HOST:PORT or http://HOST:PORT expected")
+            raise L2GError(f"'{without_password(url)}' found, grpc://HOST:PORT or http://HOST:PORT expected")
         if not timeout > 0:
             raise L2GError(f"a timeout of {timeout:g} s found, more than 0 expected")
-        self._url, self._model, self._version, self._timeout = url, model, version, timeout
+        self._url, self._model, self._version, self._timeout = without_password(url), model, version, timeout
         self._streams: dict[Hashable, _Stream] = {}
         self._grpc = scheme == "grpc"
         self._library = _library(scheme)

@@ -153,6 +153,7 @@ def test_pieces_through_an_object_store(model, clips, s3, tmp_path):
         (["--input", ".", "--gpus", "-1"], "-1 gpus found; expected 0 or more"),
         (["--input", ".", "--piece", "1"], "add --no-overlay"),
         (["--input", "nowhere://a/b"], "cannot be opened"),
+        (["--input", "memory://me:secret@a/b"], "memory://me:***@a/b: no videos found"),
     ],
 )
 def test_wrong_input(words, message, tmp_path, monkeypatch, capsys):

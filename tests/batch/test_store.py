@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from l2g.batch.records import VideoRecord
-from l2g.batch.store import FolderStore, ObjectStore, finished
-from l2g.errors import VideoError
+from l2g.batch.store import FolderStore, ObjectStore, finished, local_copy
+from l2g.errors import DataError, VideoError
 from tests.batch.made import done
 
 pytest.importorskip("fsspec")
@@ -86,6 +86,21 @@ def test_a_record_that_is_none_is_named(tmp_path):
     (tmp_path / "a/video.json").write_text('{"name": "a", "age": 3}')
     with pytest.raises(VideoError, match=r"a/video.json: is not a record"):
         finished(FolderStore(str(tmp_path)), "a")
+
+
+def test_passwords_are_not_told(store):
+    """Nor does another one make it another video: whoever wrote it, the source is the same."""
+    record = done("a", "ftp://me:secret@host/a.mp4")
+    assert commit(store, record)
+    assert b"secret" not in store.read("a/video.json")
+    assert not commit(store, done("a", "ftp://me:other@host/a.mp4"))
+    told = replace(record, error="ftp://me:secret@host/a.mp4: is gone", notices=("ftp://me:secret@host/a.mp4: odd",))
+    assert (told.error, told.notices) == ("ftp://me:***@host/a.mp4: is gone", ("ftp://me:***@host/a.mp4: odd",))
+    with (
+        pytest.raises(DataError, match=r"^nowhere://me:\*\*\*@host/b: cannot be opened"),
+        local_copy("nowhere://me:secret@host/b"),
+    ):
+        pass
 
 
 def test_a_record_is_read_as_it_was_written():

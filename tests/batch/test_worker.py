@@ -1,5 +1,6 @@
 """What a worker may take of a machine that others work on too."""
 
+import json
 import threading
 import time
 
@@ -86,6 +87,17 @@ def test_a_worker_has_its_share_of_the_machine(there, address, given, expected, 
     monkeypatch.setattr(ray, "cluster_resources", lambda: there)
     found = _resources(address, *given, None, None)
     assert (found.workers, found.threads, found.gpus) == expected
+
+
+def test_a_password_in_a_url_is_neither_told_nor_part_of_what_a_video_is(tmp_path):
+    pytest.importorskip("fsspec")
+    replica, task = Replica(Settings("m"), str(tmp_path), 1), Task(Entry("memory://me:secret@host/a.mp4", "a"))
+    record = replica.do(task).record
+    assert record.source == "memory://me:***@host/a.mp4"
+    assert record.error == "memory://me:***@host/a.mp4: no such object; check the URL"
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/video.json").write_text(json.dumps(record.to_json()))
+    assert replica.do(task).before
 
 
 def test_pieces_are_not_taken_of_a_model_that_gives_maps(tmp_path):

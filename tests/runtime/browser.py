@@ -14,7 +14,7 @@ BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil
 
 
 class Browser:
-    """One page. A context manager; `evaluate` gives what a JavaScript expression is worth there."""
+    """One page at a time. A context manager; `evaluate` gives what a JavaScript expression is worth there."""
 
     def __init__(self, folder, width=960, height=560):
         self._size = width, height
@@ -38,10 +38,15 @@ class Browser:
         )
         os.close(theirs_in)
         os.close(theirs_out)
+        self.new_tab()
+        return self
+
+    def new_tab(self):
+        """The page is now an empty one; the one before stays open."""
+        self._session = None
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         self.resize(*self._size)
-        return self
 
     def resize(self, width, height):
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)

@@ -151,6 +151,11 @@ def test_what_is_no_address(url):
         TritonTracker(url, "m")
 
 
+def test_an_address_is_told_without_a_password():
+    with pytest.raises(L2GError, match=r"^'ftp://me:\*\*\*@host' found"):
+        TritonTracker("ftp://me:secret@host", "m")
+
+
 def test_a_timeout_of_nothing():
     with pytest.raises(L2GError, match="more than 0 expected"):
         TritonTracker("grpc://host:1", "m", timeout=0)

@@ -63,6 +63,7 @@ def run(options: argparse.Namespace) -> int:
     from l2g.batch.page import rate, verdict
     from l2g.batch.records import DONE
     from l2g.batch.run import run_batch
+    from l2g.runtime.video.live.address import without_password
 
     settings = settings_of(options)
     with _bar(options.quiet) as (on_video, say):
@@ -79,9 +80,8 @@ def run(options: argparse.Namespace) -> int:
             say=say,
             on_video=on_video,
         )
-    print(
-        f"{verdict(progress)}\n{rate(progress)}\n  {options.output}/manifest.parquet\n  {options.output}/summary.html"
-    )
+    output = without_password(options.output)
+    print(f"{verdict(progress)}\n{rate(progress)}\n  {output}/manifest.parquet\n  {output}/summary.html")
     if progress.interrupted:
         note("interrupted: what was done is kept, and the same command goes on from here")
         return INTERRUPTED

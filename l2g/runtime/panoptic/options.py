@@ -57,7 +57,8 @@ def check_task(task: str | None, contract: GraphContract) -> str:
     """The task, where it is None the model's own: "panoptic" for one that knows stuff, "semantic" where that is all it
     knows, else "instances".
 
-    L2GError for a task that there is not, and for one of pixels where the model's classes are all things.
+    Any may be asked for, whatever the model's classes are. L2GError for a task that there is not, and for "semantic"
+    where the model's outputs are chosen detections.
     """
     if task is None:
         all_stuff = len(contract.stuff_classes) == len(contract.class_names) and contract.output_kind == "raw"

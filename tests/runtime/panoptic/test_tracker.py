@@ -79,6 +79,12 @@ def test_the_task_is_the_models_own_unless_given():
     assert everything.tracks == ()  # semantic
 
 
+def test_a_model_that_knows_no_stuff_gives_a_map_of_its_things():
+    found = l2g.Tracker(backend(()), task="panoptic").update(scene(*SIZE, [RED, GREEN])).panoptic
+    assert [(segment.label, segment.is_thing) for segment in found.segments] == [(1, True), (0, True)]
+    assert (found.ids[10:30, 10:26] == found.segments[1].id).all()
+
+
 def test_chosen_detections_give_the_same_map():
     picture = scene(*SIZE, [RED, GREEN, BLUE])
     raw = l2g.Tracker(backend()).update(picture).panoptic

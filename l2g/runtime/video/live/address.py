@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from l2g.errors import VideoError
 from l2g.runtime.video.sources.base import shown
 
-# A password in a URL is not for logs.
-_SECRET = re.compile(r"(?<=://)([^/@\s]*):[^/@\s]*@")
+# A password is not for logs: in a URL up to the last "@" before its path, for not everybody escapes those within; in a
+# query and among an element's properties by its name.
+_SECRET = re.compile(r"(?<=://)([^/?#\s:]*):[^/?#\s]*@")
+_NAMED_SECRET = re.compile(r"""((?:user-pw|pass(?:word|phrase|wd)|pwd)=)("[^"]*"|[^&\s"']+)""", re.IGNORECASE)
 _SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "rtp", "tcp", "http", "https", "rist", "unix")
 TRANSPORTS = ("tcp", "udp")
 # What is no format of FFmpeg's, and the form of a pipeline.
@@ -88,15 +90,21 @@ def live_address(text: str) -> Address | None:
     if _DEVICE.match(text):
         raise VideoError(f"{text}: no such camera; is it connected?")
     if PIPELINE.search(text):
-        return Address(text.split("!")[0].strip(), text, GSTREAMER, "stream")
+        return Address(told(text), text, GSTREAMER, "stream")
     scheme = re.match(r"([a-z]+)://", text.lower())
     if scheme and scheme[1] in _SCHEMES:
-        return Address(without_password(text), text, None, "stream")
+        return Address(told(text), text, None, "stream")
     return None
 
 
+def told(text: str) -> str:
+    """What messages call a URL, or a pipeline: that by its first element. Without a password."""
+    return without_password(PIPELINE.split(text)[0].strip())
+
+
 def without_password(text: str) -> str:
-    return _SECRET.sub(r"\1:***@", text)
+    """An address, or a message that holds some, with `***` for what is secret."""
+    return _NAMED_SECRET.sub(r"\1***", _SECRET.sub(r"\1:***@", text))
 
 
 def ffmpeg_options(address: Address, options: LiveOptions) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -17,6 +18,8 @@ from l2g.runtime.video.live.watcher import Progress, Watcher
 
 # Ages of so many results make the percentiles; so many lines of what happened are kept.
 AGES, NOTES = 500, 50
+# Seconds for which who asks for one picture after the other counts as looking.
+_GLANCE = 2.0
 
 
 @dataclass
@@ -36,11 +39,12 @@ class Board(Watcher):
         self._streams: dict[str, _Stream] = {}
         self._notes: deque[tuple[float, str]] = deque(maxlen=NOTES)
         self._viewers = 0
+        self._glanced = -math.inf
 
     @property
     def wants_pictures(self) -> bool:  # type: ignore[override]  # of a watcher that never does, a plain False
         """Whether somebody looks at one."""
-        return self._viewers > 0
+        return self._viewers > 0 or time.monotonic() < self._glanced + _GLANCE
 
     def expect(self, streams: Sequence[str]) -> None:
         with self._changed:
@@ -69,13 +73,17 @@ class Board(Watcher):
         with self._changed:
             self._viewers += 1 if begin else -1
 
+    def glance(self, name: str) -> tuple[int, ByteArray] | None:
+        """The number and picture of a stream's newest result, if it has one, for somebody who will ask again."""
+        with self._changed:
+            self._glanced = time.monotonic()
+            return self._picture(name, 0)
+
     def picture_after(self, name: str, number: int, seconds: float) -> tuple[int, ByteArray] | None:
         """A stream's picture that is newer than that number, and its own; None where none came in time."""
         with self._changed:
-            self._changed.wait_for(lambda: self._number(name) > number, seconds)
-            stream = self._streams.get(name)
-            picture = stream.progress.picture if stream is not None and stream.progress is not None else None
-            return None if stream is None or stream.number <= number or picture is None else (stream.number, picture)
+            self._changed.wait_for(lambda: self._picture(name, number) is not None, seconds)
+            return self._picture(name, number)
 
     def snapshot(self) -> dict[str, Any]:
         """For the page, as JSON has it."""
@@ -108,8 +116,11 @@ class Board(Watcher):
                       *(f'l2g_device_memory_bytes{{gpu="{gpu}"}} {size}' for gpu, size in enumerate(used))]  # fmt: skip
         return "\n".join(lines) + "\n"
 
-    def _number(self, name: str) -> int:
-        return self._streams[name].number if name in self._streams else 0
+    def _picture(self, name: str, number: int) -> tuple[int, ByteArray] | None:
+        stream = self._streams.get(name)
+        # The newest result has none where nobody looked when it was made.
+        picture = stream.progress.picture if stream is not None and stream.progress is not None else None
+        return None if stream is None or stream.number <= number or picture is None else (stream.number, picture)
 
 
 _METRICS = (

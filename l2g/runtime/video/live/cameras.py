@@ -11,6 +11,7 @@ import numpy as np
 
 from l2g.errors import VideoError
 from l2g.records import Record
+from l2g.runtime.video.live.address import without_password
 from l2g.runtime.video.sources.base import Image, VideoSource
 
 
@@ -54,7 +55,10 @@ def read_cameras(path: str) -> list[Camera]:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise VideoError(f"{path}: cannot be read as YAML ({str(error).splitlines()[0]})") from None
-    entries = parse_yaml(text, path, VideoError)
+    try:
+        entries = parse_yaml(text, path, VideoError)
+    except VideoError as error:  # which shows the line
+        raise VideoError(without_password(str(error))) from None
     if not isinstance(entries, list) or not entries:
         raise VideoError(f"{path}: a list of cameras expected, each with a name and a url")
     cameras: list[Camera] = []
@@ -64,7 +68,7 @@ def read_cameras(path: str) -> list[Camera]:
         try:
             cameras.append(Camera.from_json(entry, f"camera {number}"))
         except (TypeError, ValueError) as error:
-            raise VideoError(f"{path}: camera {number}: {error}") from None
+            raise VideoError(f"{path}: camera {number}: {without_password(str(error))}") from None
     names = [camera.name for camera in cameras]
     if twice := [name for name in names if names.count(name) > 1]:
         raise VideoError(f"{path}: two cameras have the name '{twice[0]}'; give each its own")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from l2g.errors import VideoError
-from l2g.runtime.video.live.address import LiveOptions
+from l2g.runtime.video.live.address import LiveOptions, without_password
 from l2g.runtime.video.sources.base import Image, Selection, VideoSource, check_size
 from l2g.runtime.video.sources.clock import timeline
 
@@ -38,7 +38,9 @@ class GStreamerSource(VideoSource):
         try:
             self._pipeline = gst.parse_launch(elements + _END)
         except Exception as error:  # GLib's own kind, which is imported late
-            raise VideoError(f"{name}: no pipeline ({getattr(error, 'message', error)})") from None
+            raise VideoError(
+                f"{name}: no pipeline ({without_password(getattr(error, 'message', str(error)))})"
+            ) from None
         self._sink = self._pipeline.get_by_name("l2g")
         # A live pipeline has nothing to show before it plays.
         self.is_endless = self._pipeline.set_state(gst.State.PAUSED) == gst.StateChangeReturn.NO_PREROLL
@@ -77,7 +79,7 @@ class GStreamerSource(VideoSource):
             if sample is not None:
                 return sample
             if (message := bus.pop_filtered(kinds)) is not None:
-                self.error = message.parse_error()[0].message
+                self.error = without_password(message.parse_error()[0].message)
                 return None
             if self._sink.get_property("eos"):
                 return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import http.client
+import math
 import os
 import threading
 import time
@@ -14,12 +15,13 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 from l2g.errors import VideoError
 from l2g.runtime.video.live.address import without_password
 from l2g.runtime.video.live.watcher import Progress, Watcher
 from l2g.runtime.video.results import line_of
+from l2g.runtime.video.sources.base import shown
 
 # Lines that wait while the other side is away: the oldest beyond these are dropped, and counted.
 MOST_LINES = 1000
@@ -27,6 +29,8 @@ MOST_LINES = 1000
 _BATCH = 100
 # Seconds: of one attempt, between two attempts at first and at most, and for what is left at the end of the run.
 _PATIENCE, _FIRST_PAUSE, _LONGEST_PAUSE, _LAST = 5.0, 0.25, 10.0, 1.0
+# So often at most it is said that the other side is too slow.
+_SAY_SECONDS = 10.0
 
 TOKEN_VARIABLE = "L2G_SEND_TOKEN"
 
@@ -62,7 +66,8 @@ class Sender(Watcher):
         self._lines: deque[tuple[str, str]] = deque()
         self._changed = threading.Condition()
         self._closing: float | None = None
-        self._dropped = 0
+        self._dropped = 0  # and not said yet
+        self._said = -math.inf
         self._away = False
         self._thread = threading.Thread(target=self._work, name="l2g-send", daemon=True)
         self._thread.start()
@@ -120,19 +125,35 @@ class Sender(Watcher):
                 pause = min(2 * pause, _LONGEST_PAUSE)
             else:
                 self._forget(batch)
-                if self._away:
-                    self._out(f"{self.name}: reached again; {self._dropped} results were too old to be sent")
-                self._away, pause, self._dropped = False, _FIRST_PAUSE, 0
+                if self._away or (self._dropped and time.monotonic() > self._said + _SAY_SECONDS):
+                    self._say_dropped()
+                self._away, pause = False, _FIRST_PAUSE
 
     def _left(self) -> float:
         return _PATIENCE if self._closing is None else self._closing - time.monotonic()
 
+    def _say_dropped(self) -> None:
+        with self._changed:
+            dropped, self._dropped = self._dropped, 0
+        how = "reached again" if self._away else "slow"
+        self._out(f"{self.name}: {how}; {dropped} results were too old to be sent")
+        self._said = time.monotonic()
+
     def _forget(self, batch: Sequence[tuple[str, str]]) -> None:
-        """Those of a batch that still wait; some may have been dropped meanwhile."""
+        """Those of a batch that still wait; some may have been dropped meanwhile, which are none that are missing."""
         with self._changed:
             for item in batch:
                 if self._lines and self._lines[0] is item:
                     self._lines.popleft()
+                else:
+                    self._dropped -= 1
+
+
+class _Stays(urllib.request.HTTPRedirectHandler):
+    """Goes nowhere else: a POST that is led on becomes a GET without its lines, and takes along who sends."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
 
 
 class WebSender(Sender):
@@ -145,6 +166,7 @@ class WebSender(Sender):
         parts = urlsplit(url)
         who, _, host = parts.netloc.rpartition("@")
         self._url = urlunsplit(parts._replace(netloc=host))
+        self._opener = urllib.request.build_opener(_Stays)
         self._headers = {"Content-Type": "application/x-ndjson", "User-Agent": "l2g"}
         if who:
             self._headers["Authorization"] = f"Basic {base64.b64encode(unquote(who).encode()).decode()}"
@@ -156,14 +178,16 @@ class WebSender(Sender):
         body = "".join(f"{line}\n" for _, line in lines).encode()
         request = urllib.request.Request(self._url, body, self._headers, method="POST")
         try:
-            with urllib.request.urlopen(request, timeout=seconds) as answer:
+            with self._opener.open(request, timeout=seconds) as answer:
                 answer.read(1024)
         except urllib.error.HTTPError as error:
             error.close()
             # Too slow, too many, or its own fault: these may pass.
             if error.code in (408, 429) or error.code >= 500:
                 raise OSError(f"{error.code} {error.reason}") from None
-            raise ValueError(f"{error.code} {error.reason}") from None
+            leads = error.headers.get("Location") if 300 <= error.code < 400 else None
+            mend = f"; give the address {without_password(shown(urljoin(self._url, leads)))}" if leads else ""
+            raise ValueError(f"{error.code} {error.reason}{mend}") from None
         except urllib.error.URLError as error:
             raise OSError(getattr(error.reason, "strerror", None) or str(error.reason)) from None
         except http.client.HTTPException as error:  # an answer that is none

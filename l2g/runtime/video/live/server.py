@@ -1,7 +1,7 @@
 """A page to look at while a run goes on: the overlay of every stream, its tracks and numbers; and /metrics.
 
-Plain HTTP of the standard library: pictures as motion JPEG, the rest as server-sent events. It listens on this machine
-alone unless it is told a host, and then asks for a token.
+Plain HTTP of the standard library: pictures as motion JPEG or one by one, the rest as JSON or server-sent events. It
+listens on this machine alone unless it is told a host, and then asks for a token.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
@@ -21,10 +21,11 @@ from urllib.parse import parse_qs, urlsplit
 import cv2
 
 from l2g.errors import VideoError
+from l2g.runtime.arrays import ByteArray
 from l2g.runtime.video.live.board import Board
 
-# At once; more are refused, each of them has a thread.
-MOST_CLIENTS = 32
+# At once; more are refused, each of them has a thread. What monitors a run is answered however many look.
+MOST_CLIENTS, _ALWAYS = 32, ("/metrics", "/state")
 # Of the pictures: a quality at which text is read, and so many a second at most.
 _QUALITY, _MOST_RATE = 80, 25
 _EVENT_SECONDS = 0.5
@@ -85,13 +86,17 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         parts = urlsplit(self.path)
-        if not self._may(parse_qs(parts.query).get("token", [""])[0]):
+        query = {name: values[0] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
+        if not self._may(query.get("token", "")):
+            return
+        if parts.path in _ALWAYS:
+            self._answer(parts.path, query)
             return
         if not self.server.room.acquire(blocking=False):
             self.send_error(503, "too many clients")
             return
         try:
-            self._answer(parts.path, parse_qs(parts.query).get("stream", [""])[0])
+            self._answer(parts.path, query)
         finally:
             self.server.room.release()
 
@@ -111,8 +116,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_error(403, "call this machine localhost")
         return False
 
-    def _answer(self, path: str, stream: str) -> None:
-        board = self.server.board
+    def _answer(self, path: str, query: Mapping[str, str]) -> None:
+        board, stream = self.server.board, query.get("stream", "")
         if path == "/":
             self._send("text/html; charset=utf-8", self.server.page)
         elif path == "/metrics":
@@ -122,23 +127,28 @@ class _Handler(BaseHTTPRequestHandler):
         elif path == "/events":
             self._events()
         elif path == "/picture" and stream in board.names():
-            self._pictures(stream)
+            if (after := query.get("after")) is None:
+                self._pictures(stream)
+            else:
+                self._picture(stream, after)
         else:
             self.send_error(404)
 
-    def _send(self, kind: str, body: bytes) -> None:
-        self._head(kind, len(body))
+    def _send(self, kind: str, body: bytes, number: int | None = None) -> None:
+        self._head(kind, len(body), number)
         self.wfile.write(body)
 
-    def _head(self, kind: str, length: int | None = None) -> None:
+    def _head(self, kind: str, length: int | None = None, number: int | None = None) -> None:
         self.send_response(200)
         self.send_header("Content-Type", kind)
         self.send_header("Cache-Control", "no-store")
-        self.send_header("Content-Security-Policy", "default-src 'self' 'unsafe-inline'")
+        self.send_header("Content-Security-Policy", "default-src 'self' 'unsafe-inline'; img-src 'self' blob:")
         self.send_header("X-Content-Type-Options", "nosniff")
         self.send_header("Referrer-Policy", "no-referrer")
         if length is not None:
             self.send_header("Content-Length", str(length))
+        if number is not None:
+            self.send_header("Picture-Number", str(number))
         self.end_headers()
 
     def _events(self) -> None:
@@ -148,29 +158,53 @@ class _Handler(BaseHTTPRequestHandler):
             if self.server.ending.wait(_EVENT_SECONDS):
                 return
 
+    def _picture(self, stream: str, after: str) -> None:
+        """One picture and its number; 204 where there is none with another number than `after`, which may be that of an
+        earlier run."""
+        found = self.server.board.glance(stream)
+        if found is None or str(found[0]) == after:
+            self.send_response(204)
+            self.send_header("Cache-Control", "no-store")
+            self.end_headers()
+        else:
+            self._send("image/jpeg", _coded(found[1]), found[0])
+
     def _pictures(self, stream: str) -> None:
         board, number = self.server.board, 0
         self._head("multipart/x-mixed-replace; boundary=frame")
         board.watching(True)
         try:
-            while not self.server.ending.is_set():
+            while not self.server.ending.is_set() and not self._is_gone():
                 began = time.monotonic()
                 found = board.picture_after(stream, number, _EVENT_SECONDS)
                 if found is None:
                     continue
                 number, picture = found
-                _, coded = cv2.imencode(
-                    ".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY]
-                )
-                data = coded.tobytes()
+                data = _coded(picture)
                 head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
                 self.wfile.write(head.encode() + data + b"\r\n")
                 self.server.ending.wait(max(0.0, 1 / _MOST_RATE - (time.monotonic() - began)))
         finally:
             board.watching(False)
 
+    def _is_gone(self) -> bool:
+        """Whether the client has closed its end, which nobody notices who has nothing to write. OSError where it broke
+        off."""
+        self.connection.settimeout(0)
+        try:
+            return not self.connection.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        finally:
+            self.connection.settimeout(_PATIENCE)
+
     def log_message(self, format: str, *args: object) -> None:
         """Requests are not told: the terminal is for the run, and addresses hold the token."""
+
+
+def _coded(picture: ByteArray) -> bytes:
+    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1].tobytes()
 
 
 def _place(where: str) -> tuple[str, int]:

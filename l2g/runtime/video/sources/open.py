@@ -142,9 +142,9 @@ def input_name(source: Input) -> str:
     if isinstance(source, (str, Path)):
         text = str(source)
         if may_be_live(text):
-            from l2g.runtime.video.live.address import without_password
+            from l2g.runtime.video.live.address import told
 
-            text = without_password(text.split(" ! ")[0])
+            text = told(text)
         return shown(text)
     return shown(Path(source[0]).absolute().parent)
 
@@ -188,7 +188,7 @@ def _open(
     decoder: str | None = None,
 ) -> VideoSource:
     if "://" in path and not os.path.exists(path):  # unlike Path.exists, False for what is too long for a name
-        return VideoFile(path, path, selection, track=track, threads=threads, decoder=decoder)
+        return VideoFile(input_name(path), path, selection, track=track, threads=threads, decoder=decoder)
     mode = _mode(path)
     if track is not None and (stat.S_ISDIR(mode) or is_picture_name(path)):
         raise VideoError(f"{shown(path)}: pictures have no tracks; leave --track out")

@@ -51,6 +51,12 @@ def test_mistakes_are_named(tmp_path, text, message):
         read_cameras(write(tmp_path, text))
 
 
+@pytest.mark.parametrize("text", ["- url: rtsp://me:secret@host: 1", "- {name: a, url: ['rtsp://me:secret@host']}"])
+def test_mistakes_show_no_password(tmp_path, text):
+    with pytest.raises(VideoError, match=r"rtsp://me:\*\*\*@host"):
+        read_cameras(write(tmp_path, text))
+
+
 def test_a_view_is_turned_and_cut_out(tmp_path):
     image = scene(64, 96, [(0, (0, 0, 48, 64)), (2, (48, 0, 96, 32))])
     clip = write_clip(tmp_path / "a.mp4", [image] * 3)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import queue
+import re
 import socket
 import threading
 import time
@@ -47,20 +48,35 @@ def until(condition, seconds=10.0):
 
 
 class Web:
-    """A web address that keeps what it is sent; `answers` are the codes of the next requests, then 204."""
+    """A web address that keeps what it is sent; `answers` are the codes of the next requests, then 204.
+
+    It counts who has `asked`, answers while its `gate` is open, and `leads` elsewhere where that is set.
+    """
 
     def __init__(self, port=0, answers=()):
         self.lines, self.headers, self.answers = [], [], list(answers)
+        self.asked, self.gate = 0, threading.Event()
+        self.gate.set()
+        self.leads = None
         web = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["Content-Length"]))
+                web.asked += 1
+                web.gate.wait(10)
                 code = web.answers.pop(0) if web.answers else 204
                 if code == 204:
                     web.headers.append(dict(self.headers))
                     web.lines += [json.loads(text) for text in body.decode().splitlines()]
                 self.send_response(code)
+                if web.leads:
+                    self.send_header("Location", web.leads)
+                self.end_headers()
+
+            def do_GET(self):
+                web.asked += 1
+                self.send_response(200)
                 self.end_headers()
 
             def log_message(self, *_):
@@ -163,6 +179,34 @@ def test_an_address_that_is_away_gets_them_later(monkeypatch):
     assert said[1].endswith("reached again; 10 results were too old to be sent")
 
 
+def test_what_a_slow_address_misses_is_counted_and_said(monkeypatch):
+    monkeypatch.setattr(sending, "MOST_LINES", 20)
+    web, said = Web(), []
+    sender = open_sender(web.url, said.append)
+
+    def hold(first):
+        """While one line is on its way 30 more come, of which 20 are kept."""
+        web.gate.clear()
+        before, arrived = web.asked, len(web.lines)
+        sender.result(progress(first))
+        until(lambda: web.asked > before)
+        for index in range(first + 1, first + 31):
+            sender.result(progress(index))
+        web.gate.set()
+        until(lambda: len(web.lines) == arrived + 21)
+
+    hold(0)
+    assert web.lines == [line(index) for index in (0, *range(11, 31))]
+    assert said == [f"{web.url}: slow; 10 results were too old to be sent"]
+    # Soon again it is not said again, but it is not forgotten either.
+    hold(100)
+    assert len(said) == 1
+    sender.close()
+    web.close()
+    assert web.lines[21:] == [line(index) for index in (100, *range(111, 131))]
+    assert said[1:] == [f"{web.url}: 10 results were not sent"]
+
+
 def test_an_address_that_refuses_does_not_hold_up_the_rest():
     web, said = Web(answers=[400]), []
     sender = open_sender(web.url, said.append)
@@ -173,6 +217,35 @@ def test_an_address_that_refuses_does_not_hold_up_the_rest():
     web.close()
     assert web.lines == [line(1)]
     assert "1 results were refused (400" in said[0]
+
+
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+def test_an_address_that_leads_elsewhere_refuses_and_says_where(code):
+    other, said = Web(), []
+    web = Web(answers=[code])
+    web.leads = other.url.replace("//", "//me:secret@")
+    sender = open_sender(web.url.replace("//", "//user:pass@"), said.append)
+    sender.result(progress(0))
+    until(lambda: said)
+    sender.close()
+    web.close()
+    other.close()
+    assert len(said) == 1
+    assert re.search(rf": 1 results were refused \({code} [\w ]+; give the address http:", said[0])
+    assert said[0].endswith(f"{other.url.replace('//', '//me:***@')})")
+    assert not other.asked
+    assert "pass" not in said[0]
+
+
+def test_a_redirect_within_an_address_is_said_whole():
+    web, said = Web(answers=[302]), []
+    web.leads = "/login"
+    sender = open_sender(web.url, said.append)
+    sender.result(progress(0))
+    until(lambda: said)
+    sender.close()
+    web.close()
+    assert said[0].endswith(f"give the address {web.url.removesuffix('results')}login)")
 
 
 def test_the_end_does_not_wait_for_an_address_that_is_silent():

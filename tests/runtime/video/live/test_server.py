@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 
 from l2g.errors import VideoError
+from l2g.runtime.frame_result import FrameResult
 from l2g.runtime.video.job import process_videos
-from l2g.runtime.video.live.server import serve
+from l2g.runtime.video.live.board import Board
+from l2g.runtime.video.live.server import MOST_CLIENTS, serve
+from l2g.runtime.video.live.watcher import Progress
 from l2g.runtime.video.source import Selection, VideoSource
 from tests.runtime.blobs import BlobBackend
 from tests.runtime.browser import BROWSER, Browser
@@ -115,6 +118,72 @@ def test_pictures_are_the_overlay(port):
     assert np.abs(pictures[0][285, 410].astype(int) - (40, 200, 30)).max() > 30
 
 
+def test_clients_that_went_away_while_nothing_came_make_room():
+    with serve("0", None, (said := []).append) as board:
+        port = int(re.search(r":(\d+)/", said[0])[1])
+        board.expect(["gate"])
+        clients = []
+        for _ in range(MOST_CLIENTS):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+            connection.request("GET", "/picture?stream=gate")
+            clients.append((connection, connection.getresponse()))
+        # Who monitors the run is answered all the same.
+        assert [get(port, path).status for path in ("/picture?stream=gate", "/metrics", "/state")] == [503, 200, 200]
+        assert board.wants_pictures
+        for connection, response in clients:
+            response.close()
+            connection.close()
+        limit = time.monotonic() + 10
+        while board.wants_pictures:
+            assert time.monotonic() < limit, "pictures are still drawn for nobody"
+            time.sleep(0.02)
+        assert get(port, "/picture?stream=gate").status == 200
+
+
+def progress(index, picture, stream="gate"):
+    result = FrameResult(index, index / 10, (), 4, 6, ("one",))
+    return Progress(stream, result, picture, 0.1, index + 1, 0, 0, 0, None)
+
+
+def test_a_result_without_a_picture_wakes_nobody():
+    board = Board(print)
+    one, two = (np.full((4, 6, 3), value, np.uint8) for value in (1, 2))
+    board.result(progress(0, one))
+    assert board.picture_after("gate", 0, 0) == (1, one)
+    board.result(progress(1, None))
+    began = time.monotonic()
+    assert board.picture_after("gate", 0, 0.2) is None
+    assert time.monotonic() - began >= 0.2
+    threading.Timer(0.1, board.result, [progress(2, two)]).start()
+    assert board.picture_after("gate", 1, 5) == (2, two)
+    assert time.monotonic() - began < 5
+
+
+def test_pictures_one_by_one(monkeypatch):
+    monkeypatch.setattr("l2g.runtime.video.live.board._GLANCE", 0.3)
+    with serve("0", "word", (said := []).append) as board:
+        address = "/picture?stream=&token=word&after={}"
+        port = int(re.search(r":(\d+)/", said[0])[1])
+        board.expect([""])
+        assert not board.wants_pictures
+        assert get(port, address.format(0)).status == 204
+        assert board.wants_pictures  # when the next one is asked for it should be there
+        for number in (1, 2):
+            picture = np.full((16, 32, 3), (200, 100, 50 * number), np.uint8)
+            board.result(progress(number, picture, ""))
+            response = get(port, address.format(number - 1))
+            assert (response.status, response.headers["Picture-Number"]) == (200, str(number))
+            assert response.headers["Content-Type"] == "image/jpeg"
+            shown = cv2.imdecode(np.frombuffer(response.read(), np.uint8), cv2.IMREAD_COLOR)
+            assert np.abs(shown[..., ::-1].astype(int) - picture).max() < 6
+            assert get(port, address.format(number)).status == 204
+        # Of an earlier run, or of none.
+        assert [get(port, address.format(after)).status for after in ("70", "x", "")] == [200, 200, 200]
+        assert get(port, "/picture?stream=&after=0").status == 401
+        time.sleep(0.4)
+        assert not board.wants_pictures
+
+
 def test_what_is_not_there_and_who_may_not(port):
     assert get(port, "/picture?stream=nobody").status == 404
     assert get(port, "/../etc/passwd").status == 404
@@ -144,7 +213,40 @@ def test_places_that_do_not_fit():
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
-def test_a_browser_shows_it(port, tmp_path):
+def test_a_browser_shows_eight_streams_in_two_tabs(tmp_path):
+    """It opens six connections to one machine."""
+    images, ended = moving_scenes(30), threading.Event()
+
+    def work(board):
+        index = 0
+        while not ended.wait(0.05):
+            for stream in streams:
+                board.result(progress(index, images[index % 30] if board.wants_pictures else None, stream))
+            index += 1
+
+    streams = [f"camera {number}" for number in range(8)]
+    with serve("127.0.0.1:0", "a&b", (said := []).append) as board, Browser(tmp_path / "user") as browser:
+        board.expect([*streams, "never came"])
+        thread = threading.Thread(target=work, args=[board])
+        thread.start()
+        try:
+            for _ in range(2):
+                browser.open(re.search(r"http://127.0.0.1:\d+/", said[0])[0] + "?token=a%26b")
+                browser.wait_for("document.images.length == 9")
+                browser.wait_for("[...document.images].filter(image => image.naturalWidth == 96).length == 8")
+                addresses = "[...document.images].map(image => image.src)"
+                before = browser.evaluate(addresses)
+                changed = f"{addresses}.filter((address, i) => address != {json.dumps(before)}[i]).length"
+                browser.wait_for(f"{changed} == 8", 5)
+                assert browser.evaluate("document.getElementById('state').textContent") == "live"
+                browser.new_tab()
+        finally:
+            ended.set()
+            thread.join()
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+def test_a_browser_shows_it_shows_it(port, tmp_path):
     """`L2G_PICTURES=docs/pictures` keeps the picture for the guide."""
     with Browser(tmp_path / "user") as browser:
         browser.open(f"http://127.0.0.1:{port}/")

@@ -11,7 +11,7 @@ import pytest
 from l2g.errors import VideoError
 from l2g.runtime.video.live.address import LiveOptions, ffmpeg_options, live_address, without_password
 from l2g.runtime.video.live.source import LiveSource
-from l2g.runtime.video.source import Selection, open_source, open_sources
+from l2g.runtime.video.source import Selection, input_name, open_source, open_sources
 from tests.runtime.cameras import Camera
 from tests.runtime.clips import moving_scenes, write_clip
 
@@ -53,11 +53,47 @@ def test_a_camera_that_is_not_there_is_said_in_a_camera_s_words(text):
 
 
 def test_passwords_are_not_told():
-    assert without_password("rtsp://me:secret@host/a@b") == "rtsp://me:***@host/a@b"
     with pytest.raises(VideoError) as error:
         open_source("http://me:secret@127.0.0.1:9/x")
     assert "secret" not in str(error.value)
     assert "does the source send?" in str(error.value)
+    # One that is not live.
+    with pytest.raises(VideoError, match=r"^ftp://me:\*\*\*@127.0.0.1:9/x.mp4: cannot be opened") as error:
+        open_source("ftp://me:secret@127.0.0.1:9/x.mp4")
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "without"),
+    [
+        ("rtsp://me:secret@host/a@b", "rtsp://me:***@host/a@b"),
+        ("rtsp://admin:se@cr:et@10.0.0.5/s", "rtsp://admin:***@10.0.0.5/s"),
+        ("rtsp://me@office:secret@host", "rtsp://me@office:***@host"),
+        ("not rtsp://:secret@host and http://me:secret@host?a@b", "not rtsp://:***@host and http://me:***@host?a@b"),
+        ("srt://host:9000?passphrase=secret&mode=caller", "srt://host:9000?passphrase=***&mode=caller"),
+        ("http://host/cgi?PWD=secret", "http://host/cgi?PWD=***"),
+        # Nothing secret in these.
+        ("rtsp://host:554/a@b", "rtsp://host:554/a@b"),
+        ("rtsp://me@host:554/a", "rtsp://me@host:554/a"),
+        ("rtsp://[::1]:554/a?b@c", "rtsp://[::1]:554/a?b@c"),
+    ],
+)
+def test_what_is_secret_of_an_address_is_left_out(text, without):
+    assert without_password(text) == without
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "name"),
+    [
+        ("rtspsrc location=rtsp://me:secret@cam/s ! decodebin", "rtspsrc location=rtsp://me:***@cam/s"),
+        ("rtspsrc location=rtsp://me:se!cret@cam/s\n! decodebin", "rtspsrc location=rtsp://me:***@cam/s"),
+        ('rtspsrc location=rtsp://cam/s user-pw="my secret" ! x', "rtspsrc location=rtsp://cam/s user-pw=***"),
+    ],
+)
+def test_a_pipeline_s_name_holds_no_password(pipeline, name):
+    address = live_address(pipeline)
+    assert (address.name, address.url) == (name, pipeline)
+    assert input_name(pipeline) == name
 
 
 def test_options_reach_ffmpeg():
