@@ -79,7 +79,6 @@ def test_identities_of_the_annotation_lose_none(model):
         assert sorted(own.queries[0, :, 0].tolist()) == sorted(order.tolist())
     dataset = load_dataset("synthetic:crossing")
     found = ablation.score(model, replace(dataset, videos=dataset.videos[:1]), annotated=True)
-    assert found["annotation"]["switches"] < found["slots"]["switches"]
     assert found["annotation"]["AP"] > found["slots"]["AP"] + 10
 
 
