@@ -73,10 +73,11 @@ class Settings(Record):
 
 @dataclass(frozen=True)
 class Entry:
-    """A video. source: absolute path or URL. name: of its folder in the output."""
+    """A video. source: absolute path or URL. name: of its folder in the output. number: of the run's videos, from 0."""
 
     source: str
     name: str
+    number: int = 0
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,9 @@ class Task:
     join: bool = False
 
     @property
-    def key(self) -> tuple[str, int, bool]:
-        """The same for every attempt at it."""
-        return self.entry.name, self.piece, self.join
+    def key(self) -> tuple[int, int, bool]:
+        """The same for every attempt at it, and another's never: two videos may have one name."""
+        return self.entry.number, self.piece, self.join
 
 
 @dataclass(frozen=True)
