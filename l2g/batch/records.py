@@ -94,9 +94,10 @@ class Task:
     join: bool = False
 
     @property
-    def key(self) -> tuple[int, int, bool]:
-        """The same for every attempt at it, and another's never: two videos may have one name."""
-        return self.entry.number, self.piece, self.join
+    def key(self) -> tuple[int, int, int, bool]:
+        """The same for every attempt at it, and another's never: two videos may have one name, and the first piece of a
+        video is not the whole."""
+        return self.entry.number, self.piece, self.pieces, self.join
 
 
 @dataclass(frozen=True)

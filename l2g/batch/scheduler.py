@@ -67,7 +67,7 @@ class Scheduler:
         self._idle: list[Any] = []
         self._waiting: deque[Task] = deque()
         # Copies of a task that run, by its key; what is in here is not settled.
-        self._open: Counter[tuple[int, int, bool]] = Counter()
+        self._open: Counter[tuple[int, int, int, bool]] = Counter()
         self._pieces_left: dict[Entry, int] = {}
         self._deaths = 0
         self._tasks, self._seconds = 0, 0.0

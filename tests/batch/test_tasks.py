@@ -59,3 +59,21 @@ def test_a_video_that_is_listed_twice_has_two_outcomes(tmp_path):
     clip = write_clip(tmp_path / "a.mp4", 8)
     (tmp_path / "list.txt").write_text(f"{clip}\n{clip}\n")
     assert [record.status for record in settle(tmp_path / "list.txt", tmp_path / "out")] == [DONE, DONE]
+
+
+def test_a_second_copy_of_what_is_split_splits_it_once(tmp_path, monkeypatch):
+    """Its answer comes when pieces are under way already, and the last of these takes long."""
+    monkeypatch.setitem(sys.modules, "ray", FakeRay(lambda task: task.piece == 5))
+    monkeypatch.setattr("l2g.batch.scheduler.SLOW", 0.0)
+    monkeypatch.setattr("l2g.batch.scheduler.SLOW_SECONDS", 0.0)
+    done = []
+    do = Replica.do
+    monkeypatch.setattr(Replica, "do", lambda self, task: done.append(task) or do(self, task))
+    clips = [write_clip(tmp_path / "short.mp4", 8), write_clip(tmp_path / "long.mp4", 58)]
+    (tmp_path / "list.txt").write_text("\n".join(map(str, clips)))
+    records = settle(tmp_path / "list.txt", tmp_path / "out", workers=3, piece=1.0, overlap=0.2)
+    assert [task.entry.name for task in done if not task.pieces].count("long") == 2, "there was a second copy"
+    assert {record.name: (record.status, record.error, record.pieces) for record in records} == {
+        "short": (DONE, None, 1), "long": (DONE, None, 6),
+    }  # fmt: skip
+    assert indices(tmp_path / "out/long") == list(range(58))
