@@ -95,7 +95,7 @@ class Replica:
         last = task.piece + 1 == task.pieces
         end = None if last else start + settings.piece + settings.overlap
         with (
-            self._source(task.entry, Selection(start, end, settings.stride)) as source,
+            self._source(task.entry, Selection(start, end, settings.stride, settings.start)) as source,
             self._store.stage(task.entry.name) as folder,
         ):
             folder.mkdir(parents=True)

@@ -77,3 +77,18 @@ def test_a_second_copy_of_what_is_split_splits_it_once(tmp_path, monkeypatch):
         "short": (DONE, None, 1), "long": (DONE, None, 6),
     }  # fmt: skip
     assert indices(tmp_path / "out/long") == list(range(58))
+
+
+@pytest.mark.parametrize("stride", [3, 14])
+def test_pieces_have_the_frames_of_the_whole_at_any_stride(stride, tmp_path):
+    """Ten frames a piece are no multiple of it, and without a frame in common a seam ends every track. At 14 a piece
+    has no frame at all."""
+    clip = write_clip(tmp_path / "a.mp4", 45)
+    for out, pieces in (("whole", {}), ("pieces", {"piece": 1.0, "overlap": 0.5})):
+        (record,) = settle(clip, tmp_path / out, stride=stride, **pieces)
+        assert (record.status, record.error) == (DONE, None)
+        assert record.pieces == (4 if pieces else 1)
+    assert indices(tmp_path / "pieces/a") == indices(tmp_path / "whole/a") == list(range(0, 45, stride))
+    if stride == 3:
+        lines = map(json.loads, (tmp_path / "pieces/a/frames.jsonl").read_text().splitlines())
+        assert [[track["id"] for track in line["tracks"]] for line in lines] == [[1]] * 15
