@@ -19,9 +19,10 @@ class Settings(Record):
     """All that decides what is in a video's files. It lies in the output as `batch.json`: results of two kinds are
     never mixed in one.
 
-    model_sha256: of a model that is a file, None of a shipped or published one. cuts, canvas, num_queries, class_names,
-    library, device, precision, compile, fp32_blocks: as `l2g run` has them. overlay: whether one is written.
-    picture_rate: frames a second of pictures. piece, overlap: seconds; 0 takes videos whole.
+    model_sha256: of a model that is a file, of a folder that of its first file of tensors; None of a shipped or
+    published one. cuts, canvas, num_queries, class_names, library, device, precision, compile, fp32_blocks: as `l2g
+    run` has them. overlay: whether one is written. picture_rate: frames a second of pictures. piece, overlap: seconds;
+    0 takes videos whole.
     """
 
     model: str
