@@ -203,6 +203,23 @@ def test_parity_passes_for_the_graph_and_fails_for_another_model(models, dataset
         l2g.run_parity(graph, graph, dataset, forced=object())
 
 
+@pytest.mark.parametrize("name", ["synthetic:train", "synthetic_panoptic:train"])
+def test_a_data_set_without_an_end_is_refused(name, tmp_path):
+    """Unless so many of its videos are asked for; before a model is opened, so that none is needed here."""
+    from l2g.data.registry import load_dataset
+
+    for call in (
+        lambda data: l2g.evaluate("gone.onnx", data),
+        lambda data: l2g.run_parity("gone.onnx", "gone.onnx", data),
+        lambda data: l2g.quantize("gone.onnx", data, tmp_path / "out.onnx"),
+    ):
+        for data in (name, load_dataset(name)):
+            with pytest.raises(l2g.L2GError, match=rf"data set '{name}' has no end"):
+                call(data)
+    with pytest.raises(l2g.L2GError, match=r"gone\.onnx"):
+        l2g.evaluate("gone.onnx", name, videos=1)
+
+
 def test_process_video_takes_a_path_or_what_is_open(tmp_path):
     pytest.importorskip("torch")
     from l2g.runtime.video.source import Selection, open_source
