@@ -95,7 +95,7 @@ def process_video(
                 "start, end or stride given with an open source, which has its own; give them to open_source"
             )
         facts = {"canvas": canvas, "num_queries": num_queries, "class_names": class_names}
-        backend = _model(model, stack, portrait=source.height > source.width, **facts)
+        backend = _model(model, stack, portrait=source.is_open and source.is_portrait, **facts)
         return process(
             backend,
             source,

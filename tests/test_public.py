@@ -246,6 +246,38 @@ def test_process_video_takes_a_path_or_what_is_open(tmp_path):
     assert not (tmp_path / "three").exists()
 
 
+@pytest.mark.parametrize(
+    ("height", "width", "aspect", "upright"),
+    [(576, 480, "8/5", False), (96, 64, None, True), (64, 96, None, False), (64, 80, "1/2", True), (0, 0, None, False)],
+)
+def test_process_video_turns_the_canvas_for_what_looks_upright(height, width, aspect, upright, tmp_path, monkeypatch):
+    """The first is SVCD, whose pixels are wider than high; of the last, not there yet, no size is known."""
+    from l2g.runtime.video.source import Selection, VideoSource, open_source
+    from tests.runtime.clips import write_clip
+
+    class Away(VideoSource):
+        is_open = False
+
+        def _decode(self):
+            raise NotImplementedError
+
+    class OpenedError(Exception):
+        pass
+
+    def opened(model, *, portrait, **_):
+        raise OpenedError(portrait)
+
+    monkeypatch.setattr("l2g.api.open_backend", opened)
+    if height:
+        clip = write_clip(tmp_path / "a.mp4", [np.zeros((height, width, 3), np.uint8)], pixel_aspect=aspect)
+        source = open_source(clip)
+    else:
+        source = Away("camera", Selection())
+    with source, pytest.raises(OpenedError) as found:
+        l2g.process_video("m", source, tmp_path / "out")
+    assert found.value.args == (upright,)
+
+
 def test_quantize_writes_a_graph_and_its_report(models, dataset, tmp_path):
     _, checkpoint, graph = models
     how = {"ap_budget": None, "max_trials": 0, "method": "max", "search_videos": 1, "probe_frames": 1}
