@@ -72,7 +72,8 @@ class VideoSource(ABC):
 
     name: what messages call it. files: the local files that it reads. height, width: of the upright frames, in stored
     pixels. pixel_aspect: width of a pixel divided by its height. frame_rate: mean frames a second. expected_frames:
-    how many the selection will give, an estimate for progress bars, None when unknown. is_picture: a single picture,
+    how many the selection will give, an estimate for progress bars, None when unknown. part: what of its input it
+    gives, where that is not all: a track, what a list of cameras wants of it. is_picture: a single picture,
     without a time. is_live: frames come whether they are taken or not. connection: how often it was lost so far.
     notices: what a user should know although nothing is wrong; may grow while it is iterated.
     damage: None, or once the iteration has ended a sentence that says what could not be read.
@@ -90,6 +91,7 @@ class VideoSource(ABC):
     pixel_aspect: float = 1.0
     frame_rate: float
     expected_frames: int | None = None
+    part: str = ""
     is_picture: bool = False
     is_live: bool = False
     is_open: bool = True
