@@ -247,9 +247,7 @@ class Lane:
         frame, results = item.frame, self.results
         assert results is not None  # since there is a frame
         if item.outputs is None:
-            self._assembler.reset()
-            size, names = frame.image.shape, self.contract.class_names
-            result = FrameResult(frame.index, frame.time, (), size[0], size[1], names, item.reset)
+            result = self._assembler.nothing(frame.index, frame.time, item.reset)
         else:
             result = self._assembler.assemble(item.outputs, frame.index, frame.time, item.reset)
         if item.reset:
