@@ -8,13 +8,14 @@ RUN python -m venv /opt/l2g \
     && /opt/l2g/bin/pip install --no-cache-dir -c constraints.txt '.[cpu,openvino,live,batch]' 'ray[default]'
 
 FROM python:3.12.12-slim-bookworm
-# KubeRay's probes call wget. Debian keeps no older versions to pin.
+# KubeRay's probes call wget. Debian keeps no older versions to pin. A new volume takes
+# the owner of the folder that it is mounted on.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends wget \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --uid 1000 l2g \
-    && install -d -o l2g -g l2g /work
+    && install -d -o l2g -g l2g /work /work/results
 COPY --from=build /opt/l2g /opt/l2g
 # KubeRay starts Ray from a login shell, whose PATH is the system's.
 RUN ln -s /opt/l2g/bin/l2g /opt/l2g/bin/ray /usr/local/bin/

@@ -21,7 +21,7 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends python3 wget \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --uid 1001 l2g \
-    && install -d -o l2g -g l2g /work
+    && install -d -o l2g -g l2g /work /work/results
 COPY --from=build /opt/l2g /opt/l2g
 RUN ln -s /opt/l2g/bin/l2g /opt/l2g/bin/ray /usr/local/bin/
 ENV PATH=/opt/l2g/bin:$PATH RAY_USAGE_STATS_ENABLED=0

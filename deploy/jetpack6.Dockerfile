@@ -10,7 +10,7 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends python3-libnvinfer python3-venv \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --uid 1001 --groups video l2g \
-    && install -d -o l2g -g l2g /work
+    && install -d -o l2g -g l2g /work /work/results
 WORKDIR /src
 COPY . .
 # The base's own Python packages hold TensorRT. The bindings are of the driver's CUDA.

@@ -23,6 +23,8 @@ def drive(model, video, resets=()):
     outputs = [spec["name"] for spec in contract["outputs"]]
     carried = {state["input"]: state["output"] for state in contract["states"]}
     valid_input = contract["valid_input"]
+    # Of an image model every frame is a first one; which slots are one object is to be found by their queries.
+    carries = contract["association"] != "embedding"
     (frames_input,) = inputs.keys() - carried.keys() - {valid_input}
     streams = video.shape[1]
 
@@ -34,7 +36,7 @@ def drive(model, video, resets=()):
     state = {name: np.zeros(shape(name), inputs[name]["dtype"]) for name in carried}
     for time, frames in enumerate(video):
         # 0 for a stream's first frame: its state is not looked at. One number per stream.
-        valid = np.full((streams, 1), time > 0 and time not in resets, np.float32)
+        valid = np.full((streams, 1), carries and time > 0 and time not in resets, np.float32)
         results = session.run(outputs, {frames_input: frames, valid_input: valid, **state})
         named = dict(zip(outputs, results, strict=True))
         # What came out goes in again: float32, the same row for the same stream.

@@ -95,7 +95,7 @@ def process_video(
                 "start, end or stride given with an open source, which has its own; give them to open_source"
             )
         facts = {"canvas": canvas, "num_queries": num_queries, "class_names": class_names}
-        backend = _model(model, stack, portrait=source.height > source.width, **facts)
+        backend = _model(model, stack, portrait=source.is_open and source.is_portrait, **facts)
         return process(
             backend,
             source,
@@ -234,7 +234,6 @@ def quantize(
     """
     with _extra("int8"):
         from l2g.calibration.job import QuantizeJob, QuantizeOptions, clear, export_base
-        from l2g.calibration.scoring import first_videos
         from l2g.files import write_json, write_text
 
     output, source = Path(output), os.fspath(checkpoint)
@@ -244,8 +243,8 @@ def quantize(
     graph = source.endswith(".onnx")
     if graph and (height, width, top_k) != (None, None, None):
         raise L2GError(f"{source}: an .onnx has its outputs and its canvas; give the checkpoint to change them")
-    judged, *others = (first_videos(_dataset(each, split, classes=classes), videos) for each in (dataset, *also_on))
-    calibration = judged if calibrate_on is None else _dataset(calibrate_on, split)
+    judged, *others = (_dataset(each, split, videos=videos, classes=classes) for each in (dataset, *also_on))
+    calibration = judged if calibrate_on is None else _dataset(calibrate_on, split, endless=True)
     folder = output.with_name(f"{output.name}.work") if work is None else Path(work)
     if fresh:
         clear(folder)
@@ -285,7 +284,8 @@ def evaluate(
             the name of a shipped map such as "coco-ovis"; what is in it is scored.
         skip_broken: leave out what is broken, and videos with a frame that cannot be read; `left_out` names them.
 
-    Raises DataError for a data set of other classes than the model's, L2GError for a model that cannot be opened.
+    Raises DataError for a data set of other classes than the model's or without an end, L2GError for a model that
+    cannot be opened.
     """
     from l2g.evaluation.run import ScoringOptions, evaluate_backend
 
@@ -388,7 +388,9 @@ def _dataset(
     videos: int | None = None,
     classes: PathLike | Mapping[str, str] | None = None,
     skip_broken: bool = False,
+    endless: bool = False,
 ) -> VideoDataset:
+    """L2GError for a data set without an end of which all videos are meant, unless it may be `endless`."""
     from l2g.data.classes import read_mapping
     from l2g.data.registry import load_dataset
 
@@ -399,7 +401,11 @@ def _dataset(
     if classes is not None:
         mapping = classes if isinstance(classes, Mapping) else read_mapping(os.fspath(classes))
         dataset = replace(dataset, class_map=mapping)
-    return dataset if videos is None else replace(dataset, videos=dataset.videos[:videos])
+    if videos is not None:
+        return replace(dataset, videos=dataset.videos[:videos])
+    if not endless:
+        dataset.expect_end()
+    return dataset
 
 
 def _shown(model: PathLike | Backend) -> str:

@@ -77,6 +77,18 @@ def test_a_model_of_another_family_is_driven_alike(tmp_path):
     np.testing.assert_allclose(found["logits"][:, 0], found["logits"][:, 1], atol=1e-5)
 
 
+def test_every_frame_of_an_image_model_is_a_first_frame(tmp_path, video):
+    """As `VideoSession` has it. The graph is one that looks at a state, so that the contract's word is what counts."""
+    contract = json.loads(read_contract(onnx.load(small_graph()), "").to_json()) | {"association": "embedding"}
+    graph = edited(small_graph(), set_contract(json.dumps(contract)), tmp_path / "graph.onnx", summed=False)
+    np.save(tmp_path / "frames.npy", video)
+    assert client(graph, tmp_path / "frames.npy", tmp_path / "outputs.npz").returncode == 0
+    found = np.load(tmp_path / "outputs.npz")["logits"]
+    backend = OnnxRuntimeBackend(small_graph(), threads=1)
+    for logits, pictures in zip(found, video, strict=True):
+        np.testing.assert_allclose(logits, backend.step(pictures, np.ones(2, bool)).logits, atol=1e-5)
+
+
 def test_the_reset_is_one(tmp_path, video):
     """The comparison above sees a reset: without it the frame after it differs."""
     np.save(tmp_path / "frames.npy", video)

@@ -203,6 +203,23 @@ def test_parity_passes_for_the_graph_and_fails_for_another_model(models, dataset
         l2g.run_parity(graph, graph, dataset, forced=object())
 
 
+@pytest.mark.parametrize("name", ["synthetic:train", "synthetic_panoptic:train"])
+def test_a_data_set_without_an_end_is_refused(name, tmp_path):
+    """Unless so many of its videos are asked for; before a model is opened, so that none is needed here."""
+    from l2g.data.registry import load_dataset
+
+    for call in (
+        lambda data: l2g.evaluate("gone.onnx", data),
+        lambda data: l2g.run_parity("gone.onnx", "gone.onnx", data),
+        lambda data: l2g.quantize("gone.onnx", data, tmp_path / "out.onnx"),
+    ):
+        for data in (name, load_dataset(name)):
+            with pytest.raises(l2g.L2GError, match=rf"data set '{name}' has no end"):
+                call(data)
+    with pytest.raises(l2g.L2GError, match=r"gone\.onnx"):
+        l2g.evaluate("gone.onnx", name, videos=1)
+
+
 def test_process_video_takes_a_path_or_what_is_open(tmp_path):
     pytest.importorskip("torch")
     from l2g.runtime.video.source import Selection, open_source
@@ -227,6 +244,38 @@ def test_process_video_takes_a_path_or_what_is_open(tmp_path):
     with pytest.raises(l2g.L2GError, match=r"gone\.mp4"):
         l2g.process_video("l2g_tiny", tmp_path / "gone.mp4", tmp_path / "three")
     assert not (tmp_path / "three").exists()
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "aspect", "upright"),
+    [(576, 480, "8/5", False), (96, 64, None, True), (64, 96, None, False), (64, 80, "1/2", True), (0, 0, None, False)],
+)
+def test_process_video_turns_the_canvas_for_what_looks_upright(height, width, aspect, upright, tmp_path, monkeypatch):
+    """The first is SVCD, whose pixels are wider than high; of the last, not there yet, no size is known."""
+    from l2g.runtime.video.source import Selection, VideoSource, open_source
+    from tests.runtime.clips import write_clip
+
+    class Away(VideoSource):
+        is_open = False
+
+        def _decode(self):
+            raise NotImplementedError
+
+    class OpenedError(Exception):
+        pass
+
+    def opened(model, *, portrait, **_):
+        raise OpenedError(portrait)
+
+    monkeypatch.setattr("l2g.api.open_backend", opened)
+    if height:
+        clip = write_clip(tmp_path / "a.mp4", [np.zeros((height, width, 3), np.uint8)], pixel_aspect=aspect)
+        source = open_source(clip)
+    else:
+        source = Away("camera", Selection())
+    with source, pytest.raises(OpenedError) as found:
+        l2g.process_video("m", source, tmp_path / "out")
+    assert found.value.args == (upright,)
 
 
 def test_quantize_writes_a_graph_and_its_report(models, dataset, tmp_path):

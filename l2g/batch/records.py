@@ -20,9 +20,10 @@ class Settings(Record):
     """All that decides what is in a video's files. It lies in the output as `batch.json`: results of two kinds are
     never mixed in one.
 
-    model_sha256: of a model that is a file, None of a shipped or published one. cuts, canvas, num_queries, class_names,
-    library, device, precision, compile, fp32_blocks: as `l2g run` has them. overlay: whether one is written.
-    picture_rate: frames a second of pictures. piece, overlap: seconds; 0 takes videos whole.
+    model_sha256: of a model that is a file, of a folder that of its first file of tensors; None of a shipped or
+    published one. cuts, canvas, num_queries, class_names, library, device, precision, compile, fp32_blocks: as `l2g
+    run` has them. overlay: whether one is written. picture_rate: frames a second of pictures. piece, overlap: seconds;
+    0 takes videos whole.
     """
 
     model: str
@@ -74,10 +75,11 @@ class Settings(Record):
 
 @dataclass(frozen=True)
 class Entry:
-    """A video. source: absolute path or URL. name: of its folder in the output."""
+    """A video. source: absolute path or URL. name: of its folder in the output. number: of the run's videos, from 0."""
 
     source: str
     name: str
+    number: int = 0
 
 
 @dataclass(frozen=True)
@@ -94,9 +96,10 @@ class Task:
     join: bool = False
 
     @property
-    def key(self) -> tuple[str, int, bool]:
-        """The same for every attempt at it."""
-        return self.entry.name, self.piece, self.join
+    def key(self) -> tuple[int, int, int, bool]:
+        """The same for every attempt at it, and another's never: two videos may have one name, and the first piece of a
+        video is not the whole."""
+        return self.entry.number, self.piece, self.pieces, self.join
 
 
 @dataclass(frozen=True)

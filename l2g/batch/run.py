@@ -123,7 +123,7 @@ def run_batch(
                         say(f"{outcome.record.status}: {outcome.record.error}")
                     on_video(progress.total, outcome)
 
-                cores = workers * (threads or 1) if workers else None
+                cores = (workers or 1) * (threads or 1) if workers or threads else None
                 with cluster(address, cores and max(cores, len(os.sched_getaffinity(0)))):
                     resources = _resources(address, workers, threads, gpus, settings.device)
                     make = partial(replica, settings, output, resources.threads)

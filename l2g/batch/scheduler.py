@@ -68,8 +68,8 @@ class Scheduler:
         self._idle: list[Any] = []
         self._waiting: deque[Task] = deque()
         # Copies of a task that run, by its key; what is in here is not settled.
-        self._open: Counter[tuple[str, int, bool]] = Counter()
-        self._pieces_left: dict[str, int] = {}
+        self._open: Counter[tuple[int, int, int, bool]] = Counter()
+        self._pieces_left: dict[Entry, int] = {}
         self._deaths = 0
         self._tasks, self._seconds = 0, 0.0
         self._actor: Any = ray.remote(
@@ -79,7 +79,7 @@ class Scheduler:
     def run(self, entries: Iterator[Entry]) -> None:
         """Settle every entry. L2GError where no worker can be started."""
         try:
-            self._run(entries)
+            self._run(replace(entry, number=number) for number, entry in enumerate(entries))
         finally:
             for worker in (*self._idle, *(each.worker for each in self._running.values())):
                 self._ray.kill(worker)
@@ -192,26 +192,26 @@ class Scheduler:
         if not self._is_open(task):
             return
         del self._open[task.key]
-        name = task.entry.name
+        entry = task.entry
         if isinstance(result, Outcome):
             self._finish_video(task, result)
         elif isinstance(result, Split):
-            self._pieces_left[name] = result.pieces
+            self._pieces_left[entry] = result.pieces
             for piece in range(result.pieces):
-                self._waiting.append(Task(task.entry, piece=piece, pieces=result.pieces))
-        elif isinstance(result, PieceDone) and name in self._pieces_left:
-            self._pieces_left[name] -= 1
-            if not self._pieces_left[name]:
-                del self._pieces_left[name]
-                self._waiting.append(Task(task.entry, pieces=task.pieces, join=True))
+                self._waiting.append(Task(entry, piece=piece, pieces=result.pieces))
+        elif isinstance(result, PieceDone) and entry in self._pieces_left:
+            self._pieces_left[entry] -= 1
+            if not self._pieces_left[entry]:
+                del self._pieces_left[entry]
+                self._waiting.append(Task(entry, pieces=task.pieces, join=True))
 
     def _finish_video(self, task: Task, outcome: Outcome) -> None:
         """Of a piece that failed, the others are not begun."""
         if task.pieces and not task.join:
-            if task.entry.name not in self._pieces_left:
+            if task.entry not in self._pieces_left:
                 return
-            del self._pieces_left[task.entry.name]
-            self._waiting = deque(each for each in self._waiting if each.entry.name != task.entry.name)
+            del self._pieces_left[task.entry]
+            self._waiting = deque(each for each in self._waiting if each.entry != task.entry)
         self._settled(outcome)
 
 

@@ -24,6 +24,7 @@ from l2g.runtime.video.job import FlowOptions, JobSummary, process_video
 from l2g.runtime.video.lane import OutputOptions
 from l2g.runtime.video.live.address import without_password
 from l2g.runtime.video.live.watcher import Watcher
+from l2g.runtime.video.run_folder import fingerprint
 from l2g.runtime.video.source import Selection, VideoSource, open_source
 
 
@@ -95,7 +96,7 @@ class Replica:
         last = task.piece + 1 == task.pieces
         end = None if last else start + settings.piece + settings.overlap
         with (
-            self._source(task.entry, Selection(start, end, settings.stride)) as source,
+            self._source(task.entry, Selection(start, end, settings.stride, settings.start)) as source,
             self._store.stage(task.entry.name) as folder,
         ):
             folder.mkdir(parents=True)
@@ -130,7 +131,7 @@ class Replica:
             outcome = self._commit(
                 folder, task, replace(summary, seconds=summary.seconds + time.perf_counter() - started)
             )
-        self._store.forget(f"{PIECES}/{task.entry.name}")
+        self._store.forget(pieces_key(task.entry))
         return outcome
 
     def _process(self, source: VideoSource, folder: Path, watcher: Watcher | None) -> JobSummary:
@@ -194,8 +195,13 @@ def pieces_of(source: VideoSource, settings: Settings) -> int:
     return max(1, math.ceil((seconds - settings.overlap) / settings.piece - 1e-6))
 
 
+def pieces_key(entry: Entry) -> str:
+    """Of a source's own: two may have one name until one of them is refused."""
+    return f"{PIECES}/{entry.name}/{fingerprint(entry.source)}"
+
+
 def piece_key(entry: Entry, piece: int, pieces: int) -> str:
-    return f"{PIECES}/{entry.name}/{piece}-{pieces}.jsonl"
+    return f"{pieces_key(entry)}/{piece}-{pieces}.jsonl"
 
 
 def _named(task: Task) -> tuple[str, str]:

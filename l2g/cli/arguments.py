@@ -137,7 +137,7 @@ def open_dataset(
     from l2g.data.dataset import ENDLESS
     from l2g.data.pictures import unreadable_frames
     from l2g.data.registry import load_dataset
-    from l2g.errors import DataError, L2GError
+    from l2g.errors import L2GError
 
     count = getattr(options, "videos", None) if name is None else None
     if count is not None and count < 1:
@@ -150,11 +150,8 @@ def open_dataset(
         skip_broken=options.skip_broken,
         allow_outside=options.allow_outside,
     )
-    if len(dataset.videos) == ENDLESS and not endless:
-        raise DataError(
-            f"data set '{dataset.name}' has no end, and is for learning and calibration; take another of its splits, "
-            "or write some of its videos: l2g data draw --split train --videos 8 --output DIR"
-        )
+    if not endless:
+        dataset.expect_end()
     dataset = replace(dataset, videos=dataset.videos[:count], class_map=mapping)
     if options.skip_broken and decode and len(dataset.videos) < ENDLESS:
         found = unreadable_frames(dataset, progress=not options.quiet)

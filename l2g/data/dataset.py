@@ -230,6 +230,14 @@ class VideoDataset:
     def __len__(self) -> int:
         return len(self.videos)
 
+    def expect_end(self) -> None:
+        """DataError where it is drawn on demand, without an end."""
+        if len(self.videos) == ENDLESS:
+            raise DataError(
+                f"data set '{self.name}' has no end, and is for learning and calibration; take another of its splits, "
+                "or write some of its videos: l2g data draw --split train --videos 8 --output DIR"
+            )
+
     def left_out(self) -> list[str]:
         """What `skip_broken` left out, a line each; empty where nothing was."""
         broken = [problem for problem in self.problems if problem.fatal]

@@ -73,6 +73,12 @@ class FrameAssembler:
         height, width = self.letterbox.source_height, self.letterbox.source_width
         return FrameResult(index, time, tuple(tracks), height, width, self.class_names, reset)
 
+    def nothing(self, index: int, time: float, reset: str | None = None) -> FrameResult:
+        """The result of a frame that the model has no answer to; the stream's history is forgotten."""
+        self.reset()
+        height, width = self.letterbox.source_height, self.letterbox.source_width
+        return FrameResult(index, time, (), height, width, self.class_names, reset)
+
 
 def memory_of(parts: Mapping[str, Any]) -> dict[str, Array]:
     """What parts of an assembler know of the stream, as arrays by name."""

@@ -1,8 +1,11 @@
 """What a worker may take of a machine that others work on too."""
 
 import json
+import sys
 import threading
 import time
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import av
 import cv2
@@ -11,7 +14,7 @@ import pytest
 
 from l2g.batch import worker
 from l2g.batch.records import DONE, Entry, Settings, Task
-from l2g.batch.run import _resources
+from l2g.batch.run import _resources, run_batch
 from l2g.batch.worker import Replica
 from l2g.errors import L2GError
 from l2g.runtime.video.source import open_source
@@ -98,6 +101,37 @@ def test_a_password_in_a_url_is_neither_told_nor_part_of_what_a_video_is(tmp_pat
     (tmp_path / "a").mkdir()
     (tmp_path / "a/video.json").write_text(json.dumps(record.to_json()))
     assert replica.do(task).before
+
+
+@pytest.mark.parametrize(
+    ("given", "cores", "expected"),
+    [
+        ({}, None, (4, 1)),
+        ({"threads": 8}, 8, (1, 8)),  # more than there are: one worker all the same
+        ({"threads": 2}, 4, (2, 2)),
+        ({"workers": 3, "threads": 2}, 6, (3, 2)),
+        ({"workers": 2}, 4, (2, 2)),
+    ],
+)
+def test_every_worker_has_room(given, cores, expected, tmp_path, monkeypatch):
+    """Of four cores: Ray is told of as many as the workers ask for, else one would wait for ever."""
+    asked = []
+
+    def cluster(address, cores):
+        asked.append(cores)
+        monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(cluster_resources=lambda: {"CPU": cores or 4}))
+        return nullcontext()
+
+    def scheduler(make, resources, *_):
+        asked.append((resources.workers, resources.threads))
+        return SimpleNamespace(run=list)
+
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(4))
+    monkeypatch.setattr("l2g.batch.run.cluster", cluster)
+    monkeypatch.setattr("l2g.batch.run.Scheduler", scheduler)
+    (tmp_path / "a.mp4").touch()
+    run_batch(Settings("m"), str(tmp_path / "a.mp4"), str(tmp_path / "out"), **given)
+    assert asked == [cores, expected]
 
 
 def test_pieces_are_not_taken_of_a_model_that_gives_maps(tmp_path):

@@ -57,6 +57,19 @@ def test_the_compose_file_keeps_the_specification_and_its_files_are_there():
     assert (DEPLOY / services["l2g"]["build"]["context"] / services["l2g"]["build"]["dockerfile"]).is_file()
 
 
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.stem)
+def test_the_volumes_of_the_compose_file_belong_to_the_user_of_the_image(path):
+    """A folder that the image lacks is made for a volume, and is root's."""
+    volumes = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["l2g"]["volumes"]
+    named = {where for what, where in (volume.split(":")[:2] for volume in volumes) if not what.startswith(".")}
+    assert named == {"/work/results"}
+    text = path.read_text()
+    (user,) = re.findall(r"--uid (\d+)[^\n]* l2g\b", text)
+    assert f"\nUSER {user}\n" in text
+    (folders,) = re.findall(r"install -d -o l2g -g l2g (.*)", text)
+    assert named <= set(folders.split())
+
+
 def test_the_command_of_the_compose_file_is_one():
     options = parsed(yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["l2g"]["command"])
     assert options.input == ["rtsp://camera:8554/camera"]

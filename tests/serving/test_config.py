@@ -8,7 +8,7 @@ import pytest
 from l2g.contract import TensorSpec, make_contract
 from l2g.errors import ConfigError
 from l2g.serving import wire
-from l2g.serving.config import graph_config, tracks_config
+from l2g.serving.config import differences, graph_config, tracks_config
 from l2g.serving.options import ServingOptions, batching
 
 CONTRACT = make_contract(
@@ -153,3 +153,30 @@ def test_a_shape_that_no_batch_has():
     inputs = (TensorSpec("frames", "uint8", (1, 96, 160, 3)), *CONTRACT.inputs[1:])
     with pytest.raises(ConfigError, match=r"tensor 'frames' is \[1, 96, 160, 3\], a free first axis"):
         _graph(replace(CONTRACT, inputs=inputs))
+
+
+@pytest.mark.parametrize(
+    ("change", "tracks", "graph"),
+    [
+        ({}, [], []),
+        ({"class_names": ("a", "b")}, ["class names"], []),
+        ({"association": "embedding"}, [], ["association"]),
+        ({"height": 128}, [], ["tensors"]),
+    ],
+)
+def test_what_cannot_be_of_another_version(change, tracks, graph):
+    """The rest of a configuration is how it is served, and the last one's."""
+    other = replace(CONTRACT, **{name: value for name, value in change.items() if name != "height"})
+    if "height" in change:
+        facts = {"width": 160, "num_queries": 20, "hidden_dim": 64, "class_names": CONTRACT.class_names}
+        other = make_contract(**facts, **change, association="propagate")
+    how = ServingOptions(streams=2, score_threshold=0.1, versions="all", delay=0.01)
+    assert differences(_tracks(), _tracks(how, other)) == tracks
+    assert differences(_graph(), _graph(other, streams=2, versions="all")) == graph
+
+
+def test_another_backend_is_another_model():
+    options = ServingOptions()
+    elsewhere = tracks_config("m", {"graph": "m_graph"}, CONTRACT, options, batching(options))
+    assert differences(_tracks(), elsewhere) == ["file or graph"]
+    assert differences(_graph(), _graph(backend="tensorrt", gpu=True)) == ["backend"]

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from l2g.artifacts.onnx_file import read_contract, read_model
 from l2g.artifacts.records import EngineOptions
 from l2g.artifacts.sidecar import check_file, read_sidecar
 from l2g.contract import GraphContract
@@ -70,6 +71,29 @@ def test_a_further_version_joins_the_first(graph, tmp_path):
     assert {path.name for path in (tmp_path / "models/my_cam").iterdir()} == {"1", "2", "config.pbtxt", "warmup"}
     assert "max_batch_size: 2" in (tmp_path / "models/my_cam/config.pbtxt").read_text()
     assert _sum(tmp_path / "models/my_cam/1/my cam.onnx") == before
+
+
+def test_versions_that_are_served_together_are_of_one_kind(graph, tmp_path):
+    """They share one configuration, from which clients read the classes."""
+    from tests.exported import edited, set_contract
+
+    def write(path, version, versions):
+        return write_repository([path], tmp_path / "models", ServingOptions(version=version, versions=versions))
+
+    contract = json.loads(read_contract(read_model(graph), graph).to_json())
+    names = [name.upper() for name in contract["class_names"]]
+    (tmp_path / "new").mkdir()
+    other = edited(graph, set_contract(json.dumps(contract | {"class_names": names})), tmp_path / "new" / graph.name)
+    write(graph, 5, "latest")
+    before = (tmp_path / "models/my_cam/config.pbtxt").read_text()
+    for version, versions in ((6, "all"), (6, "2"), (4, "latest")):
+        with pytest.raises(L2GError, match=r"version 5 would be served too.* but differs in class names; give"):
+            write(other, version, versions)
+    assert (tmp_path / "models/my_cam/config.pbtxt").read_text() == before
+    assert _tree(tmp_path / "models/my_cam/5") == ["model.py", "my cam.onnx"]
+    write(graph, 6, "all")
+    write(other, 7, "latest")
+    assert json.dumps(names[0])[1:-1] in (tmp_path / "models/my_cam/config.pbtxt").read_text()
 
 
 def test_nothing_is_written_where_one_of_two_is_refused(graph, tmp_path):

@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from l2g.cli.arguments import add_model, add_quiet, add_running, note, running
@@ -91,11 +92,12 @@ def run(options: argparse.Namespace) -> int:
 def settings_of(options: argparse.Namespace) -> Settings:
     from l2g.batch.records import Settings
     from l2g.files import sha256_of_file
+    from l2g.public.hub import weights_of
 
-    file = os.path.isfile(options.model)
+    weights = weights_of(Path(options.model))
     return Settings(
-        os.path.abspath(options.model) if file or os.path.exists(options.model) else options.model,
-        sha256_of_file(options.model) if file else None,
+        os.path.abspath(options.model) if os.path.exists(options.model) else options.model,
+        sha256_of_file(weights) if weights.is_file() else None,
         options.score_threshold,
         options.top_k,
         options.max_age,

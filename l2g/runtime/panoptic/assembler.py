@@ -18,7 +18,7 @@ from l2g.runtime.identity.tracks import SlotTracker, TrackedSlot, TrackParameter
 from l2g.runtime.outputs import FrameOutputs, RawOutputs
 from l2g.runtime.panoptic.merge import Merged, Region, merge_panoptic, merge_semantic
 from l2g.runtime.panoptic.options import PanopticOptions
-from l2g.runtime.panoptic.segmentation import Segment, Segmentation
+from l2g.runtime.panoptic.segmentation import VOID, Segment, Segmentation
 from l2g.runtime.picture.letterbox import Letterbox
 from l2g.runtime.picture.logits import sharpened
 
@@ -101,6 +101,13 @@ class PanopticAssembler:
         tracks.sort(key=lambda track: -track.score)
         height, width = self.letterbox.source_height, self.letterbox.source_width
         return FrameResult(index, time, tuple(tracks), height, width, self.class_names, reset, found)
+
+    def nothing(self, index: int, time: float, reset: str | None = None) -> FrameResult:
+        """The result of a frame that the model has no answer to; the stream's history is forgotten."""
+        self.reset()
+        height, width = self.letterbox.source_height, self.letterbox.source_width
+        found = Segmentation(np.full((height, width), VOID, np.int32), ())
+        return FrameResult(index, time, (), height, width, self.class_names, reset, found)
 
     def _track(self, regions: list[Region]) -> dict[int, TrackedSlot]:
         """The tracks that are seen, by slot."""

@@ -201,7 +201,7 @@ def process_videos(
         overlap = flow.overlap or live
         for (source, folder), again in zip(jobs, resumable, strict=True):
             name = Path(folder).name if len(jobs) > 1 else ""
-            choices = parameters, top_k, cuts, name, again, task, panoptic, overlap
+            choices = parameters, top_k, cuts, name, again, task, panoptic, overlap, _runner(backend)
             lane = Lane(source, Path(folder), backend.contract, output, *choices)
             lanes.append(lane)
             stack.callback(lane.close)
@@ -246,6 +246,12 @@ def process_videos(
             raise _failed(lanes, failures[0])
     seconds = time.perf_counter() - started
     return [_summary(lane, seconds, interrupted or finishing.asked) for lane in lanes]
+
+
+def _runner(backend: Backend) -> str:
+    """What the numbers of a model depend on beside it, as far as its backend tells."""
+    told = (getattr(backend, name, None) for name in ("device", "precision", "fp32_blocks"))
+    return " ".join([type(backend).__name__, *(str(fact) for fact in told if fact)])
 
 
 def _summary(lane: Lane, seconds: float, interrupted: bool) -> JobSummary:

@@ -101,7 +101,8 @@ class Inferred:
 @dataclass(eq=False)
 class Lane:
     """What is known of one video. name: what watchers call it. resumable: whether another run could go on with it.
-    task, panoptic: see `assembler_of`. overlap: whether its overlay is encoded in a thread of its own.
+    task, panoptic: see `assembler_of`. overlap: whether its overlay is encoded in a thread of its own. runner: what
+    runs the model, in a word.
 
     done: how many frames a run before this one did. before: the last of those. memory: what the model knew after them.
     """
@@ -118,6 +119,7 @@ class Lane:
     task: str | None = None
     panoptic: PanopticOptions | None = None
     overlap: bool = True
+    runner: str = ""
     failure: L2GError | None = field(default=None, init=False)
     ended: bool = field(default=False, init=False)  # its source gives no more
     dropped: int = field(default=0, init=False)
@@ -188,7 +190,9 @@ class Lane:
             **maps,
             **encoder,
             "model": fingerprint(self.contract.to_json()),
+            "library, device or precision": self.runner,
             "source": Path(source.name).name,
+            "track or view": source.part,
             "length of the source": fingerprint(str([file.stat().st_size for file in source.files if file.is_file()])),
             "frame size": [source.height, source.width, source.pixel_aspect],
             "frame rate": source.frame_rate,
@@ -243,9 +247,7 @@ class Lane:
         frame, results = item.frame, self.results
         assert results is not None  # since there is a frame
         if item.outputs is None:
-            self._assembler.reset()
-            size, names = frame.image.shape, self.contract.class_names
-            result = FrameResult(frame.index, frame.time, (), size[0], size[1], names, item.reset)
+            result = self._assembler.nothing(frame.index, frame.time, item.reset)
         else:
             result = self._assembler.assemble(item.outputs, frame.index, frame.time, item.reset)
         if item.reset:

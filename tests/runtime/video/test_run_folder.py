@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from av.stream import Disposition
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("torch")
@@ -20,10 +21,16 @@ from l2g.cli.running.run import main
 from l2g.errors import L2GError, VideoError
 from l2g.files import LOCK, locked
 from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from l2g.runtime.video.job import FlowOptions, process_video
+from l2g.runtime.video.lane import OutputOptions
+from l2g.runtime.video.live.cameras import Camera
 from l2g.runtime.video.run_folder import KEY_FRAMES, UNFINISHED, RunFolder, packets
+from l2g.runtime.video.source import open_source
 from tests.cli.places import CHECKOUT
 from tests.exported import edited, set_contract, small_graph
+from tests.runtime.blobs import BlobBackend, scene
 from tests.runtime.clips import decode, moving_scenes, write_clip
+from tests.runtime.made import write_tracks
 
 FRAMES = KEY_FRAMES + 60
 NAMES = ["frames.jsonl", "overlay.mp4", "results.json"]
@@ -221,6 +228,47 @@ def test_a_run_of_other_settings_is_not_gone_on_with(clip, tmp_path, monkeypatch
     assert run(small_graph(), clip, output, "--resume", "--top-k", "7") == 2
     assert "of a run with another top-k (50 there, 7 here)" in capsys.readouterr().err
     assert run(small_graph(), clip, output, "--resume") == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"camera": Camera("a", "a", rotation=180)}, "track or view"),
+        ({"camera": Camera("a", "a", region=(0.0, 0.0, 0.5, 1.0))}, "frame size"),
+        ({"camera": Camera("a", "a", rate=100.0)}, "track or view"),
+        ({"track": 0}, "track or view"),
+        ({"device": "cuda"}, "library, device or precision"),
+        ({"precision": "bf16"}, "library, device or precision"),
+        ({"kind": type("OtherBackend", (BlobBackend,), {})}, "library, device or precision"),
+    ],
+)
+def test_what_is_looked_at_and_what_runs_the_model_stay_the_same(change, named, tmp_path):
+    """Each changes the results, and neither the contract nor the source's size or rate."""
+    images = [scene(64, 96, [(0, (index % 50, 10, index % 50 + 30, 40))]) for index in range(KEY_FRAMES + 5)]
+    times, flags = np.arange(len(images)) / 10, (Disposition(0), Disposition.default)
+    path = write_tracks(tmp_path / "a.mkv", [(images, times, "libx264", flag) for flag in flags])
+
+    def go(resume, track=1, camera=None, kind=BlobBackend, device="cpu", precision=None):
+        backend, steps = kind(), []
+        backend.device, backend.precision = device, precision
+        step = backend.step
+
+        def interrupted(frames, reset):
+            steps.append(1)
+            if not resume and len(steps) == KEY_FRAMES + 2:
+                raise KeyboardInterrupt
+            return step(frames, reset)
+
+        backend.step = interrupted
+        with open_source(path, track=track) as source:
+            view = camera.view(source) if camera else source
+            how = {"overlay": False, "output": OutputOptions(resume=resume), "flow": FlowOptions(overlap=False)}
+            return process_video(backend, view, tmp_path / "out", **how)
+
+    assert go(False).interrupted
+    with pytest.raises(VideoError, match=f"of a run with another ({named}) "):
+        go(True, **change)
+    assert go(True).done_before == KEY_FRAMES
 
 
 def test_the_second_into_one_folder_writes_nothing(clip, tmp_path, capsys):

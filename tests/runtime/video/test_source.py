@@ -234,7 +234,7 @@ def test_selection_past_the_end(tmp_path):
         _read(write_clip(tmp_path / "a.mp4", moving_scenes(3)), start=9.0)
 
 
-@pytest.mark.parametrize("arguments", [{"stride": 0}, {"start": -1.0}, {"start": 2.0, "end": 2.0}])
+@pytest.mark.parametrize("arguments", [{"stride": 0}, {"start": -1.0}, {"start": 2.0, "end": 2.0}, {"phase": 1.0}])
 def test_selection_out_of_range(arguments):
     with pytest.raises(VideoError, match="expected"):
         Selection(**arguments)

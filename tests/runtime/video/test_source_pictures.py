@@ -387,6 +387,18 @@ def test_unusual_rates(tmp_path, rate):
     assert [frame.time for frame in frames] == pytest.approx([0, 1 / rate, 2 / rate], rel=1e-6)
 
 
+def test_strides_of_one_phase_share_their_frames(tmp_path):
+    """Also where a picture before the part cannot be read and is not counted."""
+    for index in range(20):
+        cv2.imwrite(str(tmp_path / f"{index:02}.png"), PICTURE)
+    (tmp_path / "03.png").write_bytes(b"no picture")
+    whole, part, own = (
+        [frame.index for frame in _read(tmp_path, stride=3, **selection)[1]]
+        for selection in ({}, {"start": 1.1, "phase": 0.0}, {"start": 1.1})
+    )
+    assert (whole, part, own) == ([0, 4, 7, 10, 13, 16, 19], [13, 16, 19], [11, 14, 17])
+
+
 @pytest.mark.parametrize("limits", [{"start": float("nan")}, {"start": float("inf")}, {"end": float("nan")}])
 def test_limits_that_are_no_numbers(limits):
     with pytest.raises(VideoError, match="expected"):

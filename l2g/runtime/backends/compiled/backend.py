@@ -62,6 +62,7 @@ class CompiledBackend:
     ):
         self.device = next(model.parameters()).device
         self.model, self.precision = prepare(model, precision, keep), precision
+        self.fp32_blocks = tuple(keep)
         build = BuildFacts(precision=precision, versions={"torch": torch.__version__})
         self.contract: GraphContract = replace(model.contract(canvas, top_k), build=build)
         chosen = None if top_k is None else int(self.contract.output("scores").shape[1])

@@ -93,6 +93,7 @@ class Viewed(VideoSource):
     def _take_shape(self) -> None:
         source, camera = self.inner, self._camera
         self.files, self.is_picture = source.files, source.is_picture
+        self.part = f"{source.part} {camera.rotation} {camera.region} {camera.rate}"
         self.expected_frames = None if camera.rate else source.expected_frames
         self.frame_rate = min(source.frame_rate, camera.rate or math.inf)
         height, width, self.pixel_aspect = source.height, source.width, source.pixel_aspect

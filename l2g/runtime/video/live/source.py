@@ -98,7 +98,7 @@ class LiveSource(VideoSource):
         """Be what was opened."""
         self._connected = source
         self.height, self.width, self.pixel_aspect = source.height, source.width, source.pixel_aspect
-        self.frame_rate = source.frame_rate
+        self.frame_rate, self.part = source.frame_rate, source.part
         self.notices += source.notices
         self.is_open = True
 

@@ -42,12 +42,15 @@ class VideoFrame:
 class Selection:
     """Which frames of a source are used: from `start` up to but not including `end`, in seconds, every `stride`-th.
 
-    Frames before `start` are decoded and dropped, so that indices stay those of the file at any frame rate.
+    Frames before `start` are decoded and dropped, so that indices stay those of the file at any frame rate. The stride
+    is counted from the first frame at `phase` seconds, `start` unless told: with one phase, parts of a video share the
+    frames that they both have.
     """
 
     start: float = 0.0
     end: float | None = None
     stride: int = 1
+    phase: float | None = None
 
     def __post_init__(self) -> None:
         if self.stride < 1:
@@ -55,6 +58,13 @@ class Selection:
         # Said this way round: every comparison with NaN is false.
         if not (0 <= self.start < math.inf and (self.end is None or self.end > self.start)):
             raise VideoError(f"start {self.start} s and end {self.end} s found, 0 <= start < end expected")
+        if self.phase is not None and not 0 <= self.phase <= self.start:
+            raise VideoError(f"phase {self.phase} s found, 0 to the start at {self.start} s expected")
+
+    @property
+    def first(self) -> float:
+        """Second from which on frames have to be counted."""
+        return self.start if self.phase is None or self.stride == 1 else self.phase
 
 
 class VideoSource(ABC):
@@ -62,7 +72,8 @@ class VideoSource(ABC):
 
     name: what messages call it. files: the local files that it reads. height, width: of the upright frames, in stored
     pixels. pixel_aspect: width of a pixel divided by its height. frame_rate: mean frames a second. expected_frames:
-    how many the selection will give, an estimate for progress bars, None when unknown. is_picture: a single picture,
+    how many the selection will give, an estimate for progress bars, None when unknown. part: what of its input it
+    gives, where that is not all: a track, what a list of cameras wants of it. is_picture: a single picture,
     without a time. is_live: frames come whether they are taken or not. connection: how often it was lost so far.
     notices: what a user should know although nothing is wrong; may grow while it is iterated.
     damage: None, or once the iteration has ended a sentence that says what could not be read.
@@ -80,6 +91,7 @@ class VideoSource(ABC):
     pixel_aspect: float = 1.0
     frame_rate: float
     expected_frames: int | None = None
+    part: str = ""
     is_picture: bool = False
     is_live: bool = False
     is_open: bool = True
@@ -100,23 +112,27 @@ class VideoSource(ABC):
 
     def __iter__(self) -> Iterator[VideoFrame]:
         """Decode; a source that ends before its first frame raises VideoError."""
-        start, end = self.selection.start, self.selection.end
-        chosen = 0
+        chosen = self.selection
+        start, end, first = chosen.start, chosen.end, chosen.first
+        counted, reached = 0, False
         try:
             for index, time, read in self._decode():
                 if end is not None and time >= end:
                     return
+                if time < first:
+                    continue
+                counted += 1
                 if time < start:
                     continue
-                if chosen % self.selection.stride == 0:
+                reached = True
+                if (counted - 1) % chosen.stride == 0:
                     yield VideoFrame(index, time, read(), self.connection)
-                chosen += 1
         except L2GError:
             raise
         except Exception as error:
             # One source that trips a library must not end the sources beside it.
             raise VideoError(f"{self.name}: cannot be read ({reason(error)})") from error
-        if not chosen:
+        if not reached:
             raise VideoError(f"{self.name}: no frame in the selection: it ends before {start:g} s")
 
     def await_open(self) -> None:  # noqa: B027 (most are open once they are made)

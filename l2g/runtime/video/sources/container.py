@@ -108,6 +108,7 @@ class VideoFile(VideoSource):
         if note:
             self.notices.append(f"{self.name}: {note}")
         self._stream = stream = track.stream
+        self.part = f"track {stream.index}"
         check_size(self.name, track.height, track.width)
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         # Threads per frame run ahead: when a packet is broken PyAV drops what they hold, up to one frame a core, at the

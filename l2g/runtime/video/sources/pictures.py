@@ -90,7 +90,7 @@ class PictureSequence(VideoSource):
         unreadable: list[str] = []
         for index, page in enumerate(self._pages):
             time = self._time(index)
-            if time < self.selection.start:
+            if time < self.selection.first:
                 continue
             image = self._read(page)
             if image is None:

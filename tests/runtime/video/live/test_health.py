@@ -2,7 +2,9 @@
 
 import json
 import time
+from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -87,6 +89,25 @@ def test_a_single_stream_recovers_too(tmp_path):
     (summary,), _ = run(tmp_path, Broken(), Frames("a", [*good[:3], WHITE, *good[4:]]))
     assert [len(line["tracks"]) for line in lines(tmp_path / "a")] == [2] * 3 + [0] + [2] * 4
     assert summary.resets == {"failed": 1}
+
+
+@pytest.mark.parametrize("task", ["panoptic", "semantic"])
+def test_a_map_of_a_bad_frame_is_empty(tmp_path, task):
+    good = moving_scenes(8)
+    backend = Broken()
+    backend.contract = replace(backend.contract, stuff_classes=(1,))
+    (summary,), _ = run(tmp_path, backend, Frames("a", [*good[:3], WHITE, *good[4:]]), task=task)
+    found = [json.loads(line) for line in (tmp_path / "a/panoptic.jsonl").read_text().splitlines()]
+    assert found[3]["segments"] == []
+    assert [bool(line["segments"]) for line in found] == [True] * 3 + [False] + [True] * 4
+    assert [line["index"] for line in found if line.get("reset") == "failed"] == [4]
+    (video,) = json.loads((tmp_path / "a/pred.json").read_text())["annotations"]
+    assert [bool(frame["segments_info"]) for frame in video["annotations"]] == [True] * 3 + [False] + [True] * 4
+    maps = sorted((tmp_path / "a/pan_pred").rglob("*.png"))
+    assert len(maps) == summary.frames == 8
+    picture = cv2.imread(str(maps[3]))
+    assert picture.shape == (64, 96, 3)
+    assert not picture.any()
 
 
 def test_a_model_that_never_gives_numbers_is_an_error(tmp_path):
