@@ -91,7 +91,7 @@ class TritonPythonModel:
 def _session(folder: Path, options: Mapping[str, str]) -> Session:
     if "graph" in options:
         contract = GraphContract.from_json((folder / CONTRACT_FILE).read_text("utf-8"))
-        run = _GraphRunner(options["graph"])
+        run = _GraphRunner(options["graph"], int(folder.name))
         session = GraphSession(contract, run)
         run.outputs = session.outputs
         return session
@@ -100,10 +100,11 @@ def _session(folder: Path, options: Mapping[str, str]) -> Session:
 
 
 class _GraphRunner:
-    """Calls another model of this server; calls that come together are in the server together, where it batches."""
+    """Calls another model of this server, in this one's own version where several are served; calls that come together
+    are in the server together, where it batches."""
 
-    def __init__(self, model: str):
-        self._model = model
+    def __init__(self, model: str, version: int):
+        self._model, self._version = model, version
         self.outputs: list[str] = []
 
     def __call__(self, calls: Sequence[GraphCall]) -> list[Mapping[str, Array]]:
@@ -119,6 +120,7 @@ class _GraphRunner:
         flags |= call.end * pb.TRITONSERVER_REQUEST_FLAG_SEQUENCE_END
         return pb.InferenceRequest(
             model_name=self._model,
+            model_version=self._version,
             requested_output_names=self.outputs,
             inputs=[pb.Tensor("frames", call.frames)],
             correlation_id=call.correlation,
