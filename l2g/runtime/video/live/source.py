@@ -126,7 +126,7 @@ class LiveSource(VideoSource):
             if self._stopped.is_set():
                 return
             if not self.is_live:
-                self.damage = f"{self.name}: ended early ({source.error})" if source.error else None
+                self.damage = source.damage or (f"{self.name}: ended early ({source.error})" if source.error else None)
                 return
             attempts = 0 if time.monotonic() - since > _STEADY_SECONDS else attempts
             why, limit = source.error or "it ended", self._options.reconnect
