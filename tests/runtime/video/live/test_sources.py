@@ -6,7 +6,7 @@ import subprocess
 import threading
 import time
 from contextlib import ExitStack
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import pytest
 
@@ -169,6 +169,20 @@ def test_stdin_is_read_to_its_end(tmp_path, monkeypatch):
             assert len(list(source)) == 12
             assert not source.is_live
             assert source.damage is None
+
+
+def test_a_file_that_was_not_there_at_first_ends_where_it_ends(tmp_path):
+    """It was played again and again, since what is tried again counts as live."""
+    clip = write_clip(tmp_path / "a.mp4", moving_scenes(6), container_options={"movflags": "faststart"})
+    with Files(tmp_path) as files:
+        url = files.url + clip.name
+    with ExitStack() as stack:
+        _, source = (stack.enter_context(source) for source in open_sources([clip, url], live=QUICK))
+        assert not source.is_open
+        stack.enter_context(Files(tmp_path, int(url.split(":")[2].split("/")[0])))
+        source.await_open()
+        assert len(list(islice(source, 20))) == 6
+        assert source.damage is None
 
 
 @pytest.mark.parametrize("through", ["stdin", "a pipe", "http"])
