@@ -217,7 +217,8 @@ class LiveSource(VideoSource):
             address = cast(BinaryIO, TimedPipe(number, options, self._stopped, address != "-"))
             limits = None
         opening = Opening(self._address.format, ffmpeg_options(self._address, options), limits, self._address.mend)
-        return VideoFile(self.name, address, Selection(), track=self._track, opening=opening)
+        # The selection tells how many frames to expect; it is made of this source's own times.
+        return VideoFile(self.name, address, self.selection, track=self._track, opening=opening)
 
 
 # Those that may have a thread inside a decoder when Python ends.

@@ -185,6 +185,13 @@ def test_a_file_that_was_not_there_at_first_ends_where_it_ends(tmp_path):
         assert source.damage is None
 
 
+@pytest.mark.parametrize("selection", [Selection(), Selection(1.0, 2.0), Selection(stride=3), Selection(0.5, None, 2)])
+def test_as_many_frames_are_expected_as_the_selection_gives(tmp_path, selection):
+    clip = write_clip(tmp_path / "a.mp4", moving_scenes(30), container_options={"movflags": "faststart"})
+    with Files(tmp_path) as files, open_source(files.url + clip.name, selection, live=QUICK) as source:
+        assert source.expected_frames == pytest.approx(len(list(source)), abs=1)
+
+
 @pytest.mark.parametrize("through", ["stdin", "a pipe", "http"])
 @pytest.mark.parametrize("kind", ["mp4", "avi"])
 @pytest.mark.parametrize("whole", [True, False])
@@ -201,12 +208,14 @@ def test_damage_is_told_whichever_way_a_file_comes(tmp_path, monkeypatch, throug
             given = stack.enter_context(Files(tmp_path)).url + clip.name
         elif through == "stdin":
             process = stack.enter_context(subprocess.Popen(["cat", clip], stdout=subprocess.PIPE))
+            stack.callback(process.kill)
             monkeypatch.setattr("sys.stdin", type("Stdin", (), {"buffer": process.stdout}))
             given = "-"
         else:
             given = str(tmp_path / "pipe")
             os.mkfifo(given)
-            stack.enter_context(subprocess.Popen(["cp", clip, given]))
+            process = stack.enter_context(subprocess.Popen(["cp", clip, given]))
+            stack.callback(process.kill)
         source = stack.enter_context(open_source(given, live=QUICK))
         assert len(list(source)) == expected
         assert bool(source.damage) != whole
