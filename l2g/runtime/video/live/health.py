@@ -42,8 +42,9 @@ class Stepper:
     """Takes the streams of a session from frame to frame: who joins, leaves, begins anew, and what becomes of failures.
 
     A stream begins anew, with new track ids, after a cut, where its source was lost, and of a live source after a gap
-    (`LONGEST_GAP`). Where a step fails it is tried with each stream alone, from its own state; one that
-    fails then, or whose numbers are not finite, is said, shows nothing in that frame, and begins anew with the next.
+    (`LONGEST_GAP`). Where a step of several fails it is tried with each stream alone, from its own state; one that
+    fails alone, or whose numbers are not finite, is said, shows nothing in that frame, and begins anew with the next.
+    After `MOST_FAILURES` of these in a row it ends, with the last one's reason as its lane's `failure`.
     """
 
     def __init__(self, session: VideoSession, watcher: Watcher, watchdog: Watchdog):
@@ -53,7 +54,7 @@ class Stepper:
         self._spacing: dict[Lane, float] = {}
 
     def step(self, items: Sequence[Decoded], finished: Sequence[Lane]) -> list[Inferred]:
-        """The frames of some lanes, one each. L2GError where the model fails for all of them."""
+        """The frames of some lanes, one each. An L2GError of the model ends none but the lanes that it is of."""
         for lane in finished:
             if lane in self._session.streams:
                 self._session.leave(lane)
@@ -100,15 +101,14 @@ class Stepper:
             found = self._session.step({lane: item.canvas for lane, item in items.items()})
         except L2GError as error:
             if len(items) == 1:
-                raise
-            self._watcher.say(f"a step of {len(items)} streams failed ({error}); each is tried alone")
-            for lane, item in items.items():
-                try:
-                    found |= self._session.step({lane: item.canvas})
-                except L2GError as alone:
-                    failures[lane] = alone
-            if not found:
-                raise
+                failures = dict.fromkeys(items, error)
+            else:
+                self._watcher.say(f"a step of {len(items)} streams failed ({error}); each is tried alone")
+                for lane, item in items.items():
+                    try:
+                        found |= self._session.step({lane: item.canvas})
+                    except L2GError as alone:
+                        failures[lane] = alone
         for lane, outputs in list(found.items()):
             if finite(outputs):
                 self._failed.pop(lane, None)

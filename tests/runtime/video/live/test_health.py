@@ -82,26 +82,54 @@ def test_one_bad_stream_leaves_the_others_as_they_are(tmp_path, how):
     assert any("begins anew" in text for text in said)
 
 
-def test_a_single_stream_recovers_too(tmp_path):
+@pytest.mark.parametrize("how", ["nan", "raises"])
+def test_a_single_stream_recovers_too(tmp_path, how):
     good = moving_scenes(8)
-    (summary,), _ = run(tmp_path, Broken(), Frames("a", [*good[:3], WHITE, *good[4:]]))
+    backend = Broken()
+    backend.how = how
+    (summary,), _ = run(tmp_path, backend, Frames("a", [*good[:3], WHITE, *good[4:]]))
     assert [len(line["tracks"]) for line in lines(tmp_path / "a")] == [2] * 3 + [0] + [2] * 4
     assert summary.resets == {"failed": 1}
 
 
-def test_a_model_that_never_gives_numbers_is_an_error(tmp_path):
-    with pytest.raises(L2GError, match="NaN or infinity"):
-        run(tmp_path, Broken(), Frames("a", [WHITE] * 10))
+@pytest.mark.parametrize(("how", "why"), [("nan", "NaN or infinity"), ("raises", "the library failed")])
+@pytest.mark.parametrize("streams", [1, 2])
+def test_a_model_that_never_gives_numbers_is_an_error(tmp_path, how, why, streams):
+    backend = Broken()
+    backend.how = how
+    with pytest.raises(L2GError, match=f"a: .*{why}"):
+        run(tmp_path, backend, *[Frames(name, [WHITE] * 10) for name in "ab"[:streams]])
+    assert backend.steps <= 3 * streams
 
 
-def test_a_stream_that_never_recovers_ends_alone(tmp_path):
+@pytest.mark.parametrize(("how", "why"), [("nan", "NaN or infinity"), ("raises", "the library failed")])
+def test_a_stream_that_never_recovers_ends_alone(tmp_path, how, why):
     good = moving_scenes(12)
-    (one, other), _ = run(tmp_path, Broken(), Frames("a", good), Frames("b", [*good[:3], *[WHITE] * 9]))
+    backend = Broken()
+    backend.how = how
+    (one, other), _ = run(tmp_path, backend, Frames("a", good), Frames("b", [*good[:3], *[WHITE] * 9]))
     assert one.damage is None
     assert [len(line["tracks"]) for line in lines(tmp_path / "a")] == [2] * 12
     assert "b: " in other.damage
-    assert "NaN or infinity" in other.damage
+    assert why in other.damage
     assert 6 <= len(lines(tmp_path / "b")) < 12
+
+
+def test_a_step_of_one_stream_that_fails_leaves_the_others(tmp_path):
+    """Cameras have a pace each, so that most batches are of one; all in a batch may fail too."""
+    backend = Broken()
+    backend.how = "raises"
+    bad = Frames("bad", [*moving_scenes(3), *[WHITE] * 3, *moving_scenes(3)], 0.1, True)
+    good = Frames("good", moving_scenes(24), 0.04, True)
+    (one, other), _ = run(tmp_path, backend, bad, good, flow=FlowOptions(policy="all", wait=0.0))
+    assert "bad: the library failed" in one.damage
+    assert len(lines(tmp_path / "bad")) == 6
+    assert other.damage is None
+    assert [len(line["tracks"]) for line in lines(tmp_path / "good")] == [2] * 24
+
+    both = [[*moving_scenes(3), WHITE, *moving_scenes(3)]] * 2
+    summaries, _ = run(tmp_path, backend, *[Frames(name, images) for name, images in zip("cd", both, strict=True)])
+    assert [(summary.damage, summary.resets) for summary in summaries] == [(None, {"failed": 1})] * 2
 
 
 def test_a_gap_begins_anew_on_a_live_source_alone(tmp_path):
