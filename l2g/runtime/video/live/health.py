@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -85,7 +86,8 @@ class Stepper:
         if last is None:
             return None
         failed = "failed" if lane in self._failed else None
-        reason = _break_between(last, item, self._spacing.get(lane, 0.0)) or failed
+        # Of the first two frames nothing tells whether their spacing is the usual one.
+        reason = _break_between(last, item, self._spacing.get(lane, math.inf)) or failed
         self._spacing[lane] = item.frame.time - last.frame.time
         if reason:
             self._session.reset(lane)
