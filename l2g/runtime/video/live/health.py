@@ -135,13 +135,15 @@ class Stepper:
 class Watchdog:
     """Says who keeps a run waiting: a source that gives no frame, or the model that gives no answer.
 
-    A context manager with a thread of its own. seconds: of silence until it is said, once per silence; 0 never.
+    A context manager with a thread of its own. seconds: of silence until it is said, once per silence; 0 never. Where
+    frames are to be further apart it is `USUAL_GAPS` times their spacing, and before the first one its start more.
     """
 
     def __init__(self, lanes: Sequence[Lane], seconds: float, watcher: Watcher):
         self._seconds, self._watcher = seconds, watcher
         self._heard = {lane: time.monotonic() for lane in lanes if lane.source.is_live}
         self._said: set[Lane] = set()
+        self._begun: set[Lane] = set()
         self._step_began: float | None = None
         self._step_said = False
         self._stop = threading.Event()
@@ -151,6 +153,7 @@ class Watchdog:
         """A frame of this lane goes to the model."""
         if lane in self._heard:
             self._heard[lane] = time.monotonic()
+            self._begun.add(lane)
             if lane in self._said:
                 self._said.discard(lane)
                 self._watcher.say(f"{lane.source.name}: gives frames again")
@@ -185,7 +188,14 @@ class Watchdog:
                     self._watcher.say(f"the model has not answered for {now - began:.0f} s; the sources wait for it")
                 continue  # no source can be heard meanwhile
             for lane, heard in list(self._heard.items()):
-                # Of one that has not come yet it is said already.
-                if now - heard > self._seconds and lane not in self._said and not lane.ended and lane.source.is_open:
+                if not lane.source.is_open:
+                    self._heard[lane] = now  # of one that has not come yet it is said already
+                elif now - heard > self._limit(lane) and lane not in self._said and not lane.ended:
                     self._said.add(lane)
                     self._watcher.say(f"{lane.source.name}: no frame for {now - heard:.0f} s; the model waits for it")
+
+    def _limit(self, lane: Lane) -> float:
+        """Seconds without a frame that goes to the model."""
+        source = lane.source
+        usual = max(self._seconds, USUAL_GAPS * source.selection.stride / source.frame_rate)
+        return usual if lane in self._begun else usual + source.selection.start

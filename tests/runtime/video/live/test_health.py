@@ -9,6 +9,7 @@ import pytest
 from l2g.errors import L2GError
 from l2g.runtime.outputs import RawOutputs
 from l2g.runtime.video.job import FlowOptions, process_videos
+from l2g.runtime.video.live.health import Watchdog
 from l2g.runtime.video.live.watcher import Terminal
 from l2g.runtime.video.source import Selection, VideoSource
 from tests.runtime.blobs import BlobBackend
@@ -169,6 +170,44 @@ def test_a_silent_source_and_a_silent_model_are_told_apart(tmp_path):
     assert any("b: no frame for" in text for text in said)
     assert any("b: gives frames again" in text for text in said)
     assert not any("model has not" in text for text in said)
+
+
+class Watched:
+    """What a lane is to the watchdog."""
+
+    ended = False
+
+    def __init__(self, rate, selection):
+        self.source = Frames("a", [], live=True)
+        self.source.frame_rate, self.source.selection = rate, selection
+
+
+@pytest.mark.parametrize(
+    ("rate", "selection", "before", "after"),
+    [
+        (10.0, Selection(), 0.3, 0.3),
+        (2.0, Selection(), 1.5, 1.5),  # a slow source, or `rate` of a list
+        (10.0, Selection(stride=5), 1.5, 1.5),
+        (10.0, Selection(start=1.0), 1.3, 0.3),
+    ],
+)
+def test_a_silence_is_longer_than_what_is_between_the_frames(rate, selection, before, after):
+    """Told once it is 0.3 s, or three times the spacing; before the first frame so long after the start."""
+    said = []
+    lane, late = Watched(rate, selection), Watched(rate, selection)
+    late.source.is_open, late.source.name = False, "late"
+    with Watchdog([lane, late], 0.3, Terminal(said.append)) as watchdog:
+        for limit in (before, after):
+            time.sleep(limit / 2)
+            assert said == []
+            time.sleep(limit / 2 + 0.4)
+            assert [text.split(" for")[0] for text in said] == ["a: no frame"]
+            watchdog.frame(lane)
+            assert said[1:] == ["a: gives frames again"]
+            said.clear()
+        late.source.is_open = True
+        time.sleep(before / 2)
+        assert not any("late" in text for text in said)
 
 
 def test_the_newest_frame_is_taken_and_a_cut_in_a_dropped_frame_counts(tmp_path):
