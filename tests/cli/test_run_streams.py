@@ -93,6 +93,23 @@ def test_folders_of_equal_names_are_numbered():
     ]
 
 
+@pytest.mark.parametrize("later", ["- {name: c, url: x}", "["])
+def test_a_list_of_cameras_may_change_while_it_runs(tmp_path, backends, monkeypatch, capsys, later):
+    names = {"left": 5, "right": 8}
+    entries = [
+        f"- {{name: {name}, url: {write_clip(tmp_path / f'{count}.mp4', moving_scenes(count))}}}\n"
+        for name, count in names.items()
+    ]
+    cameras = tmp_path / "cameras.yaml"
+    cameras.write_text("".join(entries))
+    monkeypatch.setattr(Recorder, "close", lambda self: cameras.write_text(later))
+    assert _run(tmp_path / "out", cameras) == 0
+    assert cameras.read_text() == later
+    printed = capsys.readouterr().out
+    for name, count in names.items():
+        assert f"{name}: {count} frames in" in printed
+
+
 def test_a_damaged_video_ends_alone(tmp_path, backends, capsys):
     clip = write_clip(tmp_path / "b.mp4", noisy(moving_scenes(30)), container_options={"movflags": "faststart"})
     whole = write_clip(tmp_path / "a.mp4", moving_scenes(12))

@@ -199,10 +199,11 @@ def _inputs(given: Sequence[str]) -> list[_Input]:
 
 
 def run(options: argparse.Namespace) -> int:
-    summaries = process(options)
-    for source, summary in zip(_inputs(options.input), summaries, strict=True):
+    named = process(options)
+    summaries = [summary for _, summary in named]
+    for name, summary in named:
         taken = sys.stderr if options.jsonl == "-" else None
-        print_summary(summary, source.name if len(summaries) > 1 else "", taken)
+        print_summary(summary, name if len(summaries) > 1 else "", taken)
         for notice in summary.notices:
             note(f"note: {notice}")
         if summary.damage and not summary.interrupted:
@@ -213,8 +214,9 @@ def run(options: argparse.Namespace) -> int:
     return 1 if any(summary.damage for summary in summaries) else 0
 
 
-def process(options: argparse.Namespace) -> list[JobSummary]:
-    """Open the sources and the model as `options` say, and process the ones with the other."""
+def process(options: argparse.Namespace) -> list[tuple[str, JobSummary]]:
+    """Open the sources and the model as `options` say, and process the ones with the other; each input's name beside
+    what was done of it."""
     from l2g.runtime.backends.open import open_backend
     from l2g.runtime.identity.tracks import TrackParameters
     from l2g.runtime.video.job import FlowOptions, process_videos
@@ -262,7 +264,7 @@ def process(options: argparse.Namespace) -> list[JobSummary]:
         watcher = stack.enter_context(_watcher(options, sources))
         expected = [source.expected_frames for source in sources]
         count = stack.enter_context(_frame_bar(_total(expected), options.quiet))
-        return process_videos(
+        summaries = process_videos(
             backend,
             list(zip(sources, output_folders([each.name for each in inputs], options.output), strict=True)),
             parameters=parameters,
@@ -277,6 +279,8 @@ def process(options: argparse.Namespace) -> list[JobSummary]:
             task=options.task,
             panoptic=panoptic,
         )
+    # By the names of the beginning: a list of cameras may be another one by now.
+    return [(each.name, summary) for each, summary in zip(inputs, summaries, strict=True)]
 
 
 def _live_options(options: argparse.Namespace, inputs: Sequence[_Input]) -> LiveOptions | None:
