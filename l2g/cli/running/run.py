@@ -176,11 +176,18 @@ def add_live_options(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class _Input:
-    """name: of its results and for messages. path: what is opened. camera: its entry in a list of cameras."""
+    """name: for messages. path: what is opened. camera: its entry in a list of cameras."""
 
     name: str
     path: str | tuple[str, ...]
     camera: Camera | None = None
+
+    @property
+    def title(self) -> str:
+        """What its folder of results is called after: all of a camera's name, else the last part of what is opened."""
+        from l2g.runtime.video.source import last_part
+
+        return self.camera.name if self.camera else last_part(self.name)
 
 
 def _inputs(given: Sequence[str]) -> list[_Input]:
@@ -266,7 +273,7 @@ def process(options: argparse.Namespace) -> list[tuple[str, JobSummary]]:
         count = stack.enter_context(_frame_bar(_total(expected), options.quiet))
         summaries = process_videos(
             backend,
-            list(zip(sources, output_folders([each.name for each in inputs], options.output), strict=True)),
+            list(zip(sources, output_folders([each.title for each in inputs], options.output), strict=True)),
             parameters=parameters,
             top_k=options.top_k,
             overlay=not options.no_overlay,
@@ -352,15 +359,15 @@ def _total(counts: Sequence[int | None]) -> int | None:
     return sum(known) if len(known) == len(counts) else None
 
 
-def output_folders(inputs: Sequence[str], output: str) -> list[Path]:
-    """`output` itself for one input; for several a folder inside it after each input's name, numbered where equal."""
+def output_folders(titles: Sequence[str], output: str) -> list[Path]:
+    """`output` itself for one input; for several a folder inside it after each input's title, numbered where equal."""
     from l2g.runtime.video.source import folder_name
 
-    if len(inputs) == 1:
+    if len(titles) == 1:
         return [Path(output)]
     folders: list[Path] = []
-    for path in inputs:
-        name = folder_name(Path(path).stem)
+    for title in titles:
+        name = folder_name(title)
         count = 1
         while (folder := Path(output) / (name if count == 1 else f"{name}-{count}")) in folders:
             count += 1

@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from l2g.errors import L2GError, VideoError
-from l2g.runtime.video.sources.base import Selection, VideoSource, is_picture_name, reason, shown
+from l2g.runtime.video.sources.base import (
+    PICTURE_SUFFIXES,
+    VIDEO_SUFFIXES,
+    Selection,
+    VideoSource,
+    is_picture_name,
+    reason,
+    shown,
+)
 from l2g.runtime.video.sources.container import VideoFile
 
 if TYPE_CHECKING:
@@ -26,6 +34,8 @@ Input: TypeAlias = str | Path | Sequence[str | Path]
 # Pictures a second: one in eleven days, and what no camera reaches.
 _SLOWEST, _FASTEST = 1e-6, 1e4
 _POLL_SECONDS = 0.05
+# Of what says where a stream is.
+_LIST_SUFFIXES = (".m3u8", ".sdp")
 # A camera, a URL, or a pipeline of GStreamer.
 _LIVE = re.compile(r"^/dev/v(ideo|4l/)|^camera:|://|\s!\s")
 
@@ -135,6 +145,13 @@ def group_inputs(inputs: Sequence[str]) -> list[str | tuple[str, ...]]:
 def folder_name(name: str) -> str:
     """What a folder of results is called after an input's name."""
     return re.sub(r"[^\w.-]+", "_", name).strip(".") or "video"
+
+
+def last_part(name: str) -> str:
+    """Of a path or a URL, without the suffix of a file; what else follows a dot, as in an address, stays."""
+    path = Path(name)
+    has_suffix = path.suffix.lower() in (*VIDEO_SUFFIXES, *PICTURE_SUFFIXES, *_LIST_SUFFIXES) or os.path.isfile(name)
+    return path.stem if has_suffix else path.name
 
 
 def input_name(source: Input) -> str:
