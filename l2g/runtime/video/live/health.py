@@ -45,7 +45,8 @@ class Stepper:
     A stream begins anew, with new track ids, after a cut, where its source was lost, and of a live source after a gap
     (`LONGEST_GAP`). Where a step of several fails it is tried with each stream alone, from its own state; one that
     fails alone, or whose numbers are not finite, is said, shows nothing in that frame, and begins anew with the next.
-    After `MOST_FAILURES` of these in a row it ends, with the last one's reason as its lane's `failure`.
+    After `MOST_FAILURES` of these in a row it ends, with the last one's reason as its lane's `failure`. Where the model
+    fails for all that it is asked, those that are not live end at once, without that frame: they can be gone on with.
     """
 
     def __init__(self, session: VideoSession, watcher: Watcher, watchdog: Watchdog):
@@ -63,8 +64,9 @@ class Stepper:
         if not items:
             return []
         resets = {item.lane: self._begin(item) for item in items}
+        asked = {item.lane: item for item in items}
         with self._watchdog.stepping():
-            outputs = self._outputs({item.lane: item for item in items})
+            outputs = self._outputs(asked)
         return [
             Inferred(
                 item.lane,
@@ -74,7 +76,7 @@ class Stepper:
                 item.arrived,
                 item.lane.memory_of(self._session, item.lane in outputs),
             )
-            for item in items
+            for item in asked.values()
         ]
 
     def _begin(self, item: Decoded) -> str | None:
@@ -96,7 +98,7 @@ class Stepper:
         return reason
 
     def _outputs(self, items: dict[Lane, Decoded]) -> dict[Lane, FrameOutputs]:
-        """By lane; those that failed are not among them."""
+        """By lane; those that failed are not among them, and those that end at once are taken out of `items`."""
         found: dict[Lane, FrameOutputs] = {}
         failures: dict[Lane, L2GError] = {}
         try:
@@ -111,6 +113,9 @@ class Stepper:
                         found |= self._session.step({lane: item.canvas})
                     except L2GError as alone:
                         failures[lane] = alone
+            for lane in [] if found else [lane for lane in items if not lane.source.is_live]:
+                lane.give_up(L2GError(f"{lane.source.name}: {failures.pop(lane)}"))
+                del items[lane]
         for lane, outputs in list(found.items()):
             if finite(outputs):
                 self._failed.pop(lane, None)

@@ -88,7 +88,8 @@ def test_a_single_stream_recovers_too(tmp_path, how):
     good = moving_scenes(8)
     backend = Broken()
     backend.how = how
-    (summary,), _ = run(tmp_path, backend, Frames("a", [*good[:3], WHITE, *good[4:]]))
+    images = [*good[:3], WHITE, *good[4:]]
+    (summary,), _ = run(tmp_path, backend, Frames("a", images, live=True), flow=FlowOptions(policy="all"))
     assert [len(line["tracks"]) for line in lines(tmp_path / "a")] == [2] * 3 + [0] + [2] * 4
     assert summary.resets == {"failed": 1}
 
@@ -98,9 +99,10 @@ def test_a_single_stream_recovers_too(tmp_path, how):
 def test_a_model_that_never_gives_numbers_is_an_error(tmp_path, how, why, streams):
     backend = Broken()
     backend.how = how
-    with pytest.raises(L2GError, match=f"a: .*{why}"):
-        run(tmp_path, backend, *[Frames(name, [WHITE] * 10) for name in "ab"[:streams]])
-    assert backend.steps <= 3 * streams
+    for live in (False, True):
+        sources = [Frames(name, [WHITE] * 10, live=live) for name in "ab"[:streams]]
+        with pytest.raises(L2GError, match=f"a: .*{why}"):
+            run(tmp_path, backend, *sources, flow=FlowOptions(policy="all"))
 
 
 @pytest.mark.parametrize(("how", "why"), [("nan", "NaN or infinity"), ("raises", "the library failed")])
@@ -128,9 +130,27 @@ def test_a_step_of_one_stream_that_fails_leaves_the_others(tmp_path):
     assert other.damage is None
     assert [len(line["tracks"]) for line in lines(tmp_path / "good")] == [2] * 24
 
-    both = [[*moving_scenes(3), WHITE, *moving_scenes(3)]] * 2
-    summaries, _ = run(tmp_path, backend, *[Frames(name, images) for name, images in zip("cd", both, strict=True)])
+    images = [*moving_scenes(3), WHITE, *moving_scenes(3)]
+    flow = FlowOptions(policy="all", wait=0.5)
+    summaries, _ = run(tmp_path, backend, *[Frames(name, images, 0.05, True) for name in "cd"], flow=flow)
     assert [(summary.damage, summary.resets) for summary in summaries] == [(None, {"failed": 1})] * 2
+
+
+def test_a_file_ends_at_once_where_the_model_fails_and_a_camera_beside_it_goes_on(tmp_path):
+    backend = Broken()
+    backend.how = "raises"
+    file = Frames("file", [*moving_scenes(2), WHITE, *moving_scenes(20)])
+
+    class Late(Frames):
+        def _decode(self):
+            time.sleep(0.7)  # a batch of one is what this is about
+            yield from super()._decode()
+
+    camera = Late("camera", moving_scenes(24), 0.02, True)
+    (one, other), said = run(tmp_path, backend, file, camera, flow=FlowOptions(policy="all", wait=0.0))
+    assert "file: the library failed (2 frames were done" in one.damage
+    assert (other.damage, other.resets, other.frames) == (None, {}, 24)
+    assert said == []
 
 
 def test_a_gap_begins_anew_on_a_live_source_alone(tmp_path):
