@@ -158,8 +158,8 @@ def add_live_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="TIME|SIZE",
-        help="begin new files of a live source after 30s, 10m, 2h, at 500MB, 2GB, or whichever of both comes first "
-        "(default: never)",
+        help="begin new files of a live source, and a new FILE of --jsonl, after 30s, 10m, 2h, at 500MB, 2GB, or "
+        "whichever of both comes first (default: never)",
     )
     group.add_argument(
         "--serve", metavar="[HOST:]PORT", help="a page with the live overlay, and /metrics (default: none)"
@@ -171,7 +171,7 @@ def add_live_options(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="send the lines of frames.jsonl on as they come: mqtt[s]://HOST/TOPIC, http[s]://... (default: nowhere)",
     )
-    group.add_argument("--token", help="asked for by the page; needed beyond this machine (default: none)")
+    group.add_argument("--token", help="asked for by the page of --serve; needed beyond this machine (default: none)")
 
 
 @dataclass(frozen=True)
@@ -224,6 +224,7 @@ def run(options: argparse.Namespace) -> int:
 def process(options: argparse.Namespace) -> list[tuple[str, JobSummary]]:
     """Open the sources and the model as `options` say, and process the ones with the other; each input's name beside
     what was done of it."""
+    from l2g.errors import VideoError
     from l2g.runtime.backends.open import open_backend
     from l2g.runtime.identity.tracks import TrackParameters
     from l2g.runtime.video.job import FlowOptions, process_videos
@@ -245,6 +246,8 @@ def process(options: argparse.Namespace) -> list[tuple[str, JobSummary]]:
         encoder=options.encoder,
     )
     panoptic = panoptic_options(options)
+    if options.token and not options.serve:
+        raise VideoError("--token is asked for by the page of --serve; give --serve PORT too, or leave --token out")
     with ExitStack() as stack:
         # The sources first: a wrong path should not cost the time it takes to load a model.
         inputs = _inputs(options.input)
@@ -253,6 +256,11 @@ def process(options: argparse.Namespace) -> list[tuple[str, JobSummary]]:
         sources = open_sources(paths, selection, options.fps, options.track, live, _say, options.decoder)
         for source in sources:
             stack.enter_context(source)
+        if rotate and options.jsonl in (None, "-") and not any(source.is_live for source in sources):
+            raise VideoError(
+                "--rotate is for live sources and for a FILE of --jsonl, and no input is live: videos, pictures and "
+                "pipes end by themselves; leave --rotate out, or give --jsonl FILE"
+            )
         sources = [
             each.camera.view(source) if each.camera else source for source, each in zip(sources, inputs, strict=True)
         ]

@@ -69,6 +69,7 @@ def open_source(
         files = in_natural_order([Path(file) for file in path])
         for file in files:
             _mode(str(file))
+        _refuse_track(input_name(path), track)
         return PictureSequence(input_name(path), files, selection, picture_rate)
     try:
         waiting = _begin_live(str(path), selection, track, live)
@@ -207,8 +208,8 @@ def _open(
     if "://" in path and not os.path.exists(path):  # unlike Path.exists, False for what is too long for a name
         return VideoFile(path, path, selection, track=track, threads=threads, decoder=decoder)
     mode = _mode(path)
-    if track is not None and (stat.S_ISDIR(mode) or is_picture_name(path)):
-        raise VideoError(f"{shown(path)}: pictures have no tracks; leave --track out")
+    if stat.S_ISDIR(mode) or is_picture_name(path):
+        _refuse_track(shown(path), track)
     if stat.S_ISDIR(mode):
         from l2g.runtime.video.sources.pictures import PictureSequence, pictures_of_folder
 
@@ -223,6 +224,11 @@ def _open(
             return picture
     # Said outright that it is a file: names may hold a colon.
     return VideoFile(shown(path), f"file:{path}", selection, Path(path), track, threads=threads, decoder=decoder)
+
+
+def _refuse_track(name: str, track: int | None) -> None:
+    if track is not None:
+        raise VideoError(f"{name}: pictures have no tracks; leave --track out")
 
 
 def _open_picture(file: Path, selection: Selection, picture_rate: float) -> VideoSource | None:
