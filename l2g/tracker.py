@@ -35,10 +35,11 @@ class _Stream:
     started: float
     frames: int = 0
     fresh: bool = True  # its next frame is a first frame
+    reason: str | None = None  # why its next result begins anew; kept where a step fails
 
     def reset(self) -> None:
         self.assembler.reset()
-        self.fresh = True
+        self.fresh, self.reason = True, None
 
 
 class Tracker:
@@ -163,21 +164,20 @@ class Tracker:
         letterboxes = {stream: self._letterbox(stream, frame, contract) for stream, frame in frames.items()}
         entries = {stream: self._place(stream, box, session, now) for stream, box in letterboxes.items()}
         moments = {stream: (times or {}).get(stream, now - entry.started) for stream, entry in entries.items()}
-        canvases, resets = {}, {}
+        canvases = {}
         for stream, entry in entries.items():
             box = letterboxes[stream]
             canvas = canvases[entry] = box.to_canvas(np.ascontiguousarray(frames[stream]), contract.pad_value)
             if entry.cuts.is_cut(box.content(canvas), moments[stream]) and entry.frames:
+                entry.reason = "cut"
+            if entry.reason:
                 session.reset(entry)
-                resets[stream] = "cut"
         outputs = session.step(canvases)
         results = {}
         for stream, entry in entries.items():
-            results[stream] = entry.assembler.assemble(
-                outputs[entry], entry.frames, moments[stream], resets.get(stream)
-            )
+            results[stream] = entry.assembler.assemble(outputs[entry], entry.frames, moments[stream], entry.reason)
             entry.frames += 1
-            entry.fresh = False
+            entry.fresh, entry.reason = False, None
         return results
 
     def check(self, frame: np.ndarray, stream: Hashable = None) -> None:

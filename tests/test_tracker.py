@@ -125,6 +125,30 @@ def test_the_unnamed_stream_and_a_named_one_take_turns():
         _same(tracker.update(image, stream="other"), expected[i])
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_cut_counts_though_its_step_fails(fails):
+    """The step of the frame after the cut, at 0.3 s; the next one begins anew and says why."""
+
+    class Failing(_Recorder):
+        def step(self, frames, reset):
+            if fails and len(self.resets) == 3:
+                self.resets.append(None)
+                raise l2g.L2GError("the library failed")
+            return super().step(frames, reset)
+
+    backend, images = Failing(), moving_scenes(6)
+    tracker = l2g.Tracker(backend, cuts=[0.25])
+    results = [tracker.update(image, i / 10) for i, image in enumerate(images[:3])]
+    if fails:
+        with pytest.raises(l2g.L2GError, match="the library failed"):
+            tracker.update(images[3], 0.3)
+    results += [tracker.update(image, i / 10) for i, image in list(enumerate(images))[3 + fails :]]
+    assert [result.reset for result in results] == [None] * 3 + ["cut"] + [None] * (2 - fails)
+    assert backend.resets[3 + fails :] == [[True]] + [[False]] * (2 - fails)
+    ids = [{track.track_id for track in result.tracks} for result in results]
+    assert ids == [{1, 2}] * 3 + [{3, 4}] * (3 - fails)
+
+
 def test_reset_begins_anew_but_no_id_comes_twice():
     backend = _Recorder()
     tracker = l2g.Tracker(backend)

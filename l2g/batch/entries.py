@@ -16,13 +16,9 @@ from l2g.batch.records import Entry
 from l2g.batch.store import file_system, is_url
 from l2g.errors import DataError
 from l2g.runtime.video.source import folder_name
-from l2g.runtime.video.sources.base import is_picture_name
+from l2g.runtime.video.sources.base import VIDEO_SUFFIXES, is_picture_name
 
-# What is taken of a folder. A pattern and a list take whatever they name.
-VIDEO_SUFFIXES = (
-    *(".3gp", ".avi", ".flv", ".gif", ".h264", ".h265", ".hevc", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg"),
-    *(".mpg", ".mts", ".mxf", ".ogv", ".ts", ".webm", ".wmv"),
-)
+# A folder is taken by `VIDEO_SUFFIXES`; a pattern and a list take whatever they name.
 LIST_SUFFIX = ".txt"
 
 

@@ -294,6 +294,9 @@ def test_files_of_a_live_source_rotate(tmp_path):
         (["--cuts", "now"], "auto, off or seconds"),
         (["--serve", "x"], "PORT or HOST:PORT expected"),
         (["--serve", "0.0.0.0:0"], "give a --token too"),
+        (["--token", "x"], "give --serve PORT too"),
+        (["--rotate", "1s"], "no input is live"),
+        (["--rotate", "1s", "--jsonl", "-"], "give --jsonl FILE"),
     ],
 )
 def test_options_that_do_not_fit_are_one_line(tmp_path, options, message):
@@ -303,3 +306,4 @@ def test_options_that_do_not_fit_are_one_line(tmp_path, options, message):
     assert process.returncode == 2
     assert message in error
     assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()

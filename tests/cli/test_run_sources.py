@@ -48,6 +48,25 @@ def test_picture_files_are_one_video_beside_others(run, tmp_path):
     assert (_frames(output / "film"), _frames(output / "walk")) == (7, 4)
 
 
+def test_pictures_have_no_tracks_however_they_are_given(run, tmp_path):
+    pictures = [tmp_path / f"{index}.png" for index in range(2)]
+    for picture in pictures:
+        cv2.imwrite(str(picture), scene(64, 96, []))
+    for inputs in (pictures, pictures[:1], [tmp_path]):
+        code, output, said = run(*inputs, options=["--track", "0"])
+        assert code == 2
+        assert said.endswith("pictures have no tracks; leave --track out\n")
+        assert not output.exists()
+
+
+def test_lines_of_a_file_rotate_where_they_have_a_place_of_their_own(run, tmp_path):
+    film = write_clip(tmp_path / "film.mp4", moving_scenes(7))
+    code, output, said = run(film, options=["--jsonl", str(tmp_path / "l.jsonl"), "--rotate", "0.35s"])
+    assert (code, said) == (0, "")
+    assert [len((tmp_path / f"l-000{i}.jsonl").read_text().splitlines()) for i in range(2)] == [4, 3]
+    assert sorted(file.name for file in output.iterdir()) == ["overlay.mp4", "results.json"]
+
+
 def test_a_track_is_chosen_and_said(run, tmp_path):
     still = [scene(200, 320, [])], [0.0], "mjpeg", Disposition(0)
     film = moving_scenes(6), np.arange(6) / 10, "libx264", Disposition(0)

@@ -13,6 +13,7 @@ from l2g.cli.running import run as run_video
 from l2g.errors import VideoError
 from l2g.runtime.video.pipeline import ReadAhead
 from l2g.runtime.video.results import JsonLinesSink
+from l2g.runtime.video.source import last_part
 from tests.no_torch import BLOCK
 from tests.runtime.blobs import BlobBackend, scene
 from tests.runtime.clips import cut, decode, moving_scenes, noisy, write_clip
@@ -81,16 +82,50 @@ def test_one_input_writes_straight_into_the_folder(tmp_path, backends):
     assert (tmp_path / "out" / "frames.jsonl").is_file()
 
 
-def test_folders_of_equal_names_are_numbered():
-    names = ["x/cam.mp4", "y/cam.mkv", "cam", "rtsp://host:554/live?id=1", ".."]
-    folders = run_video.output_folders(names, "out")
-    assert [folder.as_posix() for folder in folders] == [
-        "out/cam",
-        "out/cam-2",
-        "out/cam-3",
-        "out/live_id_1",
-        "out/video",
+def test_folders_of_equal_names_are_numbered(tmp_path):
+    (tmp_path / "notes.raw").touch()
+    expected = {
+        "x/cam.mp4": "cam",
+        "y/cam.mkv": "cam-2",
+        "cam": "cam-3",
+        "rtsp://host:554/live?id=1": "live_id_1",
+        "rtsp://10.0.0.1": "10.0.0.1",
+        "rtsp://10.0.0.2": "10.0.0.2",
+        "rtsp://host/gate.north": "gate.north",
+        "http://host/live.ts": "live",
+        "http://host/index.m3u8": "index",
+        str(tmp_path / "notes.raw"): "notes",
+        "..": "video",
+    }
+    folders = run_video.output_folders([last_part(name) for name in expected], "out")
+    assert [folder.as_posix() for folder in folders] == [f"out/{name}" for name in expected.values()]
+
+
+def test_a_camera_s_folder_has_all_of_its_name(tmp_path, backends):
+    clip = write_clip(tmp_path / "a.mp4", moving_scenes(3))
+    names = ["gate.north", "gate.south", "hall/door", "10.0.0.1"]
+    cameras = tmp_path / "cameras.yaml"
+    cameras.write_text("".join(f"- {{name: {name}, url: {clip}}}\n" for name in names))
+    assert _run(tmp_path / "out", cameras) == 0
+    found = sorted(folder.name for folder in (tmp_path / "out").iterdir())
+    assert found == ["10.0.0.1", "gate.north", "gate.south", "hall_door"]
+
+
+@pytest.mark.parametrize("later", ["- {name: c, url: x}", "["])
+def test_a_list_of_cameras_may_change_while_it_runs(tmp_path, backends, monkeypatch, capsys, later):
+    names = {"left": 5, "right": 8}
+    entries = [
+        f"- {{name: {name}, url: {write_clip(tmp_path / f'{count}.mp4', moving_scenes(count))}}}\n"
+        for name, count in names.items()
     ]
+    cameras = tmp_path / "cameras.yaml"
+    cameras.write_text("".join(entries))
+    monkeypatch.setattr(Recorder, "close", lambda self: cameras.write_text(later))
+    assert _run(tmp_path / "out", cameras) == 0
+    assert cameras.read_text() == later
+    printed = capsys.readouterr().out
+    for name, count in names.items():
+        assert f"{name}: {count} frames in" in printed
 
 
 def test_a_damaged_video_ends_alone(tmp_path, backends, capsys):

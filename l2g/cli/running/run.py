@@ -158,8 +158,8 @@ def add_live_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="TIME|SIZE",
-        help="begin new files of a live source after 30s, 10m, 2h, at 500MB, 2GB, or whichever of both comes first "
-        "(default: never)",
+        help="begin new files of a live source, and a new FILE of --jsonl, after 30s, 10m, 2h, at 500MB, 2GB, or "
+        "whichever of both comes first (default: never)",
     )
     group.add_argument(
         "--serve", metavar="[HOST:]PORT", help="a page with the live overlay, and /metrics (default: none)"
@@ -171,16 +171,23 @@ def add_live_options(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="send the lines of frames.jsonl on as they come: mqtt[s]://HOST/TOPIC, http[s]://... (default: nowhere)",
     )
-    group.add_argument("--token", help="asked for by the page; needed beyond this machine (default: none)")
+    group.add_argument("--token", help="asked for by the page of --serve; needed beyond this machine (default: none)")
 
 
 @dataclass(frozen=True)
 class _Input:
-    """name: of its results and for messages. path: what is opened. camera: its entry in a list of cameras."""
+    """name: for messages. path: what is opened. camera: its entry in a list of cameras."""
 
     name: str
     path: str | tuple[str, ...]
     camera: Camera | None = None
+
+    @property
+    def title(self) -> str:
+        """What its folder of results is called after: all of a camera's name, else the last part of what is opened."""
+        from l2g.runtime.video.source import last_part
+
+        return self.camera.name if self.camera else last_part(self.name)
 
 
 def _inputs(given: Sequence[str]) -> list[_Input]:
@@ -199,10 +206,11 @@ def _inputs(given: Sequence[str]) -> list[_Input]:
 
 
 def run(options: argparse.Namespace) -> int:
-    summaries = process(options)
-    for source, summary in zip(_inputs(options.input), summaries, strict=True):
+    named = process(options)
+    summaries = [summary for _, summary in named]
+    for name, summary in named:
         taken = sys.stderr if options.jsonl == "-" else None
-        print_summary(summary, source.name if len(summaries) > 1 else "", taken)
+        print_summary(summary, name if len(summaries) > 1 else "", taken)
         for notice in summary.notices:
             note(f"note: {notice}")
         if summary.damage and not summary.interrupted:
@@ -213,8 +221,10 @@ def run(options: argparse.Namespace) -> int:
     return 1 if any(summary.damage for summary in summaries) else 0
 
 
-def process(options: argparse.Namespace) -> list[JobSummary]:
-    """Open the sources and the model as `options` say, and process the ones with the other."""
+def process(options: argparse.Namespace) -> list[tuple[str, JobSummary]]:
+    """Open the sources and the model as `options` say, and process the ones with the other; each input's name beside
+    what was done of it."""
+    from l2g.errors import VideoError
     from l2g.runtime.backends.open import open_backend
     from l2g.runtime.identity.tracks import TrackParameters
     from l2g.runtime.video.job import FlowOptions, process_videos
@@ -236,6 +246,8 @@ def process(options: argparse.Namespace) -> list[JobSummary]:
         encoder=options.encoder,
     )
     panoptic = panoptic_options(options)
+    if options.token and not options.serve:
+        raise VideoError("--token is asked for by the page of --serve; give --serve PORT too, or leave --token out")
     with ExitStack() as stack:
         # The sources first: a wrong path should not cost the time it takes to load a model.
         inputs = _inputs(options.input)
@@ -244,6 +256,11 @@ def process(options: argparse.Namespace) -> list[JobSummary]:
         sources = open_sources(paths, selection, options.fps, options.track, live, _say, options.decoder)
         for source in sources:
             stack.enter_context(source)
+        if rotate and options.jsonl in (None, "-") and not any(source.is_live for source in sources):
+            raise VideoError(
+                "--rotate is for live sources and for a FILE of --jsonl, and no input is live: videos, pictures and "
+                "pipes end by themselves; leave --rotate out, or give --jsonl FILE"
+            )
         sources = [
             each.camera.view(source) if each.camera else source for source, each in zip(sources, inputs, strict=True)
         ]
@@ -262,9 +279,9 @@ def process(options: argparse.Namespace) -> list[JobSummary]:
         watcher = stack.enter_context(_watcher(options, sources))
         expected = [source.expected_frames for source in sources]
         count = stack.enter_context(_frame_bar(_total(expected), options.quiet))
-        return process_videos(
+        summaries = process_videos(
             backend,
-            list(zip(sources, output_folders([each.name for each in inputs], options.output), strict=True)),
+            list(zip(sources, output_folders([each.title for each in inputs], options.output), strict=True)),
             parameters=parameters,
             top_k=options.top_k,
             overlay=not options.no_overlay,
@@ -277,6 +294,8 @@ def process(options: argparse.Namespace) -> list[JobSummary]:
             task=options.task,
             panoptic=panoptic,
         )
+    # By the names of the beginning: a list of cameras may be another one by now.
+    return [(each.name, summary) for each, summary in zip(inputs, summaries, strict=True)]
 
 
 def _live_options(options: argparse.Namespace, inputs: Sequence[_Input]) -> LiveOptions | None:
@@ -348,15 +367,15 @@ def _total(counts: Sequence[int | None]) -> int | None:
     return sum(known) if len(known) == len(counts) else None
 
 
-def output_folders(inputs: Sequence[str], output: str) -> list[Path]:
-    """`output` itself for one input; for several a folder inside it after each input's name, numbered where equal."""
+def output_folders(titles: Sequence[str], output: str) -> list[Path]:
+    """`output` itself for one input; for several a folder inside it after each input's title, numbered where equal."""
     from l2g.runtime.video.source import folder_name
 
-    if len(inputs) == 1:
+    if len(titles) == 1:
         return [Path(output)]
     folders: list[Path] = []
-    for path in inputs:
-        name = folder_name(Path(path).stem)
+    for title in titles:
+        name = folder_name(title)
         count = 1
         while (folder := Path(output) / (name if count == 1 else f"{name}-{count}")) in folders:
             count += 1

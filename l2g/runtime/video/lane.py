@@ -59,8 +59,8 @@ class OutputOptions:
     style: of the overlay; None writes none. results: whether `results.json` is written; None: for all but live sources,
     since it waits on the disk for the end; of the tasks that give maps these are `pred.json` and `pan_pred/` instead.
     lines: where `frames.jsonl` (`panoptic.jsonl`) goes instead, "-" is stdout; a live source's lines can be read as
-    they come. rotate: when a live source's files are followed by new ones. resume: go on where an
-    unfinished run in the folder stopped; its files are then those of a run that was not disturbed. encoder: of the
+    they come. rotate: when files of a live source, and those of `lines`, are followed by new ones. resume: go on where
+    an unfinished run in the folder stopped; its files are then those of a run that was not disturbed. encoder: of the
     overlay, see `VideoWriter`.
     """
 

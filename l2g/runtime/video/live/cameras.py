@@ -82,12 +82,13 @@ class Viewed(VideoSource):
         super().__init__(source.name, source.selection)
         self.inner, self._camera = source, camera
         self.notices = source.notices
+        self._shaped = False
         if source.is_open:
             self._take_shape()
 
     def await_open(self) -> None:
-        if not self.inner.is_open:
-            self.inner.await_open()
+        self.inner.await_open()
+        if not self._shaped:
             self._take_shape()
 
     def _take_shape(self) -> None:
@@ -96,17 +97,21 @@ class Viewed(VideoSource):
         self.part = f"{source.part} {camera.rotation} {camera.region} {camera.rate}"
         self.expected_frames = None if camera.rate else source.expected_frames
         self.frame_rate = min(source.frame_rate, camera.rate or math.inf)
-        height, width, self.pixel_aspect = source.height, source.width, source.pixel_aspect
+        height, width, aspect = source.height, source.width, source.pixel_aspect
         if camera.rotation in (90, 270):
-            height, width, self.pixel_aspect = width, height, 1 / self.pixel_aspect
+            height, width, aspect = width, height, 1 / aspect
         x1, y1, x2, y2 = camera.region
         self._rows = slice(round(y1 * height), max(round(y2 * height), round(y1 * height) + 1))
         self._columns = slice(round(x1 * width), max(round(x2 * width), round(x1 * width) + 1))
         self.height, self.width = self._rows.stop - self._rows.start, self._columns.stop - self._columns.start
+        self.pixel_aspect, self._shaped = aspect, True
 
     @property
     def is_open(self) -> bool:  # type: ignore[override]  # plain attributes in others, as below
-        return self.inner.is_open
+        # It may be found in the background at any moment. Two threads that take its shape at once write the same.
+        if not self._shaped and self.inner.is_open:
+            self._take_shape()
+        return self._shaped
 
     @property
     def is_live(self) -> bool:  # type: ignore[override]

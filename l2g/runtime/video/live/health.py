@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -42,8 +43,10 @@ class Stepper:
     """Takes the streams of a session from frame to frame: who joins, leaves, begins anew, and what becomes of failures.
 
     A stream begins anew, with new track ids, after a cut, where its source was lost, and of a live source after a gap
-    (`LONGEST_GAP`). Where a step fails it is tried with each stream alone, from its own state; one that
-    fails then, or whose numbers are not finite, is said, shows nothing in that frame, and begins anew with the next.
+    (`LONGEST_GAP`). Where a step of several fails it is tried with each stream alone, from its own state; one that
+    fails alone, or whose numbers are not finite, is said, shows nothing in that frame, and begins anew with the next.
+    After `MOST_FAILURES` of these in a row it ends, with the last one's reason as its lane's `failure`. Where the model
+    fails for all that it is asked, those that are not live end at once, without that frame: they can be gone on with.
     """
 
     def __init__(self, session: VideoSession, watcher: Watcher, watchdog: Watchdog):
@@ -53,7 +56,7 @@ class Stepper:
         self._spacing: dict[Lane, float] = {}
 
     def step(self, items: Sequence[Decoded], finished: Sequence[Lane]) -> list[Inferred]:
-        """The frames of some lanes, one each. L2GError where the model fails for all of them."""
+        """The frames of some lanes, one each. An L2GError of the model ends none but the lanes that it is of."""
         for lane in finished:
             if lane in self._session.streams:
                 self._session.leave(lane)
@@ -61,8 +64,9 @@ class Stepper:
         if not items:
             return []
         resets = {item.lane: self._begin(item) for item in items}
+        asked = {item.lane: item for item in items}
         with self._watchdog.stepping():
-            outputs = self._outputs({item.lane: item for item in items})
+            outputs = self._outputs(asked)
         return [
             Inferred(
                 item.lane,
@@ -72,7 +76,7 @@ class Stepper:
                 item.arrived,
                 item.lane.memory_of(self._session, item.lane in outputs),
             )
-            for item in items
+            for item in asked.values()
         ]
 
     def _begin(self, item: Decoded) -> str | None:
@@ -84,7 +88,8 @@ class Stepper:
         if last is None:
             return None
         failed = "failed" if lane in self._failed else None
-        reason = _break_between(last, item, self._spacing.get(lane, 0.0)) or failed
+        # Of the first two frames nothing tells whether their spacing is the usual one.
+        reason = _break_between(last, item, self._spacing.get(lane, math.inf)) or failed
         self._spacing[lane] = item.frame.time - last.frame.time
         if reason:
             self._session.reset(lane)
@@ -93,22 +98,24 @@ class Stepper:
         return reason
 
     def _outputs(self, items: dict[Lane, Decoded]) -> dict[Lane, FrameOutputs]:
-        """By lane; those that failed are not among them."""
+        """By lane; those that failed are not among them, and those that end at once are taken out of `items`."""
         found: dict[Lane, FrameOutputs] = {}
         failures: dict[Lane, L2GError] = {}
         try:
             found = self._session.step({lane: item.canvas for lane, item in items.items()})
         except L2GError as error:
             if len(items) == 1:
-                raise
-            self._watcher.say(f"a step of {len(items)} streams failed ({error}); each is tried alone")
-            for lane, item in items.items():
-                try:
-                    found |= self._session.step({lane: item.canvas})
-                except L2GError as alone:
-                    failures[lane] = alone
-            if not found:
-                raise
+                failures = dict.fromkeys(items, error)
+            else:
+                self._watcher.say(f"a step of {len(items)} streams failed ({error}); each is tried alone")
+                for lane, item in items.items():
+                    try:
+                        found |= self._session.step({lane: item.canvas})
+                    except L2GError as alone:
+                        failures[lane] = alone
+            for lane in [] if found else [lane for lane in items if not lane.source.is_live]:
+                lane.give_up(L2GError(f"{lane.source.name}: {failures.pop(lane)}"))
+                del items[lane]
         for lane, outputs in list(found.items()):
             if finite(outputs):
                 self._failed.pop(lane, None)
@@ -133,13 +140,15 @@ class Stepper:
 class Watchdog:
     """Says who keeps a run waiting: a source that gives no frame, or the model that gives no answer.
 
-    A context manager with a thread of its own. seconds: of silence until it is said, once per silence; 0 never.
+    A context manager with a thread of its own. seconds: of silence until it is said, once per silence; 0 never. Where
+    frames are to be further apart it is `USUAL_GAPS` times their spacing, and before the first one its start more.
     """
 
     def __init__(self, lanes: Sequence[Lane], seconds: float, watcher: Watcher):
         self._seconds, self._watcher = seconds, watcher
         self._heard = {lane: time.monotonic() for lane in lanes if lane.source.is_live}
         self._said: set[Lane] = set()
+        self._begun: set[Lane] = set()
         self._step_began: float | None = None
         self._step_said = False
         self._stop = threading.Event()
@@ -149,6 +158,7 @@ class Watchdog:
         """A frame of this lane goes to the model."""
         if lane in self._heard:
             self._heard[lane] = time.monotonic()
+            self._begun.add(lane)
             if lane in self._said:
                 self._said.discard(lane)
                 self._watcher.say(f"{lane.source.name}: gives frames again")
@@ -183,7 +193,14 @@ class Watchdog:
                     self._watcher.say(f"the model has not answered for {now - began:.0f} s; the sources wait for it")
                 continue  # no source can be heard meanwhile
             for lane, heard in list(self._heard.items()):
-                # Of one that has not come yet it is said already.
-                if now - heard > self._seconds and lane not in self._said and not lane.ended and lane.source.is_open:
+                if not lane.source.is_open:
+                    self._heard[lane] = now  # of one that has not come yet it is said already
+                elif now - heard > self._limit(lane) and lane not in self._said and not lane.ended:
                     self._said.add(lane)
                     self._watcher.say(f"{lane.source.name}: no frame for {now - heard:.0f} s; the model waits for it")
+
+    def _limit(self, lane: Lane) -> float:
+        """Seconds without a frame that goes to the model."""
+        source = lane.source
+        usual = max(self._seconds, USUAL_GAPS * source.selection.stride / source.frame_rate)
+        return usual if lane in self._begun else usual + source.selection.start

@@ -38,8 +38,8 @@ class LiveSource(VideoSource):
 
     When it is lost it is opened again with growing pauses, `options.reconnect` times in a row; frames then carry a
     higher `connection`. Their times go on by the clock of this machine across the gap. Pipes, and what states how long
-    it lasts, end where they end; so does what is away at the end of the selection. What happens to it is told to `say`,
-    or kept in `notices` where nobody listens.
+    it lasts, end where they end, also when they were not there at first; so does what is away at the end of the
+    selection. What happens to it is told to `say`, or kept in `notices` where nobody listens.
 
     Opening begins at once and goes on in the background. `ready` waits for the first attempt, and only then is it like
     any source; where that fails, `seek` goes on in the same way as after a loss, and `await_open` waits for it.
@@ -68,8 +68,7 @@ class LiveSource(VideoSource):
         """Wait for the first attempt to open it. VideoError where that fails."""
         first = self._await(self._opening)
         self._take(first)
-        address = self._address
-        self.is_live = address.kind == "camera" or (address.kind == "stream" and first.is_endless)
+        self.is_live = not self._ends(first)
         self.expected_frames = None if self.is_live else first.expected_frames
         return self
 
@@ -102,6 +101,11 @@ class LiveSource(VideoSource):
         self.notices += source.notices
         self.is_open = True
 
+    def _ends(self, source: Connection) -> bool:
+        """Whether what was opened is over where it ends."""
+        kind = self._address.kind
+        return kind == "pipe" or (kind == "stream" and not source.is_endless)
+
     def _seek(self, why: str) -> None:
         self._tell(f"is tried again{self._at_most()}: {why.removeprefix(f'{self.name}: ')}")
         found, _ = self._reconnect(why, 0)
@@ -114,7 +118,7 @@ class LiveSource(VideoSource):
         self._began = began
         last = -1.0
         while self._connected is not None:
-            source, since = self._connected, time.monotonic()
+            source, since, ends = self._connected, time.monotonic(), self._ends(self._connected)
             for _, moment, read in source._decode():
                 if self._stopped.is_set():
                     return
@@ -125,8 +129,8 @@ class LiveSource(VideoSource):
             source.close()
             if self._stopped.is_set():
                 return
-            if not self.is_live:
-                self.damage = f"{self.name}: ended early ({source.error})" if source.error else None
+            if ends:
+                self.damage = source.damage or (f"{self.name}: ended early ({source.error})" if source.error else None)
                 return
             attempts = 0 if time.monotonic() - since > _STEADY_SECONDS else attempts
             why, limit = source.error or "it ended", self._options.reconnect
@@ -213,7 +217,8 @@ class LiveSource(VideoSource):
             address = cast(BinaryIO, TimedPipe(number, options, self._stopped, address != "-"))
             limits = None
         opening = Opening(self._address.format, ffmpeg_options(self._address, options), limits, self._address.mend)
-        return VideoFile(self.name, address, Selection(), track=self._track, opening=opening)
+        # The selection tells how many frames to expect; it is made of this source's own times.
+        return VideoFile(self.name, address, self.selection, track=self._track, opening=opening)
 
 
 # Those that may have a thread inside a decoder when Python ends.

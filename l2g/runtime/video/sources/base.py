@@ -20,6 +20,10 @@ Image = npt.NDArray[np.uint8]
 PICTURE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".avif", ".jp2", ".j2k",
 )  # fmt: skip
+VIDEO_SUFFIXES = (
+    *(".3gp", ".avi", ".flv", ".gif", ".h264", ".h265", ".hevc", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg"),
+    *(".mpg", ".mts", ".mxf", ".ogv", ".ts", ".webm", ".wmv"),
+)
 
 # Larger frames are refused before memory is taken for them: as RGB this is 400 MB.
 MAX_PIXELS = 1 << 27

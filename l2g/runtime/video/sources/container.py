@@ -297,8 +297,10 @@ class VideoFile(VideoSource):
 
         It may count from 0 or from the first frame, and to the start or the end of the last one.
         """
-        if self._clock_may_jump and self.files:
-            return False  # they announce nothing: FFmpeg takes the duration from the time stamps that it finds
+        if self._clock_may_jump or self._container.format.name == "rtsp":
+            # They announce nothing that holds: FFmpeg takes the duration from the time stamps that it finds, from a
+            # list whose lengths are rounded, or from what lasts longest beside the film.
+            return False
         verdict = is_cut(self.files[0]) if self.files else None
         if verdict is True:
             return True
@@ -306,7 +308,8 @@ class VideoFile(VideoSource):
         missing = (self._stated_duration() or 0.0) - self._origin - self._last_end
         if self._timeless:
             missing += self._origin
-        short = missing > _ROUNDING * interval
+        # How long the last picture of an AVI stays is told by the structure of its file, which a pipe does not show.
+        short = missing > (_ROUNDING + (self._timeless and not self.files)) * interval
         if verdict is False:
             # Whole, and yet both its count of frames and its duration are larger (MP4 counts frames that it hides).
             return short and not self._timeless and 0 < self._packets < self._stream.frames

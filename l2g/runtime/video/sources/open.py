@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from l2g.errors import L2GError, VideoError
-from l2g.runtime.video.sources.base import Selection, VideoSource, is_picture_name, reason, shown
+from l2g.runtime.video.sources.base import (
+    PICTURE_SUFFIXES,
+    VIDEO_SUFFIXES,
+    Selection,
+    VideoSource,
+    is_picture_name,
+    reason,
+    shown,
+)
 from l2g.runtime.video.sources.container import VideoFile
 
 if TYPE_CHECKING:
@@ -26,6 +34,8 @@ Input: TypeAlias = str | Path | Sequence[str | Path]
 # Pictures a second: one in eleven days, and what no camera reaches.
 _SLOWEST, _FASTEST = 1e-6, 1e4
 _POLL_SECONDS = 0.05
+# Of what says where a stream is.
+_LIST_SUFFIXES = (".m3u8", ".sdp")
 # A camera, a URL, or a pipeline of GStreamer.
 _LIVE = re.compile(r"^/dev/v(ideo|4l/)|^camera:|://|\s!\s")
 
@@ -59,6 +69,7 @@ def open_source(
         files = in_natural_order([Path(file) for file in path])
         for file in files:
             _mode(str(file))
+        _refuse_track(input_name(path), track)
         return PictureSequence(input_name(path), files, selection, picture_rate)
     try:
         waiting = _begin_live(str(path), selection, track, live)
@@ -137,6 +148,13 @@ def folder_name(name: str) -> str:
     return re.sub(r"[^\w.-]+", "_", name).strip(".") or "video"
 
 
+def last_part(name: str) -> str:
+    """Of a path or a URL, without the suffix of a file; what else follows a dot, as in an address, stays."""
+    path = Path(name)
+    has_suffix = path.suffix.lower() in (*VIDEO_SUFFIXES, *PICTURE_SUFFIXES, *_LIST_SUFFIXES) or os.path.isfile(name)
+    return path.stem if has_suffix else path.name
+
+
 def input_name(source: Input) -> str:
     """What messages and output folders call an input; pictures have the name of the folder that they lie in."""
     if isinstance(source, (str, Path)):
@@ -190,8 +208,8 @@ def _open(
     if "://" in path and not os.path.exists(path):  # unlike Path.exists, False for what is too long for a name
         return VideoFile(input_name(path), path, selection, track=track, threads=threads, decoder=decoder)
     mode = _mode(path)
-    if track is not None and (stat.S_ISDIR(mode) or is_picture_name(path)):
-        raise VideoError(f"{shown(path)}: pictures have no tracks; leave --track out")
+    if stat.S_ISDIR(mode) or is_picture_name(path):
+        _refuse_track(shown(path), track)
     if stat.S_ISDIR(mode):
         from l2g.runtime.video.sources.pictures import PictureSequence, pictures_of_folder
 
@@ -206,6 +224,11 @@ def _open(
             return picture
     # Said outright that it is a file: names may hold a colon.
     return VideoFile(shown(path), f"file:{path}", selection, Path(path), track, threads=threads, decoder=decoder)
+
+
+def _refuse_track(name: str, track: int | None) -> None:
+    if track is not None:
+        raise VideoError(f"{name}: pictures have no tracks; leave --track out")
 
 
 def _open_picture(file: Path, selection: Selection, picture_rate: float) -> VideoSource | None:

@@ -76,3 +76,17 @@ def test_a_rate_is_kept(tmp_path, rate, count):
         frames = list(Viewed(source, Camera("a", "a", rate=rate)))
     assert len(frames) == count
     assert [frame.index for frame in frames] == sorted({frame.index for frame in frames})
+
+
+def test_a_view_has_its_shape_once_its_source_was_found(tmp_path):
+    """In the background, while the model is loaded, say; whoever asks first takes the shape."""
+    for ask in (lambda view: view.is_open, lambda view: view.await_open()):
+        with open_source(write_clip(tmp_path / "a.mp4", moving_scenes(3))) as source:
+            source.is_open = False
+            view = Viewed(source, Camera("a", "a", rotation=90, region=(0.0, 0.5, 1.0, 1.0), rate=4))
+            assert not view.is_open
+            source.is_open = True
+            ask(view)
+            assert view.is_open
+            assert (view.height, view.width, view.frame_rate) == (48, 64, 4)
+            assert [frame.image.shape for frame in view] == [(48, 64, 3)]

@@ -11,6 +11,7 @@ import pytest
 from l2g.errors import L2GError
 from l2g.runtime.outputs import RawOutputs
 from l2g.runtime.video.job import FlowOptions, process_videos
+from l2g.runtime.video.live.health import Watchdog
 from l2g.runtime.video.live.watcher import Terminal
 from l2g.runtime.video.source import Selection, VideoSource
 from tests.runtime.blobs import BlobBackend
@@ -84,9 +85,13 @@ def test_one_bad_stream_leaves_the_others_as_they_are(tmp_path, how):
     assert any("begins anew" in text for text in said)
 
 
-def test_a_single_stream_recovers_too(tmp_path):
+@pytest.mark.parametrize("how", ["nan", "raises"])
+def test_a_single_stream_recovers_too(tmp_path, how):
     good = moving_scenes(8)
-    (summary,), _ = run(tmp_path, Broken(), Frames("a", [*good[:3], WHITE, *good[4:]]))
+    backend = Broken()
+    backend.how = how
+    images = [*good[:3], WHITE, *good[4:]]
+    (summary,), _ = run(tmp_path, backend, Frames("a", images, live=True), flow=FlowOptions(policy="all"))
     assert [len(line["tracks"]) for line in lines(tmp_path / "a")] == [2] * 3 + [0] + [2] * 4
     assert summary.resets == {"failed": 1}
 
@@ -110,19 +115,63 @@ def test_a_map_of_a_bad_frame_is_empty(tmp_path, task):
     assert not picture.any()
 
 
-def test_a_model_that_never_gives_numbers_is_an_error(tmp_path):
-    with pytest.raises(L2GError, match="NaN or infinity"):
-        run(tmp_path, Broken(), Frames("a", [WHITE] * 10))
+@pytest.mark.parametrize(("how", "why"), [("nan", "NaN or infinity"), ("raises", "the library failed")])
+@pytest.mark.parametrize("streams", [1, 2])
+def test_a_model_that_never_gives_numbers_is_an_error(tmp_path, how, why, streams):
+    backend = Broken()
+    backend.how = how
+    for live in (False, True):
+        sources = [Frames(name, [WHITE] * 10, live=live) for name in "ab"[:streams]]
+        with pytest.raises(L2GError, match=f"a: .*{why}"):
+            run(tmp_path, backend, *sources, flow=FlowOptions(policy="all"))
 
 
-def test_a_stream_that_never_recovers_ends_alone(tmp_path):
+@pytest.mark.parametrize(("how", "why"), [("nan", "NaN or infinity"), ("raises", "the library failed")])
+def test_a_stream_that_never_recovers_ends_alone(tmp_path, how, why):
     good = moving_scenes(12)
-    (one, other), _ = run(tmp_path, Broken(), Frames("a", good), Frames("b", [*good[:3], *[WHITE] * 9]))
+    backend = Broken()
+    backend.how = how
+    (one, other), _ = run(tmp_path, backend, Frames("a", good), Frames("b", [*good[:3], *[WHITE] * 9]))
     assert one.damage is None
     assert [len(line["tracks"]) for line in lines(tmp_path / "a")] == [2] * 12
     assert "b: " in other.damage
-    assert "NaN or infinity" in other.damage
+    assert why in other.damage
     assert 6 <= len(lines(tmp_path / "b")) < 12
+
+
+def test_a_step_of_one_stream_that_fails_leaves_the_others(tmp_path):
+    """Cameras have a pace each, so that most batches are of one; all in a batch may fail too."""
+    backend = Broken()
+    backend.how = "raises"
+    bad = Frames("bad", [*moving_scenes(3), *[WHITE] * 3, *moving_scenes(3)], 0.1, True)
+    good = Frames("good", moving_scenes(24), 0.04, True)
+    (one, other), _ = run(tmp_path, backend, bad, good, flow=FlowOptions(policy="all", wait=0.0))
+    assert "bad: the library failed" in one.damage
+    assert len(lines(tmp_path / "bad")) == 6
+    assert other.damage is None
+    assert [len(line["tracks"]) for line in lines(tmp_path / "good")] == [2] * 24
+
+    images = [*moving_scenes(3), WHITE, *moving_scenes(3)]
+    flow = FlowOptions(policy="all", wait=0.5)
+    summaries, _ = run(tmp_path, backend, *[Frames(name, images, 0.05, True) for name in "cd"], flow=flow)
+    assert [(summary.damage, summary.resets) for summary in summaries] == [(None, {"failed": 1})] * 2
+
+
+def test_a_file_ends_at_once_where_the_model_fails_and_a_camera_beside_it_goes_on(tmp_path):
+    backend = Broken()
+    backend.how = "raises"
+    file = Frames("file", [*moving_scenes(2), WHITE, *moving_scenes(20)])
+
+    class Late(Frames):
+        def _decode(self):
+            time.sleep(0.7)  # a batch of one is what this is about
+            yield from super()._decode()
+
+    camera = Late("camera", moving_scenes(24), 0.02, True)
+    (one, other), said = run(tmp_path, backend, file, camera, flow=FlowOptions(policy="all", wait=0.0))
+    assert "file: the library failed (2 frames were done" in one.damage
+    assert (other.damage, other.resets, other.frames) == (None, {}, 24)
+    assert said == []
 
 
 def test_a_gap_begins_anew_on_a_live_source_alone(tmp_path):
@@ -134,8 +183,8 @@ def test_a_gap_begins_anew_on_a_live_source_alone(tmp_path):
     assert said == ["live: begins anew at 2.5 s (gap)"]
 
 
-def test_a_slow_camera_has_no_gaps(tmp_path):
-    times = [0, 0.9, 3.0, 5.1, 7.2]
+@pytest.mark.parametrize("times", [[0, 0.9, 3.0, 5.1, 7.2], [0, 2, 4, 6, 8]])
+def test_a_slow_camera_has_no_gaps(tmp_path, times):
     (summary,), _ = run(tmp_path, BlobBackend(), Frames("a", moving_scenes(5), 0.02, True, times))
     assert summary.resets == {}
 
@@ -162,6 +211,44 @@ def test_a_silent_source_and_a_silent_model_are_told_apart(tmp_path):
     assert any("b: no frame for" in text for text in said)
     assert any("b: gives frames again" in text for text in said)
     assert not any("model has not" in text for text in said)
+
+
+class Watched:
+    """What a lane is to the watchdog."""
+
+    ended = False
+
+    def __init__(self, rate, selection):
+        self.source = Frames("a", [], live=True)
+        self.source.frame_rate, self.source.selection = rate, selection
+
+
+@pytest.mark.parametrize(
+    ("rate", "selection", "before", "after"),
+    [
+        (10.0, Selection(), 0.3, 0.3),
+        (2.0, Selection(), 1.5, 1.5),  # a slow source, or `rate` of a list
+        (10.0, Selection(stride=5), 1.5, 1.5),
+        (10.0, Selection(start=1.0), 1.3, 0.3),
+    ],
+)
+def test_a_silence_is_longer_than_what_is_between_the_frames(rate, selection, before, after):
+    """Told once it is 0.3 s, or three times the spacing; before the first frame so long after the start."""
+    said = []
+    lane, late = Watched(rate, selection), Watched(rate, selection)
+    late.source.is_open, late.source.name = False, "late"
+    with Watchdog([lane, late], 0.3, Terminal(said.append)) as watchdog:
+        for limit in (before, after):
+            time.sleep(limit / 2)
+            assert said == []
+            time.sleep(limit / 2 + 0.4)
+            assert [text.split(" for")[0] for text in said] == ["a: no frame"]
+            watchdog.frame(lane)
+            assert said[1:] == ["a: gives frames again"]
+            said.clear()
+        late.source.is_open = True
+        time.sleep(before / 2)
+        assert not any("late" in text for text in said)
 
 
 def test_the_newest_frame_is_taken_and_a_cut_in_a_dropped_frame_counts(tmp_path):

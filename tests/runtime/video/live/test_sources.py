@@ -2,9 +2,11 @@
 
 import os
 import socket
+import subprocess
 import threading
 import time
-from itertools import pairwise
+from contextlib import ExitStack
+from itertools import islice, pairwise
 
 import pytest
 
@@ -12,8 +14,8 @@ from l2g.errors import VideoError
 from l2g.runtime.video.live.address import LiveOptions, ffmpeg_options, live_address, without_password
 from l2g.runtime.video.live.source import LiveSource
 from l2g.runtime.video.source import Selection, input_name, open_source, open_sources
-from tests.runtime.cameras import Camera
-from tests.runtime.clips import moving_scenes, write_clip
+from tests.runtime.cameras import Camera, Files
+from tests.runtime.clips import cut, moving_scenes, noisy, write_clip
 
 pytestmark = pytest.mark.alone
 
@@ -203,6 +205,57 @@ def test_stdin_is_read_to_its_end(tmp_path, monkeypatch):
             assert len(list(source)) == 12
             assert not source.is_live
             assert source.damage is None
+
+
+def test_a_file_that_was_not_there_at_first_ends_where_it_ends(tmp_path):
+    """It was played again and again, since what is tried again counts as live."""
+    clip = write_clip(tmp_path / "a.mp4", moving_scenes(6), container_options={"movflags": "faststart"})
+    with Files(tmp_path) as files:
+        url = files.url + clip.name
+    with ExitStack() as stack:
+        _, source = (stack.enter_context(source) for source in open_sources([clip, url], live=QUICK))
+        assert not source.is_open
+        stack.enter_context(Files(tmp_path, int(url.split(":")[2].split("/")[0])))
+        source.await_open()
+        assert len(list(islice(source, 20))) == 6
+        assert source.damage is None
+
+
+@pytest.mark.parametrize("selection", [Selection(), Selection(1.0, 2.0), Selection(stride=3), Selection(0.5, None, 2)])
+def test_as_many_frames_are_expected_as_the_selection_gives(tmp_path, selection):
+    clip = write_clip(tmp_path / "a.mp4", moving_scenes(30), container_options={"movflags": "faststart"})
+    with Files(tmp_path) as files, open_source(files.url + clip.name, selection, live=QUICK) as source:
+        assert source.expected_frames == pytest.approx(len(list(source)), abs=1)
+
+
+@pytest.mark.parametrize("through", ["stdin", "a pipe", "http"])
+@pytest.mark.parametrize("kind", ["mp4", "avi"])
+@pytest.mark.parametrize("whole", [True, False])
+def test_damage_is_told_whichever_way_a_file_comes(tmp_path, monkeypatch, through, kind, whole):
+    """As of the file itself: a clip that is cut short says so, one that is whole says nothing."""
+    how = {"movflags": "faststart"} if kind == "mp4" else {}
+    clip = write_clip(tmp_path / f"a.{kind}", noisy(moving_scenes(30)), container_options=how)
+    clip = clip if whole else cut(clip, 0.6)
+    with open_source(clip) as source:
+        expected = len(list(source))
+        assert bool(source.damage) != whole
+    with ExitStack() as stack:
+        if through == "http":
+            given = stack.enter_context(Files(tmp_path)).url + clip.name
+        elif through == "stdin":
+            process = stack.enter_context(subprocess.Popen(["cat", clip], stdout=subprocess.PIPE))
+            stack.callback(process.kill)
+            monkeypatch.setattr("sys.stdin", type("Stdin", (), {"buffer": process.stdout}))
+            given = "-"
+        else:
+            given = str(tmp_path / "pipe")
+            os.mkfifo(given)
+            process = stack.enter_context(subprocess.Popen(["cp", clip, given]))
+            stack.callback(process.kill)
+        source = stack.enter_context(open_source(given, live=QUICK))
+        assert len(list(source)) == expected
+        assert bool(source.damage) != whole
+        assert whole or "the file is damaged" in source.damage
 
 
 def test_a_pipe_that_says_nothing_is_given_up(monkeypatch):
