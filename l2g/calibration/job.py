@@ -183,6 +183,7 @@ class QuantizeJob:
             judged=judged,
             accepted=accepted,
             speed=speed,
+            library=self.library,
             notes=self.notes,
             metric=metric_of(self.dataset),
         )

@@ -235,6 +235,24 @@ def test_tensorrt_with_fp16_around_the_integers(command, tmp_path):
     assert (np.abs(error) <= scale / 2 * 1.001).all()
 
 
+@pytest.mark.parametrize(("layout", "library"), [("openvino", "openvino"), ("tensorrt", "onnxruntime")])
+def test_the_contract_names_the_library_that_judged(command, tmp_path, monkeypatch, layout, library):
+    pytest.importorskip(library)
+    asked = []
+
+    def planted(*arguments):
+        asked.append(arguments[-1])
+        return Verdict("videos", 8, 60.0, 60.0, 90.0, (1.0,) * 4)
+
+    monkeypatch.setattr(job, "compare_on", planted)
+    monkeypatch.setattr(job.QuantizeJob, "_error", lambda *_: 1.0)
+    output = tmp_path / "small.onnx"
+    assert command(output, "--layout", layout, "--max-trials", "0", "--method", "max") == 0
+    assert asked == [library]
+    assert read_contract(read_model(output), output).build.verification.library == f"{library} CPU"
+    assert json.loads((tmp_path / "small.report.json").read_text())["library"] == library
+
+
 def test_a_folder_of_another_run_is_refused(command, tmp_path, capsys):
     work = ["--work", str(tmp_path / "work"), "--max-trials", "0", "--method", "max"]
     assert command(tmp_path / "a.onnx", *work) == 0
