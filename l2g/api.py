@@ -169,7 +169,7 @@ def build_engine(
     Args:
         onnx: a graph that `export_onnx` wrote. output: the engine to write.
         library: "tensorrt", for the GPU of this machine, or "tensorrt-rtx", which builds without one.
-        precision: "fp32", "fp16" or "int8", to be found in the engine; None is the graph's.
+        precision: "fp32", "bf16", "fp16" or "int8", to be found in the engine; None is the graph's.
         min_share: of the matrix and convolution FLOPs, to be in that precision, 0..1.
         cached: use an engine that was built before of the same graph, library, GPU and options.
         verified: run the engine beside its graph where there is a GPU; one that does not agree is removed again.

@@ -63,26 +63,25 @@ class Audit(Record):
 
 @dataclass(frozen=True)
 class Agreement(Record):
-    """How far two backends are apart, the worst of all frames and streams.
+    """How far two backends are apart, the worst of all frames and streams; infinity where either has NaN or infinity.
 
-    score: mean absolute difference of the slots' best class probabilities. mask_pixels: share of mask pixels that are
-    inside for one and outside for the other, over the slots that both chose. queries: length of the difference of the
-    embeddings, relative to their own. slots: share of the chosen slots that only one of them chose.
+    Slots count by their best class probability in the reference, so that an object is not lost among many empty slots.
+    score: all class probabilities, the sum of the differences by the sum of the larger of each two. mask_pixels: pixels
+    inside for one and outside for the other, by those inside for either (1 - IoU), the mean over the slots that both
+    chose. queries: length of the difference of the embeddings, relative to their own. slots: share of the chosen slots
+    that only one of them chose. state: of each tensor that is carried on the sum of the differences by that of its
+    magnitudes, the largest (boxes).
     """
 
     score: float
     mask_pixels: float
     queries: float
     slots: float = 0.0
+    state: float = 0.0
 
     def worst(self, other: Agreement) -> Agreement:
         """The larger of each."""
-        return Agreement(
-            max(self.score, other.score),
-            max(self.mask_pixels, other.mask_pixels),
-            max(self.queries, other.queries),
-            max(self.slots, other.slots),
-        )
+        return Agreement(**{name: max(value, getattr(other, name)) for name, value in self.to_json().items()})
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from l2g.calibration.unit_search import UnitSearch, ranked, search_units
 from l2g.calibration.units import take_inventory
 from l2g.contract import GraphContract
 from l2g.data.classes import match_classes
-from l2g.data.dataset import VideoDataset
+from l2g.data.dataset import ENDLESS, VideoDataset
 from l2g.errors import ExportError
 from l2g.evaluation.panoptic import metric_of
 from l2g.export.precision.emulate import emulate
@@ -183,6 +183,7 @@ class QuantizeJob:
             judged=judged,
             accepted=accepted,
             speed=speed,
+            library=self.library,
             notes=self.notes,
             metric=metric_of(self.dataset),
         )
@@ -204,8 +205,8 @@ class QuantizeJob:
             options["classes"] = dict(self.dataset.class_map)
         return {
             "graph": sha256_of_file(self.base, ExportError),
-            "data set": f"{self.dataset.name}, {len(self.dataset.videos)} videos",
-            "calibration data": self.calibration.name,
+            "data set": _identity(self.dataset),
+            "calibration data": _identity(self.calibration),
             **options,
         }
 
@@ -304,7 +305,7 @@ class QuantizeJob:
 
     def _verdict(self, method: str, units: list[str], dataset: VideoDataset) -> Verdict:
         """Remembered field by field, for a run that is resumed."""
-        name = f"verdict:{dataset.name}:{len(dataset.videos)}:{method}:{name_of(units)}"
+        name = f"verdict:{_identity(dataset)}:{method}:{name_of(units)}"
         values = self.ledger.values
         if f"{name}:frames" not in values:
             streams, library = self.options.streams, self.library
@@ -402,7 +403,8 @@ def export_base(
     width: int | None = None,
     top_k: int | None = None,
 ) -> Path:
-    """The FP32 graph of a checkpoint in the working folder; one that is there is used if it is of this checkpoint.
+    """The FP32 graph of a checkpoint in the working folder; one that is there is used if it is of this checkpoint and
+    canvas and target, and ExportError says what else it is of. height, width: None is the model's own.
 
     top_k: detections in place of raw outputs, in a file of its own.
     """
@@ -411,13 +413,19 @@ def export_base(
 
     source = find_checkpoint(checkpoint)
     path = work / ("fp32.onnx" if top_k is None else f"fp32_detections_{top_k}.onnx")
+    target = "tensorrt" if options.layout == "tensorrt" else "onnxruntime"
     if path.is_file():
-        build = read_contract(read_model(path), path).build
-        if build.checkpoint_sha256 != sha256_of_file(weights_of(source), ExportError):
-            raise ExportError(
-                f"'{work}' holds a run of another checkpoint ({build.checkpoint}); give another --work folder, "
-                "or delete that one"
-            )
+        contract = read_contract(read_model(path), path)
+        mend = "give another --work folder, or delete that one"
+        if contract.build.checkpoint_sha256 != sha256_of_file(weights_of(source), ExportError):
+            raise ExportError(f"'{work}' holds a run of another checkpoint ({contract.build.checkpoint}); {mend}")
+        there = contract.height, contract.width
+        own = contract.model.get("input_size", there)
+        asked = tuple(side if given is None else given for given, side in zip((height, width), own, strict=True))
+        found, expected = ("{}x{}".format(*canvas) for canvas in (there, asked))
+        for name, one, other in (("canvas", found, expected), ("target", contract.build.target, target)):
+            if one != other:
+                raise ExportError(f"'{work}' holds a run with {name} {one}, this one has {other}; {mend}")
         return path
     model = load_checkpoint(source)
     work.mkdir(parents=True, exist_ok=True)
@@ -425,11 +433,20 @@ def export_base(
         height=height,
         width=width,
         top_k=top_k,
-        target="tensorrt" if options.layout == "tensorrt" else "onnxruntime",
+        target=target,
         opset=SCALES_OPSETS[options.scales],
     )
     export(model, path, choices, source)
     return path
+
+
+def _identity(dataset: VideoDataset) -> str:
+    """What tells a data set from another of that name: its videos' number and its annotation files with their sums, of
+    which another split has others; the names and lengths of its videos where it has no such files."""
+    told = [f"{file.name} {sha256_of_file(file, ExportError)[:16]}" for file in dataset.files]
+    if not told and len(dataset.videos) < ENDLESS:
+        told = [name_of(f"{video.name} {video.length}" for video in dataset.videos)]
+    return ", ".join((dataset.name, f"{len(dataset.videos)} videos", *told))
 
 
 def _runnable(graph: bytes, scales: str) -> bytes:

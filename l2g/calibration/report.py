@@ -28,7 +28,7 @@ class Report:
     the data set's `metric`; speed is median seconds of a frame.
 
     judged: (number of units, verdict on each data set) of every set that was run over whole data sets; the last counts.
-    notes: how the classes of model and data sets were matched, where there is something to say.
+    library: what judged. notes: how the classes of model and data sets were matched, where there is something to say.
     """
 
     model: str
@@ -50,6 +50,7 @@ class Report:
     judged: tuple[tuple[int, tuple[Verdict, ...]], ...]
     accepted: bool
     speed: dict[str, float]
+    library: str = "onnxruntime"
     notes: tuple[str, ...] = ()
     metric: str = "AP"
 
@@ -81,7 +82,7 @@ class Report:
     def verification(self) -> INT8Verification:
         """What goes into the contract: what the graph was held to."""
         losses = tuple(_loss(verdict) for verdict in self.verdicts)
-        return INT8Verification("onnxruntime CPU", self.options.ap_budget, self.loss, losses)
+        return INT8Verification(f"{self.library} CPU", self.options.ap_budget, self.loss, losses)
 
     def to_json(self) -> dict[str, Any]:
         data = asdict(self)

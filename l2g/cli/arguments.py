@@ -187,7 +187,7 @@ def add_library(parser: Options) -> None:
 
     parser.add_argument("--library", choices=LIBRARIES, default="tensorrt", help="the engine's library")
     parser.add_argument(
-        "--precision", choices=("fp32", "fp16", "int8"), help="to be found in it (default: the graph's)"
+        "--precision", choices=("fp32", "bf16", "fp16", "int8"), help="to be found in it (default: the graph's)"
     )
     parser.add_argument("--min-share", type=share, default=0.95, help="least part of the FLOPs in it, 0 to 1")
 

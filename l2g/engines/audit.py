@@ -23,17 +23,22 @@ from l2g.export.graph.flops import contractions, shapes_for_one_stream
 
 # So many of a graph's convolutions and products may be of unknown shapes.
 MOST_UNCOUNTED = 0.02
-PRECISIONS = ("fp32", "fp16", "int8")
+PRECISIONS = ("fp32", "bf16", "fp16", "int8")  # wide first
 # Layers that hold what surrounds a product (bias, activation, rounding) and name its node as well, never the product.
 SURROUNDINGS = {"kgen", "pointwise", "pointwisev2", "reformat", "noop", "shuffle", "signal", "wait", "constant", "cast"}
 # How the libraries spell a data type, narrow first: "Half" in a layer's table, "FP16" in a format's description.
-_TYPES = (("int8", r"\bint8\b"), ("fp16", r"\b(half|fp16|bfloat16|bf16)\b"), ("fp32", r"\b(float|fp32|tf32)\b"))
+_TYPES = (
+    ("int8", r"\bint8\b"),
+    ("fp16", r"\b(half|fp16)\b"),
+    ("bf16", r"\b(bfloat16|bf16)\b"),
+    ("fp32", r"\b(float|fp32|tf32)\b"),
+)
 _NODES = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """precision: "int8", "fp16", "fp32", or None for indices and the like. elements: for one stream."""
+    """precision: one of `PRECISIONS`, or None for indices and the like. elements: for one stream."""
 
     precision: str | None
     elements: int
@@ -66,7 +71,7 @@ class Layer:
         weights = max((t for t in self.weights if t.elements > 1), key=lambda t: t.elements, default=None)
         operands = [weights] if weights is not None and weights.precision else self.inputs
         found = [tensor.precision for tensor in operands if tensor.precision]
-        return max(found, key=("int8", "fp16", "fp32").index, default=None)
+        return max(found, key=PRECISIONS[::-1].index, default=None)
 
 
 def audit(model: onnx.ModelProto, layers: Iterable[Layer], asked: str, log: str = "", source: str = "log") -> Audit:
@@ -86,9 +91,9 @@ def audit(model: onnx.ModelProto, layers: Iterable[Layer], asked: str, log: str 
     computed = {contraction.name: _precision_of(contraction.name, layers) for contraction in found}
     due = quantised(model) if asked == "int8" else set(computed)
     total = sum(c.flops for c in found if c.name in due)
-    kept = sum(c.flops for c in found if c.name in due and _at_most(computed[c.name], asked))
+    kept = sum(c.flops for c in found if c.name in due and _as_asked(computed[c.name], asked))
     wider = sorted(
-        (c for c in found if c.name in due and not _at_most(computed[c.name], asked)), key=lambda c: -c.flops
+        (c for c in found if c.name in due and not _as_asked(computed[c.name], asked)), key=lambda c: -c.flops
     )
     flops = dict.fromkeys((*PRECISIONS, "unknown"), 0)
     for contraction in found:
@@ -195,9 +200,9 @@ def _precision_of(node: str, layers: tuple[Layer, ...]) -> str:
     return max(found, key=PRECISIONS[::-1].index, default="unknown")
 
 
-def _at_most(precision: str, asked: str) -> bool:
-    """Whether `precision` is as narrow as `asked`."""
-    return precision in PRECISIONS and PRECISIONS.index(precision) >= PRECISIONS.index(asked)
+def _as_asked(precision: str, asked: str) -> bool:
+    """Whether a product is computed in what was asked for. Where that is 16 bits, what the graph quantises may be."""
+    return precision == asked or (precision == "int8" and asked in ("fp16", "bf16"))
 
 
 def _is_attention(layer: Layer, operators: dict[str, str]) -> bool:

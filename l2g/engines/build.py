@@ -69,11 +69,11 @@ def build_engine(
 ) -> EngineBuild:
     """Build `onnx_file` into `output`, with `output`.json beside it.
 
-    precision: "fp32", "fp16" or "int8"; None is the contract's. min_share: of the matrix and convolution FLOPs, to be
-    in that precision. cache: a folder of engines built before (`engine_cache`), None for none. log_file: where the
-    library's whole log goes. verify: compares the written engine with the ONNX file and returns the sidecar's record;
-    it is called where there is a GPU. interrupted: is called at Ctrl-C while the library builds, with nothing written
-    yet and before it is asked to stop, which can take it seconds.
+    precision: "fp32", "bf16", "fp16" or "int8"; None is the contract's. min_share: of the matrix and convolution FLOPs,
+    to be in that precision. cache: a folder of engines built before (`engine_cache`), None for none. log_file: where
+    the library's whole log goes. verify: compares the written engine with the ONNX file and returns the sidecar's
+    record; it is called where there is a GPU. interrupted: is called at Ctrl-C while the library builds, with nothing
+    written yet and before it is asked to stop, which can take it seconds.
 
     Raises EngineError, with nothing written, for what the doctor refuses, a library that fails or an engine that
     computes in another precision; KeyboardInterrupt after Ctrl-C, with nothing written. An engine whose
@@ -246,6 +246,9 @@ def _why_not_verified(sidecar: Sidecar, gpu: Gpu | None, verify: Verify | None) 
         return f"built for other GPUs than the {gpu.name} ({gpu.capability}) that it was built beside"
     if sidecar.contract.build.lowering == "plugin":
         return "nothing but TensorRT runs the plugins of its graph"
+    build = sidecar.contract.build
+    if "bf16" in (build.precision, build.int8 and build.int8.scales):
+        return "ONNX Runtime's CPU, which runs the graph beside it, has no BF16"
     return "not asked for" if verify is None else None
 
 

@@ -55,7 +55,8 @@ def store(root: Path, key: str, content: bytes, sidecar: Sidecar) -> None:
     """Keep an engine; a cache that cannot be written is no reason to fail."""
     engine = root / key / ENGINE_NAME
     with contextlib.suppress(OSError, EngineError):
-        engine.parent.mkdir(parents=True, exist_ok=True)
+        for folder in reversed((engine.parent, *engine.parent.parents)):
+            folder.mkdir(0o755, exist_ok=True)  # not by the umask: `find` refuses what others can write to
         write_bytes(engine, content, EngineError)
         write_sidecar(engine, sidecar)
 

@@ -238,20 +238,19 @@ def _type_rules(graph: Examined, asked: Circumstances) -> Findings:
 
 def _precision_rules(graph: Examined, asked: Circumstances) -> Findings:
     says = graph.contract.build.precision if isinstance(graph.contract, GraphContract) else None
-    precision = asked.precision or says or "fp32"
-    if precision not in ("fp16", "int8"):
+    precision = asked.precision or says
+    if precision is None:
         return
     share, count, of, what = precision_share(graph, precision)
-    mend = {
-        "fp16": "make the FP16 graph: l2g export --precision fp16",
-        "int8": "make the INT8 graph: l2g quantize",
-    }[precision]
+    command = "quantize" if precision == "int8" else f"export --precision {precision}"
+    mend = f"make the {precision.upper()} graph: l2g {command}"
     source = "asked for" if asked.precision else "what the contract says"
-    if count == 0:
-        text = f"{precision} is {source}, and the graph has none of it; its engine would be FP32 through and through"
+    if count == 0 and precision != "fp32":
+        text = f"{precision} is {source}, and the graph has none of it; its engine would not have it either"
         yield Finding("refuse", "precision", text, f"0 of {of} {what}", mend)
-    elif precision == "fp16" and share < asked.min_share:
-        text = f"{precision} is {source}, and too little of the graph has it: casts were lost, or islands are too large"
+    elif precision != "int8" and count < of and share < asked.min_share:
+        why = "the rest is narrower" if precision == "fp32" else "casts were lost, or islands are too large"
+        text = f"{precision} is {source}, and too little of the graph has it: {why}"
         percent = f"{100 * share:.1f} % of their FLOPs, {100 * asked.min_share:.0f} % asked for"
         mend += ", or accept less with --min-share"
         yield Finding("refuse", "precision", text, f"{count} of {of} {what}, {percent}", mend)
@@ -281,16 +280,21 @@ def _scale_rules(graph: Examined, asked: Circumstances) -> Findings:
 
 
 def precision_share(graph: Examined, precision: str) -> tuple[float, int, int, str]:
-    """(share of FLOPs, nodes, of how many, what they are) that the graph itself types or quantises so."""
+    """(share of FLOPs, nodes, of how many, what they are) that the graph itself types or quantises so. What is of no
+    known type counts as FP32."""
     found, _ = contractions(graph.model, shapes_for_one_stream(graph.model))
+    integers = quantised(graph.model)
     if precision == "int8":
-        inside, what = quantised(graph.model), "convolutions and products between Q/DQ pairs"
+        inside, what = integers, "convolutions and products between Q/DQ pairs"
     else:
-        halves = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
-        counted = {contraction.name for contraction in found}
-        nodes = (node for node in graph.model.graph.node if node.name in counted)
-        inside = {node.name for node in nodes if graph.types.get(node.input[0]) in halves} | quantised(graph.model)
-        what = "convolutions and products in FP16"
+        types = {
+            node.name: FLOATS.get(graph.types.get(node.input[0], 0), "fp32")
+            for node in graph.model.graph.node
+            if node.input
+        }
+        inside = {name for name, dtype in types.items() if dtype == precision}
+        inside = inside - integers if precision == "fp32" else inside | integers
+        what = f"convolutions and products in {precision.upper()}"
     total = sum(c.flops for c in found)
     share = sum(c.flops for c in found if c.name in inside) / total if total else 0.0
     return share, sum(c.name in inside for c in found), len(found), what

@@ -21,7 +21,7 @@ from pathlib import Path
 import l2g
 from l2g.config import PRESETS
 from l2g.errors import DataError, L2GError
-from l2g.files import locked, read_json, write_bytes, write_json, write_text
+from l2g.files import locked, read_json, sha256_of_file, write_bytes, write_json, write_text
 from l2g.gpucheck.child import RANDOM
 from l2g.gpucheck.notebook import FACTS_FILE, OPTIONS_FILE, figures_file
 from l2g.gpucheck.page import render_page
@@ -89,7 +89,8 @@ def check(folder: Path, options: Options, how: How, tell: Tell = lambda line: No
 
 def carry(folder: Path, models: Sequence[str]) -> tuple[str, ...]:
     """Copy checkpoint files into the folder of a check, so that it can go to another machine as a whole; the names of
-    all models. L2GError for what is no preset, and a file neither there nor in the folder."""
+    all models. L2GError for what is no preset, for a file neither there nor in the folder, and for one that is not the
+    one in the folder, whose numbers may be there."""
     names = []
     for model in models:
         if model in PRESETS:
@@ -100,6 +101,11 @@ def carry(folder: Path, models: Sequence[str]) -> tuple[str, ...]:
         if path.is_file() and not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(target, path.read_bytes())
+        elif path.is_file() and sha256_of_file(path) != sha256_of_file(target):
+            raise L2GError(
+                f"{path}: another file than {target}, which this check measures; give another --output, or the file "
+                "another name"
+            )
         if not path.suffix or not target.exists():
             raise L2GError(f"{model}: no such file; give a checkpoint, or one of {', '.join(PRESETS)}")
         names.append(path.name)

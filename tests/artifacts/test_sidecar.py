@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 
@@ -238,3 +239,16 @@ def test_a_cache_that_others_can_write_to_is_not_believed(tmp_path):
     entry.chmod(0o777)
     with pytest.raises(EngineError, match="others than you can write there"):
         engine_cache.find(tmp_path, "key", sidecar.engine.onnx_sha256, sidecar.contract)
+
+
+def test_a_cache_is_made_for_its_owner_alone_whatever_the_umask(tmp_path):
+    fake_engine(tmp_path / "made.engine", small_graph())
+    sidecar, content = read_sidecar(tmp_path / "made.engine"), (tmp_path / "made.engine").read_bytes()
+    root = tmp_path / "l2g" / "engines"
+    before = os.umask(0o002)
+    try:
+        engine_cache.store(root, "key", content, sidecar)
+    finally:
+        os.umask(before)
+    assert [path.stat().st_mode & 0o777 for path in (root.parent, root, root / "key")] == [0o755] * 3
+    assert engine_cache.find(root, "key", sidecar.engine.onnx_sha256, sidecar.contract) == (content, sidecar)

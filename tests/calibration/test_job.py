@@ -235,6 +235,24 @@ def test_tensorrt_with_fp16_around_the_integers(command, tmp_path):
     assert (np.abs(error) <= scale / 2 * 1.001).all()
 
 
+@pytest.mark.parametrize(("layout", "library"), [("openvino", "openvino"), ("tensorrt", "onnxruntime")])
+def test_the_contract_names_the_library_that_judged(command, tmp_path, monkeypatch, layout, library):
+    pytest.importorskip(library)
+    asked = []
+
+    def planted(*arguments):
+        asked.append(arguments[-1])
+        return Verdict("videos", 8, 60.0, 60.0, 90.0, (1.0,) * 4)
+
+    monkeypatch.setattr(job, "compare_on", planted)
+    monkeypatch.setattr(job.QuantizeJob, "_error", lambda *_: 1.0)
+    output = tmp_path / "small.onnx"
+    assert command(output, "--layout", layout, "--max-trials", "0", "--method", "max") == 0
+    assert asked == [library]
+    assert read_contract(read_model(output), output).build.verification.library == f"{library} CPU"
+    assert json.loads((tmp_path / "small.report.json").read_text())["library"] == library
+
+
 def test_a_folder_of_another_run_is_refused(command, tmp_path, capsys):
     work = ["--work", str(tmp_path / "work"), "--max-trials", "0", "--method", "max"]
     assert command(tmp_path / "a.onnx", *work) == 0
@@ -244,6 +262,46 @@ def test_a_folder_of_another_run_is_refused(command, tmp_path, capsys):
     (tmp_path / "work" / "measurements.json").write_text("{")
     assert command(tmp_path / "a.onnx", *work, "--percentile", "99.9") == 2
     assert "damaged" in capsys.readouterr().err
+
+
+def test_a_graph_of_another_canvas_is_not_taken(tmp_path):
+    """The folder has an export, as a run leaves it that ended before its first measurement."""
+
+    def base(layout="onnxruntime", **canvas):
+        return job.export_base(str(small_checkpoint()), tmp_path, job.QuantizeOptions(layout=layout), **canvas)
+
+    path = base(height=96)
+    assert base(height=96, width=96) == path  # the width is the model's own
+    for canvas in ({}, {"height": 64}, {"height": 96, "width": 128}):
+        with pytest.raises(ExportError, match=r"with canvas 96x96, this one has (64x96|96x128); give another --work"):
+            base(**canvas)
+    with pytest.raises(ExportError, match="with target onnxruntime, this one has tensorrt"):
+        base("tensorrt", height=96)
+
+
+def test_a_folder_is_of_its_data_and_not_of_their_name(tmp_path):
+    """Another split of the folder, and annotations that were mended, are other data, also for calibration."""
+    folder = small_videos(tmp_path, frames=2)
+    (annotations,) = load_dataset(folder, "valid").files
+    other = tmp_path / annotations.name
+    other.write_text("{}")
+
+    def ledger(dataset, calibration):
+        options = job.QuantizeOptions(), False
+        return job.QuantizeJob(small_graph(), dataset, calibration, tmp_path / "o.onnx", tmp_path / "work", *options)
+
+    data = load_dataset(folder, "valid")
+    ledger(data, data)
+    ledger(load_dataset(folder, "valid"), data)
+    train = dataclasses.replace(data, files=(other,))
+    for changed, what in (((train, data), "data set"), ((data, train), "calibration data")):
+        with pytest.raises(ExportError, match=f"holds a run with {what} .*; give another --work"):
+            ledger(*changed)
+    annotations.write_text(annotations.read_text() + " ")
+    with pytest.raises(ExportError, match="holds a run with calibration data"):
+        ledger(load_dataset(folder, "valid"), load_dataset(folder, "valid"))
+    bare = dataclasses.replace(data, files=())
+    assert job._identity(bare) != job._identity(dataclasses.replace(bare, videos=data.videos[::-1][:1] * 2))
 
 
 def test_bad_input_is_one_line(command, tmp_path, capsys):

@@ -125,9 +125,9 @@ def test_the_record_of_an_engine_is_a_table():
     from l2g.artifacts.records import Agreement
     from l2g.engines.verification import LIMITS, check_agreement
 
-    record = check_agreement(Agreement(1e-4, 2e-4, 3e-4, 0.01), "fp16", "m.engine", "a GPU")
+    record = check_agreement(Agreement(1e-4, 2e-4, 3e-4, 0.01, 4e-4), "fp16", "m.engine", "a GPU")
     lines = verify.record_table(record).splitlines()[1:]
-    assert len(lines) == 4
+    assert len(lines) == 5
     for line, limit in zip(lines, LIMITS["fp16"].to_json().values(), strict=True):
         assert line.endswith("ok")
         assert f"<= {limit:g}" in re.sub(" +", " ", line)

@@ -48,7 +48,7 @@ def layer(node, inputs, weights=(), kind="gemm"):
 def test_shares_are_of_flops_not_of_layers():
     layers = [layer("conv", ["fp16"], [("fp16", 288)]), layer("matmul", ["fp32"], [("fp32", 32)])]
     found = audit(graph(), layers, "fp16")
-    assert found.flops == {"fp32": LINEAR, "fp16": CONVOLUTION, "int8": 0, "unknown": 0}
+    assert found.flops == {"fp32": LINEAR, "bf16": 0, "fp16": CONVOLUTION, "int8": 0, "unknown": 0}
     assert found.share == pytest.approx(CONVOLUTION / (CONVOLUTION + LINEAR))
     assert found.wider == (("matmul", "fp32"),)
     found.check(0.9)
@@ -80,6 +80,17 @@ def test_what_surrounds_a_product_does_not_count_for_it():
     # And the widest of several layers that do compute it does.
     layers.append(layer("conv", ["fp32"], [("fp32", 288)], kind="correlation"))
     assert audit(graph(pairs=True), layers, "int8").share == 0
+
+
+@pytest.mark.parametrize("asked", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("computed", ["fp32", "bf16", "fp16", "int8"])
+def test_what_counts_as_what_was_asked_for(asked, computed):
+    """Neither what is narrower than FP32 nor another kind of 16 bits; integers only in a graph of 16 bits."""
+    layers = [layer("conv", [computed], [(computed, 288)]), layer("matmul", [asked], [(asked, 32)])]
+    found = audit(graph(), layers, asked)
+    kept = computed == asked or (computed == "int8" and asked != "fp32")
+    assert found.share == pytest.approx(1 if kept else LINEAR / (CONVOLUTION + LINEAR))
+    assert found.wider == (() if kept else (("conv", computed),))
 
 
 def test_a_product_that_no_layer_names_is_not_taken_on_trust():
@@ -118,6 +129,12 @@ def test_the_table_in_a_log():
     assert first.outputs == (Tensor("fp16", 2048),)
     assert first.precision == "fp16"
     assert second.precision is None
+
+
+@pytest.mark.parametrize("spelt", ["BFloat16", "BF16"])
+def test_bf16_in_a_log_is_not_fp16(spelt):
+    (found,) = layers_from_log(LINE.replace("Half", spelt))
+    assert (found.inputs[0].precision, found.precision) == ("bf16", "bf16")
 
 
 def test_the_inspector_of_10_and_of_11():

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("torch")
 from l2g.artifacts.onnx_file import with_contract, with_sum
 from l2g.artifacts.records import EngineOptions, EngineVerification
-from l2g.artifacts.sidecar import Gpu, check_file, read_sidecar, sidecar_path
+from l2g.artifacts.sidecar import EngineFacts, Gpu, Sidecar, check_file, read_sidecar, sidecar_path
 from l2g.calibration.placement import TENSORRT, quantise
 from l2g.calibration.ranges import Interval
 from l2g.checkpoint import load_checkpoint
@@ -24,6 +24,7 @@ from l2g.engines.build import build_engine
 from l2g.engines.builder import BuildOptions
 from l2g.errors import EngineError
 from l2g.export.exporter import ExportOptions, build_facts, build_graph, contract_of, reduced_graph
+from l2g.provenance import CalibrationData, Quantisation, Ranges
 from l2g.runtime.backends.tensorrt.executor import why_invalid
 from l2g.runtime.backends.tensorrt.library import LibraryLog, installed_version, load_library
 from tests.engines.engines import engine_graph, rewritten
@@ -113,8 +114,8 @@ def test_an_engine_that_is_wider_than_asked_for_is_refused(graphs, engines):
     assert found.share == 0
     with pytest.raises(EngineError, match=r"computes 0\.0 % .* in fp16, 95 % asked for; .* in fp32"):
         found.check()
-    # FP16 is narrower than FP32, so nothing is amiss the other way round.
-    assert audit_of(graphs, engines, "fp16", "fp32").share == 1
+    # Nor is one that is narrower what was asked for.
+    assert audit_of(graphs, engines, "fp16", "fp32").share <= 0.05
     assert audit_of(graphs, engines, "int8", "fp16").share < 0.8
 
 
@@ -197,6 +198,21 @@ def test_where_there_is_a_gpu_an_engine_is_verified_before_it_stays(graphs, engi
     assert foreign.sidecar.engine.verification == EngineVerification(
         "unverified", "built for other GPUs than the RTX 4090 (9.0) that it was built beside"
     )
+
+
+@pytest.mark.parametrize(("precision", "scales"), [("bf16", None), ("int8", "bf16"), ("int8", "fp32"), ("fp16", None)])
+def test_an_engine_of_bf16_is_written_unverified(precision, scales):
+    """What would run the graph beside it cannot."""
+    ranges, data = Ranges("max", {"max": 1}), CalibrationData("drawn", 1, "rollout", {})
+    integers = scales and Quantisation("tensorrt", scales, (), 50.0, ranges, data)
+    contract = read_contract_of(engine_graph())
+    contract = dataclasses.replace(
+        contract, build=dataclasses.replace(contract.build, precision=precision, int8=integers)
+    )
+    gpu = Gpu("RTX 4090", (8, 9))
+    facts = EngineFacts("tensorrt", "10.13", "3" * 64, 9, "a.onnx", "4" * 64, gpu.name, ("8.9",))
+    reason = engine_module._why_not_verified(Sidecar(contract, facts), gpu, lambda *_: None)
+    assert (reason is not None and "has no BF16" in reason) == ("bf16" in (precision, scales))
 
 
 def test_a_log_that_runs_for_days_keeps_only_its_end():

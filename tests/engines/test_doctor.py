@@ -91,6 +91,38 @@ def test_too_little_fp16(tmp_path):
     assert found(path, Circumstances("tensorrt-rtx", "1.7", min_share=0.0), "precision") == []
 
 
+def as_bf16(model):
+    """The types of a halved graph, not its numbers."""
+    for weight in model.graph.initializer:
+        if weight.data_type == TensorProto.FLOAT16:
+            weight.data_type = TensorProto.BFLOAT16
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "to" and attribute.i == TensorProto.FLOAT16:
+                attribute.i = TensorProto.BFLOAT16
+    return model
+
+
+def test_bf16_and_fp16_are_two_precisions(tmp_path):
+    brain = rewritten(engine_graph("fp16"), as_bf16, tmp_path / "m.onnx", precision="bf16")
+    assert found(brain, rule="precision") == []
+    for path, precision in ((engine_graph("fp16"), "bf16"), (brain, "fp16"), (engine_graph(), "bf16")):
+        finding = only(path, Circumstances("tensorrt-rtx", "1.7", precision=precision), "precision")
+        assert finding.text.startswith(f"{precision} is asked for, and the graph has none of it")
+        assert finding.mend.endswith(f"--precision {precision}")
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_fp32_asked_for_of_another_graph(precision):
+    path = engine_graph(precision)
+    finding = only(path, Circumstances("tensorrt-rtx", "1.7", precision="fp32"), "precision")
+    assert "fp32 is asked for, and too little of the graph has it" in finding.text
+    assert "products in FP32" in finding.evidence
+    lenient = Circumstances("tensorrt-rtx", "1.7", precision="fp32", min_share=0.0)
+    assert f"the contract says {precision}" in only(path, lenient, "precision", "warn").text
+    assert found(engine_graph(), Circumstances("tensorrt-rtx", "1.7", precision="fp32"), "precision") == []
+
+
 def test_precision_asked_for_and_absent():
     for precision in ("fp16", "int8"):
         finding = only(engine_graph(), Circumstances("tensorrt-rtx", "1.7", precision=precision), "precision")

@@ -295,7 +295,14 @@ def test_another_check_in_the_same_folder_is_refused(folder):
 def test_checkpoints_are_carried(folder, tmp_path_factory):
     away = tmp_path_factory.mktemp("away") / "mine.safetensors"
     away.write_bytes(b"weights")
-    assert carry(folder, [str(away), "l2g_tiny"]) == ("mine.safetensors", "l2g_tiny")
+    for _ in range(2):
+        assert carry(folder, [str(away), "l2g_tiny"]) == ("mine.safetensors", "l2g_tiny")
+    away.write_bytes(b"trained on")
+    with pytest.raises(
+        L2GError, match=r"mine.safetensors: another file than .*models/mine.safetensors, which this check"
+    ):
+        carry(folder, [str(away)])
+    assert (folder / "models" / "mine.safetensors").read_bytes() == b"weights"
     away.unlink()
     assert carry(folder, [str(away)]) == ("mine.safetensors",)
     steps = plan(Options(models=("mine.safetensors",)), RANDOM)

@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 
 # Of the record: what is measured, and in what.
 _QUANTITIES = {
-    "score": ("class probability, mean difference", "probability"),
-    "mask_pixels": ("mask pixels that differ", "share"),
+    "score": ("class probabilities, difference", "share of their sum"),
+    "mask_pixels": ("masks, 1 - IoU", "share"),
     "queries": ("state: queries, difference", "share of their length"),
     "slots": ("slots that one chose and the other did not", "share"),
+    "state": ("state: all of it, boxes too, difference", "share of their sum"),
 }
 
 

@@ -267,8 +267,8 @@ class _Log:
             text = path.read_text(encoding="utf-8")
             first, *lines = text.splitlines()
             found = json.loads(first)
-            differing = [key for key in header if found.get(key) != header[key]]
-        except (OSError, ValueError, AttributeError, RecursionError):
+            differing = [key for key in dict.fromkeys((*header, *found)) if found.get(key) != header.get(key)]
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
             differing = ["contents"]
         if differing:
             raise ExportError(

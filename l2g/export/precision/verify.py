@@ -9,6 +9,8 @@ what is compared is arithmetic; the graph is run as a library that has the type 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -69,7 +71,7 @@ def verify_reduced(
             inputs = (*inputs, *step.decisions.arrays())
         decided = len(inputs) - len(step.inputs)
         expected, *maxima = _split(run(sessions[0], inputs), len(contract.outputs), decided)
-        largest = {name: max(largest[name], float(m)) for name, m in zip(names, maxima, strict=True)}
+        largest = {name: max(largest[name], _or_infinite(m)) for name, m in zip(names, maxima, strict=True)}
         _check_range(target, largest, names, step)
         found, *_ = _split(run(sessions[1], inputs), len(contract.outputs), decided)
         sums.add(step, expected, found)
@@ -107,7 +109,7 @@ class _Sums:
                 sums[name][0] += float(np.square(values, dtype=np.float64).sum())
                 sums[name][1] += values.size
                 if sums is self.reduced:
-                    self.largest[name] = max(self.largest[name], float(np.nan_to_num(values, nan=np.inf).max()))
+                    self.largest[name] = max(self.largest[name], _or_infinite(values.max()))
 
     def judge(self, verified: Verification, activation: tuple[str, float]) -> ReducedVerification:
         import onnxruntime
@@ -117,7 +119,7 @@ class _Sums:
             for sums in (self.reduced, self.floor)
         )
         limits = {name: max(FACTOR * floor, FLOORS.get(name, 0.0), tolerance(name)) for name, floor in floors.items()}
-        worst = max(errors, key=lambda name: np.nan_to_num(errors[name], nan=np.inf) / limits[name])
+        worst = max(errors, key=lambda name: _or_infinite(errors[name] / limits[name]))
         if not errors[worst] <= limits[worst]:
             raise ExportError(
                 f"the {self.target.name} graph differs from the model by more than {self.target.name} explains: output "
@@ -130,6 +132,11 @@ class _Sums:
             )
         library = f"onnxruntime {onnxruntime.__version__} CPU, {self.target.name} emulated"
         return ReducedVerification(library, ROLLOUTS, self.largest, errors, limits, activation, verified)
+
+
+def _or_infinite(number: Any) -> float:
+    """NaN compares as less than nothing, and would be passed over."""
+    return float(np.nan_to_num(number, nan=np.inf))
 
 
 def _check_range(target: Reduced, largest: dict[str, float], nodes: dict[str, str], step: Step) -> None:

@@ -120,6 +120,14 @@ def test_a_damaged_line_of_the_log_ends_it(tmp_path, line):
     assert list(_Log(path, header).entries) == [("a",), ("c",)]
 
 
+def test_a_log_of_a_search_with_one_more_condition_is_not_taken(tmp_path):
+    path = tmp_path / "log"
+    path.write_text(json.dumps({"graph": "g", "classes": "c"}) + "\n")
+    for header, more in (({"graph": "g"}, "classes"), ({"graph": "g", "classes": "c", "split": "s"}, "split")):
+        with pytest.raises(ExportError, match=rf"another search \(another {more}\)"):
+            _Log(path, header)
+
+
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"\n", b"null\n", b"[" * 100_000, b'{"graph": "another"}\n'])
 def test_what_is_no_log_is_refused(tmp_path, content):
     (tmp_path / "log").write_bytes(content)

@@ -12,7 +12,7 @@ from l2g.contract import METADATA_KEY
 from l2g.errors import ExportError
 from l2g.export.exporter import ExportOptions, build_graph, contract_of, export, reduced_graph
 from l2g.export.precision.convert import BFLOAT, HALF, reduce_precision
-from l2g.export.precision.verify import FACTOR, _round, reduced_tensors, verify_reduced
+from l2g.export.precision.verify import FACTOR, _round, _Sums, reduced_tensors, verify_reduced
 from l2g.provenance import Verification
 from tests.export.models import inputs, run, session
 from tests.export.precision.half_models import PLANTED, contract, parsed, planted_model, single
@@ -44,6 +44,17 @@ def test_an_fp16_file_from_the_command_line(tmp_path, capsys):
     arrays = list(inputs(exported_model(), 3))
     arrays[1][0] = np.nan
     assert all(np.isfinite(array).all() for array in run(session(path), tuple(arrays)))
+
+
+def test_nan_of_both_graphs_is_no_agreement():
+    """Rounded weights may give NaN as well: then nothing says how far the other may be."""
+    sums = _Sums(HALF, contract())
+    for name in sums.floor:
+        sums.floor[name], sums.reduced[name] = [1.0, 1], [1.0, 1]
+    sums.judge(FLOAT32, ("none", 0.0))
+    sums.floor["logits"], sums.reduced["logits"] = [np.nan, 1], [np.nan, 1]
+    with pytest.raises(ExportError, match="output 'logits' by nan"):
+        sums.judge(FLOAT32, ("none", 0.0))
 
 
 def scale_a_layer(model: onnx.ModelProto) -> None:
