@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
@@ -212,6 +212,23 @@ def add_running(parser: Options) -> None:
         "float32 islands in it (default: fp32)",
     )
     add_compile(group)
+
+
+def refuse_idle(
+    options: argparse.Namespace,
+    add_arguments: Callable[[argparse.ArgumentParser], None],
+    names: Sequence[str],
+    why: str,
+) -> None:
+    """L2GError for the first of some options that is not at its default, where it would have no effect. why: what it
+    is of. add_arguments: of the command, for the defaults."""
+    from l2g.errors import L2GError
+
+    parser = argparse.ArgumentParser(add_help=False)
+    add_arguments(parser)
+    for name in names:
+        if getattr(options, name) != parser.get_default(name):
+            raise L2GError(f"--{name.replace('_', '-')} given, which has no effect here; {why}")
 
 
 def add_compile(group: Options) -> None:

@@ -55,7 +55,7 @@ def sample_clip(
         if len(clip.labels):
             return clip
     raise DataError(
-        f"data set '{dataset.name}': {_ATTEMPTS} clips drawn at random, and none with an instance to learn from"
+        f"data set '{dataset.name}': {_ATTEMPTS} clips or more drawn at random, and none with an instance to learn from"
     )
 
 

@@ -8,7 +8,8 @@ from collections import defaultdict
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from contextlib import closing, suppress
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,19 +20,47 @@ from l2g.data.dataset import PictureFile, Problem, VideoDataset
 from l2g.errors import DataError
 
 _AT_A_TIME = 64  # pictures that a worker process is given at once
+_LOOKED_AT = 16  # pictures of a folder that tell how many bits all use
 
 
 def read_picture(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
-    """uint8 [H, W, 3] RGB of a picture file, as its pixels are stored; of 16 bits those that it uses.
+    """uint8 [H, W, 3] RGB of a picture file, as its pixels are stored; of 16 bits those that its folder uses, so that
+    equal light is equal in all frames of a video.
 
     Raises DataError when it cannot be read to its end or is not of `size` (height, width).
     """
     # Here: whoever only checks an annotation needs none of it.
     import cv2
 
+    from l2g.runtime.video.sources.picture_file import to_8_bits, used_bits
+
+    picture = _stored(path, size)
+    if picture.dtype == np.uint16:
+        picture = to_8_bits(picture, max(used_bits(picture), _bits_of(path.parent, path.suffix)))
+    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
+
+
+@lru_cache(maxsize=4096)
+def _bits_of(folder: Path, suffix: str) -> int:
+    """How many of 16 bits the pictures of a folder use, by some of them, evenly spread."""
+    from l2g.runtime.video.sources.picture_file import used_bits
+
+    files = sorted(path for path in folder.iterdir() if path.suffix == suffix)
+    most = 0
+    for path in files[:: max(1, len(files) // _LOOKED_AT)]:
+        with suppress(DataError):  # who reads that frame is told
+            picture = _stored(path)
+            most = max(most, used_bits(picture) if picture.dtype == np.uint16 else 0)
+    return most
+
+
+def _stored(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
+    """uint8 or uint16 [H, W, 3] BGR."""
+    import cv2
+
     from l2g.runtime.video.sources.base import MAX_PIXELS
     from l2g.runtime.video.sources.integrity import jpeg_is_cut
-    from l2g.runtime.video.sources.picture_file import read_regular, to_8_bits, used_bits
+    from l2g.runtime.video.sources.picture_file import read_regular
     from l2g.runtime.video.sources.picture_size import claimed_size, with_straight_colours
 
     data = read_regular(path)
@@ -52,9 +81,7 @@ def read_picture(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
         raise DataError(f"frame '{path}' is not a picture, or is cut short; unpack the frames again")
     if size is not None and picture.shape[:2] != tuple(size):
         raise _other_size(path, picture.shape[:2], size)
-    if picture.dtype == np.uint16:
-        picture = to_8_bits(picture, used_bits(picture))
-    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
+    return np.asarray(picture)
 
 
 def _other_size(path: Path, found: Iterable[int], wanted: Iterable[int]) -> DataError:

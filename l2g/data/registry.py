@@ -14,7 +14,7 @@ from l2g.data.synthetic.dataset import cached_synthetic, synthetic_dataset
 from l2g.data.synthetic.panoptic import cached_panoptic, panoptic_dataset
 from l2g.data.synthetic.video import split_facts
 from l2g.data.vipseg import load_vipseg
-from l2g.data.youtube_vis import load_youtube_vis
+from l2g.data.youtube_vis import find_annotations, load_youtube_vis
 from l2g.errors import DataError
 
 _READERS: dict[str, Callable[..., VideoDataset]] = {
@@ -41,6 +41,16 @@ def find_format(directory: Path) -> str:
     return "youtube_vis"
 
 
+def _format_of(directory: Path, split: str) -> str:
+    """Of a directory of which a split is asked for: YouTube-VIS where its annotation is there, whatever else is."""
+    try:
+        file = find_annotations(directory, split)
+    except DataError:
+        return find_format(directory)
+    # This place is COCO's as well.
+    return find_format(directory) if file.parent.name == "annotations" else "youtube_vis"
+
+
 def split_source(source: str) -> tuple[str, str]:
     """("format", "directory") of "FORMAT:DIR", or of a directory, whose format is looked for. DataError where there is
     none of either."""
@@ -64,9 +74,8 @@ def load_dataset(
 ) -> VideoDataset:
     """Open a data set.
 
-    source: a directory, whose format is looked for (`find_format`); "FORMAT:DIR" with FORMAT one of youtube_vis_2019,
-    youtube_vis_2021, youtube_vis_2022, ovis, vipseg, coco, coco_video, cvat, label_studio, mots, masks; or
-    "synthetic:SPLIT" or
+    source: a directory, whose format is looked for; "FORMAT:DIR" with FORMAT one of youtube_vis_2019, youtube_vis_2021,
+    youtube_vis_2022, ovis, vipseg, coco, coco_video, cvat, label_studio, mots, masks; or "synthetic:SPLIT" or
     "synthetic_panoptic:SPLIT" (things and stuff). Their "train" is drawn on demand and has no end; the other splits are
     written to the cache on first use (see `cached_synthetic`), in the layout of YouTube-VIS or VIPSeg. split: of a
     directory.
@@ -87,7 +96,7 @@ def load_dataset(
         return load_vipseg(cached_panoptic(rest, seed=seed, videos=videos), rest, name=text, drop_empty=drop_empty)
     named = bool(colon) and kind in _READERS
     if not named and is_directory(text):
-        kind, rest, named = find_format(Path(text)), text, True
+        kind, rest, named = _format_of(Path(text), split), text, True
     if named:
         return _READERS[kind](
             rest, split, skip_broken=skip_broken, drop_empty=drop_empty, allow_outside=allow_outside, name=text

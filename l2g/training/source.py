@@ -99,3 +99,8 @@ def _single_thread(_: int) -> None:
 
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+
+
+def seed_of(*parts: int) -> int:
+    """PyTorch's seed from several numbers."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]) >> 1

@@ -38,7 +38,7 @@ from l2g.training.loss.criterion import Criterion
 from l2g.training.loss.objectives import ClipObjective, ImageObjective, StandIns, phase_one_parameters
 from l2g.training.loss.targets import Batch
 from l2g.training.optimiser import build_optimiser, rate_factor, set_rate
-from l2g.training.source import Batches, iterate
+from l2g.training.source import Batches, iterate, seed_of
 from l2g.training.start import build_start
 
 RESUME_FILE, BEST_FILE = "resume.pt", "best.safetensors"
@@ -189,7 +189,7 @@ class Trainer:
         self._name_left_out(batch)
         factor = rate_factor(config.phases[progress.phase], progress.iteration)
         set_rate(optimiser, factor)
-        torch.manual_seed(_key(config.seed, progress.phase, progress.iteration, self.process.rank))
+        torch.manual_seed(seed_of(config.seed, progress.phase, progress.iteration, self.process.rank))
         losses, norm = self._iteration(runner, batch.to(self.process.device), optimiser, scaler)
         if averaged is not None:
             averaged.update_parameters(self.model)
@@ -202,7 +202,7 @@ class Trainer:
         try:
             yield
         except DataError as error:
-            self._save_resume(objective, optimiser, averaged, scaler, together=False)
+            self._save_resume(objective, optimiser, averaged, scaler, together=self.process.world == 1)
             mend = "when the frame is mended, or left out with data.skip_broken=true"
             raise DataError(f"{error}; the run goes on from {self.output / RESUME_FILE} {mend}") from None
 
@@ -406,8 +406,12 @@ class Trainer:
         data, self._resume = self._resume, None
         if data is None:
             return
-        objective.load_state_dict(data["objective"])
-        optimiser.load_state_dict(data["optimiser"])
+        try:
+            objective.load_state_dict(data["objective"])
+            optimiser.load_state_dict(data["optimiser"])
+        except (RuntimeError, ValueError):
+            path = self.output / RESUME_FILE
+            raise CheckpointError(f"{path}: of another version of l2g; go on with that, or remove it") from None
         scaler.load_state_dict(data["scaler"])
         if averaged is not None:
             averaged.load_state_dict(data["averaged"])
@@ -461,13 +465,6 @@ def _of_this_start(store: distributed.Store) -> distributed.Store:
             file=sys.stderr,
         )
     return store
-
-
-def _key(*parts: int) -> int:
-    """A seed from several numbers."""
-    import numpy as np
-
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]) >> 1
 
 
 @contextlib.contextmanager

@@ -23,7 +23,9 @@ from l2g.artifacts.sidecar import (
     sidecar_path,
     write_sidecar,
 )
+from l2g.cli.making import verify
 from l2g.engines import cache as engine_cache
+from l2g.engines.verification import DisagreementError
 from l2g.errors import EngineError
 from l2g.runtime.backends.tensorrt.backend import TensorRTBackend
 from tests.exported import edited, scale_one_weight, small_graph
@@ -165,6 +167,21 @@ def test_a_verification_is_recorded_and_kept(tmp_path):
     record_verification(engine, EngineVerification("verified", gpu="a GPU"))
     assert read_sidecar(engine).engine.verification == EngineVerification("verified", gpu="a GPU")
     assert list(tmp_path.glob("*.part")) == []
+
+
+def test_an_engine_that_is_found_to_differ_is_verified_no_more(engine, monkeypatch, capsys):
+    """As on another GPU, or after another driver."""
+
+    def disagree(*_):
+        raise DisagreementError("boxes are apart")
+
+    assert read_sidecar(engine).engine.verified
+    monkeypatch.setattr("l2g.engines.verification.verify_engine", disagree)
+    assert verify.main(["--engine", str(engine), "--onnx", str(small_graph()), "--quiet"]) == 1
+    assert "boxes are apart" in capsys.readouterr().err
+    assert read_sidecar(engine).engine.verification == EngineVerification("unverified", "boxes are apart")
+    with pytest.warns(UserWarning, match="not verified against its graph .boxes are apart"):
+        open_engine(engine)
 
 
 def test_the_source_is_checked_by_its_content(engine, tmp_path):

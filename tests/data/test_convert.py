@@ -304,6 +304,14 @@ def test_mots_text_and_maps_are_two_spellings(tmp_path):
         load_dataset(f"mots:{tmp_path / 'text'}")
 
 
+@pytest.mark.parametrize("beside", ["notes.xml", "instances/one/x.png", "Annotations/one/00000.png"])
+def test_a_set_of_youtube_vis_is_that_whatever_lies_beside_it(source, tmp_path, beside):
+    there = tmp_path / "source" / beside
+    there.parent.mkdir(parents=True, exist_ok=True)
+    there.write_text("<annotations/>")
+    assert content(load_dataset(tmp_path / "source")) == content(source)
+
+
 @pytest.mark.parametrize("size", ["480p", "Full-Resolution"])
 def test_masks_in_davis_folders_of_a_size(tmp_path, size):
     write_picture(tmp_path / "JPEGImages" / size / "bear/00000.png", picture(0))

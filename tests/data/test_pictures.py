@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import struct
 import time
 from pathlib import Path
 
@@ -29,6 +30,25 @@ def test_a_picture_that_is_cut_short_is_no_picture(tmp_path, suffix, share):
     path.write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(DataError, match=r"is not a picture, or is cut short"):
         read_picture(path)
+
+
+@pytest.mark.parametrize(("tops", "bits"), [((600, 900, 300), 10), ((600, 3000, 300), 12), ((600, 1500, 60_000), 16)])
+def test_equal_light_is_equal_in_all_frames_of_16_bits(tmp_path, tops, bits):
+    """What a frame's brightest pixel is says nothing of what its numbers mean; what the video's is does."""
+    for t, top in enumerate(tops):
+        image = np.full((8, 8, 3), 300, np.uint16)
+        image[0, 0] = top
+        assert cv2.imwrite(str(tmp_path / f"{t}.png"), image)
+    expected = round(300 * 255 / (2**bits - 1))
+    assert [int(read_picture(tmp_path / f"{t}.png")[4, 4, 0]) for t in range(3)] == [expected] * 3
+
+
+def test_a_bitmap_with_the_oldest_header(tmp_path):
+    pixels = np.arange(4 * 8 * 3, dtype=np.uint8).reshape(4, 8, 3)
+    head = b"BM" + struct.pack("<IHHI", 26 + pixels.size, 0, 0, 26) + struct.pack("<IHHHH", 12, 8, 4, 1, 24)
+    path = tmp_path / "old.bmp"
+    path.write_bytes(head + pixels[::-1].tobytes())
+    assert np.array_equal(read_picture(path, (4, 8)), pixels[..., ::-1])
 
 
 def test_the_shared_case_of_a_cut_picture():

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from l2g import build_model, load_checkpoint, save_checkpoint
-from l2g.errors import CheckpointError, ConfigError
+from l2g.errors import CheckpointError, ConfigError, DataError
 from l2g.training.config import SHIPPED, PhaseConfig, load_config
 from l2g.training.optimiser import build_optimiser, rate_factor
 from l2g.training.start import build_start
@@ -101,6 +101,29 @@ def test_a_killed_process_goes_on(config_file, tmp_path):
     finished = subprocess.run([*command, *changes], env=environment, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
     assert load_checkpoint(tmp_path / "run" / "model.safetensors").config.num_queries == 10
+
+
+def test_a_run_that_cannot_read_a_frame_keeps_what_it_carries(config_file, tmp_path, monkeypatch):
+    """Alone nobody waits for it: a clip in windows goes on in its middle."""
+    trainer = Trainer(load_config(str(config_file)), tmp_path / "run")
+    saved = []
+    monkeypatch.setattr(trainer, "_save_resume", lambda *_, together: saved.append(together))
+    with pytest.raises(DataError, match="goes on from"), trainer._saved_if_unreadable(None, None, None, None):
+        raise DataError("frame")
+    assert saved == [True]
+
+
+def test_a_run_of_a_version_that_kept_other_groups_says_so(config_file, tmp_path):
+    stop_after = load_config(str(config_file), ["save_every=1"])
+    trainer = Trainer(stop_after, tmp_path / "run")
+    trainer._stop = True
+    assert trainer.run() is None
+    path = tmp_path / "run/resume.pt"
+    kept = torch.load(path, weights_only=True)
+    kept["optimiser"]["param_groups"][0]["params"].append(10_000)
+    torch.save(kept, path)
+    with pytest.raises(CheckpointError, match=r"resume.pt: of another version of l2g"):
+        Trainer(stop_after, tmp_path / "run").run()
 
 
 def test_the_checkpoint_knows_the_classes_and_is_frozen(config_file, tmp_path):

@@ -81,6 +81,8 @@ def run(options: argparse.Namespace) -> int:
     from l2g.training.config import load_config
 
     config = load_config(options.config or _recipe(options), [*_changes(options), *options.changes])
+    if options.val and not config.evaluation.every:
+        raise ConfigError(f"--val {options.val} given, but the config measures nothing; add evaluation.every=500")
     # One process of several holds the folder for all.
     with locked(options.output) if os.environ.get("RANK", "0") == "0" else nullcontext():
         return _train(config, options.output)

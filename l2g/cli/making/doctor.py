@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from l2g.cli.arguments import add_library
+from l2g.cli.arguments import add_library, refuse_idle
 from l2g.cli.entry import main_of
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     if options.model is None:
+        idle = ("library", "library_version", "precision", "min_share")
+        refuse_idle(options, add_arguments, idle, "it is of a file that is to be examined; name one")
         from l2g.cli.machine import look_at_machine
 
         machine = look_at_machine()

@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from l2g.cli.arguments import add_canvas, add_checkpoint, add_dataset, add_outputs, add_quiet, open_dataset
+from l2g.cli.arguments import add_canvas, add_checkpoint, add_dataset, add_outputs, add_quiet, open_dataset, refuse_idle
 from l2g.cli.entry import main_of
 from l2g.cli.stages import Stages
 from l2g.cli.table import table, verification_rows
@@ -80,9 +80,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     unknown.add_argument("--num-heads", type=int, help="attention heads (default: the checkpoint's own, or 8)")
     unknown.add_argument(
         "--box-init",
-        choices=("mask2box", "bitmask"),
-        help="how a slot's box starts (default: the checkpoint's own, or mask2box)",
+        choices=("mask2box", "bitmask", "no"),
+        help="how a slot's box starts (default: the checkpoint's own, or what the public configs say)",
     )
+
+
+# Options of the search alone.
+_SEARCH = ("dataset", "videos", "classes", "skip_broken", "ap_budget", "min_identity", "min_iou", "granularity", "log")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -109,6 +113,8 @@ def make(options: argparse.Namespace, progress: Progress) -> Exported:
 
     choices = export_options(options)
     searched = options.precision == "auto" or (options.precision == "bf16" and options.dataset)
+    if not searched:
+        refuse_idle(options, add_arguments, _SEARCH, "a search measures, with --precision auto, or bf16 and --dataset")
     choose = chooser(options) if searched else None
     checkpoint = find_checkpoint(options.ckpt)
     model = load_checkpoint(

@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
 
-from l2g.cli.arguments import add_compile, share
+from l2g.cli.arguments import add_compile, refuse_idle, share
 from l2g.cli.entry import main_of
 
 if TYPE_CHECKING:
@@ -40,7 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     if options.compile:
+        refuse_idle(options, add_arguments, ("library",), "--compile audits a checkpoint in PyTorch")
         return audit_checkpoint(options)
+    refuse_idle(options, add_arguments, ("fp32_blocks",), "it is of --compile")
+    if not options.library:
+        refuse_idle(options, add_arguments, ("device", "precision", "min_share"), "an audit is of --library openvino")
     from l2g.export.inspection import format_report, inspect_graph
 
     report = inspect_graph(options.model)

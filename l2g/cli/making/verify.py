@@ -74,14 +74,20 @@ def _verify_graph(options: argparse.Namespace, how: dict[str, Any]) -> int:
 
 
 def _verify_engine(options: argparse.Namespace) -> int:
+    from l2g.artifacts.records import UNVERIFIED, EngineVerification
     from l2g.artifacts.sidecar import read_sidecar, record_verification
-    from l2g.engines.verification import verify_engine
+    from l2g.engines.verification import DisagreementError, verify_engine
 
     read_sidecar(options.engine)
     with Stages(options.quiet) as stages:
         stages.plan({"run engine and graph side by side": 1})
         stages.stage("run engine and graph side by side")
-        record = verify_engine(options.onnx, options.engine)
+        try:
+            record = verify_engine(options.onnx, options.engine)
+        except DisagreementError as error:
+            # It may have been another driver's or another GPU's answer that was verified before.
+            record_verification(options.engine, EngineVerification(UNVERIFIED, str(error)))
+            raise
     record_verification(options.engine, record)
     print(f"{options.engine}: verified on {record.gpu}")
     print(record_table(record))

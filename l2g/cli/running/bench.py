@@ -11,8 +11,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from l2g.cli.arguments import MODEL, add_dataset, add_quiet, add_streams, open_dataset, size
+from l2g.cli.arguments import MODEL, add_dataset, add_quiet, add_streams, open_dataset, refuse_idle, size
 from l2g.cli.entry import main_of
+from l2g.errors import L2GError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_quiet(parser)
 
 
+_OF_SCORES = ("ap_budget", "streams", "videos", "seed", "classes", "skip_broken")
+_BUILT = (".onnx", ".engine")  # the canvas is in the file
+
+
 def run(options: argparse.Namespace) -> int:
     from l2g.cli.running.parity import make_folder
     from l2g.evaluation.bench.candidates import candidates
@@ -50,6 +55,12 @@ def run(options: argparse.Namespace) -> int:
     from l2g.evaluation.bench.page import render_page, table
     from l2g.files import write_json, write_text
 
+    if not options.dataset:
+        refuse_idle(options, add_arguments, _OF_SCORES, "it is of AP, which --dataset asks for")
+    if all(Path(model).suffix.lower() in _BUILT for model in options.models):
+        refuse_idle(options, add_arguments, ("size", "compile"), "it is of checkpoints, and none is given")
+    if not options.ap_budget >= 0:
+        raise L2GError(f"--ap-budget {options.ap_budget:g} found, points from 0 up expected")
     if options.output:
         make_folder(options.output)
     dataset = open_dataset(options) if options.dataset else None

@@ -140,6 +140,7 @@ def write_synthetic(
     """
     if picture_format not in ("jpg", "png"):
         raise DataError(f"picture format '{picture_format}' asked for; there are jpg and png")
+    check_cuts(split, cuts, frames)
     with new_directory(directory, split, videos) as (part, count):
         records: list[dict[str, Any]] = []
         marks: list[dict[str, Any]] = []
@@ -156,6 +157,17 @@ def write_synthetic(
         }
         (part / "instances.json").write_text(json.dumps(data), encoding="utf-8")
     return Path(directory)
+
+
+def check_cuts(split: str, cuts: int, frames: int | None) -> None:
+    """DataError for a number of cuts that the videos to write would not all have."""
+    usual = split_facts(split).frames
+    if cuts < 0:
+        raise DataError(f"{cuts} cuts asked for; ask for 0 or more")
+    if cuts and frames is not None and frames < usual:
+        raise DataError(
+            f"{cuts} cuts in {frames} frames asked for; they lie among the split's {usual}, ask for as many"
+        )
 
 
 @contextlib.contextmanager

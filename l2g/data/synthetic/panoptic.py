@@ -17,7 +17,7 @@ import numpy as np
 
 from l2g.data.dataset import Category, VideoDataset
 from l2g.data.synthetic.dataset import CATEGORIES as THINGS
-from l2g.data.synthetic.dataset import cached_split, drawn_dataset, new_directory, write_frame
+from l2g.data.synthetic.dataset import cached_split, check_cuts, drawn_dataset, new_directory, write_frame
 from l2g.data.synthetic.stuff import STUFF_NAMES, draw_ground, sample_ground
 from l2g.data.synthetic.video import (
     DEFAULT_SIZE,
@@ -140,6 +140,7 @@ def write_panoptic(
     are JPEG: VIPSeg's readers look for no other."""
     if picture_format != "jpg":
         raise DataError(f"panoptic video with {picture_format} frames asked for; VIPSeg's layout has jpg only")
+    check_cuts(split, cuts, frames)
     with new_directory(directory, split, videos) as (part, count):
         records, marks = [], []
         for index in range(count):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib
-import os
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,16 @@ from l2g.runtime.backends.open import GRAPH_SUFFIX, open_backend
 @dataclass(frozen=True)
 class Candidate:
     """One model in one library on one device, "" where the model's name says it. open: opens it, with raw outputs where
-    it is not exported."""
+    it is not exported. whole: whether it is called by its path, since another model's file has the same name."""
 
     model: str
     runs_on: str
     open: Callable[[], Backend]
+    whole: bool = False
 
     @property
     def name(self) -> str:
-        return ", ".join(filter(None, (Path(self.model).name, self.runs_on)))
+        return ", ".join(filter(None, (self.model if self.whole else Path(self.model).name, self.runs_on)))
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ def candidates(
             for precision in compiled:
                 opener = _eager_opener(model, canvas, threads, compile=True, precision=precision)
                 found.append(Candidate(model, f"PyTorch compiled {precision.upper()}", opener))
-    return tuple(found), tuple(left)
+    files = Counter(Path(model).name for model in {*models})
+    return tuple(replace(one, whole=files[Path(one.model).name] > 1) for one in found), tuple(left)
 
 
 def _add_graph(model: str, threads: int | None, found: list[Candidate], left: list[Left]) -> None:
@@ -91,9 +93,10 @@ def _add_graph(model: str, threads: int | None, found: list[Candidate], left: li
 def _eager_opener(model: str, canvas: tuple[int, int] | None, threads: int | None, **how: Any) -> Callable[[], Backend]:
     def opened() -> Backend:
         backend = open_backend(model, top_k=None, canvas=canvas, **how)
-        import torch
+        if threads:
+            import torch
 
-        torch.set_num_threads(threads or os.cpu_count() or 1)
+            torch.set_num_threads(threads)
         return backend
 
     return opened

@@ -81,8 +81,8 @@ def measure(
 ) -> BenchReport:
     """Time all candidates, and score them where a data set is given.
 
-    A candidate that this machine cannot run goes to what is left out, with the reason. dataset: its first video gives
-    the frames as well, else they are noise. streams: videos that share a step while AP is measured.
+    A candidate that this machine cannot run goes to what is left out, with the reason. The frames that are timed are
+    moving noise. dataset: for the scores. streams: videos that share a step while AP is measured.
     Raises L2GError where nothing can be run and where the models have different canvases.
     """
     for name, count in (("frames", frames), ("streams", streams)):

@@ -72,7 +72,8 @@ def line_plot(title: str, lines: Sequence[Line], *, log: bool, limit: float | No
     values = np.array([line.values for line in lines], dtype=np.float64)
     shown = np.log10(np.maximum(values, _FLOOR)) if log else values
     finite = shown[np.isfinite(shown)]
-    extra = [] if limit is None else [math.log10(limit) if log else limit]
+    limit = None if limit is None or math.isinf(limit) else limit
+    extra = [] if limit is None else [math.log10(max(limit, _FLOOR)) if log else limit]
     low, high = _range(np.concatenate([finite, extra]), log)
     count = values.shape[1]
 

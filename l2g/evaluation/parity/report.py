@@ -244,7 +244,7 @@ class ParityReport:
             "findings": list(self.findings),
             "notes": list(self.notes),
             "precision": self.limits.precision,
-            "tolerances": {name: getattr(self.limits, name) for name in self._judged},
+            "tolerances": _plain({name: getattr(self.limits, name) for name in self._judged}),
             "tolerances_reason": self.limits.reason,
             "first_divergence": {mode: self._divergence_json(mode) for mode in ("forced", "free")},
             "ap": self._ap_json("AP"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -89,6 +89,7 @@ def run_parity(
     _check_comparable(reference.contract, candidate.contract)
     notes: tuple[str, ...] = ()
     maps = options.task == "panoptic" or (options.task is None and is_panoptic(dataset))
+    _check_judged(tolerances or Tolerances(), maps, options.ap)
     boards: tuple[PanopticBoard, ...] = ()
     if options.ap:
         try:
@@ -110,6 +111,15 @@ def run_parity(
             stack.enter_context(board)
         run = _ParityRun(reference, candidate, forced, dataset, options, maps, boards)
         return _report(run, tolerances, names, notes, progress)
+
+
+def _check_judged(tolerances: Tolerances, maps: bool, ap: bool) -> None:
+    """L2GError for a tolerance of what this comparison does not look at."""
+    judged = ["mask_logits", "identity", *(["segments"] if maps else [])]
+    judged += [] if not ap else ["vpq"] if maps else ["ap"]
+    for name, value in asdict(tolerances).items():
+        if value is not None and name not in judged:
+            raise L2GError(f"tolerance of {name} given, but judged are {', '.join(sorted(judged))} here; leave it out")
 
 
 def _report(

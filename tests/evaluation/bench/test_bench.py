@@ -38,6 +38,30 @@ def refusing():
     raise L2GError("no such device")
 
 
+def test_models_of_one_file_name_are_told_apart(tmp_path):
+    paths = [tmp_path / name / "m.onnx" for name in "ab"]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_bytes(small_graph().read_bytes())
+    other = tmp_path / "n.onnx"
+    other.write_bytes(small_graph().read_bytes())
+    found, _ = candidates([str(path) for path in (*paths, other)], threads=1)
+    names = [candidate.name for candidate in found]
+    assert len({*names}) == len(names)
+    assert {name.split(", ")[0] for name in names} == {str(paths[0]), str(paths[1]), "n.onnx"}
+
+
+@pytest.mark.parametrize(("asked", "threads"), [(None, 1), (2, 2)])
+def test_pytorch_has_its_own_number_of_threads_unless_one_is_asked_for(asked, threads, monkeypatch):
+    torch = pytest.importorskip("torch")
+    given = []
+    monkeypatch.setattr(torch, "set_num_threads", given.append)
+    monkeypatch.setattr("l2g.evaluation.bench.candidates.open_backend", lambda *_, **__: None)
+    found, _ = candidates(["c.safetensors"], threads=asked)
+    found[0].open()
+    assert given == [2] * (threads - 1)
+
+
 def test_what_takes_longer_is_measured_so_and_all_take_turns():
     calls = []
     found = [Candidate("a.onnx", name, lambda s=s: Slow(s, calls)) for name, s in (("slow", 0.12), ("quick", 0.01))]

@@ -8,6 +8,7 @@ import pytest
 
 from l2g.data.registry import load_dataset
 from l2g.data.synthetic.panoptic import write_panoptic
+from l2g.errors import L2GError
 from l2g.evaluation.panoptic import metric_of, score
 from l2g.evaluation.parity.frame import SegmentAgreement, compare_segments
 from l2g.evaluation.parity.page import render_page
@@ -44,9 +45,10 @@ def without(drawn, thing):
     return replay(drawn, hidden={(data["annotations"][0]["video_id"], chosen)}), missing
 
 
-def parity(drawn, candidate, forced, **options):
+def parity(drawn, candidate, forced, tolerances=None, **options):
+    options = ParityOptions(pictures=0, **options)
     return run_parity(
-        replay(drawn), candidate, forced, drawn[0], options=ParityOptions(pictures=0, **options), progress=False
+        replay(drawn), candidate, forced, drawn[0], options=options, tolerances=tolerances, progress=False
     )
 
 
@@ -69,6 +71,12 @@ def test_two_that_agree_pass_with_vpq_in_place_of_ap(drawn):
     assert found["tolerances"]["vpq"] == 0.05
     assert found["videos"][0]["segments"][0][0] == found["videos"][0]["segments"][0][1] > 0
     assert "Things and stuff, percent" in render_page(report)
+
+
+@pytest.mark.parametrize(("asked", "options"), [("ap", {}), ("vpq", {"ap": False, "task": "panoptic"})])
+def test_a_limit_of_what_is_not_compared_is_refused(drawn, asked, options):
+    with pytest.raises(L2GError, match=f"tolerance of {asked} given, but judged are"):
+        parity(drawn, replay(drawn), replay(drawn), tolerances=Tolerances(**{asked: 5.0}), **options)
 
 
 def test_a_segment_that_one_side_lacks_fails(drawn):

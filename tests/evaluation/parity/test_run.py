@@ -9,6 +9,7 @@ import pytest
 
 from l2g.data.registry import load_dataset
 from l2g.errors import ContractError, DataError, L2GError
+from l2g.evaluation.parity.page import render_page
 from l2g.evaluation.parity.report import Tolerances
 from l2g.evaluation.parity.run import ParityOptions, run_parity
 from l2g.evaluation.run import evaluate_backend
@@ -277,6 +278,21 @@ def test_a_limit_that_is_asked_for_goes_before_the_precisions(dataset):
     assert report.first_divergence("forced").frame == 0
     assert report.to_json()["tolerances"] == {"ap": 0.2, "mask_logits": 0.005, "identity": 95}
     assert "asked for: mask_logits 0.005" in report.table()
+
+
+@pytest.mark.parametrize("limit", [0.0, float("inf")])
+def test_every_limit_can_be_drawn_and_written(dataset, limit):
+    report = compare(BlobBackend, dataset, tolerances=Tolerances(mask_logits=limit))
+    assert report.passed
+    assert "<svg" in render_page(report)
+    found = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert found["tolerances"]["mask_logits"] == (0 if limit == 0 else None)
+
+
+@pytest.mark.parametrize(("asked", "options"), [("vpq", {}), ("segments", {}), ("ap", {"ap": False})])
+def test_a_limit_of_what_is_not_compared_is_refused(dataset, asked, options):
+    with pytest.raises(L2GError, match=f"tolerance of {asked} given, but judged are"):
+        compare(BlobBackend, dataset, tolerances=Tolerances(**{asked: 5.0}), **options)
 
 
 def test_a_reduced_precision_that_loses_identities_fails(tmp_path):

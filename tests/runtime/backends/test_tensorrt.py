@@ -200,7 +200,7 @@ def test_an_unverified_engine_warns_and_a_verified_one_does_not(tmp_path):
     engine = fake_engine(
         tmp_path / "b.engine", small_graph(), verification={"status": "unverified", "reason": "no GPU"}
     )
-    with pytest.warns(UserWarning, match=r"never compared with its graph.*no GPU.*l2g verify"):
+    with pytest.warns(UserWarning, match=r"not verified against its graph.*no GPU.*l2g verify"):
         TensorRTBackend(engine, platform=platform).close()
 
 

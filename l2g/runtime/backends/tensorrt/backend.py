@@ -73,7 +73,7 @@ class TensorRTBackend:
         platform: where library, GPU, memory and execution come from; tests imagine one.
 
     Raises EngineError, with the way to mend it, for an engine that its sidecar does not vouch for, of another library,
-    version, GPU or model. Warns where the engine was never compared with its graph.
+    version, GPU or model. Warns where the engine is not verified against its graph.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class TensorRTBackend:
         if not self.sidecar.engine.verified:
             reason = self.sidecar.engine.verification.reason or "no record"
             warnings.warn(
-                f"{self.path}: never compared with its graph ({reason}); do it once on this machine with: "
+                f"{self.path}: not verified against its graph ({reason}); do it once on this machine with: "
                 f"l2g verify --engine {self.path} --onnx {self.sidecar.engine.onnx}",
                 stacklevel=2,
             )

@@ -21,6 +21,8 @@ def claimed_size(data: bytes, page: int = 0) -> tuple[int, int]:
     if data[:8] == b"\x89PNG\r\n\x1a\n":
         return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
     if data[:2] == b"BM":
+        if int.from_bytes(data[14:18], "little") == 12:  # OS/2's header: two bytes a side
+            return int.from_bytes(data[20:22], "little"), int.from_bytes(data[18:20], "little")
         sides = (int.from_bytes(data[at : at + 4], "little", signed=True) for at in (22, 18))
         height, width = map(abs, sides)  # negative where the rows run downwards
         return height, width

@@ -1,0 +1,84 @@
+"""Options that would have no effect are refused before anything is opened."""
+
+import pytest
+
+from l2g.cli.learning import data_draw, train
+from l2g.cli.making import doctor, export, inspect
+from l2g.cli.running import bench
+
+
+@pytest.mark.parametrize("options", [["--precision", "fp16"], ["--precision", "fp32"], ["--precision", "bf16"]])
+@pytest.mark.parametrize(
+    "idle", [["--dataset", "nowhere:such"], ["--ap-budget", "0.05"], ["--log", "l.jsonl"], ["--granularity", "module"]]
+)
+def test_what_a_search_measures_is_refused_without_one(options, idle, tmp_path, capsys):
+    if options[1] == "bf16" and idle[0] == "--dataset":
+        return  # that is what asks for the search
+    assert export.main(["--ckpt", "none.pth", "--output", str(tmp_path / "m.onnx"), *options, *idle]) == 2
+    error = capsys.readouterr().err
+    assert f"{idle[0]} given, which has no effect here" in error
+    assert "--precision auto" in error
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--device", "GPU"], "--device"),
+        (["--precision", "bf16"], "--precision"),
+        (["--min-share", "1"], "--min-share"),
+        (["--fp32-blocks", "encoder.layers.0"], "--fp32-blocks"),
+        (["--compile", "--library", "openvino"], "--library"),
+    ],
+)
+def test_inspect_audits_where_it_is_told_what(options, named, capsys):
+    assert inspect.main(["none.onnx", *options]) == 2
+    assert f"{named} given, which has no effect here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options", [["--library", "tensorrt-rtx"], ["--library-version", "10.3"], ["--min-share", "0.5"]]
+)
+def test_the_doctor_of_a_machine_takes_nothing_of_a_file(options, capsys):
+    assert doctor.main(options) == 2
+    assert f"{options[0]} given, which has no effect here; it is of a file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--ap-budget", "0.1"], "--ap-budget given"),
+        (["--videos", "4"], "--videos given"),
+        (["--size", "480x864"], "--size given"),
+        (["--compile", "fp16"], "--compile given"),
+        (["--dataset", "synthetic:val", "--ap-budget", "nan"], "--ap-budget nan found"),
+        (["--dataset", "synthetic:val", "--ap-budget", "-1"], "--ap-budget -1 found"),
+    ],
+)
+def test_bench_measures_what_it_is_asked_for(options, said, capsys):
+    assert bench.main(["a.onnx", "b.engine", *options]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_run_that_measures_nothing_takes_no_data_to_measure_on(tmp_path, capsys):
+    command = ["--config", "synthetic_tiny", "--val", "/nowhere/at/all", "--output", str(tmp_path / "run")]
+    assert train.main(command) == 2
+    assert "add evaluation.every=" in capsys.readouterr().err
+    assert train.main([*command, "evaluation.every=500"]) == 2
+    assert "no data set '/nowhere/at/all'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"), [(["--cuts", "-3"], "-3 cuts"), (["--cuts", "1", "--frames", "10"], "36")]
+)
+@pytest.mark.parametrize("kind", [[], ["--panoptic"]])
+def test_every_video_that_is_drawn_has_its_cuts(options, said, kind, tmp_path, capsys):
+    assert data_draw.main(["--split", "val", "--videos", "1", "--output", str(tmp_path / "a"), *options, *kind]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("choice", ["mask2box", "bitmask", "no"])
+def test_every_start_of_boxes_can_be_asked_for(choice, tmp_path, capsys):
+    command = ["--ckpt", "none.pth", "--output", str(tmp_path / "m.onnx"), "--box-init", choice]
+    assert export.main(command) == 2
+    assert "none.pth" in capsys.readouterr().err
