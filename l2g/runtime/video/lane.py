@@ -181,14 +181,13 @@ class Lane:
         return self.results.frames if self.results else 0
 
     def _facts(self) -> dict[str, object]:
-        """What the results depend on."""
-        source, task = self.source, self._task
-        maps = {} if task == "instances" else {"task": task, "merging": str(self.panoptic or PanopticOptions())}
-        # The frames of two encoders do not go into one file.
-        encoder = {"encoder": self.output.encoder} if self.output.encoder not in (None, SOFTWARE) else {}
+        """What the results depend on; what does not apply is None, so that each name is in all runs of this version."""
+        source, maps, encoder = self.source, self._task != "instances", self.output.encoder
         return {
-            **maps,
-            **encoder,
+            "task": self._task if maps else None,
+            "merging": str(self.panoptic or PanopticOptions()) if maps else None,
+            # The frames of two encoders do not go into one file.
+            "encoder": None if encoder == SOFTWARE else encoder,
             "model": fingerprint(self.contract.to_json()),
             "library, device or precision": self.runner,
             "source": Path(source.name).name,
