@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections import deque
@@ -42,7 +41,7 @@ from l2g.runtime.video.results import (
     numbered,
 )
 from l2g.runtime.video.run_folder import KEY_FRAMES, RunFolder, fingerprint
-from l2g.runtime.video.source import VideoFrame, VideoSource
+from l2g.runtime.video.source import VideoFrame, VideoSource, folder_name, last_part
 from l2g.runtime.video.writer import VideoWriter
 
 if TYPE_CHECKING:
@@ -414,9 +413,7 @@ def _maps(run: RunFolder, source: VideoSource, contract: GraphContract, task: st
 
     names = contract.class_names
     categories = Categories.of_model(names, range(len(names)) if task == "semantic" else contract.stuff_classes)
-    return PanopticSink(
-        run.file("pred.json"), re.sub(r"[^\w.-]+", "_", Path(source.name).stem).strip(".") or "video", categories
-    )
+    return PanopticSink(run.file("pred.json"), folder_name(last_part(source.name)), categories)
 
 
 def overlay_name(source: VideoSource) -> str:
