@@ -32,7 +32,7 @@ from l2g.calibration.observation import Observed, observe
 from l2g.calibration.placement import ONNXRUNTIME, find_places, quantise
 from l2g.calibration.ranges import AUTO, PERCENTILE
 from l2g.calibration.recording import STATES, Recording, RecordingOptions, Sample, record, write_samples
-from l2g.calibration.scoring import average_precision, first_videos, interleaved_speed
+from l2g.calibration.scoring import average_precision, interleaved_speed
 from l2g.calibration.units import take_inventory
 from l2g.config import PRESETS
 from l2g.data.registry import load_dataset
@@ -71,7 +71,7 @@ def speed_part(args: argparse.Namespace, folder: Path) -> bool:
 
 def state_part(args: argparse.Namespace, folder: Path) -> bool:
     """Print the AP of each kind of calibration, for the default set and for all units."""
-    dataset = first_videos(load_dataset(args.dataset, "valid"), args.videos)
+    dataset = load_dataset(args.dataset, "valid").first(args.videos)
     calibration = load_dataset(args.calibrate_on, "valid") if args.calibrate_on else dataset
     base = export_base(args.model, folder, QuantizeOptions())
     model = read_model(base)

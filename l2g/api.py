@@ -394,18 +394,14 @@ def _dataset(
     from l2g.data.classes import read_mapping
     from l2g.data.registry import load_dataset
 
-    if videos is not None and videos < 1:
-        raise L2GError(f"{videos} videos asked for, at least 1 expected")
     if isinstance(dataset, (str, os.PathLike)):
         dataset = load_dataset(os.fspath(dataset), split, seed=seed, skip_broken=skip_broken)
     if classes is not None:
         mapping = classes if isinstance(classes, Mapping) else read_mapping(os.fspath(classes))
         dataset = replace(dataset, class_map=mapping)
-    if videos is not None:
-        return replace(dataset, videos=dataset.videos[:videos])
-    if not endless:
+    if videos is None and not endless:
         dataset.expect_end()
-    return dataset
+    return dataset.first(videos)
 
 
 def _shown(model: PathLike | Backend) -> str:

@@ -294,6 +294,8 @@ def test_quantize_writes_a_graph_and_its_report(models, dataset, tmp_path):
     assert json.loads((tmp_path / "small.int8.report.json").read_text())
     with pytest.raises(l2g.L2GError, match="in a folder that exists"):
         l2g.quantize(checkpoint, dataset, tmp_path / "none" / "a.onnx")
+    with pytest.raises(l2g.L2GError, match="0 videos asked for, at least 1 expected"):
+        l2g.quantize(graph, dataset, tmp_path / "a.onnx", videos=0)
     with pytest.raises(l2g.L2GError, match="give the checkpoint"):
         l2g.quantize(output, dataset, tmp_path / "a.onnx", top_k=3)
 

@@ -27,7 +27,6 @@ from l2g.calibration.scoring import (
     Verdict,
     average_precision,
     compare_on,
-    first_videos,
     interleaved_speed,
     open_candidate,
 )
@@ -261,7 +260,7 @@ class QuantizeJob:
     def _search(self, observed: Observed, method: str, sensitivity: dict[str, float]) -> UnitSearch:
         if not self.options.max_trials:
             return UnitSearch(self.inventory.default, (), ())
-        videos, streams = first_videos(self.dataset, self.options.search_videos), self.options.streams
+        videos, streams = self.dataset.first(self.options.search_videos), self.options.streams
 
         def loss(units: frozenset[str]) -> float:
             def measure() -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -41,11 +41,6 @@ class Verdict:
     @property
     def loss(self) -> float:
         return self.ap_reference - self.ap
-
-
-def first_videos(dataset: VideoDataset, count: int | None) -> VideoDataset:
-    """The data set, or its first videos."""
-    return dataset if count is None else replace(dataset, videos=dataset.videos[:count])
 
 
 def open_candidate(path: Path, library: str) -> Backend:

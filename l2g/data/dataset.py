@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -229,6 +229,12 @@ class VideoDataset:
 
     def __len__(self) -> int:
         return len(self.videos)
+
+    def first(self, count: int | None) -> VideoDataset:
+        """So many of its videos, the first ones; None is all. DataError where that is none."""
+        if count is not None and count < 1:
+            raise DataError(f"{count} videos asked for, at least 1 expected")
+        return self if count is None else replace(self, videos=self.videos[:count])
 
     def expect_end(self) -> None:
         """DataError where it is drawn on demand, without an end."""

@@ -4,10 +4,11 @@ import json
 import sys
 from functools import partial
 
+import cv2
 import pytest
 
 from l2g.batch.entries import entries
-from l2g.batch.records import DONE, FAILED, Settings
+from l2g.batch.records import DAMAGED, DONE, FAILED, Settings
 from l2g.batch.scheduler import Resources, Scheduler
 from l2g.batch.worker import Replica
 from l2g.runtime.video.writer import VideoWriter
@@ -92,3 +93,18 @@ def test_pieces_have_the_frames_of_the_whole_at_any_stride(stride, tmp_path):
     if stride == 3:
         lines = map(json.loads, (tmp_path / "pieces/a/frames.jsonl").read_text().splitlines())
         assert [[track["id"] for track in line["tracks"]] for line in lines] == [[1]] * 15
+
+
+def test_a_bad_picture_before_an_empty_piece_fails_nothing(tmp_path):
+    """At a stride of seven 22 pictures are told as 2.8 s, so that a last piece begins where there is nothing."""
+    (tmp_path / "in").mkdir()
+    for t in range(22):
+        cv2.imwrite(str(tmp_path / f"in/{t:02}.png"), scene(64, 96, [(0, (5 + t, 10, 35 + t, 40))])[..., ::-1])
+    (tmp_path / "in/03.png").write_bytes(b"\x89PNG nothing")
+    how = {"stride": 7, "picture_rate": 10.0}
+    for out, pieces in (("whole", {}), ("pieces", {"piece": 1.2, "overlap": 0.1})):
+        (record,) = settle(tmp_path / "in", tmp_path / out, **how, **pieces)
+        assert record.status == DAMAGED
+        assert record.error == f"{tmp_path / 'in'}: 1 pictures could not be read, the first is 03.png"
+        assert record.pieces == (3 if pieces else 1)
+    assert indices(tmp_path / "pieces/in") == indices(tmp_path / "whole/in")

@@ -71,6 +71,16 @@ def test_the_files_agree_with_each_other(tmp_path, clip, backends):
         assert (stuff["isthing"], "track" in stuff, thing["isthing"], thing["track"]) == (False, False, True, 1)
 
 
+def test_a_video_is_called_as_its_folder_of_results_is(tmp_path, backends):
+    """A folder of pictures has no suffix that could be left out."""
+    (tmp_path / "seq.02").mkdir()
+    for step in range(2):
+        cv2.imwrite(str(tmp_path / f"seq.02/{step}.png"), scene(*SIZE, blobs(4 * step))[..., ::-1])
+    output = run(tmp_path, tmp_path / "seq.02", "--no-overlay")
+    assert [entry["video_id"] for entry in json.loads((output / "pred.json").read_text())["annotations"]] == ["seq.02"]
+    assert [path.name for path in (output / "pan_pred").iterdir()] == ["seq.02"]
+
+
 def test_options_reach_the_merging(tmp_path, clip, backends):
     output = run(tmp_path, clip, "--min-stuff-area", "5000", "--no-overlay", "--no-results")
     assert [path.name for path in output.iterdir()] == ["panoptic.jsonl"]

@@ -94,6 +94,9 @@ def test_folders_of_equal_names_are_numbered(tmp_path):
         "rtsp://host/gate.north": "gate.north",
         "http://host/live.ts": "live",
         "http://host/index.m3u8": "index",
+        f"https://host/door.mp4?X-Amz-Signature={'a/b.' * 100}": "door",
+        "http://host/yard.mp4#t=3": "yard",
+        "http://host/play?file=hall.mp4": "play_file_hall",
         str(tmp_path / "notes.raw"): "notes",
         "..": "video",
     }

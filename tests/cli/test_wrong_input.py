@@ -7,6 +7,7 @@ pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
 onnx = pytest.importorskip("onnx")
 
+from l2g.cli.making import quantize  # noqa: E402
 from l2g.cli.running import evaluate, parity  # noqa: E402
 from l2g.cli.running import run as run_video  # noqa: E402
 from l2g.data.synthetic.dataset import write_synthetic  # noqa: E402
@@ -121,6 +122,14 @@ def test_chosen_detections_cannot_be_scored(given, tmp_path, capsys, name):
 def test_no_video_is_nothing_to_score(given, tmp_path, capsys, name):
     command, arguments = commands(given, tmp_path / "out")[name]
     refused(command, [*arguments, "--videos", "-1"], capsys, "--videos -1 found, at least 1 expected")
+
+
+def test_no_video_is_nothing_to_judge_on(given, tmp_path, capsys):
+    """Of -1 all videos but the last were taken."""
+    arguments = ["--ckpt", str(small_graph()), "--output", str(tmp_path / "a.onnx"), "--verdict-videos", "-1"]
+    refused(
+        quantize.main, [*arguments, "--dataset", str(given / "val")], capsys, "-1 videos asked for, at least 1 expected"
+    )
 
 
 def test_wrong_videos(given, tmp_path, capsys):

@@ -131,7 +131,6 @@ def quantise(arguments: argparse.Namespace) -> Quantised:
 
     from l2g.calibration.job import QuantizeOptions, clear
     from l2g.calibration.recording import RecordingOptions
-    from l2g.calibration.scoring import first_videos
 
     options = QuantizeOptions(
         layout=arguments.layout,
@@ -150,10 +149,10 @@ def quantise(arguments: argparse.Namespace) -> Quantised:
     if output.suffix != ".onnx" or not output.parent.is_dir():
         raise ExportError(f"{output}: expected the path of an .onnx file in a folder that exists")
     refuse_overwriting([output], [arguments.ckpt], ExportError)
-    dataset = first_videos(open_dataset(arguments, arguments.dataset), arguments.verdict_videos)
+    dataset = open_dataset(arguments, arguments.dataset).first(arguments.verdict_videos)
     other = arguments.calibrate_on
     calibration = dataset if other is None else open_dataset(arguments, other, endless=True)
-    others = tuple(first_videos(open_dataset(arguments, name), arguments.verdict_videos) for name in arguments.also_on)
+    others = tuple(open_dataset(arguments, name).first(arguments.verdict_videos) for name in arguments.also_on)
     work = arguments.work or output.with_name(f"{output.name}.work")
     with locked(work, ExportError):
         if arguments.fresh:

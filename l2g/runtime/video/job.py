@@ -250,7 +250,7 @@ def process_videos(
 
 def _runner(backend: Backend) -> str:
     """What the numbers of a model depend on beside it, as far as its backend tells."""
-    told = (getattr(backend, name, None) for name in ("device", "precision", "fp32_blocks"))
+    told = (getattr(backend, name, None) for name in ("library", "device", "precision", "fp32_blocks"))
     return " ".join([type(backend).__name__, *(str(fact) for fact in told if fact)])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections import deque
@@ -42,7 +41,7 @@ from l2g.runtime.video.results import (
     numbered,
 )
 from l2g.runtime.video.run_folder import KEY_FRAMES, RunFolder, fingerprint
-from l2g.runtime.video.source import VideoFrame, VideoSource
+from l2g.runtime.video.source import VideoFrame, VideoSource, folder_name, last_part
 from l2g.runtime.video.writer import VideoWriter
 
 if TYPE_CHECKING:
@@ -181,14 +180,13 @@ class Lane:
         return self.results.frames if self.results else 0
 
     def _facts(self) -> dict[str, object]:
-        """What the results depend on."""
-        source, task = self.source, self._task
-        maps = {} if task == "instances" else {"task": task, "merging": str(self.panoptic or PanopticOptions())}
-        # The frames of two encoders do not go into one file.
-        encoder = {"encoder": self.output.encoder} if self.output.encoder not in (None, SOFTWARE) else {}
+        """What the results depend on; what does not apply is None, so that each name is in all runs of this version."""
+        source, maps, encoder = self.source, self._task != "instances", self.output.encoder
         return {
-            **maps,
-            **encoder,
+            "task": self._task if maps else None,
+            "merging": str(self.panoptic or PanopticOptions()) if maps else None,
+            # The frames of two encoders do not go into one file.
+            "encoder": None if encoder == SOFTWARE else encoder,
             "model": fingerprint(self.contract.to_json()),
             "library, device or precision": self.runner,
             "source": Path(source.name).name,
@@ -415,9 +413,7 @@ def _maps(run: RunFolder, source: VideoSource, contract: GraphContract, task: st
 
     names = contract.class_names
     categories = Categories.of_model(names, range(len(names)) if task == "semantic" else contract.stuff_classes)
-    return PanopticSink(
-        run.file("pred.json"), re.sub(r"[^\w.-]+", "_", Path(source.name).stem).strip(".") or "video", categories
-    )
+    return PanopticSink(run.file("pred.json"), folder_name(last_part(source.name)), categories)
 
 
 def overlay_name(source: VideoSource) -> str:

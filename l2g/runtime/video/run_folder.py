@@ -172,6 +172,11 @@ class RunFolder:
         there, here = json.loads(facts), json.loads(self._facts)
         for name in sorted({*there, *here}):
             if there.get(name) != here.get(name):
+                if name not in there:
+                    raise VideoError(
+                        f"{self.work}: of a run that an earlier version began, which did not keep its {name}; "
+                        "start again without --resume"
+                    )
                 raise VideoError(
                     f"{self.work}: of a run with another {name} ({there.get(name)!s:.60} there, "
                     f"{here.get(name)!s:.60} here); resume with what that run had, or start again without --resume"

@@ -239,6 +239,8 @@ def test_a_run_of_other_settings_is_not_gone_on_with(clip, tmp_path, monkeypatch
         ({"track": 0}, "track or view"),
         ({"device": "cuda"}, "library, device or precision"),
         ({"precision": "bf16"}, "library, device or precision"),
+        ({"library": "tensorrt-rtx"}, "library, device or precision"),
+        ({"encoder": "auto"}, "encoder"),
         ({"kind": type("OtherBackend", (BlobBackend,), {})}, "library, device or precision"),
     ],
 )
@@ -248,9 +250,11 @@ def test_what_is_looked_at_and_what_runs_the_model_stay_the_same(change, named, 
     times, flags = np.arange(len(images)) / 10, (Disposition(0), Disposition.default)
     path = write_tracks(tmp_path / "a.mkv", [(images, times, "libx264", flag) for flag in flags])
 
-    def go(resume, track=1, camera=None, kind=BlobBackend, device="cpu", precision=None):
+    def go(
+        resume, track=1, camera=None, kind=BlobBackend, device="cpu", precision=None, library="tensorrt", encoder=None
+    ):
         backend, steps = kind(), []
-        backend.device, backend.precision = device, precision
+        backend.library, backend.device, backend.precision = library, device, precision
         step = backend.step
 
         def interrupted(frames, reset):
@@ -262,13 +266,28 @@ def test_what_is_looked_at_and_what_runs_the_model_stay_the_same(change, named, 
         backend.step = interrupted
         with open_source(path, track=track) as source:
             view = camera.view(source) if camera else source
-            how = {"overlay": False, "output": OutputOptions(resume=resume), "flow": FlowOptions(overlap=False)}
-            return process_video(backend, view, tmp_path / "out", **how)
+            output, flow = OutputOptions(resume=resume, encoder=encoder), FlowOptions(overlap=False)
+            return process_video(backend, view, tmp_path / "out", overlay=False, output=output, flow=flow)
 
     assert go(False).interrupted
     with pytest.raises(VideoError, match=f"of a run with another ({named}) "):
         go(True, **change)
     assert go(True).done_before == KEY_FRAMES
+
+
+def test_a_run_of_an_earlier_version_is_not_said_to_be_of_other_settings(tmp_path):
+    """It did not keep all that is kept now; where that is nothing, the run goes on."""
+    run = RunFolder(tmp_path, {"top-k": 7})
+    (run.work / "frames.jsonl").touch()
+    (run.work / "results.spool").touch()
+    run.save(KEY_FRAMES, {}, 0, 0)
+    run.unended = True
+    run.close(KEY_FRAMES)
+    with pytest.raises(VideoError, match="that an earlier version began, which did not keep its device; start again"):
+        RunFolder(tmp_path, {"top-k": 7, "device": "cpu"}, resume=True)
+    run = RunFolder(tmp_path, {"top-k": 7, "device": None}, resume=True)
+    assert run.saved.frames == KEY_FRAMES
+    run.close(0)
 
 
 def test_the_second_into_one_folder_writes_nothing(clip, tmp_path, capsys):

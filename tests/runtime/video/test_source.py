@@ -138,6 +138,11 @@ def test_broken_picture_in_a_folder_is_skipped_and_said(tmp_path):
     source, frames = _read(tmp_path)
     assert [frame.index for frame in frames] == [0, 1, 3]
     assert "1 pictures could not be read, the first is 00002.png" in source.damage
+    # At 0.2 s: what is not asked for is no damage, whether it is counted for the stride or read to find the end.
+    for selection in (Selection(0.3, stride=2, phase=0.0), Selection(end=0.2)):
+        with open_source(tmp_path, selection, picture_rate=10) as source:
+            assert list(source)
+            assert source.damage is None
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi"])

@@ -11,10 +11,17 @@ from dataclasses import dataclass, field
 from l2g.errors import VideoError
 from l2g.runtime.video.sources.base import shown
 
-# A password is not for logs: in a URL up to the last "@" before its path, for not everybody escapes those within; in a
-# query and among an element's properties by its name.
+# A password is not for logs: in a URL up to the last "@" before its path, for not everybody escapes those within, or by
+# its name; among an element's properties by its name, with a value as GStreamer quotes and escapes it. A path may hold
+# such a name too, and stays.
 _SECRET = re.compile(r"(?<=://)([^/?#\s:]*):[^/?#\s]*@")
-_NAMED_SECRET = re.compile(r"""((?:user-pw|pass(?:word|phrase|wd)|pwd)=)("[^"]*"|[^&\s"']+)""", re.IGNORECASE)
+_URL = re.compile(r"://\S+")
+_NAME = r"(?:-pw|pass(?:word|phrase|wd)|pwd|(?<![a-z\d])pass)"
+_IN_URL = re.compile(rf"""({_NAME}=)[^&\s"']+""", re.IGNORECASE)
+_PROPERTY = re.compile(
+    rf"""(?<=[\s"'])([\w-]*{_NAME}\s*=\s*)("(?:\\.|[^"\\])*"?|'(?:\\.|[^'\\])*'?|(?:\\.|\S)+)""",
+    re.IGNORECASE | re.DOTALL,
+)
 _SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "rtp", "tcp", "http", "https", "rist", "unix")
 TRANSPORTS = ("tcp", "udp")
 # What is no format of FFmpeg's, and the form of a pipeline.
@@ -99,12 +106,14 @@ def live_address(text: str) -> Address | None:
 
 def told(text: str) -> str:
     """What messages call a URL, or a pipeline: that by its first element. Without a password."""
-    return without_password(PIPELINE.split(text)[0].strip())
+    # In this order: a password may hold what parts the elements.
+    return PIPELINE.split(without_password(text))[0].strip()
 
 
 def without_password(text: str) -> str:
     """An address, or a message that holds some, with `***` for what is secret."""
-    return _NAMED_SECRET.sub(r"\1***", _SECRET.sub(r"\1:***@", text))
+    text = _URL.sub(lambda url: _IN_URL.sub(r"\1***", url[0]), _SECRET.sub(r"\1:***@", text))
+    return _PROPERTY.sub(r"\1***", text)
 
 
 def ffmpeg_options(address: Address, options: LiveOptions) -> dict[str, str]:

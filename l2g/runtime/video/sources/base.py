@@ -70,6 +70,10 @@ class Selection:
         """Second from which on frames have to be counted."""
         return self.start if self.phase is None or self.stride == 1 else self.phase
 
+    def spans(self, time: float) -> bool:
+        """Whether a frame of this time lies within it, whatever the stride."""
+        return self.start <= time and (self.end is None or time < self.end)
+
 
 class VideoSource(ABC):
     """Iterated once, gives VideoFrame after VideoFrame; a context manager. `open_source` makes one.

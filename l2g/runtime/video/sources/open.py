@@ -149,10 +149,13 @@ def folder_name(name: str) -> str:
 
 
 def last_part(name: str) -> str:
-    """Of a path or a URL, without the suffix of a file; what else follows a dot, as in an address, stays."""
+    """Of a path or a URL, without the suffix of a file; what else follows a dot, as in an address, stays. What a URL
+    says after a file, as a signature, is no part of it."""
+    suffixes = (*VIDEO_SUFFIXES, *PICTURE_SUFFIXES, *_LIST_SUFFIXES)
+    if "://" in name and (file := Path(re.split("[?#]", name, maxsplit=1)[0])).suffix.lower() in suffixes:
+        return file.stem
     path = Path(name)
-    has_suffix = path.suffix.lower() in (*VIDEO_SUFFIXES, *PICTURE_SUFFIXES, *_LIST_SUFFIXES) or os.path.isfile(name)
-    return path.stem if has_suffix else path.name
+    return path.stem if path.suffix.lower() in suffixes or os.path.isfile(name) else path.name
 
 
 def input_name(source: Input) -> str:

@@ -72,10 +72,7 @@ class PictureSequence(VideoSource):
         self.height, self.width = first.shape[:2]
         check_size(name, self.height, self.width)
         self._interval = 1 / Fraction(picture_rate).limit_denominator(1_000_000)
-        end = selection.end
-        inside = sum(
-            selection.start <= time and (end is None or time < end) for time in map(self._time, range(len(self._pages)))
-        )
+        inside = sum(selection.spans(self._time(index)) for index in range(len(self._pages)))
         self.expected_frames = -(-inside // selection.stride)
         if self._of_several_pages:
             self.notices.append(
@@ -94,8 +91,11 @@ class PictureSequence(VideoSource):
                 continue
             image = self._read(page)
             if image is None:
-                unreadable.append(shown(page[0].name))
-                self.damage = f"{self.name}: {len(unreadable)} pictures could not be read, the first is {unreadable[0]}"
+                if self.selection.spans(time):  # of one outside nothing is missed
+                    unreadable.append(shown(page[0].name))
+                    self.damage = (
+                        f"{self.name}: {len(unreadable)} pictures could not be read, the first is {unreadable[0]}"
+                    )
                 continue
             image, other_shape = fit(image, self.height, self.width)
             if other_shape:
@@ -138,8 +138,7 @@ class AnimatedWebP(VideoSource):
         self.width = 1 + int.from_bytes(data[24:27], "little")
         self.height = 1 + int.from_bytes(data[27:30], "little")
         check_size(name, self.height, self.width)
-        end = selection.end
-        inside = sum(selection.start <= time and (end is None or time < end) for time in self._times)
+        inside = sum(map(selection.spans, self._times))
         self.expected_frames = -(-inside // selection.stride)
         self._chunk = max(1, _ANIMATION_BYTES // (4 * self.height * self.width))
         self._first = decode_animation(name, data, 0, self._chunk)

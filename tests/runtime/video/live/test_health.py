@@ -1,8 +1,11 @@
 """A stream that fails is said and begins anew; the others' numbers stay what they are to the bit. Stalls are told."""
 
 import json
+import threading
 import time
 from dataclasses import replace
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -158,17 +161,26 @@ def test_a_step_of_one_stream_that_fails_leaves_the_others(tmp_path):
 
 
 def test_a_file_ends_at_once_where_the_model_fails_and_a_camera_beside_it_goes_on(tmp_path):
-    backend = Broken()
-    backend.how = "raises"
-    file = Frames("file", [*moving_scenes(2), WHITE, *moving_scenes(20)])
+    failed = threading.Event()
+
+    class Telling(Broken):
+        how = "raises"
+
+        def step(self, frames, reset):
+            try:
+                return super().step(frames, reset)
+            except L2GError:
+                failed.set()
+                raise
 
     class Late(Frames):
         def _decode(self):
-            time.sleep(0.7)  # a batch of one is what this is about
+            assert failed.wait(60)  # a batch of one is what this is about
             yield from super()._decode()
 
+    file = Frames("file", [*moving_scenes(2), WHITE, *moving_scenes(20)])
     camera = Late("camera", moving_scenes(24), 0.02, True)
-    (one, other), said = run(tmp_path, backend, file, camera, flow=FlowOptions(policy="all", wait=0.0))
+    (one, other), said = run(tmp_path, Telling(), file, camera, flow=FlowOptions(policy="all", wait=0.0))
     assert "file: the library failed (2 frames were done" in one.damage
     assert (other.damage, other.resets, other.frames) == (None, {}, 24)
     assert said == []
@@ -232,23 +244,30 @@ class Watched:
         (10.0, Selection(start=1.0), 1.3, 0.3),
     ],
 )
-def test_a_silence_is_longer_than_what_is_between_the_frames(rate, selection, before, after):
+def test_a_silence_is_longer_than_what_is_between_the_frames(rate, selection, before, after, monkeypatch):
     """Told once it is 0.3 s, or three times the spacing; before the first frame so long after the start."""
-    said = []
+    said, now = [], [0.0]
+    monkeypatch.setattr("l2g.runtime.video.live.health.time", SimpleNamespace(monotonic=lambda: now[0]))
     lane, late = Watched(rate, selection), Watched(rate, selection)
     late.source.is_open, late.source.name = False, "late"
-    with Watchdog([lane, late], 0.3, Terminal(said.append)) as watchdog:
-        for limit in (before, after):
-            time.sleep(limit / 2)
-            assert said == []
-            time.sleep(limit / 2 + 0.4)
-            assert [text.split(" for")[0] for text in said] == ["a: no frame"]
-            watchdog.frame(lane)
-            assert said[1:] == ["a: gives frames again"]
-            said.clear()
-        late.source.is_open = True
-        time.sleep(before / 2)
-        assert not any("late" in text for text in said)
+    watchdog = Watchdog([lane, late], 0.3, Terminal(said.append))
+
+    def told_after(seconds):
+        """What it says when it looks once more, in this thread and by that clock."""
+        now[0] += seconds
+        watchdog._stop = Mock(**{"wait.side_effect": [False, True]})
+        watchdog._look()
+        return [text.split(" for")[0] for text in said]
+
+    for limit in (before, after):
+        assert told_after(limit - 0.01) == []
+        assert told_after(0.02) == told_after(limit) == ["a: no frame"]
+        watchdog.frame(lane)
+        assert said[1:] == ["a: gives frames again"]
+        said.clear()
+    late.source.is_open = True
+    assert "late: no frame" not in told_after(before - 0.01)
+    assert "late: no frame" in told_after(0.02)
 
 
 def test_the_newest_frame_is_taken_and_a_cut_in_a_dropped_frame_counts(tmp_path):

@@ -7,6 +7,7 @@ import re
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 from l2g.errors import VideoError
 from l2g.runtime.frame_result import FrameResult
 from l2g.runtime.video.job import process_videos
-from l2g.runtime.video.live.board import Board
+from l2g.runtime.video.live.board import _GLANCE, Board
 from l2g.runtime.video.live.server import MOST_CLIENTS, serve
 from l2g.runtime.video.live.watcher import Progress
 from l2g.runtime.video.source import Selection, VideoSource
@@ -160,7 +161,8 @@ def test_a_result_without_a_picture_wakes_nobody():
 
 
 def test_pictures_one_by_one(monkeypatch):
-    monkeypatch.setattr("l2g.runtime.video.live.board._GLANCE", 0.3)
+    now = [0.0]
+    monkeypatch.setattr("l2g.runtime.video.live.board.time", SimpleNamespace(monotonic=lambda: now[0]))
     with serve("0", "word", (said := []).append) as board:
         address = "/picture?stream=&token=word&after={}"
         port = int(re.search(r":(\d+)/", said[0])[1])
@@ -180,8 +182,9 @@ def test_pictures_one_by_one(monkeypatch):
         # Of an earlier run, or of none.
         assert [get(port, address.format(after)).status for after in ("70", "x", "")] == [200, 200, 200]
         assert get(port, "/picture?stream=&after=0").status == 401
-        time.sleep(0.4)
-        assert not board.wants_pictures
+        for seconds, wanted in ((0.9 * _GLANCE, True), (0.2 * _GLANCE, False)):
+            now[0] += seconds
+            assert board.wants_pictures == wanted
 
 
 def test_what_is_not_there_and_who_may_not(port):
@@ -237,7 +240,7 @@ def test_a_browser_shows_eight_streams_in_two_tabs(tmp_path):
                 addresses = "[...document.images].map(image => image.src)"
                 before = browser.evaluate(addresses)
                 changed = f"{addresses}.filter((address, i) => address != {json.dumps(before)}[i]).length"
-                browser.wait_for(f"{changed} == 8", 5)
+                browser.wait_for(f"{changed} == 8")
                 assert browser.evaluate("document.getElementById('state').textContent") == "live"
                 browser.new_tab()
         finally:
@@ -246,7 +249,7 @@ def test_a_browser_shows_eight_streams_in_two_tabs(tmp_path):
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
-def test_a_browser_shows_it_shows_it(port, tmp_path):
+def test_a_browser_shows_it(port, tmp_path):
     """`L2G_PICTURES=docs/pictures` keeps the picture for the guide."""
     with Browser(tmp_path / "user") as browser:
         browser.open(f"http://127.0.0.1:{port}/")

@@ -74,10 +74,16 @@ def test_passwords_are_not_told():
         ("not rtsp://:secret@host and http://me:secret@host?a@b", "not rtsp://:***@host and http://me:***@host?a@b"),
         ("srt://host:9000?passphrase=secret&mode=caller", "srt://host:9000?passphrase=***&mode=caller"),
         ("http://host/cgi?PWD=secret", "http://host/cgi?PWD=***"),
+        ("http://host/cgi?user=a&pass=secret&id=1", "http://host/cgi?user=a&pass=***&id=1"),
+        ("rtsp://host/user=a_password=sec/ret&pwd=secret", "rtsp://host/user=a_password=***&pwd=***"),
+        ("'http://host/cgi?pwd=secret': lost", "'http://host/cgi?pwd=***': lost"),
         # Nothing secret in these.
         ("rtsp://host:554/a@b", "rtsp://host:554/a@b"),
         ("rtsp://me@host:554/a", "rtsp://me@host:554/a"),
         ("rtsp://[::1]:554/a?b@c", "rtsp://[::1]:554/a?b@c"),
+        ("http://host/map?compass=north", "http://host/map?compass=north"),
+        ("pwd=1/a.mp4", "pwd=1/a.mp4"),
+        ("/data/pwd=1/my_pass=2/a.mp4: no such file", "/data/pwd=1/my_pass=2/a.mp4: no such file"),
     ],
 )
 def test_what_is_secret_of_an_address_is_left_out(text, without):
@@ -90,6 +96,12 @@ def test_what_is_secret_of_an_address_is_left_out(text, without):
         ("rtspsrc location=rtsp://me:secret@cam/s ! decodebin", "rtspsrc location=rtsp://me:***@cam/s"),
         ("rtspsrc location=rtsp://me:se!cret@cam/s\n! decodebin", "rtspsrc location=rtsp://me:***@cam/s"),
         ('rtspsrc location=rtsp://cam/s user-pw="my secret" ! x', "rtspsrc location=rtsp://cam/s user-pw=***"),
+        ("rtspsrc user-pw='my secret' name=a ! x", "rtspsrc user-pw=*** name=a"),
+        ("rtspsrc user-pw = secret name=a ! x", "rtspsrc user-pw = *** name=a"),
+        ("rtspsrc user-pw=my\\ se/cr&et name=a ! x", "rtspsrc user-pw=*** name=a"),
+        (r'rtspsrc user-pw="a\"b c" proxy-pw="d\\" name=a ! x', "rtspsrc user-pw=*** proxy-pw=*** name=a"),
+        ('rtspsrc user-pw="my ! secret" ! x', "rtspsrc user-pw=***"),
+        ('rtspsrc user-pw="not closed ! x', "rtspsrc user-pw=***"),
     ],
 )
 def test_a_pipeline_s_name_holds_no_password(pipeline, name):
