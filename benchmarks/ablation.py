@@ -8,6 +8,7 @@
     python benchmarks/ablation.py picture --output runs/ablation --picture crossing.png
     python benchmarks/ablation.py sight --models l2g_tiny runs/ablation/trajectory-0/model.safetensors
     python benchmarks/ablation.py identities --models l2g_tiny runs/ablation/trajectory-0/model.safetensors
+    python benchmarks/ablation.py priors --models l2g_tiny runs/ablation/trajectory-0/model.safetensors
     python benchmarks/ablation.py gradients --models l2g_tiny runs/ablation/trajectory-0/phase0.safetensors
 
 Every variant starts from the same image segmenter (`--init`; benchmarks/segmenter.safetensors is what the first
@@ -16,11 +17,12 @@ images (the aligner, learned boxes) with everything else frozen, and then everyt
 same order, for the same number of iterations. It is scored on four splits, with the handover of identities and
 without: AP, switches, what becomes of objects that return, how far a slot's query moves from frame to frame and what
 the aligner attends to. `sight` scores trained models once more with an aligner that sees nothing of the present, or
-another video's, `identities` with identities from the annotation, `gradients` says what comes to the aligner's parts.
-The table has 95 % intervals over seeds and videos (bootstrap; the same seeds and videos are drawn for all variants).
-Interrupt it at any moment: the same command goes on where it stopped. Several at once, with other seeds or variants
-and the same output, share the work. `pack` puts the results into one file, beside those that are in it already, which
-`table` reads in place of a folder.
+another video's, `identities` with identities from the annotation, `priors` with slots that know where their objects
+are or which local query is theirs, `gradients` says what comes to the aligner's parts. The table has 95 % intervals
+over seeds and videos (bootstrap; the same seeds and videos are drawn for all variants). Interrupt it at any moment:
+the same command goes on where it stopped. Several at once, with other seeds or variants and the same output, share the
+work. `pack` puts the results into one file, beside those that are in it already, which `table` reads in place of a
+folder.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ from ablation_gradients import PARTS, gradients
 from ablation_insight import insight
 from ablation_open import CHANGES, MODELS, SIGHTS, Change, clips_of_crossing
 from ablation_oracle import as_annotated
+from ablation_priors import PRIORS, results_with
 from ablation_report import draw_picture, row, rule, tables
 
 from l2g import load_checkpoint
@@ -166,6 +169,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     lost.add_argument("--models", nargs="+", required=True, help="checkpoints, or names of shipped models")
     lost.add_argument("--videos", type=int, nargs=4, default=list(SPLITS.values()), help=f"of {', '.join(SPLITS)}")
     lost.set_defaults(act=identities)
+    right = commands.add_parser("priors", help="AP by slots where a slot's box or query is its object's present one")
+    right.add_argument("--models", nargs="+", required=True, help="checkpoints, or names of shipped models")
+    right.add_argument("--splits", nargs="+", choices=list(SPLITS), default=["crossing"], help="(default: crossing)")
+    right.add_argument("--videos", type=int, default=SPLITS["crossing"], help="of each (default: %(default)s)")
+    right.set_defaults(act=print_priors)
     learned = commands.add_parser("gradients", help="root mean square of the gradients of the aligner's parts")
     learned.add_argument("--models", nargs="+", required=True, help="checkpoints, or names of shipped models")
     learned.add_argument("--batches", type=int, default=20, help="of 8 clips (default: %(default)s)")
@@ -293,6 +301,23 @@ def identities(options: argparse.Namespace) -> int:
         model = load_checkpoint(name).eval()
         found = [score(model, _first(s, n), annotated=True) for s, n in zip(SPLITS, options.videos, strict=True)]
         print(row(name, *(" / ".join(f"{part['AP']:.1f}" for part in one.values()) for one in found)), flush=True)
+    return 0
+
+
+def print_priors(options: argparse.Namespace) -> int:
+    """Print the AP of trained models by what of their slots' priors is right."""
+    print(row("model", "right are", *options.splits), rule(2 + len(options.splits)), sep="\n")
+    for name in options.models:
+        model = load_checkpoint(name).eval()
+        for right, which in PRIORS.items():
+            found = []
+            for split in options.splits:
+                dataset = _first(split, options.videos)
+                categories = [category.id for category in dataset.categories]
+                results = results_with(model, dataset.videos, categories, *which)
+                counts = np.ones((1, len(dataset.videos)), np.int64)
+                found.append(100 * float(ap_of_draws(ground_truth(dataset), results, counts)[0]))
+            print(row(name, right, *(f"{value:.1f}" for value in found)), flush=True)
     return 0
 
 

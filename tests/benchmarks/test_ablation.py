@@ -33,6 +33,7 @@ import ablation_gradients
 import ablation_insight
 import ablation_open
 import ablation_oracle
+import ablation_priors
 import ablation_report
 
 
@@ -80,6 +81,42 @@ def test_identities_of_the_annotation_lose_none(model):
     dataset = load_dataset("synthetic:crossing")
     found = ablation.score(model, replace(dataset, videos=dataset.videos[:1]), annotated=True)
     assert found["annotation"]["AP"] > found["slots"]["AP"] + 10
+
+
+def test_priors_are_right_where_they_are_said_to_be_and_nowhere_else(model):
+    dataset = load_dataset("synthetic:occluded")
+    dataset = replace(dataset, videos=dataset.videos[:2])
+    categories = [category.id for category in dataset.categories]
+    plain = ablation_priors.results_with(model, dataset.videos, categories, boxes=False, queries=False)
+    expected = evaluate_backend(EagerBackend(model), dataset, options=ScoringOptions(handover=False))
+    found = ablation.ap_of_draws(ablation.ground_truth(dataset), plain, np.ones((1, 2), np.int64))[0]
+    assert found == pytest.approx(expected.report.stats["AP"], abs=1e-4)
+
+    held = [ablation_priors._Held.of(video) for video in dataset.videos]
+    with torch.no_grad():
+        memory = model.encode(torch.from_numpy(np.stack([one.clip.frames[0] for one in held])))
+        local = model.proposals(memory, model.heads)
+        decoded = model.decode(memory)
+        for row, one in enumerate(held):
+            one.find(decoded.output.mask_logits[row] > 0, 0)
+        for boxes, queries in ablation_priors.PRIORS.values():
+            state = ablation_priors._righted(model, local, decoded.state, held, 0, boxes, queries)
+            for row, one in enumerate(held):
+                known = dict(one.seen(0))
+                assert len(known) > 1
+                moved = (state.boxes[row] != decoded.state.boxes[row]).any(-1)
+                assert moved.nonzero().flatten().tolist() == (sorted(known) if boxes else [])
+                changed = (state.queries[row] != decoded.state.queries[row]).any(-1)
+                own = {}  # of objects that have a local query of their own
+                for slot, box in known.items():
+                    assert not boxes or np.array_equal(state.boxes[row, slot].numpy(), box)
+                    overlaps = [plain_iou(box.tolist(), other.tolist()) for other in local.boxes[row]]
+                    if max(overlaps) > 0.5:
+                        own[slot] = local.queries[row, int(np.argmax(overlaps))]
+                assert changed.nonzero().flatten().tolist() == (sorted(own) if queries else [])
+                assert own
+                for slot, query in own.items() if queries else ():
+                    assert torch.equal(state.queries[row, slot], query)
 
 
 def run(seed, ap, draws):
