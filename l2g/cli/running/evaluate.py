@@ -107,7 +107,8 @@ def run_panoptic(options: argparse.Namespace, dataset: VideoDataset) -> int:
     from l2g.runtime.backends.open import open_backend
 
     refuse_overwriting([options.report], [options.model, *dataset.files])
-    expect_writable(options.report)
+    if options.report:
+        expect_writable(options.report)
     with closing(open_backend(options.model, top_k=None, **running(options))) as backend:
         warm_up(backend, min(options.streams, len(dataset.videos)), options)
         evaluation = evaluate_panoptic(
