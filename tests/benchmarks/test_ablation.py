@@ -78,18 +78,19 @@ def test_identities_of_the_annotation_lose_none(model):
         assert np.array_equal(own.mask_logits[0, [0, 1, 3]] > 0, masks > 0)
         assert not (own.mask_logits[0, [2, 4]] > 0).any()
         assert sorted(own.queries[0, :, 0].tolist()) == sorted(order.tolist())
-    dataset = load_dataset("synthetic:crossing")
+    dataset = load_dataset("synthetic:occluded")
     found = ablation.score(model, replace(dataset, videos=dataset.videos[:1]), annotated=True)
-    assert found["annotation"]["AP"] > found["slots"]["AP"] + 10
+    assert list(found) == ["slots", "handover", "annotation"]
+    assert found["annotation"]["AP"] == pytest.approx(found["slots"]["AP"], abs=10)  # a video that loses hardly any
 
 
 def test_priors_are_right_where_they_are_said_to_be_and_nowhere_else(model):
     dataset = load_dataset("synthetic:occluded")
-    dataset = replace(dataset, videos=dataset.videos[:2])
+    dataset = replace(dataset, videos=dataset.videos[:1])
     categories = [category.id for category in dataset.categories]
     plain = ablation_priors.results_with(model, dataset.videos, categories, boxes=False, queries=False)
     expected = evaluate_backend(EagerBackend(model), dataset, options=ScoringOptions(handover=False))
-    found = ablation.ap_of_draws(ablation.ground_truth(dataset), plain, np.ones((1, 2), np.int64))[0]
+    found = ablation.ap_of_draws(ablation.ground_truth(dataset), plain, np.ones((1, 1), np.int64))[0]
     assert found == pytest.approx(expected.report.stats["AP"], abs=1e-4)
 
     held = [ablation_priors._Held.of(video) for video in dataset.videos]
