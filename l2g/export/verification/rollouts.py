@@ -51,17 +51,25 @@ class Step:
 def rollouts(model: VideoModel, contract: GraphContract, seed: int = 0) -> Iterator[Step]:
     """The steps of `ROLLOUTS` over moving random pictures; the model's own state is every next step's prior.
 
-    The prior of a fresh stream is NaN, which must stay without effect.
+    The prior of a fresh stream is NaN, which must stay without effect. The stream that goes alone is the first of the
+    several ones, so that the model computes what they share once.
     """
-    for number, (streams, frames) in enumerate(ROLLOUTS):
-        state = None
-        for frame, pictures in enumerate(random_video(streams, frames, contract.height, contract.width, seed + number)):
-            prior = _nothing(model, contract, streams) if state is None else state
-            if frame == 1 and streams > 1:
-                prior = _fresh(prior, stream=1)
-            step = _step(model, contract, pictures, prior, frame)
+    (_, alone), (streams, together) = ROLLOUTS
+    several: list[Step] = []
+    state = _nothing(model, contract, streams)
+    for frame, pictures in enumerate(random_video(streams, alone, contract.height, contract.width, seed)):
+        if frame == together:
+            state = _rows(state, torch.arange(streams) == 0)
+        if frame < together:
+            prior = _fresh(state, stream=1) if frame == 1 else state
+            several.append(_step(model, contract, pictures, prior, frame))
+            step = several[-1].rows(np.arange(streams) == 0)
+            state = several[-1].state
+        else:
+            step = _step(model, contract, pictures[:1], state, frame)
             state = step.state
-            yield step
+        yield step
+    yield from several
 
 
 def random_video(streams: int, frames: int, height: int, width: int, seed: int) -> Iterator[np.ndarray]:

@@ -60,6 +60,16 @@ def test_the_rollouts(steps):
     np.testing.assert_array_equal(steps[2].inputs[2], steps[1].state.boxes.numpy())
 
 
+def test_the_stream_that_goes_alone_has_what_the_model_says_of_it_alone(steps):
+    model = exported_model()
+    for step in steps[:3]:
+        frame, queries, boxes, valid = (torch.from_numpy(array) for array in step.inputs)
+        output, state, _ = model.explained_step(frame, model.State(queries, boxes, valid))
+        assert step.output.logits.shape == output.logits.shape
+        torch.testing.assert_close(step.output.logits, output.logits, rtol=0, atol=1e-4)
+        torch.testing.assert_close(step.state.queries, state.queries, rtol=0, atol=1e-4)
+
+
 def test_the_right_graph_passes(contract, same_steps):
     done = verify(exported_model(), small_graph().read_bytes(), contract)
     assert set(done.differences) == {"queries", "boxes", "logits", "mask_logits"}
