@@ -20,6 +20,7 @@ from l2g.errors import ExportError
 from l2g.export.deformable.node import DOMAIN, OPERATOR
 from l2g.export.graph.batch_axis import generalise
 from l2g.export.graph.folding import fold
+from l2g.export.graph.shapes import nothing_computed
 from l2g.export.graph.sigmoid import spell_out_box_sigmoids
 from l2g.modeling.family.protocol import VideoModel
 from l2g.modeling.stateless_step import StatelessStep
@@ -48,7 +49,7 @@ def _trace(step: StatelessStep, contract: GraphContract, opset: int, streams: in
         torch.onnx.register_custom_op_symbolic(operator, symbolic, opset)
     try:
         # Its warnings tell that Python values become constants (wanted here) and that there is a newer exporter.
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), torch.no_grad(), nothing_computed(step):
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 step,

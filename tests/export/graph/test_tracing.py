@@ -1,6 +1,7 @@
 """The traced graph: everything that the canvas decides is a constant, and the number of streams is free."""
 
 from collections import Counter
+from contextlib import nullcontext
 
 import numpy as np
 import onnx_ir as ir
@@ -12,12 +13,15 @@ from l2g.config import AlignerConfig
 from l2g.errors import ExportError
 from l2g.export.deformable.lowering import lower
 from l2g.export.exporter import ExportOptions, contract_of
+from l2g.export.graph import shapes, tracing
 from l2g.export.graph.batch_axis import generalise
 from l2g.export.graph.folding import fold
 from l2g.export.graph.tracing import trace
 from l2g.export.graph.values import constant
+from l2g.modeling.stateless_step import StatelessStep
 from tests.export.models import close, eager, inputs, run, session, traced
 from tests.modeling.small import small_model
+from tests.modeling.videomt.small import small_videomt
 
 
 def test_boundary_is_the_contracts():
@@ -148,3 +152,20 @@ def test_two_dimensions_that_follow_the_streams():
     """[B, 1, 3] + [1, B, 3] has two; nothing needs them written down."""
     model = generalise(*_pair(_Pairing()), (2, 3))
     assert [str(dim) for dim in model.graph.outputs[0].shape.dims] == ["B", "B"]
+
+
+@pytest.mark.parametrize("make", [small_model, small_videomt])
+def test_a_trace_in_which_nothing_is_computed_is_the_same(make, monkeypatch):
+    model, zeros = make(), shapes.zeros
+    contract, seen = contract_of(model, ExportOptions()), []
+
+    def watched(operator, args, kwargs):
+        seen.append(operator.overloadpacket.__name__)
+        return zeros(operator, args, kwargs)
+
+    monkeypatch.setattr(shapes, "zeros", watched)
+    empty = tracing._trace(StatelessStep(model).eval(), contract, 20, 2)
+    assert {"_convolution", "addmm", "bmm"} <= set(seen)
+    monkeypatch.setattr(tracing, "nothing_computed", lambda _: nullcontext())
+    computed = tracing._trace(StatelessStep(model).eval(), contract, 20, 2)
+    assert ir.to_proto(empty) == ir.to_proto(computed)
