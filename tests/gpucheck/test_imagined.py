@@ -17,6 +17,7 @@ import torch
 from l2g.cli.running.gpu_check import main
 from l2g.data.synthetic.dataset import write_synthetic
 from l2g.files import write_json
+from l2g.gpucheck import plan as planned
 from l2g.gpucheck import run as running
 from l2g.gpucheck.child import RANDOM, run_step
 from l2g.gpucheck.compare import compare
@@ -31,6 +32,7 @@ from tests.gpucheck.imagined import Imagined
 from tests.runtime.fake_gpu import fake_engine
 
 OPTIONS = Options(models=("small.safetensors",), size=(64, 96), streams=(1, 2), frames=3, videos=1)
+RIGHT = ("pytorch-fp32", "onnx-runtime-fp32", "compiled-pytorch-fp32", "tensorrt-rtx-fp32")
 IMAGINED = (sys.executable, "-m", "tests.gpucheck.imagined")
 
 
@@ -73,22 +75,25 @@ def figures(folder, name, hardware=None):
 
 @pytest.fixture(scope="module")
 def whole(made, tmp_path_factory):
-    """A check of every way in processes of its own: its folder and its report."""
+    """A check of one way of each kind, in processes of its own: its folder and its report."""
     if installed_version("tensorrt-rtx") is None:
         pytest.skip("TensorRT-RTX is not installed")
     folder = shutil.copytree(made, tmp_path_factory.mktemp("whole") / "check")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(running, "CHILD", IMAGINED)
+        patch.setattr(planned, "WAYS", tuple(BY_SLUG[slug] for slug in (*RIGHT, "tensorrt-fp32")))
+        for role in ("parity", "latency"):
+            (folder / f"models/small.{role}.tensorrt.fp32.engine").unlink()
         return folder, check(folder, OPTIONS, How())
 
 
 def test_a_whole_check_of_an_imagined_gpu(whole):
     folder, report = whole
     assert report.complete
-    # TensorRT's builder is on no public index: its INT8 engines, which nobody made up, are all that is missing.
+    # TensorRT's builder is on no public index: its engines, which nobody made up here, are all that is missing.
     assert {outcome.step for outcome in report.broken} == {
-        "make-small.parity.tensorrt.int8.engine",
-        "make-small.latency.tensorrt.int8.engine",
+        "make-small.parity.tensorrt.fp32.engine",
+        "make-small.latency.tensorrt.fp32.engine",
     }, report.broken
     assert {outcome.status for outcome in report.outcomes} <= {"done", "failed", "not run"}
     assert sum(outcome.status == "done" for outcome in report.outcomes) == len(report.outcomes) - 4
@@ -98,7 +103,7 @@ def test_a_whole_check_of_an_imagined_gpu(whole):
     page = (folder / "report.html").read_text()
     assert page == render_page(report)
     assert "http" not in page.replace("https://www.w3.org", ""), "self-contained"
-    for way in (BY_SLUG["onnx-runtime-fp32"], BY_SLUG["tensorrt-rtx-fp32"], BY_SLUG["compiled-pytorch-fp32"]):
+    for way in (BY_SLUG[slug] for slug in RIGHT):
         # All compute the small model's numbers, so FP32's limits hold; random weights see no object to be agreed on.
         judged = [f for f in found[f"parity-small-{way.slug}"].figures if f.limit is not None]
         assert {figure.subject for figure in judged} == {"small, val", "small, long"}
@@ -297,7 +302,7 @@ def test_two_checks_side_by_side(whole, tmp_path, capsys):
     write_json(other, data)
     found = compare(report, read_report(other))
     medians = [pair for pair in found.pairs if pair.one.quantity == "median"]
-    assert [pair.one.streams for pair in medians] == 14 * [1, 2] + [1, 1]  # 14 ways, then the two of the capture
+    assert [pair.one.streams for pair in medians] == len(RIGHT) * [1, 2] + [1, 1]  # then the two of the capture
     assert {pair.ratio for pair in medians} == {2.0}
     assert found.worse == ()  # the first never had it
     assert found.only == ((), ("parity-x",))
