@@ -2,13 +2,23 @@
 loaded, which whatever test comes first may do."""
 
 import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from tests.made_once import VARIABLE
+
 if not any(Path("/dev").glob("nvidia[0-9]*")):
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+def pytest_configure(config):
+    if VARIABLE not in os.environ:  # in the first process of them all
+        os.environ[VARIABLE] = tempfile.mkdtemp(prefix="l2g-test-")
+        config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(VARIABLE), ignore_errors=True))
 
 
 @pytest.fixture(autouse=True)

@@ -1,11 +1,8 @@
-"""The small model of the tests as ONNX files, exported once per process, and ways to spoil them."""
+"""The small model of the tests as ONNX files, exported once, and ways to spoil them."""
 
 from __future__ import annotations
 
-import atexit
 import functools
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,14 +17,8 @@ from l2g.data.synthetic.shapes import CLASS_NAMES
 from l2g.errors import ContractError
 from l2g.export.exporter import ExportOptions, export
 from l2g.modeling.local2global import Local2Global
+from tests.made_once import made_once
 from tests.modeling.small import small_model
-
-
-@functools.cache
-def _folder() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="l2g-test-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
 
 
 @functools.cache
@@ -39,17 +30,13 @@ def exported_model() -> Local2Global:
 @functools.cache
 def small_checkpoint() -> Path:
     """`exported_model()` as a native checkpoint."""
-    path = _folder() / "small.safetensors"
-    save_checkpoint(exported_model(), path)
-    return path
+    return made_once("small.safetensors", lambda path: save_checkpoint(exported_model(), path))
 
 
 @functools.cache
 def small_graph(top_k: int | None = None) -> Path:
     """`exported_model()` as a graph: raw outputs, or detections of `top_k` slots."""
-    path = _folder() / f"small-{top_k}.onnx"
-    export(exported_model(), path, ExportOptions(top_k=top_k))
-    return path
+    return made_once(f"small-{top_k}.onnx", lambda path: export(exported_model(), path, ExportOptions(top_k=top_k)))
 
 
 def edited(path: Path, change: Callable[[onnx.ModelProto], None], output: Path, summed: bool = True) -> Path:

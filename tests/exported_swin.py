@@ -1,16 +1,12 @@
-"""A small Swin Local2Global as graphs, built once a process: five levels, every stage padded, no boxes from masks."""
+"""A small Swin Local2Global as graphs, built once: five levels, every stage padded, no boxes from masks."""
 
 from __future__ import annotations
 
-import atexit
 import dataclasses
 import functools
-import shutil
-import tempfile
 from pathlib import Path
 from unittest import mock
 
-import onnx
 import onnx_ir as ir
 
 from l2g.artifacts.onnx_file import with_contract, with_sum
@@ -19,6 +15,7 @@ from l2g.export import exporter
 from l2g.export.exporter import ExportOptions
 from l2g.export.graph.tracing import trace
 from l2g.modeling.local2global import Local2Global
+from tests.made_once import made_once
 from tests.modeling.small import small_model
 
 # 96 x 160 pixels are maps of 24 x 40, 12 x 20, 6 x 10 and 3 x 5 tokens.
@@ -34,17 +31,11 @@ def swin_model() -> Local2Global:
     )
 
 
-@functools.cache
-def _folder() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="l2g-test-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
-
-
-@functools.cache
-def _traced(top_k: int | None) -> bytes:
+def _traced(top_k: int | None) -> ir.Model:
     contract = exporter.contract_of(swin_model(), ExportOptions(top_k=top_k))
-    return ir.to_proto(trace(swin_model(), contract, 17)).SerializeToString()
+    return ir.load(
+        made_once(f"swin-{top_k}.traced.onnx", lambda path: ir.save(trace(swin_model(), contract, 17), path))
+    )
 
 
 @functools.cache
@@ -52,10 +43,11 @@ def swin_graph(top_k: int | None = None, precision: str = "fp32", target: str = 
     """Raw outputs, or detections of `top_k` slots. Not verified by the export: its tests do that."""
     options = ExportOptions(top_k=top_k, precision=precision, target=target, max_streams=2)
     contract = exporter.contract_of(swin_model(), options)
-    traced = ir.from_proto(onnx.load_from_string(_traced(top_k)))
-    with mock.patch.object(exporter, "trace", return_value=traced):
-        graph = exporter.build_graph(swin_model(), contract, options)
-    path = _folder() / f"swin-{top_k}-{precision}-{target}.onnx"
-    build = with_sum(exporter.build_facts(options, None), graph)
-    path.write_bytes(with_contract(graph, dataclasses.replace(contract, build=build)))
-    return path
+
+    def make(path: Path) -> None:
+        with mock.patch.object(exporter, "trace", return_value=_traced(top_k)):
+            graph = exporter.build_graph(swin_model(), contract, options)
+        build = with_sum(exporter.build_facts(options, None), graph)
+        path.write_bytes(with_contract(graph, dataclasses.replace(contract, build=build)))
+
+    return made_once(f"swin-{top_k}-{precision}-{target}.onnx", make)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,13 +14,9 @@ from l2g.export.exporter import ExportOptions, build_facts, build_graph, contrac
 from l2g.provenance import BuildFacts
 from tests.export.precision.half import halve, quantise
 from tests.exported import exported_model
+from tests.made_once import made_once
 
 CHANGES = {"fp32": lambda model: model, "fp16": halve, "int8": quantise}
-
-
-@functools.cache
-def _folder() -> tempfile.TemporaryDirectory:
-    return tempfile.TemporaryDirectory(prefix="l2g-test-")
 
 
 @functools.cache
@@ -29,11 +24,16 @@ def engine_graph(precision: str = "fp32", top_k: int | None = None) -> Path:
     """The small model's graph as TensorRT likes it, for two streams; not verified, which its tests do not need."""
     options = ExportOptions(target="tensorrt", max_streams=2, top_k=top_k)
     contract = contract_of(exported_model(), options)
-    path = Path(_folder().name) / f"{precision}-{top_k}.onnx"
     facts = dataclasses.replace(build_facts(options, None), precision=precision)
-    graph = CHANGES[precision](onnx.load_from_string(build_graph(exported_model(), contract, options)))
-    path.write_bytes(_signed(graph, contract, facts))
-    return path
+
+    def plain(path: Path) -> None:
+        path.write_bytes(build_graph(exported_model(), contract, options))
+
+    def make(path: Path) -> None:
+        graph = CHANGES[precision](onnx.load(made_once(f"for-engines-{top_k}.plain.onnx", plain)))
+        path.write_bytes(_signed(graph, contract, facts))
+
+    return made_once(f"for-engines-{precision}-{top_k}.onnx", make)
 
 
 def rewritten(path: Path, change: Callable[[onnx.ModelProto], onnx.ModelProto], output: Path, **facts) -> Path:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
-import onnx
 import onnx_ir as ir
 import onnxruntime
 import torch
@@ -15,17 +12,14 @@ from l2g.export.graph.tracing import trace
 from l2g.modeling.local2global import Local2Global
 from l2g.modeling.stateless_step import StatelessStep
 from tests.exported import exported_model
-
-
-@functools.cache
-def _traced(top_k: int | None) -> bytes:
-    model = exported_model()
-    return ir.to_proto(trace(model, contract_of(model, ExportOptions(top_k=top_k)), 17)).SerializeToString()
+from tests.made_once import made_once
 
 
 def traced(top_k: int | None = None) -> ir.Model:
-    """A fresh copy of the small model's graph, traced once a process, deformable attention not yet lowered."""
-    return ir.from_proto(onnx.load_from_string(_traced(top_k)))
+    """A fresh copy of the small model's graph, traced once, deformable attention not yet lowered."""
+    model = exported_model()
+    contract = contract_of(model, ExportOptions(top_k=top_k))
+    return ir.load(made_once(f"small-{top_k}.traced.onnx", lambda path: ir.save(trace(model, contract, 17), path)))
 
 
 def inputs(model: Local2Global, streams: int, seed: int = 0, valid: list[int] | None = None) -> tuple[np.ndarray, ...]:
