@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from l2g.cli.arguments import (
+    MERGING,
     add_dataset,
     add_model,
     add_quiet,
@@ -29,6 +30,7 @@ from l2g.cli.arguments import (
     note,
     open_dataset,
     panoptic_options,
+    refuse_idle,
     running,
     warm_up,
 )
@@ -75,6 +77,7 @@ def run(options: argparse.Namespace) -> int:
 
 def compare(options: argparse.Namespace) -> ParityReport:
     """Open what `options` name and run the comparison."""
+    from l2g.evaluation.panoptic import is_panoptic
     from l2g.evaluation.parity.run import ParityOptions, run_parity
 
     tolerances = parse_tolerances(options.tolerance)
@@ -87,6 +90,8 @@ def compare(options: argparse.Namespace) -> ParityReport:
     )
     make_folder(options.report)
     dataset = open_dataset(options)
+    if not (options.task == "panoptic" or (options.task is None and is_panoptic(dataset))):
+        refuse_idle(options, add_arguments, MERGING, "it is of things and stuff, --task panoptic")
     with ExitStack() as stack:
         reference, candidate, forced = open_models(options.reference, options.candidate, stack, running(options))
         for backend in (candidate, forced):

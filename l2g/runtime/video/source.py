@@ -10,8 +10,10 @@ from l2g.runtime.video.sources.open import (
     folder_name,
     group_inputs,
     input_name,
+    is_pictures,
     last_part,
     may_be_live,
+    may_wait,
     open_source,
     open_sources,
 )
@@ -24,8 +26,10 @@ __all__ = [
     "folder_name",
     "group_inputs",
     "input_name",
+    "is_pictures",
     "last_part",
     "may_be_live",
+    "may_wait",
     "open_source",
     "open_sources",
 ]

@@ -1,14 +1,17 @@
 """Decoders and encoders in hardware: used where they are, and else the processor's, with the same results."""
 
+import os
+import threading
 from types import SimpleNamespace
 
 import av
+import cv2
 import numpy as np
 import pytest
 
 from l2g.errors import VideoError
 from l2g.runtime.video.coding import hardware
-from l2g.runtime.video.source import open_source
+from l2g.runtime.video.source import open_source, open_sources
 from l2g.runtime.video.sources.container import VideoFile
 from l2g.runtime.video.writer import VideoWriter
 
@@ -152,3 +155,17 @@ def test_what_nobody_decodes_is_refused_as_without_hardware(clip, monkeypatch):
     monkeypatch.setattr(VideoFile, "_decoded_frames", lambda self, may_refuse=False: iter(()))
     with pytest.raises(VideoError, match="no frame can be decoded; is the file complete"):
         open_source(clip, decoder="nvdec")
+
+
+@pytest.mark.parametrize("pipe", [False, True])
+def test_a_decoder_that_is_named_for_pictures_or_a_pipe_is_said_to_be_none(pipe, clip, tmp_path):
+    given = tmp_path / "given"
+    if pipe:
+        os.mkfifo(given)
+        threading.Thread(target=lambda: given.write_bytes(clip.read_bytes()), daemon=True).start()
+    else:
+        given.mkdir()
+        cv2.imwrite(str(given / "1.png"), _pictures()[0])
+    (source,) = open_sources([given], decoder="nvdec")
+    with source:
+        assert source.notices == [f"{source.name}: decoder nvdec is for video files: decoded by the processor"]
