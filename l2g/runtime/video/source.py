@@ -4,7 +4,7 @@ Times are seconds from the first frame, taken from the presentation timestamps, 
 true. Files that break in the middle give what can be decoded, and `damage` then says what was lost.
 """
 
-from l2g.runtime.video.sources.base import Selection, VideoFrame, VideoSource
+from l2g.runtime.video.sources.base import NothingSelectedError, Selection, VideoFrame, VideoSource, said_unreadable
 from l2g.runtime.video.sources.container import ONE_CORE_PIXELS
 from l2g.runtime.video.sources.open import (
     folder_name,
@@ -20,6 +20,7 @@ from l2g.runtime.video.sources.open import (
 
 __all__ = [
     "ONE_CORE_PIXELS",
+    "NothingSelectedError",
     "Selection",
     "VideoFrame",
     "VideoSource",
@@ -32,4 +33,5 @@ __all__ = [
     "may_wait",
     "open_source",
     "open_sources",
+    "said_unreadable",
 ]
