@@ -59,11 +59,13 @@ def build_start(config: TrainConfig, class_names: tuple[str, ...], stuff_classes
     fresh: list[str] = []
     note = ""
     if config.init:
-        given = load_checkpoint(config.init, num_queries=model.config.num_queries)
+        given = load_checkpoint(config.init)
         if not isinstance(given, Local2Global):
             raise CheckpointError(
                 f"{config.init}: a {given.family} model found; a run starts from a Local2Global or a Mask DINO"
             )
+        if given.config.num_queries != model.config.num_queries:  # a public file does not tell how many
+            given = load_checkpoint(config.init, num_queries=model.config.num_queries)
         wanted = model.state_dict()
         found, partly, note = _for_classes(given, wanted, class_names, config.init)
         fitting = {name: value for name, value in found.items() if name in wanted and wanted[name].shape == value.shape}
