@@ -56,8 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME=VALUE",
         help="what may differ: ap (percent points), mask_logits, identity (percent) (default: by the candidate's "
-        "precision: FP32 0.02, 0.001, 99.9; FP16 0.2, none, 95; INT8 0.5, none, 95); of things and stuff vpq (percent "
-        "points: 0.05, 0.2, 0.5) and segments (percent that are the same: 99.9, 95, 95) in place of ap",
+        "precision: FP32 0.02, 0.001, 99.9; FP16, BF16 0.2, none, 95; INT8 0.5, none, 95); of things and stuff vpq "
+        "(percent points: 0.05, 0.2, 0.5) and segments (percent that are the same: 99.9, 95, 95) in place of ap",
     )
     parser.add_argument("--no-ap", action="store_true", help="do not score: the data set has other classes or no truth")
     add_task(parser, semantic=False, panoptic_where="the data set has maps of things and stuff")
