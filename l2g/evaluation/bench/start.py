@@ -70,7 +70,7 @@ def started(model: str, how: Mapping[str, Any], frames: int) -> Start:
     before, _ = _memory(begin=True)
     began = time.perf_counter()
     # A canvas comes as JSON's list.
-    given = {name: tuple(value) if isinstance(value, list) else value for name, value in how.items()}
+    given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in how.items()}
     with closing(open_backend(model, top_k=None, **given)) as backend:
         opened = time.perf_counter() - began
         _, opening = _memory(begin=True)
