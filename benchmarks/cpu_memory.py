@@ -1,7 +1,7 @@
 """The memory of a process that runs a graph on a CPU: every library and precision, each in a process of its own.
 
-    python benchmarks/cpu.py --work outputs/cpu            # makes the graphs (and times them)
-    python benchmarks/cpu_memory.py --work outputs/cpu
+    python benchmarks/cpu.py --work outputs/cpu             # makes the graphs (and times them)
+    python -m benchmarks.cpu_memory --work outputs/cpu
 
 Printed is the largest resident memory while frames go through (`VmHWM` of Linux, begun anew once the model is open) and
 while it opens, and of what it holds after the last frame the anonymous part, which no file backs. Both libraries open
@@ -14,57 +14,14 @@ Exit code: 0 all that was asked for, 1 something was missed, 2 bad input.
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks.cpu import GRAPHS, how
 from l2g.errors import L2GError
+from l2g.evaluation.bench.start import start_of
 
-GRAPHS = {
-    "ONNX Runtime FP32": ("onnxruntime", "fp32"),
-    "ONNX Runtime INT8": ("onnxruntime", "int8-onnxruntime"),
-    "OpenVINO FP32": ("openvino", "fp32"),
-    "OpenVINO BF16": ("openvino", "bf16"),
-    "OpenVINO INT8+FP32": ("openvino", "int8-openvino"),
-    "OpenVINO INT8+BF16": ("openvino", "int8-bf16"),
-}
 SMALL, LARGE, SHARE = "OpenVINO INT8+BF16", "ONNX Runtime FP32", 0.7
-# Without PyTorch, as on a device.
-CHILD = """
-import json, sys
-import numpy as np
-from l2g.errors import L2GError
-from l2g.runtime.backends.open import open_backend
-
-def megabytes(field):
-    lines = dict(line.split(":") for line in open("/proc/self/status"))
-    return int(lines[field].split()[0]) / 1024
-
-library, path, threads, frames = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-device = {"onnxruntime": "cpu", "openvino": "CPU"}[library]
-try:
-    backend = open_backend(path, library=library, device=device, threads=threads)
-except L2GError as error:
-    sys.exit(f"error: {error}")
-opening = megabytes("VmHWM")
-open("/proc/self/clear_refs", "w").write("5")
-rng = np.random.default_rng(0)
-for number in range(frames):
-    shape = (1, backend.contract.height, backend.contract.width, 3)
-    backend.step(rng.integers(0, 256, shape, dtype=np.uint8), np.array([number == 0]))
-print(json.dumps([opening, megabytes("VmHWM"), megabytes("RssAnon")]))
-"""
-
-
-def measured(library: str, path: Path, threads: int, frames: int) -> list[float]:
-    """MB at the peak of opening, at the peak of running, and anonymous at the end; L2GError where it does not run."""
-    command = [sys.executable, "-c", CHILD, library, str(path), str(threads), str(frames)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise L2GError(done.stderr.strip().splitlines()[-1].removeprefix("error: "))
-    found: list[float] = json.loads(done.stdout)
-    return found
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -81,14 +38,16 @@ def main(argv: list[str] | None = None) -> int:
     print("| | opening MB | running MB | anonymous MB |\n|---|---|---|---|")
     running = {}
     for name, path in paths.items():
-        library = GRAPHS[name][0]
+        options = how(GRAPHS[name][0], args.threads)
         try:
-            measured(library, path, args.threads, 1)  # fills the cache
-            opening, running[name], anonymous = measured(library, path, args.threads, args.frames)
+            start_of(str(path), options, kept=True, frames=1)  # fills the cache
+            start = start_of(str(path), options, kept=True, frames=args.frames)
         except L2GError as reason:  # such as BF16 on a processor without it
             print(f"{name} is not measured: {reason}", file=sys.stderr)
             continue
-        print(f"| {name} | {opening:.0f} | {running[name]:.0f} | {anonymous:.0f} |", flush=True)
+        running[name] = start.running
+        cells = (found / 2**20 for found in (start.opening, start.running, start.anonymous))
+        print(f"| {name} | {' | '.join(f'{found:.0f}' for found in cells)} |", flush=True)
     small = SMALL if SMALL in running else "OpenVINO INT8+FP32"
     if not {small, LARGE} <= set(running):
         return 2

@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> dict:
     rows = []
-    print("| data set | videos | graph | AP | loss | switches | same objects, %, by quarter | mask IoU, by quarter |")
+    print("| data set | videos | graph | AP/VPQ | loss | switches | same objects, % by quarter | mask IoU by quarter |")
     print("|---|---|---|---|---|---|---|---|")
     with ExitStack() as stack:
         files = _files(options, Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="l2g-precision-"))))

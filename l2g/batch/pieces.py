@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,17 @@ from l2g.runtime.picture.masks import InstanceMask
 from l2g.runtime.video.job import JobSummary
 from l2g.runtime.video.live.watcher import Progress, Watcher
 from l2g.runtime.video.results import LINES, JsonLinesSink, TubeResultsSink
+from l2g.runtime.video.source import said_unreadable
 
 # Two tracks are one object from this IoU on, over all frames of the overlap in which both are seen.
 SAME_OBJECT = 0.5
+_FRAME_FACTS = 6
 
 
 class PieceWriter(Watcher):
     """Writes all that is known of each frame of a piece, a line of JSON each, and at its end how it went."""
 
     def __init__(self, path: Path):
-        self.frames = 0
         self._file = open(path, "w", encoding="utf-8")  # noqa: SIM115 - `__exit__` closes it
 
     def result(self, progress: Progress) -> None:
@@ -42,13 +43,10 @@ class PieceWriter(Watcher):
         ]
         head = (result.index, result.time, result.reset, result.height, result.width)
         self._file.write(json.dumps([*map(_number, head), [list(map(_number, track)) for track in tracks]]) + "\n")
-        self.frames += 1
 
-    def end(self, summary: JobSummary | None) -> None:
-        """The last line; None where there was no frame."""
-        facts: list[object] = [0.0, None, [], {}]
-        if summary is not None:
-            facts = [summary.seconds, summary.damage, summary.notices, summary.resets]
+    def end(self, summary: JobSummary, unreadable: Mapping[int, str]) -> None:
+        """The last line. unreadable: as the source has it."""
+        facts = [summary.seconds, summary.damage, summary.notices, summary.resets, list(unreadable.items())]
         self._file.write(json.dumps(facts) + "\n")
 
     def __enter__(self) -> PieceWriter:
@@ -74,20 +72,23 @@ class _CodedMask(InstanceMask):
 
 
 class PieceFile:
-    """What `PieceWriter` wrote. seconds, damage, notices, resets: as `JobSummary` has them; known after iteration."""
+    """What `PieceWriter` wrote. seconds, damage, notices, resets: as `JobSummary` has them; unreadable: as the source
+    has it; known after iteration."""
 
     def __init__(self, path: Path):
         self._path = path
         self.seconds, self.damage = 0.0, None
         self.notices: list[str] = []
         self.resets: dict[str, int] = {}
+        self.unreadable: dict[int, str] = {}
 
     def __iter__(self) -> Iterator[FrameResult]:
         with open(self._path, encoding="utf-8") as lines:
             for line in lines:
                 data = json.loads(line)
-                if len(data) == 4:
-                    self.seconds, self.damage, self.notices, self.resets = data
+                if len(data) < _FRAME_FACTS:
+                    self.seconds, self.damage, self.notices, self.resets, *rest = data
+                    self.unreadable = dict(rest[0]) if rest else {}  # an earlier version did not tell
                     return
                 index, time, reset, height, width, tracks = data
                 yield FrameResult(index, time, tuple(_instance(*track) for track in tracks), height, width, (), reset)
@@ -103,10 +104,12 @@ def _instance(
     )
 
 
-def join_pieces(pieces: Sequence[PieceFile], folder: Path, class_names: tuple[str, ...], piece: float) -> JobSummary:
+def join_pieces(
+    pieces: Sequence[PieceFile], folder: Path, class_names: tuple[str, ...], piece: float, name: str
+) -> JobSummary:
     """Write `frames.jsonl` and `results.json` of a video into `folder`; memory holds one overlap.
 
-    piece: seconds from the start of one piece to that of the next.
+    name: of the video, for messages. piece: seconds from the start of one piece to that of the next.
     """
     frames = 0
     with JsonLinesSink(folder / LINES, class_names) as lines, TubeResultsSink(folder / "results.json") as tubes:
@@ -116,15 +119,19 @@ def join_pieces(pieces: Sequence[PieceFile], folder: Path, class_names: tuple[st
             frames += 1
         tracks = tubes.tracks
     resets: dict[str, int] = {}
+    unreadable: dict[int, str] = {}
     for each in pieces:
+        unreadable.update(each.unreadable)
         for reason, count in each.resets.items():
             resets[reason] = resets.get(reason, 0) + count
+    # A decoder begins at the file's start, so that the last piece tells of all before it.
+    damage = next((each.damage for each in reversed(pieces) if each.damage), None)
     return JobSummary(
         frames,
         sum(each.seconds for each in pieces),
         tracks,
         (folder / LINES, folder / "results.json"),
-        next((each.damage for each in reversed(pieces) if each.damage), None),
+        said_unreadable(name, unreadable) if unreadable else damage,
         False,
         tuple(dict.fromkeys(notice for each in pieces for notice in each.notices)),
         resets=resets,

@@ -25,7 +25,7 @@ from l2g.runtime.video.lane import OutputOptions
 from l2g.runtime.video.live.address import without_password
 from l2g.runtime.video.live.watcher import Watcher
 from l2g.runtime.video.run_folder import fingerprint
-from l2g.runtime.video.source import Selection, VideoSource, open_source
+from l2g.runtime.video.source import NothingSelectedError, Selection, VideoSource, open_source
 
 
 class Replica:
@@ -93,8 +93,7 @@ class Replica:
         if self._store.read(key) is not None:
             return PieceDone()
         start = task.piece * settings.piece
-        last = task.piece + 1 == task.pieces
-        end = None if last else start + settings.piece + settings.overlap
+        end = None if task.piece + 1 == task.pieces else start + settings.piece + settings.overlap
         with (
             self._source(task.entry, Selection(start, end, settings.stride, settings.start)) as source,
             self._store.stage(task.entry.name) as folder,
@@ -103,12 +102,10 @@ class Replica:
             with PieceWriter(folder / "piece") as writer:
                 try:
                     summary = self._process(source, folder / "video", writer)
-                    writer.end(summary)
-                except VideoError:
-                    # How long a video is, is an estimate: there may be nothing where the last piece should be.
-                    if writer.frames or source.damage or not last:
-                        raise
-                    writer.end(None)
+                except NothingSelectedError:
+                    # How long a video is, is an estimate, and all of a piece may be damaged.
+                    summary = JobSummary(0, 0.0, 0, (), source.damage, False, tuple(source.notices))
+                writer.end(summary, source.unreadable)
             self._store.put(folder / "piece", key)
         return PieceDone()
 
@@ -127,7 +124,7 @@ class Replica:
                 pieces.append(PieceFile(scratch / str(number)))
             folder.mkdir()
             names = self._backend(False).contract.class_names
-            summary = join_pieces(pieces, folder, names, self._settings.piece)
+            summary = join_pieces(pieces, folder, names, self._settings.piece, task.entry.source)
             outcome = self._commit(
                 folder, task, replace(summary, seconds=summary.seconds + time.perf_counter() - started)
             )

@@ -292,11 +292,14 @@ def add_task(parser: Options, *, semantic: bool = True, panoptic_where: str = "t
         )
 
 
+# What `add_task` adds beside --task.
+MERGING = ("object_mask_threshold", "overlap_threshold", "temperature", "min_thing_area", "min_stuff_area")
+
+
 def panoptic_options(options: argparse.Namespace) -> PanopticOptions:
     from l2g.runtime.panoptic.options import PanopticOptions
 
-    names = ("object_mask_threshold", "overlap_threshold", "temperature", "min_thing_area", "min_stuff_area")
-    return PanopticOptions(**{name: getattr(options, name) for name in names})
+    return PanopticOptions(**{name: getattr(options, name) for name in MERGING})
 
 
 def add_streams(parser: Options) -> None:

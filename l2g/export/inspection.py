@@ -127,7 +127,7 @@ def _contract_lines(contract: GraphContract | None) -> list[str]:
         f"  build       {', '.join(facts)}",
     ]
     if isinstance(build.verification, INT8Verification):
-        found = ", ".join(f"{one.loss:+.2f} AP on {one.dataset}" for one in build.verification.datasets)
+        found = ", ".join(f"{one.loss:+.2f} points on {one.dataset}" for one in build.verification.datasets)
         lines.append(f"  verified    {build.verification.library}: lost {found}")
     elif build.verification is not None:
         found = ", ".join(f"{name} {value:.2g}" for name, value in build.verification.differences.items())

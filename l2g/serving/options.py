@@ -18,6 +18,14 @@ STRATEGIES = ("auto", "direct", "oldest")
 MOST_TOGETHER = 8
 # From this release on its Python backend reads the arrays of NumPy 2; older ones send no bytes of them, without a word.
 NUMPY_2_SINCE = (24, 12)
+# What `open_backend` takes for a library's device, and how that is said.
+_DEVICES = {
+    "onnxruntime": ("cpu|cuda", "cpu or cuda, or --library openvino"),
+    "openvino": (
+        r"(CPU|GPU|NPU)(\.\d+)?|AUTO",
+        "CPU, GPU, NPU or AUTO, with a number as GPU.1 where there are several",
+    ),
+}
 # Releases of the server that first had what a repository needs, from its notes and its pull requests.
 _SINCE = {
     "python": ((23, 5), "metrics of a model's own (l2g_streams)"),
@@ -78,11 +86,20 @@ class ServingOptions:
         from l2g.runtime.video.cuts import cut_finder  # here: the command's help needs no OpenCV
 
         cut_finder(self.cuts)
-        device = re.fullmatch(r"[\w.:,()-]+", self.device or "cpu", re.ASCII)
-        self._expect(bool(device), f"device {self.device!r}", "one as cpu, cuda:1 or AUTO:GPU,CPU")
         given = [name for name in ("library", "device", "precision") if getattr(self, name) is not None]
         if given and not self.in_process:
             raise ConfigError(f"{', '.join(given)} given, which only the python backend takes; leave it away")
+        openvino = self.library == "openvino"
+        if self.precision and not openvino:
+            raise ConfigError("precision given, which ONNX Runtime takes from the graph; add --library openvino")
+        form, expected = _DEVICES["openvino" if openvino else "onnxruntime"]
+        device = self.device is None or re.fullmatch(form, self.device, re.ASCII | re.IGNORECASE)
+        self._expect(bool(device), f"device {self.device!r}", expected)
+        if self.gpu and (openvino or (self.device or "").lower() == "cpu"):
+            raise ConfigError(
+                "--gpu found, which is of CUDA, for a model that does not run there; leave it away"
+                + (", and name Intel's with --device GPU" if openvino else ", or --device cpu")
+            )
         self._check_backend()
 
     @property

@@ -59,11 +59,9 @@ def build_start(config: TrainConfig, class_names: tuple[str, ...], stuff_classes
     fresh: list[str] = []
     note = ""
     if config.init:
-        given = load_checkpoint(config.init, num_queries=model.config.num_queries)
-        if not isinstance(given, Local2Global):
-            raise CheckpointError(
-                f"{config.init}: a {given.family} model found; a run starts from a Local2Global or a Mask DINO"
-            )
+        given = _given(config.init)
+        if given.config.num_queries != model.config.num_queries:  # a public file does not tell how many
+            given = _given(config.init, num_queries=model.config.num_queries)
         wanted = model.state_dict()
         found, partly, note = _for_classes(given, wanted, class_names, config.init)
         fitting = {name: value for name, value in found.items() if name in wanted and wanted[name].shape == value.shape}
@@ -80,15 +78,20 @@ def build_start(config: TrainConfig, class_names: tuple[str, ...], stuff_classes
     return Start(model.train(), tuple(fresh), note)
 
 
+def _given(init: str, num_queries: int | None = None) -> Local2Global:
+    found = load_checkpoint(init, num_queries=num_queries)
+    if not isinstance(found, Local2Global):
+        raise CheckpointError(f"{init}: a {found.family} model found; a run starts from a Local2Global or a Mask DINO")
+    return found
+
+
 def _shape(config: TrainConfig) -> ModelConfig:
     """The architecture, before the config's overrides."""
     if config.model != OF_INIT:
         return get_config(config.model)
     if not config.init:
         raise ConfigError(f"model '{OF_INIT}' found without a checkpoint; give init=CKPT, or the name of a preset")
-    found = load_checkpoint(config.init).config
-    if not isinstance(found, ModelConfig):
-        raise CheckpointError(f"{config.init}: no Local2Global or Mask DINO; a run starts from one of these")
+    found = _given(config.init).config
     if found.association == "embedding" and _learns_to_carry(config):
         return found.replace(association="propagate", aligner=AlignerConfig(ffn_dim=4 * found.hidden_dim))
     return found

@@ -72,10 +72,10 @@ def test_the_files_of_joined_pieces_are_those_of_the_whole(tmp_path):
         with PieceWriter(tmp_path / str(number)) as writer:
             for result in frames:
                 writer.result(Progress("", result, None, 0.0, 0, 0, 0, 0, None))
-            writer.end(JobSummary(len(frames), 1.5, 2, (), None, False, ("a note",), resets={"cut": 1}))
+            writer.end(JobSummary(len(frames), 1.5, 2, (), None, False, ("a note",), resets={"cut": 1}), {})
         parts.append(PieceFile(tmp_path / str(number)))
     (tmp_path / "out").mkdir()
-    summary = join_pieces(parts, tmp_path / "out", CLASSES, 1.0)
+    summary = join_pieces(parts, tmp_path / "out", CLASSES, 1.0, "a.mp4")
     assert (summary.frames, summary.tracks, summary.seconds) == (20, 2, 3.0)
     assert (summary.notices, summary.resets) == (("a note",), {"cut": 2})
     lines = [json.loads(line) for line in (tmp_path / "out/frames.jsonl").read_text().splitlines()]

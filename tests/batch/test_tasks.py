@@ -4,6 +4,7 @@ import json
 import sys
 from functools import partial
 
+import av
 import cv2
 import pytest
 
@@ -28,6 +29,17 @@ def write_clip(path, frames):
         for t in range(frames):
             writer.write(scene(64, 96, [(0, (5 + t, 10, 35 + t, 40))]), t / 10)
     return path
+
+
+def remux(source, target, bytes_kept):
+    """As Matroska, whose header says how long it lasts, and then cut off."""
+    with av.open(str(source)) as given, av.open(str(target), "w", format="matroska") as written:
+        stream = written.add_stream_from_template(given.streams.video[0])
+        for packet in given.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                written.mux(packet)
+    target.write_bytes(target.read_bytes()[: int(bytes_kept * target.stat().st_size)])
 
 
 def settle(videos, out, workers=2, **settings):
@@ -108,3 +120,36 @@ def test_a_bad_picture_before_an_empty_piece_fails_nothing(tmp_path):
         assert record.error == f"{tmp_path / 'in'}: 1 pictures could not be read, the first is 03.png"
         assert record.pieces == (3 if pieces else 1)
     assert indices(tmp_path / "pieces/in") == indices(tmp_path / "whole/in")
+
+
+@pytest.mark.parametrize("bad", [range(15), range(8, 32), [3, 12, 13, 28]])
+def test_bad_pictures_are_told_as_of_the_whole_wherever_they_are(bad, tmp_path):
+    """Forty pictures in pieces of one second and a half: all of the first, of the middle, and some of several."""
+    (tmp_path / "in").mkdir()
+    for t in range(40):
+        cv2.imwrite(str(tmp_path / f"in/{t:02}.png"), scene(64, 96, [(0, (5, 10, 35, 40))])[..., ::-1])
+    for t in bad:
+        (tmp_path / f"in/{t:02}.png").write_bytes(b"\x89PNG nothing")
+    for out, pieces in (("whole", {}), ("pieces", {"piece": 1.0, "overlap": 0.5})):
+        (record,) = settle(tmp_path / "in", tmp_path / out, picture_rate=10.0, **pieces)
+        assert record.status == DAMAGED
+        said = f"{len(bad)} pictures could not be read, the first is {bad[0]:02}.png"
+        assert record.error == f"{tmp_path / 'in'}: {said}"
+        assert (record.frames, record.pieces) == (40 - len(bad), 4 if pieces else 1)
+    assert indices(tmp_path / "pieces/in") == indices(tmp_path / "whole/in")
+
+
+def test_a_video_that_is_cut_has_the_frames_before_the_cut(tmp_path):
+    """Its header tells of 58 frames, so that pieces begin where there is nothing."""
+    whole = write_clip(tmp_path / "whole.mp4", 58)
+    clip = tmp_path / "cut.mkv"
+    remux(whole, clip, bytes_kept=0.4)
+    records = [
+        settle(clip, tmp_path / out, **how)[0] for out, how in (("a", {}), ("b", {"piece": 1.0, "overlap": 0.2}))
+    ]
+    assert [(record.status, record.frames, record.error) for record in records] == [
+        (DAMAGED, records[0].frames, records[0].error)
+    ] * 2
+    assert records[1].pieces == 6
+    assert 0 < records[0].frames < 40
+    assert indices(tmp_path / "b/cut") == indices(tmp_path / "a/cut")

@@ -9,6 +9,8 @@ pytest.importorskip("torch")
 from l2g.cli.making import inspect
 from l2g.cli.running import bench, evaluate, parity
 from l2g.data.synthetic.dataset import write_synthetic
+from l2g.evaluation.bench.candidates import Candidate
+from l2g.evaluation.bench.start import Start
 from tests.exported import small_checkpoint
 from tests.modeling.small import HEIGHT, WIDTH
 
@@ -31,7 +33,8 @@ def test_parity_opens_it_and_tells_its_stages(tmp_path, dataset, capsys):
     assert "[2/2] warm up for 2 streams (" in told
 
 
-def test_evaluate_and_bench_open_it(tmp_path, dataset, capsys):
+def test_evaluate_and_bench_open_it(tmp_path, dataset, capsys, monkeypatch):
+    monkeypatch.setattr(Candidate, "start", lambda self, kept: Start(1.0, None, None, None, None))
     model = str(small_checkpoint())
     arguments = ["--model", model, "--compile", "--precision", "bf16", "--fp32-blocks", "decoder", "--dataset", dataset]
     assert evaluate.main([*arguments, "--quiet"]) == 0

@@ -4,7 +4,7 @@ import pytest
 
 from l2g.cli.learning import data_draw, train
 from l2g.cli.making import doctor, export, inspect
-from l2g.cli.running import bench
+from l2g.cli.running import batch, bench, evaluate, parity, run
 
 
 @pytest.mark.parametrize("options", [["--precision", "fp16"], ["--precision", "fp32"], ["--precision", "bf16"]])
@@ -57,6 +57,33 @@ def test_the_doctor_of_a_machine_takes_nothing_of_a_file(options, capsys):
 def test_bench_measures_what_it_is_asked_for(options, said, capsys):
     assert bench.main(["a.onnx", "b.engine", *options]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "idle"),
+    [(command, idle) for command in (run, batch) for idle in ("--no-labels", "--opacity 0.3", "--trails 3", "--hud")]
+    + [(run, "--encoder nvenc"), (run, "--encoder auto")],
+)
+def test_an_overlay_that_is_left_out_has_no_looks(command, idle, tmp_path, capsys):
+    words = ["--model", "m", "--input", "none.mp4", "--output", str(tmp_path / "out"), "--no-overlay", *idle.split()]
+    assert command.main(words) == 2
+    error = capsys.readouterr().err
+    assert f"{idle.split()[0]} given, which has no effect here; it is of the overlay" in error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("command", "idle"), [(evaluate, "--temperature"), (parity, "--min-stuff-area")])
+def test_what_merges_slots_is_refused_where_instances_are_scored(command, idle, tmp_path, capsys):
+    models = ["--model", "m"] if command is evaluate else ["--reference", "m", "--candidate", "m"]
+    words = [*models, "--dataset", "synthetic:val", "--videos", "1", idle, "1"]
+    assert command.main([*words, "--report", str(tmp_path / "report")]) == 2
+    assert f"{idle} given, which has no effect here; it is of things and stuff" in capsys.readouterr().err
+
+
+def test_top_k_is_refused_where_maps_are_scored(capsys):
+    words = ["--model", "m", "--dataset", "synthetic:val", "--videos", "1", "--task", "panoptic", "--top-k", "5"]
+    assert evaluate.main(words) == 2
+    assert "--top-k given, which has no effect here; it is of instances" in capsys.readouterr().err
 
 
 def test_a_run_that_measures_nothing_takes_no_data_to_measure_on(tmp_path, capsys):

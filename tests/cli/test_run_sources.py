@@ -102,3 +102,41 @@ def test_an_upright_picture_by_the_shape_that_it_shows(run, tmp_path):
     code, output, _ = run(tmp_path / "b.png")
     assert code == 0
     assert "overlay.png" in os.listdir(output)
+
+
+@pytest.mark.parametrize(
+    ("options", "of"),
+    [
+        (["--fps", "10"], "pictures"),
+        (["--read-timeout", "3"], "live sources and pipes"),
+        (["--transport", "udp"], "live sources and pipes"),
+        (["--reconnect", "0"], "live sources and pipes"),
+        (["--wait", "3"], "live sources and of --policy latest"),
+        (["--overlap-threshold", "0.5"], "another --task than instances"),
+        (["--task", "panoptic", "--top-k", "5"], "another --task than panoptic"),
+        (["--task", "semantic", "--max-age", "5"], "another --task than semantic"),
+    ],
+)
+def test_what_a_video_has_no_use_for_is_refused(run, tmp_path, options, of):
+    film = write_clip(tmp_path / "film.mp4", moving_scenes(2))
+    code, output, said = run(film, options=options)
+    assert code == 2
+    assert f"{options[-2]} given, which has no effect here; it is of {of}" in said
+    assert not output.exists()
+
+
+def test_options_of_pictures_and_of_the_newest_frame_are_taken(run, tmp_path):
+    film = write_clip(tmp_path / "film.mp4", moving_scenes(2))
+    cv2.imwrite(str(tmp_path / "a.png"), scene(64, 96, []))
+    assert run(film, tmp_path / "a.png", options=["--fps", "10"])[0] == 0
+    assert run(film, options=["--policy", "latest", "--wait", "3"])[0] == 0
+
+
+def test_hardware_that_is_named_for_a_picture_is_said_to_be_none(run, tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), scene(64, 96, []))
+    code, _, said = run(tmp_path / "a.png", options=["--decoder", "nvdec", "--encoder", "nvenc"])
+    assert code == 0
+    assert "decoder nvdec is for video files: decoded by the processor" in said
+    assert "encoder nvenc is for videos: encoded by the processor" in said
+    code, _, said = run(tmp_path / "a.png", options=["--decoder", "auto", "--encoder", "auto"])
+    assert (code, said) == (0, "")

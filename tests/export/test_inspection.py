@@ -142,7 +142,7 @@ def test_what_each_kind_of_verification_says(tmp_path):
     lost = DatasetLoss("synthetic:val", 80, 40.5, 40.25, None, (0.9,), 0.25)
     build = replace(contract.build, precision="int8", verification=INT8Verification("somewhere", 0.5, 0.25, (lost,)))
     path = edited(small_graph(), set_contract(replace(contract, build=build).to_json()), tmp_path / "int8.onnx")
-    assert "verified    somewhere: lost +0.25 AP on synthetic:val" in format_report(inspect_graph(path))
+    assert "verified    somewhere: lost +0.25 points on synthetic:val" in format_report(inspect_graph(path))
 
 
 def test_json(capsys):

@@ -55,14 +55,26 @@ def test_what_does_not_fit_the_streams(how, most, said):
         ({"versions": "0"}, "versions '0' found"),
         ({"score_threshold": 2.0}, "birth_score 2.0"),
         ({"cuts": "sometimes"}, "sometimes"),
-        ({"device": "\ud800"}, "device .* found, one as cpu"),
-        ({"device": "cpu\nx"}, "device .* found, one as cpu"),
+        ({"device": "\ud800"}, "device .* found, cpu or cuda"),
+        ({"device": "cpu\nx"}, "device .* found, cpu or cuda"),
+        ({"device": "cuda:1"}, "device 'cuda:1' found, cpu or cuda"),
+        ({"device": "GPU"}, "device 'GPU' found, cpu or cuda, or --library openvino"),
+        ({"library": "openvino", "device": "AUTO:GPU,CPU"}, "'AUTO:GPU,CPU' found, CPU, GPU, NPU or AUTO"),
+        ({"library": "openvino", "device": "cuda"}, "device 'cuda' found, CPU, GPU"),
+        ({"library": "openvino", "gpu": True}, "--gpu found, which is of CUDA.*--device GPU"),
+        ({"gpu": True, "device": "cpu"}, "--gpu found, which is of CUDA"),
+        ({"precision": "bf16"}, "add --library openvino"),
     ],
 )
 def test_what_is_refused(how, said):
     with pytest.raises(Exception, match=said) as caught:
         ServingOptions(**how)
     assert isinstance(caught.value, ConfigError) or "cuts" in how
+
+
+@pytest.mark.parametrize("device", ["CPU", "gpu.1", "AUTO", "NPU"])
+def test_the_devices_of_openvino_are_taken(device):
+    assert ServingOptions(library="openvino", device=device, precision="bf16").device == device
 
 
 def test_a_release_that_can_is_taken():

@@ -1,6 +1,7 @@
 """Fine-tuning: what is held out, what is learned of a fresh head, what is kept, written down and reported."""
 
 import csv
+import dataclasses
 import json
 import os
 import re
@@ -21,7 +22,7 @@ from l2g.cli.learning import train
 from l2g.data.dataset import Category, VideoDataset, VideoObject
 from l2g.data.synthetic.dataset import write_synthetic
 from l2g.data.youtube_vis import FileVideo
-from l2g.errors import ConfigError
+from l2g.errors import CheckpointError, ConfigError
 from l2g.evaluation.run import Evaluation
 from l2g.metrics.identities import IdentityReport
 from l2g.metrics.vis_ap import evaluate_vis
@@ -93,6 +94,39 @@ def test_an_image_model_learns_what_it_carries_and_keeps_it(tmp_path):
     assert build_start(images, ("heart", "bolt")).model.config.association == "embedding"
     with pytest.raises(ConfigError, match="is of single images"):
         build_start(load_config("finetune_small", ["model=maskdino_r50", "init=null"]), ("heart", "bolt"))
+
+
+@pytest.mark.parametrize("model", ["l2g_tiny", "init"])
+def test_a_model_of_another_family_is_named_as_what_is_wrong(model, tmp_path):
+    """And not the number of queries, which nobody has given."""
+    pytest.importorskip("transformers")
+    from tests.modeling.videomt.small import small_videomt
+
+    save_checkpoint(small_videomt(), tmp_path / "videomt")
+    config = load_config("finetune_small", [f"init={tmp_path / 'videomt'}", f"model={model}"])
+    with pytest.raises(
+        CheckpointError, match="a videomt model found; a run starts from a Local2Global or a Mask DINO"
+    ) as error:
+        build_start(config, ("heart", "bolt"))
+    assert "num_queries" not in str(error.value)
+
+
+def test_a_file_that_does_not_tell_its_queries_is_read_with_the_runs(tmp_path, monkeypatch):
+    asked = []
+    given = build_model("l2g_tiny", **{**SMALL, "num_queries": 12})
+
+    def loaded(path, **how):
+        asked.append(how)
+        return given if how["num_queries"] else build_model("l2g_tiny", **{**SMALL, "num_queries": 30})
+
+    monkeypatch.setattr("l2g.training.start.load_checkpoint", loaded)
+    config = load_config("finetune_small", ["init=some.pth", "model=l2g_tiny"])
+    config = dataclasses.replace(config, overrides={**SMALL, "num_queries": 12})
+    start = build_start(config, ("heart", "bolt"))
+    assert asked == [{"num_queries": None}, {"num_queries": 12}]
+    assert torch.equal(
+        start.model.state_dict()["proposals.output.weight"], given.state_dict()["proposals.output.weight"]
+    )
 
 
 @pytest.mark.parametrize(("names", "moves"), [(("a", "b"), True), (("same", "names"), False)])

@@ -32,9 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="python: l2g inside the server; else a backend of the server's own, with the state held by the server",
     )
     running.add_argument("--library", choices=("onnxruntime", "openvino"), help="in python (default: onnxruntime)")
-    running.add_argument("--device", help="in python: cpu, cuda, or OpenVINO's (default: the CPU, or a GPU with --gpu)")
+    running.add_argument(
+        "--device", help="in python: cpu, cuda; OpenVINO: CPU, GPU, NPU, AUTO (default: CPU; a GPU with --gpu)"
+    )
     running.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="of OpenVINO (default: the graph's)")
-    running.add_argument("--gpu", action="store_true", help="instances on GPUs, not on CPUs")
+    running.add_argument("--gpu", action="store_true", help="instances on GPUs of CUDA, not on CPUs")
     running.add_argument("--instances", type=int, default=default.instances, help="copies of the model, or a GPU")
     running.add_argument(
         "--warm-up",

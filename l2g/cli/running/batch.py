@@ -17,9 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from l2g.cli.arguments import add_model, add_quiet, add_running, note, running
+from l2g.cli.arguments import add_model, add_quiet, add_running, note, refuse_idle, running
 from l2g.cli.entry import INTERRUPTED, main_of
-from l2g.cli.running.run import add_frame_options, add_overlay_options
+from l2g.cli.running.run import OF_OVERLAY, add_frame_options, add_overlay_options
 
 if TYPE_CHECKING:
     from l2g.batch.records import Outcome, Settings
@@ -66,6 +66,8 @@ def run(options: argparse.Namespace) -> int:
     from l2g.batch.run import run_batch
     from l2g.runtime.video.live.address import without_password
 
+    if options.no_overlay:
+        refuse_idle(options, add_arguments, OF_OVERLAY, "it is of the overlay, which --no-overlay leaves out")
     settings = settings_of(options)
     with _bar(options.quiet) as (on_video, say):
         progress = run_batch(

@@ -42,10 +42,10 @@ def _knows_stuff(model: str) -> bool:
         return bool(backend.contract.stuff_classes)
 
 
-def _run_video(model: str, source: Path, output: Path, options: argparse.Namespace) -> int:
+def _run_video(model: str, source: Path, output: Path, options: argparse.Namespace, *more: str) -> int:
     from l2g.cli.running.run import main as run_video
 
-    words = ["--model", model, "--input", str(source), "--fps", str(RATE), "--output", str(output)]
+    words = ["--model", model, "--input", str(source), "--output", str(output), *more]
     return run_video([*words, *["--quiet"] * options.quiet])
 
 
@@ -69,7 +69,7 @@ def _panoptic(model: str, options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as folder:
         drawn = write_panoptic(Path(folder) / "set", "demo", videos=1, frames=FRAMES, size=SIZE)
         (pictures,) = (drawn / "images").iterdir()
-        if code := _run_video(model, pictures, output, options):
+        if code := _run_video(model, pictures, output, options, "--fps", str(RATE)):
             return code
         truth = drawn / "panoptic_gt_VIPSeg_demo.json", drawn / "panomasksRGB"
         means = evaluate_vpq(*truth, *submission(output)).mean((1, 2, 4, 6))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from l2g.cli.arguments import (
+    MERGING,
     add_dataset,
     add_model,
     add_quiet,
@@ -25,6 +26,7 @@ from l2g.cli.arguments import (
     note,
     open_dataset,
     panoptic_options,
+    refuse_idle,
     running,
     warm_up,
 )
@@ -71,7 +73,9 @@ def run(options: argparse.Namespace) -> int:
 
     dataset = open_dataset(options, decode=False)  # frames that cannot be read are found on the way
     if options.task == "panoptic" or (options.task is None and is_panoptic(dataset)):
+        refuse_idle(options, add_arguments, ("top_k",), "it is of instances")
         return run_panoptic(options, dataset)
+    refuse_idle(options, add_arguments, MERGING, "it is of things and stuff, --task panoptic")
     written = [path for path in (options.results, options.report) if path is not None]
     for path in written:
         expect_writable(path)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from l2g.cli.arguments import (
+    MERGING,
     add_dataset,
     add_model,
     add_quiet,
@@ -29,6 +30,7 @@ from l2g.cli.arguments import (
     note,
     open_dataset,
     panoptic_options,
+    refuse_idle,
     running,
     warm_up,
 )
@@ -54,8 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME=VALUE",
         help="what may differ: ap (percent points), mask_logits, identity (percent) (default: by the candidate's "
-        "precision: FP32 0.02, 0.001, 99.9; FP16 0.2, none, 95; INT8 0.5, none, 95); of things and stuff vpq (percent "
-        "points: 0.05, 0.2, 0.5) and segments (percent that are the same: 99.9, 95, 95) in place of ap",
+        "precision: FP32 0.02, 0.001, 99.9; FP16, BF16 0.2, none, 95; INT8 0.5, none, 95); of things and stuff vpq "
+        "(percent points: 0.05, 0.2, 0.5) and segments (percent that are the same: 99.9, 95, 95) in place of ap",
     )
     parser.add_argument("--no-ap", action="store_true", help="do not score: the data set has other classes or no truth")
     add_task(parser, semantic=False, panoptic_where="the data set has maps of things and stuff")
@@ -75,6 +77,7 @@ def run(options: argparse.Namespace) -> int:
 
 def compare(options: argparse.Namespace) -> ParityReport:
     """Open what `options` name and run the comparison."""
+    from l2g.evaluation.panoptic import is_panoptic
     from l2g.evaluation.parity.run import ParityOptions, run_parity
 
     tolerances = parse_tolerances(options.tolerance)
@@ -87,6 +90,8 @@ def compare(options: argparse.Namespace) -> ParityReport:
     )
     make_folder(options.report)
     dataset = open_dataset(options)
+    if not (options.task == "panoptic" or (options.task is None and is_panoptic(dataset))):
+        refuse_idle(options, add_arguments, MERGING, "it is of things and stuff, --task panoptic")
     with ExitStack() as stack:
         reference, candidate, forced = open_models(options.reference, options.candidate, stack, running(options))
         for backend in (candidate, forced):

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from l2g.cli.arguments import (
+    MERGING,
     add_model,
     add_quiet,
     add_running,
@@ -27,6 +28,7 @@ from l2g.cli.arguments import (
     names,
     note,
     panoptic_options,
+    refuse_idle,
     rotation,
     running,
     size,
@@ -127,6 +129,17 @@ def add_hardware_options(parser: argparse.ArgumentParser) -> None:
 
 # Of live sources: seconds, and attempts in a row.
 _OPEN_TIMEOUT, _READ_TIMEOUT, _RECONNECT = 10.0, 10.0, 10
+_OF_LIVE = ("open_timeout", "read_timeout", "reconnect", "transport")
+OF_OVERLAY = ("no_labels", "opacity", "trails", "hud")
+# Options that are of other tasks, by the task.
+_OF_OTHERS = {
+    "instances": MERGING,
+    "panoptic": ("score_threshold", "top_k"),
+    "semantic": (
+        *("score_threshold", "top_k", "max_age"),
+        *("object_mask_threshold", "overlap_threshold", "min_thing_area"),
+    ),
+}
 
 
 def add_live_options(parser: argparse.ArgumentParser) -> None:
@@ -227,6 +240,7 @@ def process(options: argparse.Namespace) -> list[tuple[str, JobSummary]]:
     from l2g.errors import VideoError
     from l2g.runtime.backends.open import open_backend
     from l2g.runtime.identity.tracks import TrackParameters
+    from l2g.runtime.panoptic.options import check_task
     from l2g.runtime.video.job import FlowOptions, process_videos
     from l2g.runtime.video.lane import OutputOptions
     from l2g.runtime.video.overlay import OverlayStyle
@@ -246,6 +260,10 @@ def process(options: argparse.Namespace) -> list[tuple[str, JobSummary]]:
         encoder=options.encoder,
     )
     panoptic = panoptic_options(options)
+    if options.no_overlay:
+        refuse_idle(
+            options, add_arguments, (*OF_OVERLAY, "encoder"), "it is of the overlay, which --no-overlay leaves out"
+        )
     if options.token and not options.serve:
         raise VideoError("--token is asked for by the page of --serve; give --serve PORT too, or leave --token out")
     with ExitStack() as stack:
@@ -256,6 +274,7 @@ def process(options: argparse.Namespace) -> list[tuple[str, JobSummary]]:
         sources = open_sources(paths, selection, options.fps, options.track, live, _say, options.decoder)
         for source in sources:
             stack.enter_context(source)
+        _refuse_of_others(options, paths, sources)
         if rotate and options.jsonl in (None, "-") and not any(source.is_live for source in sources):
             raise VideoError(
                 "--rotate is for live sources and for a FILE of --jsonl, and no input is live: videos, pictures and "
@@ -275,6 +294,8 @@ def process(options: argparse.Namespace) -> list[tuple[str, JobSummary]]:
             **running(options),
         )
         stack.enter_context(closing(backend))
+        task = check_task(options.task, backend.contract)
+        refuse_idle(options, add_arguments, _OF_OTHERS[task], f"it is of another --task than {task}")
         warm_up(backend, len(sources), options)
         watcher = stack.enter_context(_watcher(options, sources))
         expected = [source.expected_frames for source in sources]
@@ -298,13 +319,26 @@ def process(options: argparse.Namespace) -> list[tuple[str, JobSummary]]:
     return [(each.name, summary) for each, summary in zip(inputs, summaries, strict=True)]
 
 
+def _refuse_of_others(
+    options: argparse.Namespace, paths: Sequence[str | tuple[str, ...]], sources: Sequence[VideoSource]
+) -> None:
+    """L2GError for what is of another kind of source than all of these."""
+    from l2g.runtime.video.source import is_pictures, may_wait
+
+    if not any(map(is_pictures, paths)):
+        refuse_idle(options, add_arguments, ("fps",), "it is of pictures, and videos have their own")
+    if not any(map(may_wait, paths)):
+        refuse_idle(options, add_arguments, _OF_LIVE, "it is of live sources and pipes")
+    if options.policy != "latest" and not any(source.is_live for source in sources):
+        refuse_idle(options, add_arguments, ("wait",), "it is of live sources and of --policy latest")
+
+
 def _live_options(options: argparse.Namespace, inputs: Sequence[_Input]) -> LiveOptions | None:
     """What the options say of live sources; None where they say nothing and no input can be one."""
-    from l2g.runtime.video.source import may_be_live
+    from l2g.runtime.video.source import may_wait
 
     chosen = (options.open_timeout, options.read_timeout, options.reconnect)
-    live = any(isinstance(each.path, str) and may_be_live(each.path) for each in inputs)
-    if not live and chosen == (_OPEN_TIMEOUT, _READ_TIMEOUT, _RECONNECT):
+    if not any(may_wait(each.path) for each in inputs) and chosen == (_OPEN_TIMEOUT, _READ_TIMEOUT, _RECONNECT):
         return None
     from l2g.runtime.memory import keep_memory_together
     from l2g.runtime.video.live.address import LiveOptions

@@ -4,30 +4,43 @@ from __future__ import annotations
 
 import importlib
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from l2g.errors import L2GError
+from l2g.evaluation.bench.start import Start, start_of
 from l2g.runtime.backends.base import Backend
 from l2g.runtime.backends.open import GRAPH_SUFFIX, open_backend
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One model in one library on one device, "" where the model's name says it. open: opens it, with raw outputs where
-    it is not exported. whole: whether it is called by its path, since another model's file has the same name."""
+    """One model in one library on one device, "" where the model's name says it. how: options of `open_backend`, which
+    `l2g run` gives it too. whole: whether it is called by its path, since another model's file has the same name."""
 
     model: str
     runs_on: str
-    open: Callable[[], Backend]
+    how: Mapping[str, Any] = field(default_factory=dict, hash=False)
     whole: bool = False
 
     @property
     def name(self) -> str:
         return ", ".join(filter(None, (self.model if self.whole else Path(self.model).name, self.runs_on)))
+
+    @property
+    def keeps(self) -> bool:
+        """Whether its first opening leaves something for the next ones."""
+        return self.how.get("library") == "openvino" or self.how.get("device") == "cpu"
+
+    def open(self) -> Backend:
+        """With raw outputs where it is not exported."""
+        return open_backend(self.model, top_k=None, **self.how)
+
+    def start(self, kept: bool) -> Start:
+        """See `start_of`."""
+        return start_of(self.model, self.how, kept=kept)
 
 
 @dataclass(frozen=True)
@@ -60,12 +73,13 @@ def candidates(
         if suffix == GRAPH_SUFFIX:
             _add_graph(model, threads, found, left)
         elif suffix == ".engine":
-            found.append(Candidate(model, "TensorRT", partial(open_backend, model, top_k=None)))
+            found.append(Candidate(model, "TensorRT"))
         else:
-            found.append(Candidate(model, "PyTorch", _eager_opener(model, canvas, threads)))
+            how = {"canvas": canvas, "threads": threads}
+            found.append(Candidate(model, "PyTorch", how))
             for precision in compiled:
-                opener = _eager_opener(model, canvas, threads, compile=True, precision=precision)
-                found.append(Candidate(model, f"PyTorch compiled {precision.upper()}", opener))
+                name = f"PyTorch compiled {precision.upper()}"
+                found.append(Candidate(model, name, {**how, "compile": True, "precision": precision}))
     files = Counter(Path(model).name for model in {*models})
     return tuple(replace(one, whole=files[Path(one.model).name] > 1) for one in found), tuple(left)
 
@@ -73,30 +87,16 @@ def candidates(
 def _add_graph(model: str, threads: int | None, found: list[Candidate], left: list[Left]) -> None:
     try:
         onnxruntime = importlib.import_module("onnxruntime")
-        graph = importlib.import_module("l2g.runtime.backends.onnxruntime").OnnxRuntimeBackend
-        for provider in ("CPUExecutionProvider", "CUDAExecutionProvider"):
-            if provider in onnxruntime.get_available_providers():
-                where = provider.removesuffix("ExecutionProvider")
-                opener = partial(graph, model, providers=[provider], threads=threads)
-                found.append(Candidate(model, f"ONNX Runtime {where}", opener))
+        for device in ("cpu", "cuda"):
+            if f"{device.upper()}ExecutionProvider" in onnxruntime.get_available_providers():
+                how = {"library": "onnxruntime", "device": device, "threads": threads}
+                found.append(Candidate(model, f"ONNX Runtime {device.upper()}", how))
     except ModuleNotFoundError:
         left.append(Left(f"{Path(model).name}, ONNX Runtime", "not installed; pip install 'l2g[cpu]'"))
     try:
         openvino = importlib.import_module("l2g.runtime.backends.openvino.backend")
         for device in openvino.devices():
-            opener = partial(openvino.OpenVinoBackend, model, device, threads=threads if device == "CPU" else None)
-            found.append(Candidate(model, f"OpenVINO {device}", opener))
+            how = {"library": "openvino", "device": device, "threads": threads if device == "CPU" else None}
+            found.append(Candidate(model, f"OpenVINO {device}", how))
     except ModuleNotFoundError:
         left.append(Left(f"{Path(model).name}, OpenVINO", "not installed; pip install 'l2g[openvino]'"))
-
-
-def _eager_opener(model: str, canvas: tuple[int, int] | None, threads: int | None, **how: Any) -> Callable[[], Backend]:
-    def opened() -> Backend:
-        backend = open_backend(model, top_k=None, canvas=canvas, **how)
-        if threads:
-            import torch
-
-            torch.set_num_threads(threads)
-        return backend
-
-    return opened

@@ -7,7 +7,6 @@ import time
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -16,11 +15,12 @@ from tqdm import tqdm
 from l2g.data.dataset import VideoDataset
 from l2g.errors import L2GError
 from l2g.evaluation.bench.candidates import Candidate, Left
-from l2g.evaluation.panoptic import score
+from l2g.evaluation.bench.start import Start
+from l2g.evaluation.panoptic import metric_of, score
 from l2g.records import Record
 from l2g.runtime.backends.base import Backend
 
-# The choice of kernels and the growth of memory fall on the first frames.
+# The choice of kernels falls on the first frames.
 WARM_UP = 3
 Key = TypeVar("Key", bound=Hashable)
 
@@ -30,9 +30,9 @@ class Measured(Record):
     """One candidate. Times in milliseconds of one frame of one stream, but for `start`.
 
     precision: what the model is said to be in. median, p99, best: from giving the frame to having the results. cpu: of
-    the processor, all threads together. rate: frames a second at the median. start: seconds to open it and have the
-    first frame's results. memory: bytes that opening and warming it up added to the process; None where the system does
-    not tell. ap: percent; None where it was not asked for.
+    the processor, all threads together. rate: frames a second at the median. cold: what a start takes in a process of
+    its own, where nothing is kept of an earlier one; kept: where something is, None of what keeps nothing. ap: percent,
+    of the report's `metric`; None where it was not asked for.
     """
 
     name: str
@@ -44,16 +44,17 @@ class Measured(Record):
     best: float
     cpu: float
     rate: float
-    start: float
-    memory: int | None
+    cold: Start
+    kept: Start | None
     ap: float | None
 
 
 @dataclass(frozen=True)
 class BenchReport(Record):
     """What `measure` found. frames: that count. load: of the machine before and after, processes that want to run (one
-    minute's mean). reference: the candidate whose AP the others are held to. recommended: the fastest within
-    `ap_budget`, or of all where no AP was measured; None where none is."""
+    minute's mean). metric: that the data set is scored by, "AP" or "VPQ". reference: the candidate whose `ap` the
+    others are held to. recommended: the fastest within `ap_budget`, or of all where none was measured; None where none
+    is."""
 
     canvas: tuple[int, int]
     frames: int
@@ -61,6 +62,7 @@ class BenchReport(Record):
     cores: int
     load: tuple[float, float]
     dataset: str | None
+    metric: str
     ap_budget: float
     measured: tuple[Measured, ...]
     left: tuple[tuple[str, str], ...]
@@ -81,7 +83,8 @@ def measure(
 ) -> BenchReport:
     """Time all candidates, and score them where a data set is given.
 
-    A candidate that this machine cannot run goes to what is left out, with the reason. The frames that are timed are
+    Before it is opened here, and after it, each is started in a process of its own, which tells what that takes. A
+    candidate that this machine cannot run goes to what is left out, with the reason. The frames that are timed are
     moving noise. dataset: for the scores. streams: videos that share a step while AP is measured.
     Raises L2GError where nothing can be run and where the models have different canvases.
     """
@@ -91,10 +94,12 @@ def measure(
     before = _load()
     refused = [(item.name, item.reason) for item in left]
     with ExitStack() as stack:
-        opened: dict[Candidate, tuple[Backend, float, int | None]] = {}
+        opened: dict[Candidate, tuple[Backend, Start, Start | None]] = {}
         for candidate in tqdm(candidates, desc="open", disable=None if progress else True):
             try:
-                opened[candidate] = _start(candidate, stack)
+                cold = candidate.start(kept=False)
+                backend = stack.enter_context(closing(candidate.open()))
+                opened[candidate] = backend, cold, candidate.start(kept=True) if candidate.keeps else None
             except L2GError as error:
                 refused.append((candidate.name, str(error)))
         if not opened:
@@ -104,8 +109,8 @@ def measure(
         wall, cpu = take_turns({c: backend for c, (backend, *_) in opened.items()}, pictures, progress)
         scores = {c: _ap(backend, dataset, streams, progress) for c, (backend, *_) in opened.items()}
         measured = tuple(
-            _row(candidate, backend, wall[candidate], cpu[candidate], start, memory, scores[candidate])
-            for candidate, (backend, start, memory) in opened.items()
+            _row(candidate, backend, wall[candidate], cpu[candidate], cold, kept, scores[candidate])
+            for candidate, (backend, cold, kept) in opened.items()
         )
     reference = _reference(measured)
     return BenchReport(
@@ -115,21 +120,13 @@ def measure(
         cores=os.cpu_count() or 1,
         load=(before, _load()),
         dataset=None if dataset is None else dataset.name,
+        metric="AP" if dataset is None else metric_of(dataset),
         ap_budget=ap_budget,
         measured=measured,
         left=tuple(refused),
         reference=reference.name if reference else None,
         recommended=_recommended(measured, reference, ap_budget),
     )
-
-
-def _start(candidate: Candidate, stack: ExitStack) -> tuple[Backend, float, int | None]:
-    held, start = resident(), time.perf_counter()
-    backend = stack.enter_context(closing(candidate.open()))
-    spec = backend.contract.input("frames")
-    backend.step(np.zeros(spec.sized(1), np.uint8), np.array([True]))
-    seconds, now = time.perf_counter() - start, resident()
-    return backend, seconds, None if held is None or now is None else now - held
 
 
 def take_turns(
@@ -153,8 +150,8 @@ def _row(
     backend: Backend,
     wall: list[float],
     cpu: list[float],
-    start: float,
-    memory: int | None,
+    cold: Start,
+    kept: Start | None,
     ap: float | None,
 ) -> Measured:
     build = backend.contract.build
@@ -172,8 +169,8 @@ def _row(
         best=1e3 * min(wall),
         cpu=1e3 * float(np.median(cpu)),
         rate=1 / median,
-        start=start,
-        memory=memory,
+        cold=cold,
+        kept=kept,
         ap=ap,
     )
 
@@ -185,7 +182,7 @@ def _ap(backend: Backend, dataset: VideoDataset | None, streams: int, progress: 
 
 
 def _reference(measured: Sequence[Measured]) -> Measured | None:
-    """The first in FP32, of which the others are to keep the AP; else the one of the highest AP."""
+    """The first in FP32, whose `ap` the others are to keep; else the one of the highest."""
     scored = [item for item in measured if item.ap is not None]
     float32 = [item for item in scored if item.precision == "fp32"]
     return next(iter(float32 or sorted(scored, key=lambda item: -(item.ap or 0))), None)
@@ -213,15 +210,6 @@ def moving_noise(canvas: tuple[int, int], count: int, streams: int = 1) -> list[
     """uint8 [streams, H, W, 3] each: the time does not depend on what is seen."""
     noise = np.random.default_rng(0).integers(0, 256, (streams, *canvas, 3), np.uint8)
     return [np.roll(noise, 4 * number, axis=2) for number in range(count)]
-
-
-def resident() -> int | None:
-    """Bytes of this process that are in memory."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except (OSError, IndexError, ValueError):
-        return None
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def _load() -> float:

@@ -5,8 +5,16 @@ from __future__ import annotations
 import html
 
 from l2g.evaluation.bench.measure import BenchReport, Measured
+from l2g.evaluation.bench.start import Start
 
-HEADINGS = ("", "precision", "median ms", "p99 ms", "frames/s", "CPU ms", "start s", "memory MB", "AP")
+_HEADINGS = (
+    *("", "precision", "median ms", "p99 ms", "frames/s", "CPU ms"),
+    *("cold start s", "kept start s", "cold peak MB", "kept peak MB"),
+)
+_STARTS = (
+    "start, peak: each in a process of its own, to the first results; resident memory that was added, at its peak; "
+    "cold: nothing was kept of an earlier start, kept: what the library keeps was there"
+)
 _BAR = 420
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:1120px;padding:0 1rem;color:#222;background:#fff}
@@ -19,8 +27,9 @@ td:first-child,th:first-child{text-align:left}.best{font-weight:600;color:#1b7a3
 
 def table(report: BenchReport) -> str:
     """Aligned columns, the fastest first, and what is recommended."""
-    rows = [HEADINGS, *(_cells(item) for item in _ordered(report))]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
+    heads = _heads(report)
+    rows = [heads, *(_cells(item) for item in _ordered(report))]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
     lines = [
         "  ".join(
             cell.ljust(width) if column < 2 else cell.rjust(width)
@@ -29,7 +38,11 @@ def table(report: BenchReport) -> str:
         for row in rows
     ]
     lines += [f"not run: {name}: {reason}" for name, reason in report.left]
-    return "\n".join([*lines, conditions(report), verdict(report)])
+    return "\n".join([*lines, conditions(report), _STARTS, verdict(report)])
+
+
+def _heads(report: BenchReport) -> tuple[str, ...]:
+    return (*_HEADINGS, *([report.metric] if report.dataset else []))
 
 
 def conditions(report: BenchReport) -> str:
@@ -42,19 +55,17 @@ def conditions(report: BenchReport) -> str:
 
 
 def verdict(report: BenchReport) -> str:
+    within = f"within {report.ap_budget:g} {report.metric} of {report.reference}"
     if report.recommended is None:
-        return f"recommended: none is within {report.ap_budget:g} AP of {report.reference}"
+        return f"recommended: none is {within}"
     if report.dataset is None:
-        return f"fastest: {report.recommended}; give --dataset to know what it costs in AP"
-    return (
-        f"recommended: {report.recommended}, the fastest within {report.ap_budget:g} AP of {report.reference} "
-        f"on {report.dataset}"
-    )
+        return f"fastest: {report.recommended}; give --dataset to know what it costs"
+    return f"recommended: {report.recommended}, the fastest {within} on {report.dataset}"
 
 
 def render_page(report: BenchReport) -> str:
     """The page's text."""
-    heads = "".join(f"<th>{html.escape(name)}</th>" for name in HEADINGS)
+    heads = "".join(f"<th>{html.escape(name)}</th>" for name in _heads(report))
     rows = "".join(
         f"<tr{' class=best' if item.name == report.recommended else ''}>"
         + "".join(f"<td>{html.escape(cell)}</td>" for cell in _cells(item))
@@ -68,7 +79,7 @@ def render_page(report: BenchReport) -> str:
         f'<p class="note">{html.escape(conditions(report))}</p><table><tr>{heads}</tr>{rows}</table>'
         f"<h2>Milliseconds a frame</h2>{_bars(report)}"
         '<p class="note">Bars: median; the line to their right ends at the 99th percentile. CPU: all threads together. '
-        "Memory: what opening and warming up added to the process.</p>"
+        f"{html.escape(_STARTS[0].upper() + _STARTS[1:])}.</p>"
         + (f"<h2>Not run here</h2><ul>{left}</ul>" if left else "")
         + "</body></html>\n"
     )
@@ -102,7 +113,11 @@ def _cells(item: Measured) -> tuple[str, ...]:
         f"{item.p99:.1f}",
         f"{item.rate:.2f}",
         f"{item.cpu:.1f}",
-        f"{item.start:.1f}",
-        "unknown" if item.memory is None else f"{item.memory / 1e6:.0f}",
-        "" if item.ap is None else f"{item.ap:.2f}",
+        *(f"{start.seconds:.1f}" if start else "" for start in (item.cold, item.kept)),
+        *(_megabytes(start) for start in (item.cold, item.kept)),
+        *([] if item.ap is None else [f"{item.ap:.2f}"]),
     )
+
+
+def _megabytes(start: Start | None) -> str:
+    return "" if start is None else "unknown" if start.peak is None else f"{start.peak / 1e6:.0f}"

@@ -24,6 +24,7 @@ from l2g.artifacts.onnx_file import with_contract
 from l2g.contract import GraphContract
 from l2g.data.dataset import VideoDataset
 from l2g.errors import ExportError
+from l2g.evaluation.panoptic import metric_of
 from l2g.evaluation.precision import Measured, measure
 from l2g.export.precision.convert import HALF, Reduced, all_blocks, reduce_precision
 from l2g.export.precision.emulate import emulate
@@ -65,13 +66,14 @@ class BlockSearch:
     """What a search found.
 
     kept: the blocks that stay float32, as `reduce_precision` takes them ("layer:encoder"). alone: blocks measured
-    alone in 16 bits.
+    alone in 16 bits. metric: "AP", or "VPQ" of a data set of things and stuff.
     """
 
     kept: tuple[str, ...]
     blocks: tuple[str, ...]
     reference: Measured
     trials: tuple[BlockTrial, ...]
+    metric: str = "AP"
 
     @property
     def alone(self) -> dict[str, BlockTrial]:
@@ -82,7 +84,7 @@ class BlockSearch:
 
     def table(self) -> str:
         """One line a trial: what was in FP16, what it cost."""
-        lines = [f"{'FP16':<44}{'AP loss':>9}{'same objects':>14}{'mask IoU':>10}"]
+        lines = [f"{'FP16':<44}{f'{self.metric} loss':>9}{'same objects':>14}{'mask IoU':>10}"]
         for trial in self.trials:
             lines.append(f"{_title(trial.fp16, self.blocks):<44}{_row(trial)}")
         kept = ", ".join(self.kept) or "none"
@@ -161,9 +163,8 @@ def search_fp32_blocks(
         kept = find_kept(blocks, trials.holds, trials.costs)
     finally:
         trials.close()
-    return BlockSearch(
-        tuple(f"{granularity}:{block}" for block in kept), blocks, trials.reference, tuple(trials.done.values())
-    )
+    kept = tuple(f"{granularity}:{block}" for block in kept)
+    return BlockSearch(kept, blocks, trials.reference, tuple(trials.done.values()), metric_of(dataset))
 
 
 class _Trials:

@@ -8,12 +8,13 @@ from contextlib import closing
 import numpy as np
 
 from l2g.errors import L2GError
-from l2g.evaluation.bench.measure import WARM_UP, moving_noise, resident, take_turns
+from l2g.evaluation.bench.measure import WARM_UP, moving_noise, take_turns
 from l2g.gpucheck.notebook import Context
 from l2g.gpucheck.report import Figure
 from l2g.gpucheck.steps.opening import open_way
 from l2g.gpucheck.steps.sensors import Sensors
 from l2g.runtime.backends.base import Backend, HostState
+from l2g.runtime.memory import resident_bytes
 
 # The choice of kernels, compiling and the capture of both directions' CUDA graphs fall on the first frames.
 _WARM_UP = max(WARM_UP, 6)
@@ -25,7 +26,7 @@ def run(context: Context) -> None:
     way = context.step.way
     assert way is not None  # of a step of this kind
     with Sensors() as sensors:
-        began, held = time.perf_counter(), resident()
+        began, held = time.perf_counter(), resident_bytes()
         idle = _settled(sensors, began)
         began = time.perf_counter()
         with closing(open_way(context, way)) as backend:
@@ -33,7 +34,7 @@ def run(context: Context) -> None:
             counts = sorted(context.options.streams)
             first = counts[0]
             _first_frame(backend, first)
-            start, now = time.perf_counter() - began, resident()
+            start, now = time.perf_counter() - began, resident_bytes()
             added = None if held is None or now is None else (now - held) / 1e6
             context.notebook.add(
                 Figure(context.subject, way.name, "start, to the first results", "s", start, first),

@@ -23,7 +23,7 @@ from l2g.runtime.outputs import FrameOutputs
 from l2g.runtime.panoptic.options import PanopticOptions, check_task
 from l2g.runtime.panoptic.task import assembler_of
 from l2g.runtime.session import VideoSession
-from l2g.runtime.video.coding.hardware import SOFTWARE
+from l2g.runtime.video.coding.hardware import ENCODERS, SOFTWARE, Choice
 from l2g.runtime.video.cuts import Cuts, cut_finder
 from l2g.runtime.video.live.pace import from_now_on
 from l2g.runtime.video.live.watcher import Progress, Watcher
@@ -380,6 +380,8 @@ class Results:
         source, file = self._source, self._run.file(str(name))
         if source.is_picture:
             self._video = PictureWriter(file)
+            if Choice.of(self._encoder, ENCODERS, "encoder").explicit:
+                self.notices.append(f"{name}: encoder {self._encoder} is for videos: encoded by the processor")
         else:
             rate = source.frame_rate / source.selection.stride
             aspect = source.pixel_aspect

@@ -8,7 +8,7 @@ from l2g.data.registry import load_dataset
 from l2g.data.synthetic.dataset import write_synthetic
 from l2g.errors import ExportError
 from l2g.evaluation.precision import Measured, measure
-from l2g.export.precision.fp32_blocks import Budget, _Log, find_kept, search_fp32_blocks
+from l2g.export.precision.fp32_blocks import BlockSearch, Budget, _Log, find_kept, search_fp32_blocks
 from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from tests.evaluation.swapping import BlankAndSwappingUnseen, Elsewhere
 from tests.export.precision.half_models import PLANTED, contract, single
@@ -71,6 +71,12 @@ def test_costs_that_add_up_take_the_fewest_of_the_costliest():
 )
 def test_the_budget(found, holds):
     assert Budget(ap=0.2, identity=95.0, mask_iou=0.9).holds(Measured(50.0, 0.0), found) == holds
+
+
+@pytest.mark.parametrize("metric", ["AP", "VPQ"])
+def test_the_table_names_what_was_measured(metric):
+    found = BlockSearch((), (), Measured(50.0, 0.0), (), metric)
+    assert found.table().splitlines()[0].split()[:3] == ["FP16", metric, "loss"]
 
 
 def test_a_block_that_overflows_is_found_in_the_graph(dataset, tmp_path):

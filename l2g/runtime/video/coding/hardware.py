@@ -5,13 +5,12 @@ A decoder of H.264 or H.265 is exact, so frames are the same to the bit. Encoder
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, BinaryIO
+from typing import Any
 
 import av
-import av.container
 import av.error
 from av.codec.hwaccel import HWAccel
 
@@ -65,21 +64,22 @@ class Choice:
         return cls((asked,), True)
 
 
-def open_decoding(
-    address: str | BinaryIO, name: str | None, **options: Any
-) -> tuple[av.container.InputContainer, str | None]:
-    """`av.open` for reading with a decoder in hardware, or without where none is there; with a sentence that says so
-    where one was named."""
+class NotDecodedError(Exception):
+    """A decoder in hardware is not there for this stream, or does not decode it."""
+
+
+def with_decoder(name: str | None, begin: Callable[[HWAccel | None], None]) -> str | None:
+    """`begin` with a decoder in hardware; with None, the processor, where that raises `NotDecodedError` or none is
+    asked for. A sentence that says so where one was named."""
     choice, why = Choice.of(name, DECODERS, "decoder"), ""
     for each in choice.names:
         try:
-            return av.open(
-                address, "r", hwaccel=HWAccel(DECODERS[each], allow_software_fallback=False), **options
-            ), None
-        except MISSING as error:
-            why = reason(error)
-    note = f"no decoder {name} for it here ({why}): decoded by the processor" if choice.explicit else None
-    return av.open(address, "r", **options), note
+            begin(HWAccel(DECODERS[each], allow_software_fallback=False))
+            return None
+        except NotDecodedError as error:
+            why = str(error)
+    begin(None)
+    return f"no decoder {name} for it here ({why}): decoded by the processor" if choice.explicit else None
 
 
 def find_encoder(name: str | None, height: int, width: int, rate: Fraction) -> tuple[Encoder | None, str | None]:

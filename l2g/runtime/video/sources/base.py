@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -75,6 +75,10 @@ class Selection:
         return self.start <= time and (self.end is None or time < self.end)
 
 
+class NothingSelectedError(VideoError):
+    """A source can be read and gives no frame of its selection."""
+
+
 class VideoSource(ABC):
     """Iterated once, gives VideoFrame after VideoFrame; a context manager. `open_source` makes one.
 
@@ -84,7 +88,8 @@ class VideoSource(ABC):
     gives, where that is not all: a track, what a list of cameras wants of it. is_picture: a single picture,
     without a time. is_live: frames come whether they are taken or not. connection: how often it was lost so far.
     notices: what a user should know although nothing is wrong; may grow while it is iterated.
-    damage: None, or once the iteration has ended a sentence that says what could not be read.
+    damage: None, or once the iteration has ended a sentence that says what could not be read. unreadable: of pictures
+    the names of those, by the index of the frame.
     is_open: False for a live source that was not there at first; `await_open` waits for it, and nothing but its name is
     known before. since: when a live source began to be opened, on the monotonic clock: what came since then may wait.
     say: where it tells of what happens to it while it is iterated; None keeps that in `notices`.
@@ -107,11 +112,12 @@ class VideoSource(ABC):
     connection: int = 0
     notices: list[str]
     damage: str | None = None
+    unreadable: dict[int, str]
 
     def __init__(self, name: str, selection: Selection) -> None:
         self.name = name
         self.selection = selection
-        self.notices = []
+        self.notices, self.unreadable = [], {}
 
     @property
     def is_portrait(self) -> bool:
@@ -119,7 +125,7 @@ class VideoSource(ABC):
         return self.height > self.width * self.pixel_aspect
 
     def __iter__(self) -> Iterator[VideoFrame]:
-        """Decode; a source that ends before its first frame raises VideoError."""
+        """Decode; a source that ends before its first frame raises NothingSelectedError."""
         chosen = self.selection
         start, end, first = chosen.start, chosen.end, chosen.first
         counted, reached = 0, False
@@ -141,7 +147,7 @@ class VideoSource(ABC):
             # One source that trips a library must not end the sources beside it.
             raise VideoError(f"{self.name}: cannot be read ({reason(error)})") from error
         if not reached:
-            raise VideoError(f"{self.name}: no frame in the selection: it ends before {start:g} s")
+            raise NothingSelectedError(f"{self.name}: no frame in the selection: it ends before {start:g} s")
 
     def await_open(self) -> None:  # noqa: B027 (most are open once they are made)
         """Wait until it is open. VideoError where it is given up."""
@@ -180,6 +186,11 @@ def reason(error: Exception) -> str:
     if type(error).__name__ == "ExitError":  # PyAV's, where its time-out was over
         return "nothing came for too long"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def said_unreadable(name: str, unreadable: Mapping[int, str]) -> str:
+    """A sentence on a source's pictures that could not be read; unreadable: names by index, at least one."""
+    return f"{name}: {len(unreadable)} pictures could not be read, the first is {unreadable[min(unreadable)]}"
 
 
 def check_size(name: str, height: int, width: int) -> None:

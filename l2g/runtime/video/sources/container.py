@@ -12,11 +12,12 @@ from typing import BinaryIO
 import av
 import av.error
 import numpy as np
+from av.codec.hwaccel import HWAccel
 from av.format import Flags
 from av.video.reformatter import ColorTrc, VideoReformatter
 
 from l2g.errors import VideoError
-from l2g.runtime.video.coding.hardware import open_decoding
+from l2g.runtime.video.coding.hardware import MISSING, NotDecodedError, with_decoder
 from l2g.runtime.video.sources.base import MAX_PIXELS, Image, Selection, VideoSource, check_size, reason
 from l2g.runtime.video.sources.clock import timeline
 from l2g.runtime.video.sources.fit import fit
@@ -62,7 +63,7 @@ class VideoFile(VideoSource):
 
     address: what FFmpeg opens, or an unbuffered pipe. file: the local file that `address` is, if it is one.
     track: the number of the video track, from 0; None chooses. opening: how FFmpeg opens it. threads: of the decoder;
-    None is one for every core where the file or the size of its pictures allows that. decoder: see `open_decoding`; of
+    None is one for every core where the file or the size of its pictures allows that. decoder: see `with_decoder`; of
     a pipe always the processor.
     """
 
@@ -82,32 +83,44 @@ class VideoFile(VideoSource):
         self._pipe = None if isinstance(address, str) else address
         opening = opening or Opening()
         self._mend = opening.mend
-        try:
-            self._container, note = open_decoding(
-                address,
-                decoder if isinstance(address, str) else None,
-                format=opening.format,
-                options=dict(opening.options),
-                metadata_errors="replace",
-                timeout=opening.timeout,
-            )
-        except (av.error.FFmpegError, OSError, ValueError) as error:
-            self._close_pipe()
-            raise VideoError(f"{name}: cannot be opened as a video ({reason(error)}); {opening.mend}") from None
+
+        def begin(hardware: HWAccel | None) -> None:
+            self.notices.clear()
+            try:
+                self._container = av.open(
+                    address,
+                    "r",
+                    hwaccel=hardware,
+                    format=opening.format,
+                    options=dict(opening.options),
+                    metadata_errors="replace",
+                    timeout=opening.timeout,
+                )
+            except MISSING as error:
+                if hardware:
+                    raise NotDecodedError(reason(error)) from None
+                self._close_pipe()
+                raise VideoError(f"{name}: cannot be opened as a video ({reason(error)}); {opening.mend}") from None
+            try:
+                self._open_track(
+                    address if isinstance(address, str) and file else None, track, threads, hardware is not None
+                )
+            except BaseException:
+                self._container.close()
+                self._close_pipe()
+                raise
+
+        note = with_decoder(decoder if isinstance(address, str) else None, begin)
         if note:
             self.notices.append(f"{name}: {note}")
-        try:
-            self._open_track(address if isinstance(address, str) and file else None, track, threads)
-        except BaseException:
-            self._container.close()
-            self._close_pipe()
-            raise
 
-    def _open_track(self, path: str | None, wanted: int | None, threads: int | None) -> None:
+    def _open_track(self, path: str | None, wanted: int | None, threads: int | None, in_hardware: bool) -> None:
         track, note = choose_track(self._container, self.name, wanted, path)
         if note:
             self.notices.append(f"{self.name}: {note}")
         self._stream = stream = track.stream
+        if in_hardware and not stream.codec_context.is_hwaccel:  # a decoder is there for another track alone
+            raise NotDecodedError(f"it does not decode {track.codec}")
         self.part = f"track {stream.index}"
         check_size(self.name, track.height, track.width)
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
@@ -129,8 +142,10 @@ class VideoFile(VideoSource):
         self._demux_error: str | None = None
         self._last_time = self._last_end = self._origin = 0.0
         # Rotation is known from the first frame only, so the first frame is decoded here.
-        self._frames = self._decoded_frames()
+        self._frames = self._decoded_frames(in_hardware)
         first = next(self._frames, None)
+        if first is None and in_hardware:
+            raise NotDecodedError("it decodes no frame")
         if first is None:
             raise VideoError(f"{self.name}: no frame can be decoded{self._because()}; {self._mend}")
         self._first: av.VideoFrame | None = first
@@ -203,24 +218,30 @@ class VideoFile(VideoSource):
                 yield _stamp(frame), frame
             frame = next(self._frames, None)
 
-    def _decoded_frames(self) -> Generator[av.VideoFrame, None, None]:
+    def _decoded_frames(self, may_refuse: bool = False) -> Generator[av.VideoFrame, None, None]:
+        """may_refuse: raise NotDecodedError where the first frame is not decoded, and leave the rest unread."""
+        whole = False  # from here on frames can be decoded
         try:
             for packet in self._container.demux(self._stream):
                 self._packets += packet.size > 0
                 if self._timeless and packet.size:
                     known = packet.dts is not None and packet.time_base is not None
                     self._places.append(packet.dts * packet.time_base if known else None)  # type: ignore[operator]
+                whole = whole or packet.is_keyframe
                 try:
                     frames = packet.decode()
                 except av.error.EOFError:
                     return
-                except av.error.FFmpegError:
+                except av.error.FFmpegError as error:
+                    if may_refuse and whole:
+                        raise NotDecodedError(reason(error)) from None
                     self._bad_packets += 1
                     if self._places:
                         self._places.pop()
                     continue
                 for frame in frames:
                     self._corrupt_frames += bool(frame.is_corrupt)
+                    may_refuse = False
                     yield frame
         except av.error.FFmpegError as error:
             self._demux_error = reason(error)

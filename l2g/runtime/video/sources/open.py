@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from l2g.errors import L2GError, VideoError
+from l2g.runtime.video.coding.hardware import DECODERS, Choice
 from l2g.runtime.video.sources.base import (
     PICTURE_SUFFIXES,
     VIDEO_SUFFIXES,
@@ -70,16 +71,16 @@ def open_source(
         for file in files:
             _mode(str(file))
         _refuse_track(input_name(path), track)
-        return PictureSequence(input_name(path), files, selection, picture_rate)
+        return _told(PictureSequence(input_name(path), files, selection, picture_rate), decoder)
     try:
         waiting = _begin_live(str(path), selection, track, live)
         if waiting is not None:
             try:
-                return waiting.ready()
+                return _told(waiting.ready(), decoder)
             except BaseException:
                 waiting.close()
                 raise
-        return _open(str(path), selection, picture_rate, track, threads, decoder)
+        return _told(_open(str(path), selection, picture_rate, track, threads, decoder), decoder)
     except L2GError:
         raise
     except Exception as error:
@@ -113,11 +114,11 @@ def open_sources(
             if place not in waiting:
                 sources.append(open_source(path, selection, picture_rate, track, live, decoder=decoder))
                 continue
+            sources.append(_told(waiting[place], decoder))
             try:
-                sources.append(waiting[place].ready())
+                waiting[place].ready()
             except VideoError as error:
                 waiting[place].seek(error)
-                sources.append(waiting[place])
         while sources and not any(source.is_open for source in sources):
             if all(source.damage for source in sources):
                 raise VideoError(str(sources[0].damage))
@@ -176,6 +177,16 @@ def may_be_live(text: str) -> bool:
     return text == "-" or text.isdecimal() or bool(_LIVE.search(text))
 
 
+def may_wait(source: Input) -> bool:
+    """Whether an input may be a live source or a pipe, which are waited for."""
+    return isinstance(source, (str, Path)) and (may_be_live(str(source)) or _is_pipe(str(source)))
+
+
+def is_pictures(source: Input) -> bool:
+    """Whether an input is pictures, by its form and its name."""
+    return not isinstance(source, (str, Path)) or is_picture_name(source) or os.path.isdir(source)
+
+
 def _begin_live(
     text: str,
     selection: Selection,
@@ -184,13 +195,20 @@ def _begin_live(
     say: Callable[[str], None] | None = None,
 ) -> LiveSource | None:
     """The live source of this name, which is being opened; None for files."""
-    if not (may_be_live(text) or _is_pipe(text)):
+    if not may_wait(text):
         return None
     from l2g.runtime.video.live.address import LiveOptions, live_address
     from l2g.runtime.video.live.source import LiveSource
 
     address = live_address(text)
     return None if address is None else LiveSource(address, selection, options or LiveOptions(), track, say)
+
+
+def _told(source: VideoSource, decoder: str | None) -> VideoSource:
+    """With a notice where a decoder in hardware was named and is not for this kind of source."""
+    if not isinstance(source, VideoFile) and Choice.of(decoder, DECODERS, "decoder").explicit:
+        source.notices.append(f"{source.name}: decoder {decoder} is for video files: decoded by the processor")
+    return source
 
 
 def _is_pipe(path: str) -> bool:

@@ -17,6 +17,7 @@ from l2g.runtime.video.sources.base import (
     VideoSource,
     check_size,
     is_picture_name,
+    said_unreadable,
     shown,
 )
 from l2g.runtime.video.sources.fit import fit
@@ -84,7 +85,6 @@ class PictureSequence(VideoSource):
         return float(index * self._interval)
 
     def _decode(self) -> Iterator[tuple[int, float, Callable[[], Image]]]:
-        unreadable: list[str] = []
         for index, page in enumerate(self._pages):
             time = self._time(index)
             if time < self.selection.first:
@@ -92,10 +92,8 @@ class PictureSequence(VideoSource):
             image = self._read(page)
             if image is None:
                 if self.selection.spans(time):  # of one outside nothing is missed
-                    unreadable.append(shown(page[0].name))
-                    self.damage = (
-                        f"{self.name}: {len(unreadable)} pictures could not be read, the first is {unreadable[0]}"
-                    )
+                    self.unreadable[index] = shown(page[0].name)
+                    self.damage = said_unreadable(self.name, self.unreadable)
                 continue
             image, other_shape = fit(image, self.height, self.width)
             if other_shape:
