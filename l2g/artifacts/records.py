@@ -89,7 +89,8 @@ class EngineVerification(Record):
     """Whether an engine was compared with its graph.
 
     status: "verified" or "unverified". reason: why it was not. gpu: the name of the one that it ran on. found, limits:
-    how far the two were apart and might have been, over so many streams and frames.
+    how far the two were apart and might have been, over so many streams and frames. precision: what a graph ran in,
+    such as "int8 + fp32"; None of an engine, whose audit says it.
     """
 
     status: str
@@ -99,6 +100,7 @@ class EngineVerification(Record):
     limits: Agreement | None = None
     streams: int | None = None
     frames: int | None = None
+    precision: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Only what there is."""

@@ -6,6 +6,7 @@ import dataclasses
 import importlib.metadata
 import itertools
 import shutil
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,7 @@ from l2g.calibration.scoring import (
     average_precision,
     compare_on,
     interleaved_speed,
+    judge_of,
     open_candidate,
 )
 from l2g.calibration.sensitivity import output_error, references
@@ -117,7 +119,8 @@ class QuantizeJob:
     which the budget is to hold besides `dataset`.
 
     Raises ExportError for a graph that cannot be quantised and for a folder that belongs to another run, DataError for
-    a data set whose classes have other names than the graph's (`match_classes`).
+    a data set whose classes have other names than the graph's (`match_classes`), L2GError where the library that judges
+    is not installed. Warns where this CPU cannot compute in what is to be around the integers: FP32 is measured then.
     """
 
     def __init__(
@@ -147,7 +150,13 @@ class QuantizeJob:
         self.inventory = take_inventory(self.model)
         self.layout = LAYOUTS[options.layout]
         # What judges: the library that the graph is for, where that runs on a CPU.
-        self.library = "openvino" if options.layout == "openvino" else "onnxruntime"
+        self.library, self.lacking = judge_of(str(base), options.layout, options.scales)
+        if self.lacking:
+            warnings.warn(
+                f"{base}: this CPU has no {self.lacking.upper()} arithmetic: INT8 is measured with FP32 around it, its "
+                "loss and its speed; a CPU that has it may lose more, and is faster",
+                stacklevel=2,
+            )
         work.mkdir(parents=True, exist_ok=True)
         self.ledger = Ledger(work / "measurements.json", self._facts())
 
@@ -183,6 +192,7 @@ class QuantizeJob:
             accepted=accepted,
             speed=speed,
             library=self.library,
+            lacking=self.lacking,
             notes=self.notes,
             metric=metric_of(self.dataset),
         )
@@ -202,6 +212,8 @@ class QuantizeJob:
             options.pop(free)
         if self.dataset.class_map is not None:
             options["classes"] = dict(self.dataset.class_map)
+        if self.lacking:
+            options["measured with"] = f"FP32 in place of {self.lacking.upper()}"
         return {
             "graph": sha256_of_file(self.base, ExportError),
             "data set": _identity(self.dataset),
@@ -403,13 +415,15 @@ def export_base(
     top_k: int | None = None,
 ) -> Path:
     """The FP32 graph of a checkpoint in the working folder; one that is there is used if it is of this checkpoint and
-    canvas and target, and ExportError says what else it is of. height, width: None is the model's own.
+    canvas and target, and ExportError says what else it is of. height, width: None is the model's own. L2GError where
+    what would judge the quantised graph is not installed.
 
     top_k: detections in place of raw outputs, in a file of its own.
     """
     from l2g.checkpoint import find_checkpoint, load_checkpoint
     from l2g.export.exporter import ExportOptions, export
 
+    judge_of(checkpoint, options.layout, options.scales)  # a library that is missing at the end is missing now
     source = find_checkpoint(checkpoint)
     path = work / ("fp32.onnx" if top_k is None else f"fp32_detections_{top_k}.onnx")
     target = "tensorrt" if options.layout == "tensorrt" else "onnxruntime"

@@ -28,7 +28,8 @@ class Report:
     the data set's `metric`; speed is median seconds of a frame.
 
     judged: (number of units, verdict on each data set) of every set that was run over whole data sets; the last counts.
-    library: what judged. notes: how the classes of model and data sets were matched, where there is something to say.
+    library: what judged. lacking: what that could not compute in on this CPU, so that FP32 took its place, "bf16"; None
+    where it could. notes: how the classes of model and data sets were matched, where there is something to say.
     """
 
     model: str
@@ -51,6 +52,7 @@ class Report:
     accepted: bool
     speed: dict[str, float]
     library: str = "onnxruntime"
+    lacking: str | None = None
     notes: tuple[str, ...] = ()
     metric: str = "AP"
 
@@ -82,7 +84,7 @@ class Report:
     def verification(self) -> INT8Verification:
         """What goes into the contract: what the graph was held to."""
         losses = tuple(_loss(verdict) for verdict in self.verdicts)
-        return INT8Verification(f"{self.library} CPU", self.options.ap_budget, self.loss, losses)
+        return INT8Verification(f"{self.library} CPU{self._in_place(', ')}", self.options.ap_budget, self.loss, losses)
 
     def to_json(self) -> dict[str, Any]:
         data = asdict(self)
@@ -107,7 +109,7 @@ class Report:
             f"(the default set: {self.default_share:.1f} %).",
             f"One frame on this CPU: {1000 * self.speed['fp32']:.1f} ms FP32, {1000 * self.speed['int8']:.1f} ms INT8, "
             f"{self.speed['fp32'] / self.speed['int8']:.2f} times as fast (median, taking turns).",
-            f"Layout {self.options.layout}, scales {self.options.scales}.",
+            f"Layout {self.options.layout}, scales {self.options.scales}{self._in_place('; measured with ')}.",
             "",
             f"Calibrated on {self.samples} frames of {self.calibration}, state: {self.options.state}; "
             + ", ".join(f"{kind} {share:.0f} %" for kind, share in self.shares.items())
@@ -130,6 +132,10 @@ class Report:
             mark = "INT8" if unit.name in self.chosen else "excluded" if unit.name in self.search.excluded else ""
             lines.append(f"| {unit.name} | {share:.2f} | {self.sensitivity[unit.name]:.5f} | {mark} |")
         return "\n".join(lines) + "\n"
+
+    def _in_place(self, before: str) -> str:
+        """What was measured, where that is not what the graph holds."""
+        return f"{before}FP32 in place of {self.lacking.upper()}" if self.lacking else ""
 
     def _why_not_all(self) -> list[str]:
         candidates = 100 * sum(unit.flops for unit in self.units) / self.total_flops

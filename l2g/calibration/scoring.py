@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+import warnings
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from l2g.evaluation.parity.report import ParityReport
 from l2g.evaluation.parity.run import ParityOptions, run_parity
 from l2g.runtime.backends.base import Backend
 from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend
-from l2g.runtime.backends.open import open_backend
+from l2g.runtime.backends.open import backend_module, open_backend
 
 SPEED_ROUNDS = 15
 
@@ -43,13 +44,24 @@ class Verdict:
         return self.ap_reference - self.ap
 
 
+def judge_of(graph: str, layout: str, scales: str) -> tuple[str, str | None]:
+    """(the library that runs quantised graphs of a layout on this CPU, what they hold around the integers that this CPU
+    cannot compute in, "bf16", so that float32 takes its place; None where it can). graph: its name, for messages.
+    L2GError where that library is not installed."""
+    if layout != "openvino":
+        return "onnxruntime", None
+    native = backend_module(graph, layout).native_precisions()
+    return layout, None if scales in native else scales
+
+
 def open_candidate(path: Path, library: str) -> Backend:
     """A graph that is one of many, of which none is kept: the cache of compiled models has no room for them."""
     if library != "openvino":
         return open_backend(path, library=library)
-    from l2g.runtime.backends.openvino.backend import OpenVinoBackend
-
-    return OpenVinoBackend(path, cached=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what takes BF16's place was said before the work began
+        backend: Backend = backend_module(str(path), library).OpenVinoBackend(path, cached=False)
+    return backend
 
 
 def average_precision(

@@ -181,11 +181,12 @@ def add_outputs(parser: Options, text: str = "") -> None:
     parser.add_argument("--top-k", type=int, default=50, help="instances chosen for detections")
 
 
-def add_library(parser: Options) -> None:
-    """--library, --precision and --min-share of an engine."""
+def add_library(parser: Options, also: Sequence[str] = ()) -> None:
+    """--library, --precision and --min-share of an engine. also: libraries that run a graph as it is."""
     from l2g.runtime.backends.tensorrt.library import LIBRARIES
 
-    parser.add_argument("--library", choices=LIBRARIES, default="tensorrt", help="the engine's library")
+    text = "the engine's library" + (", or what runs the graph itself" if also else "")
+    parser.add_argument("--library", choices=(*LIBRARIES, *also), default="tensorrt", help=text)
     parser.add_argument(
         "--precision", choices=("fp32", "bf16", "fp16", "int8"), help="to be found in it (default: the graph's)"
     )

@@ -10,6 +10,7 @@ import gc
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import ModuleType
@@ -49,6 +50,8 @@ def run_command(command: Command, argv: Sequence[str], own: bool = False) -> int
     # NumPy's OpenBLAS starts its threads as it is imported, and those spin for 2^26 cycles before they sleep: a third
     # of the CPU time to a first frame. 2^10 cycles are enough between two products.
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "10")
+    if own:
+        warnings.formatwarning = in_one_line
 
     def work() -> int:
         code: int = module_of(command).run(parser_of(command).parse_args(list(argv)))
@@ -99,6 +102,13 @@ def guarded(work: Callable[[], int], command: Command, own: bool = False) -> int
         return _told(f"error: {error}; check the path, its permissions and the space on the disk", BAD_INPUT)
     except Exception as error:
         return _told(_bug(error), BUG)
+
+
+def in_one_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning as a user reads it: what it says, without the line of source that said it."""
+    return f"warning: {message}\n"
 
 
 def _bug(error: Exception) -> str:

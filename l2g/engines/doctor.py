@@ -18,15 +18,16 @@ from l2g.engines.findings import FLOATS, Circumstances, Examined, Finding, Findi
 from l2g.engines.operator_rules import MEASURED, RULES
 from l2g.errors import ContractError, EngineError
 from l2g.export.graph.flops import contractions, shapes_for_one_stream
-from l2g.runtime.backends.contract_check import check_drivable, describe
+from l2g.runtime.backends.contract_check import PLUGINS, check_drivable, describe
 from l2g.runtime.backends.tensorrt.library import LIBRARIES
 
 SEVERITIES = ("refuse", "warn", "note")
 # Opsets that the libraries' ONNX parsers are documented for ("ONNX Opset Guide" of TensorRT 10.x and 11.x).
 OPSETS = {10: (9, 20), 11: (9, 25)}
+# The first whose operators all have BF16; `l2g export` writes BF16 in it.
+BF16_OPSET = 22
 # TensorRT#4813 was reported with 10.14 and later ones up to 11.1, and not closed by a later release.
 GRIDSAMPLE_WRONG_SINCE = (10, 14)
-PLUGINS = re.compile(r"_TRT$|Plugin")
 # Operators whose floating point inputs must be of one type in a strongly typed network, and which inputs these are.
 _ONE_TYPE = {
     "Conv": 3,
@@ -179,6 +180,13 @@ def _opset_rules(graph: Examined, asked: Circumstances) -> Findings:
     if not fewest <= graph.opset <= most:
         text = f"the parser of {named(asked)} is documented for opset {fewest} to {most}"
         mend = "export it with --opset 17 (FP32, FP16) or 19 (INT8 with FP16 scales)"
+        if TensorProto.BFLOAT16 in graph.types.values() and graph.opset > most:
+            text += f", and BF16 takes opset {BF16_OPSET}"
+            newer = min(known for known, (_, last) in OPSETS.items() if last >= BF16_OPSET)
+            mend = (
+                f"take TensorRT {newer} or newer, or FP16 in its place: l2g export --precision fp16, of INT8 "
+                "l2g quantize --layout tensorrt --scales fp16"
+            )
         yield Finding("refuse", "opset", text, f"opset {graph.opset}", mend)
     norms = graph.nodes("GroupNormalization")
     if norms and graph.opset >= 21 and asked.library == "tensorrt" and (asked.release or (0,)) < (10, 8):

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -23,6 +24,9 @@ from l2g.runtime.arrays import Array, BoolArray, IntArray
 from l2g.runtime.backends.base import Backend, HostState
 from l2g.runtime.identity.slots import match_queries
 from l2g.runtime.outputs import FrameOutputs
+
+if TYPE_CHECKING:
+    from l2g.runtime.backends.openvino.backend import OpenVinoBackend
 
 STREAMS, FRAMES, RESET_AT = 2, 4, 2
 
@@ -92,7 +96,8 @@ def verify_graph(
         build = candidate.contract.build
         own = (build and build.precision) or "fp32"
         # What is asked for may be narrower than the graph's own types, and is not an excuse.
-        return check_agreement(found, own, onnx_file, f"OpenVINO {device or 'CPU'}")
+        record = check_agreement(found, own, onnx_file, f"OpenVINO {device or 'CPU'}")
+        return replace(record, precision=cast("OpenVinoBackend", candidate).precision)
 
 
 def _check_alike(one: GraphContract, other: GraphContract, path: Path, reference: Path | None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from dataclasses import asdict, dataclass
 from math import prod
@@ -16,11 +15,10 @@ from l2g.contract import GraphContract, TensorSpec
 from l2g.errors import ContractError
 from l2g.export.graph.flops import Shapes, count_flops, shapes_for_one_stream
 from l2g.provenance import INT8Verification
-from l2g.runtime.backends.contract_check import check_drivable
+from l2g.runtime.backends.contract_check import PLUGINS, check_drivable
 
 # What makes a graph's sizes depend on its data: an engine cannot plan memory for that.
 DATA_DEPENDENT = ("NonZero", "Unique", "Compress", "NonMaxSuppression", "If", "Loop", "Scan", "SequenceAt")
-PLUGINS = re.compile(r"_TRT$|Plugin")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 
 import numpy as np
 import onnx
@@ -10,7 +11,9 @@ import pytest
 from l2g.artifacts.graph_sum import intact
 from l2g.artifacts.onnx_file import read_contract, read_model
 from l2g.calibration import job
+from l2g.calibration.report import Report
 from l2g.calibration.scoring import Verdict
+from l2g.calibration.unit_search import UnitSearch
 from l2g.calibration.units import Inventory, Unit
 from l2g.cli.making import quantize
 from l2g.data.registry import load_dataset
@@ -251,6 +254,70 @@ def test_the_contract_names_the_library_that_judged(command, tmp_path, monkeypat
     assert asked == [library]
     assert read_contract(read_model(output), output).build.verification.library == f"{library} CPU"
     assert json.loads((tmp_path / "small.report.json").read_text())["library"] == library
+
+
+def test_a_judge_that_is_not_installed_is_missed_at_once(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "l2g.runtime.backends.openvino.backend", raising=False)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    for model in (small_graph(), small_checkpoint()):
+        assert command(tmp_path / "small.onnx", "--layout", "openvino", ckpt=model) == 2
+        assert "'openvino' is not installed; install it with: pip install 'l2g[openvino]'" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.rglob("*.onnx")] == []
+    assert not (tmp_path / "small.onnx.work" / "rollouts").exists()
+
+
+def test_a_cpu_without_bf16_is_told_of_before_the_work_begins(videos, tmp_path, monkeypatch):
+    openvino = pytest.importorskip("l2g.runtime.backends.openvino.backend")
+    monkeypatch.setattr(openvino, "native_precisions", lambda device="CPU": ("fp32",))
+    monkeypatch.setitem(job.SCALES_OPSETS, "bf16", 17)
+    data, options = load_dataset(videos, "valid"), job.QuantizeOptions(layout="openvino", scales="bf16")
+
+    def opened():
+        return job.QuantizeJob(small_graph(), data, data, tmp_path / "o.onnx", tmp_path / "work", options, False)
+
+    with pytest.warns(UserWarning, match="this CPU has no BF16 arithmetic: INT8 is measured with FP32 around it"):
+        made = opened()
+    assert (made.library, made.lacking) == ("openvino", "bf16")
+    # A processor that has it measures another thing.
+    monkeypatch.setattr(openvino, "native_precisions", lambda device="CPU": ("fp32", "bf16"))
+    with pytest.raises(ExportError, match="measured with 'FP32 in place of BF16', this one has None"):
+        opened()
+
+
+@pytest.mark.parametrize(
+    ("lacking", "library", "told"),
+    [
+        ("bf16", "openvino CPU, FP32 in place of BF16", "scales bf16; measured with FP32 in place of BF16."),
+        (None, "openvino CPU", "scales bf16."),
+    ],
+)
+def test_what_was_measured_is_in_the_report_and_in_the_contract(lacking, library, told):
+    report = Report(
+        model="m",
+        dataset="d",
+        calibration="d",
+        options=job.QuantizeOptions(layout="openvino", scales="bf16"),
+        samples=1,
+        shares={},
+        methods=(),
+        method="max",
+        tensors_by_method={},
+        sensitivity={},
+        units=(),
+        total_flops=1,
+        search=UnitSearch((), (), ()),
+        chosen=(),
+        share=0.0,
+        default_share=0.0,
+        judged=((0, (Verdict("d", 8, 60.0, 60.0, 90.0, (1.0,) * 4),)),),
+        accepted=True,
+        speed={"fp32": 2.0, "int8": 1.0},
+        library="openvino",
+        lacking=lacking,
+    )
+    assert report.verification().library == library
+    assert f"Layout openvino, {told}" in report.table().splitlines()
+    assert report.to_json()["lacking"] == lacking
 
 
 def test_a_folder_of_another_run_is_refused(command, tmp_path, capsys):

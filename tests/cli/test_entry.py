@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -19,6 +21,18 @@ from l2g.errors import DataError, L2GError
 pytestmark = pytest.mark.alone
 
 COMMAND = Command("tried", "nowhere", "a command of the tests", "Tests", "int8", "stopped half-way")
+
+
+def test_a_warning_of_a_command_is_one_line(monkeypatch, capsys):
+    def run(_):
+        print(warnings.formatwarning("m.onnx: computed in FP32", UserWarning, "backend.py", 108), end="")
+        return 0
+
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    monkeypatch.setattr(entry, "interruptible", nullcontext)
+    monkeypatch.setattr(entry, "module_of", lambda _: SimpleNamespace(run=run, add_arguments=lambda _: None))
+    assert run_command(COMMAND, [], own=True) == 0
+    assert capsys.readouterr().out == "warning: m.onnx: computed in FP32\n"
 
 
 def failing(error):

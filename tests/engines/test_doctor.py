@@ -11,10 +11,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from l2g.artifacts.sidecar import Gpu
 from l2g.cli.making.doctor import main
-from l2g.engines.doctor import examine, refuse
+from l2g.engines.doctor import BF16_OPSET, examine, refuse
 from l2g.engines.findings import Circumstances
 from l2g.errors import EngineError
 from l2g.export.inspection import inspect_graph
+from l2g.export.precision.convert import REDUCED
 from tests.engines.engines import engine_graph, rewritten
 from tests.export.precision.half import halve, uncast
 from tests.exported import edited, set_contract, small_graph
@@ -184,6 +185,26 @@ def test_library_and_opset(tmp_path, library, version, opset, refused):
 
     path = rewritten(engine_graph(), change, tmp_path / "m.onnx")
     assert [f.severity for f in found(path, Circumstances(library, version), "opset")] == ["refuse"] * refused
+
+
+@pytest.mark.parametrize(("version", "refused"), [("10.8", True), ("11.1", False)])
+def test_bf16_takes_a_newer_library(tmp_path, version, refused):
+    """No older opset has it, so that exporting again in another one mends nothing."""
+
+    def change(model):
+        model.opset_import[0].version = BF16_OPSET
+        for weight in model.graph.initializer:
+            if weight.data_type == TensorProto.FLOAT:
+                weight.data_type = TensorProto.BFLOAT16
+        return model
+
+    path = rewritten(engine_graph(), change, tmp_path / "m.onnx")
+    texts = [f.text + "; " + f.mend for f in found(path, Circumstances("tensorrt", version), "opset")]
+    assert len(texts) == refused
+    for text in texts:
+        assert "documented for opset 9 to 20, and BF16 takes opset 22; take TensorRT 11 or newer, or FP16" in text
+        assert "--opset" not in text
+    assert REDUCED["bf16"].opset == BF16_OPSET
 
 
 def test_scales_of_two_types(tmp_path):

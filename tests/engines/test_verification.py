@@ -16,7 +16,7 @@ def test_a_float32_graph_has_its_numbers_in_openvino():
     assert record.found.score < 1e-5
     assert record.found.queries < 1e-4
     assert record.found.slots == 0
-    assert (record.status, record.gpu) == ("verified", "OpenVINO CPU")
+    assert (record.status, record.gpu, record.precision) == ("verified", "OpenVINO CPU", "fp32")
 
 
 def test_the_precision_that_openvino_would_take_by_itself_is_found_out(capsys):

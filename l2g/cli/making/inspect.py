@@ -2,8 +2,8 @@
 
 With --library openvino also what that library computes its products in on this machine, weighed by FLOPs. Of a
 checkpoint, with --compile, what each part of it computes in as it is compiled here.
-Exit code: 0 fine, 1 a finding says that the file should not be used, or less is in its precision than --min-share,
-2 bad input.
+Exit code: 0 fine, 1 a finding says that the file should not be used, or less is in its precision than --min-share, or
+the device does not tell what it computes in, 2 bad input.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, cast
 
 from l2g.cli.arguments import add_compile, refuse_idle, share
 from l2g.cli.entry import main_of
+from l2g.errors import EngineError
 
 if TYPE_CHECKING:
     from l2g.artifacts.records import Audit
@@ -48,26 +49,30 @@ def run(options: argparse.Namespace) -> int:
     from l2g.export.inspection import format_report, inspect_graph
 
     report = inspect_graph(options.model)
-    audit = audited(options) if options.library else None
+    audit, why = audited(options) if options.library else (None, "")
     if options.json:
-        more = {} if audit is None else {"audit": audit.to_json()}
+        more = {"audit": audit.to_json()} if audit else {"audit": None, "no_audit": why} if why else {}
         print(json.dumps({**report.to_dict(), **more}, indent=1))
     else:
         print(format_report(report))
-        print(*([] if audit is None else audit_lines(audit, options)), sep="\n", end="\n" if audit else "")
-    met = audit is None or audit.share >= options.min_share
+        if audit or why:
+            print(*(audit_lines(audit, options) if audit else ["", why]), sep="\n")
+    met = not why and (audit is None or audit.share >= options.min_share)
     return 0 if report.usable and met else 1
 
 
-def audited(options: argparse.Namespace) -> Audit:
-    """What the library computes the graph in on this machine."""
+def audited(options: argparse.Namespace) -> tuple[Audit | None, str]:
+    """(what the library computes the graph in on this machine, or why that is not known)."""
     from contextlib import closing
 
     from l2g.runtime.backends.open import open_backend
 
     opened = open_backend(options.model, library=options.library, device=options.device, precision=options.precision)
     with closing(cast("OpenVinoBackend", opened)) as backend:
-        return backend.audit()
+        try:
+            return backend.audit(), ""
+        except EngineError as error:
+            return None, str(error)
 
 
 def audit_checkpoint(options: argparse.Namespace) -> int:

@@ -68,7 +68,7 @@ def _verify_graph(options: argparse.Namespace, how: dict[str, Any]) -> int:
         stages.plan({"run OpenVINO and ONNX Runtime side by side": 1})
         stages.stage("run OpenVINO and ONNX Runtime side by side")
         record = verify_graph(options.onnx, **how)
-    print(f"{options.onnx}: verified in {record.gpu}")
+    print(f"{options.onnx}: verified in {record.gpu}, computed in {(record.precision or '').upper()}")
     print(record_table(record))
     return 0
 

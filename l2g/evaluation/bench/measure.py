@@ -29,10 +29,10 @@ Key = TypeVar("Key", bound=Hashable)
 class Measured(Record):
     """One candidate. Times in milliseconds of one frame of one stream, but for `start`.
 
-    precision: what the model is said to be in. median, p99, best: from giving the frame to having the results. cpu: of
-    the processor, all threads together. rate: frames a second at the median. cold: what a start takes in a process of
-    its own, where nothing is kept of an earlier one; kept: where something is, None of what keeps nothing. ap: percent,
-    of the report's `metric`; None where it was not asked for.
+    precision: what it runs in, and the file's own where that is another. median, p99, best: from giving the frame to
+    having the results. cpu: of the processor, all threads together. rate: frames a second at the median. cold: what a
+    start takes in a process of its own, where nothing is kept of an earlier one; kept: where something is, None of what
+    keeps nothing. ap: percent, of the report's `metric`; None where it was not asked for.
     """
 
     name: str
@@ -155,15 +155,17 @@ def _row(
     ap: float | None,
 ) -> Measured:
     build = backend.contract.build
-    precision = build.precision or "fp32"
+    own = build.precision or "fp32"
     if build.int8 is not None:
-        precision += f" + {build.int8.scales}"
+        own += f" + {build.int8.scales}"
+    runs = getattr(backend, "precision", own)
     median = float(np.median(wall))
     return Measured(
         name=candidate.name,
         model=candidate.model,
         runs_on=candidate.runs_on,
-        precision=precision,
+        # The numbers of a BF16 file are rounded whatever they are computed in: it is no reference.
+        precision=runs if runs.startswith(own) else f"{runs} (file: {own})",
         median=1e3 * median,
         p99=1e3 * float(np.percentile(wall, 99)),
         best=1e3 * min(wall),

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from l2g.contract import METADATA_KEY, RESIZES, SCORINGS, GraphContract
-from l2g.errors import ContractError
+from l2g.errors import ContractError, L2GError
 from l2g.runtime.outputs import OUTPUT_KINDS, outputs_class
+
+# How TensorRT's plugins are called.
+PLUGINS = re.compile(r"_TRT\b|Plugin")
+# Where OpenVINO, then ONNX Runtime name operators that they do not know.
+_UNKNOWN = re.compile(r"No conversion rule found for operations: (.*\S)|(\S+)\(-?\d+\) is not a registered function/op")
 
 
 def export_command(path: Path) -> str:
@@ -81,6 +87,18 @@ def check_drivable(path: Path, contract: GraphContract, command: str) -> None:
             f"state '{state.input}' ({found}, initial '{state.initial}') cannot be fed with '{state.output}' "
             f"({expected}) from zeros",
         )
+
+
+def cannot_open(path: Path, library: str, error: Exception, reason: str, command: str) -> L2GError:
+    """The error for a file that a library refuses. error: the library's own; reason: what it says in one line, told
+    where it names no operator. command: what makes another file."""
+    found = _UNKNOWN.search(str(error))
+    if found is None:
+        return L2GError(f"{path}: {library} cannot open it: {reason}; export it for {library} with: {command}")
+    operator, plugin = found[1] or found[2], ""
+    if PLUGINS.search(operator):
+        plugin = "only TensorRT with that plugin runs this file; "
+    return L2GError(f"{path}: {library} has no operator {operator}; {plugin}export it for {library} with: {command}")
 
 
 def describe(dtype: str, shape: Sequence[int | str | None]) -> str:

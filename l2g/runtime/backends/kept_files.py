@@ -45,18 +45,23 @@ def pending(kept: Path) -> PendingFile | None:
         return None
 
 
-def keep(made: PendingFile) -> None:
-    """What was written is good."""
+def keep(made: PendingFile) -> bool:
+    """What was written is good; whether it could be kept."""
     try:
         _sum_file(made.path).write_text(_checksum(Path(made.temporary)))
         made.commit()
-        _make_room(made.path.parent, made.path.suffix)
     except (L2GError, OSError, ValueError):
         made.discard()
+        return False
+    with contextlib.suppress(OSError):  # of another user, say
+        _make_room(made.path.parent, made.path.suffix)
+    return True
 
 
 def used(kept: Path) -> None:
-    os.utime(_sum_file(kept))
+    """Note it for the next clearing, where the cache may be written to."""
+    with contextlib.suppress(OSError):
+        os.utime(_sum_file(kept))
 
 
 def _sum_of(path: Path, folder: Path) -> str:

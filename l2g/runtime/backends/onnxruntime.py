@@ -15,6 +15,7 @@ from l2g.errors import ContractError, L2GError
 from l2g.runtime.arrays import Array, BoolArray, ByteArray
 from l2g.runtime.backends.base import HostState
 from l2g.runtime.backends.contract_check import (
+    cannot_open,
     check_boundary,
     check_drivable,
     describe,
@@ -194,10 +195,7 @@ def _open_session(
                 f"{path}: BF16 found, and ONNX Runtime's CPU has no BF16; run it with --library openvino, or export it "
                 "with --precision fp32"
             ) from None
-        raise L2GError(
-            f"{path}: ONNX Runtime cannot open it: {first_line(error)}; export it for ONNX Runtime with: "
-            f"{export_command(path)}"
-        ) from None
+        raise cannot_open(path, "ONNX Runtime", error, first_line(error), export_command(path)) from None
     # ONNX Runtime goes on with the CPU, in silence, when CUDA's libraries cannot be loaded.
     if wanted and wanted[0] not in session.get_providers():
         kept.discard()

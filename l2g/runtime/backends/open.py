@@ -157,14 +157,12 @@ def _open_artifact(
     return backend
 
 
-def _open_graph(
-    model: str, library: str | None, device: str | None, precision: str | None, threads: int | None
-) -> Backend:
-    library = library or next(iter(GRAPH_LIBRARIES))
+def backend_module(model: str, library: str) -> Any:
+    """What drives graphs in an inference library; L2GError where there is none of that name, or it is not installed."""
     if library not in GRAPH_LIBRARIES:
         raise L2GError(f"library '{library}' found, one of {', '.join(GRAPH_LIBRARIES)} expected")
     try:
-        module = importlib.import_module(_MODULES[library])
+        return importlib.import_module(_MODULES[library])
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] == "l2g":
             raise
@@ -172,6 +170,13 @@ def _open_graph(
             f"{model}: a graph runs on {GRAPH_LIBRARIES[library]}, but '{error.name}' is not installed; "
             f"install it with: pip install {_INSTALL[library]}"
         ) from None
+
+
+def _open_graph(
+    model: str, library: str | None, device: str | None, precision: str | None, threads: int | None
+) -> Backend:
+    library = library or next(iter(GRAPH_LIBRARIES))
+    module = backend_module(model, library)
     if library == "openvino":
         backend: Backend = module.OpenVinoBackend(model, device or "CPU", precision, threads=threads)
         return backend

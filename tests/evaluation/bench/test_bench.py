@@ -5,13 +5,14 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 
 import pytest
 
 from l2g.cli.running.bench import main
 from l2g.errors import L2GError
 from l2g.evaluation.bench.candidates import Candidate, candidates
-from l2g.evaluation.bench.measure import WARM_UP, _recommended, measure
+from l2g.evaluation.bench.measure import WARM_UP, _recommended, _reference, _row, measure
 from l2g.evaluation.bench.page import render_page, table
 from l2g.evaluation.bench.start import Start
 from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend
@@ -105,6 +106,27 @@ def test_the_budget_decides():
     assert _recommended([reference, lossy, kept], reference, 30) == "lossy"
     assert _recommended([reference, lossy, kept], reference, 0.1) == "float32"
     assert _recommended([lossy], reference, 0.5) is None
+
+
+@pytest.mark.parametrize(
+    ("file", "scales", "runs", "shown"),
+    [
+        ("bf16", None, "bf16", "bf16"),
+        ("bf16", None, "fp32", "fp32 (file: bf16)"),
+        ("int8", "bf16", "int8 + fp32", "int8 + fp32 (file: int8 + bf16)"),
+        ("int8", "bf16", "int8 + bf16", "int8 + bf16"),
+    ],
+)
+def test_a_row_says_what_it_runs_in(file, scales, runs, shown):
+    """Rounded numbers are no reference, whatever they are computed in."""
+    backend = Slow(0, [])
+    build = SimpleNamespace(precision=file, int8=scales and SimpleNamespace(scales=scales))
+    backend.contract = SimpleNamespace(build=build)
+    backend.precision = runs
+    row = _row(Imagined("m.onnx", "here", make=refusing), backend, [1.0], [1.0], START, None, 60.0)
+    assert row.precision == shown
+    right = replace(row, precision="fp32", ap=50.0)
+    assert _reference([row, right]) == right
 
 
 def test_every_library_is_tried(tmp_path, capsys, monkeypatch):

@@ -65,6 +65,38 @@ def test_the_second_opening_is_of_what_was_kept_and_equal_to_the_bit(cache, open
     assert opened == [str(kept(cache)[0])]
 
 
+def test_a_cache_that_may_only_be_read_is_used(cache, opened, monkeypatch):
+    """One of a read-only image, or of another user."""
+    open_backend(small_graph()).close()
+    opened.clear()
+
+    def refused(*_):
+        raise PermissionError("not the owner")
+
+    monkeypatch.setattr(kept_files.os, "utime", refused)
+    open_backend(small_graph()).close()
+    assert opened == [str(kept(cache)[0])]
+
+
+def test_files_of_others_that_cannot_go_leave_what_was_made(tmp_path, monkeypatch):
+    def refused(*_):
+        raise PermissionError("not the owner")
+
+    monkeypatch.setattr(kept_files, "_make_room", refused)
+    assert kept_files.keep(written(tmp_path / "a.onnx"))
+    assert kept_files.is_whole(tmp_path / "a.onnx")
+    monkeypatch.setattr(kept_files.Path, "write_text", refused)
+    assert not kept_files.keep(written(tmp_path / "b.onnx"))
+    assert not (tmp_path / "b.onnx").exists()
+
+
+def written(path):
+    made = kept_files.pending(path)
+    with open(made.temporary, "wb") as file:
+        file.write(b"a graph")
+    return made
+
+
 def test_another_graph_is_another_file(cache, tmp_path, opened):
     open_backend(small_graph()).close()
     other = edited(small_graph(), scale_one_weight, tmp_path / "other.onnx")

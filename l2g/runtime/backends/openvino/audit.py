@@ -3,85 +3,104 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import openvino as ov
 
-from l2g.artifacts.records import Audit
-from l2g.errors import EngineError
+from l2g.artifacts.records import MIN_SHARE, Audit
 
 _PRECISIONS = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "i8": "int8", "u8": "int8"}
 _NAMES = ("fp32", "bf16", "fp16", "int8", "unknown")
 _ATTENTION = "ScaledDotProductAttention"
 PRODUCTS = ("Convolution", "GroupConvolution", "MatMul", _ATTENTION)
-# Of the compiled model's types those that hold a product.
-_COMPUTING = ("Convolution", "EmbeddingBagPacked", "FullyConnected", "MatMul", "Subgraph", _ATTENTION, "MHA")
+# Of the compiled model's types those that hold a product: a CPU's, then what only a GPU calls so.
+_COMPUTING = (
+    *("Convolution", "EmbeddingBagPacked", "FullyConnected", "MatMul", "Subgraph", _ATTENTION, "MHA"),
+    *("Gemm", "scaled_dot_product_attention", "embedding_bag"),
+)
 # What may stand between a product and the operator that its layer is named after: bias, activation, layout.
 _BEHIND = (
     *("Add", "Multiply", "Relu", "Reshape", "Transpose", "Convert", "FakeQuantize", "Squeeze", "Unsqueeze"),
     "Concat",  # of the sums of some queries each
 )
 _STEPS = 4
-# What OpenVINO adds to the names of products that it takes apart.
-_SUFFIXES = ("/DequantizationMultiply", "/WithoutBiases")
+# What OpenVINO adds to the names of products that it takes apart, and `marks` to those that it spells in another way.
+_SUFFIXES = ("/DequantizationMultiply", "/WithoutBiases", "/product")
 
 
 @dataclass(frozen=True)
-class _Product:
-    """name: of the operator, behind: those that it may have been fused into. flops: for one stream."""
+class Product:
+    """name: of the operator, behind: those that it may have been fused into. precision: that the graph gives it, "int8"
+    where both of its factors come from eight bits. flops: for one stream."""
 
     name: str
     behind: tuple[str, ...]
-    quantised: bool
+    precision: str
     flops: int
 
 
-def audit(model: ov.Model, runtime: ov.Model, asked: str) -> Audit:
-    """Judge a compiled model. model: as it was read, with `named_attentions`, which is reshaped to one stream; runtime:
-    what became of it.
+@dataclass(frozen=True)
+class Judged:
+    """shares: of each precision that a part of the products is to be in that counts (`MIN_SHARE`), how much of it by
+    FLOPs is, 0 to 1; what no layer names is left out. Where none is named, whether any layer is in it, 0 or 1."""
 
-    asked: "fp32", "bf16", "fp16" or "int8", of which the last is asked only of the products that the graph quantises.
+    audit: Audit
+    shares: dict[str, float]
+
+
+def audit(products: Sequence[Product], runtime: ov.Model, asked: str, floating: str | None = None) -> Judged | None:
+    """Judge a compiled model; None of a device that tells nothing of its layers. products: of the graph, by
+    `products_of`, before it was rewritten. runtime: what became of it.
+
+    asked: what all of it is to be in, as it is told. floating: what the products are to be in that are not of eight
+    bits, "fp32", "bf16" or "fp16"; None: each in the precision that the graph gives it.
     """
-    products = tuple(_products(model))
+    nodes = runtime.get_ordered_ops()
+    if all(node.get_type_name() in ("Parameter", "Result") for node in nodes):
+        return None
+    facts = [found for found in map(_facts, nodes) if _fact(found, "layerType") in _COMPUTING]
     layers: dict[str, str] = {}
-    for node in runtime.get_ordered_ops():
-        facts = node.get_rt_info()
-        if _fact(facts, "layerType") not in _COMPUTING:
-            continue
-        precision = _PRECISIONS.get(_fact(facts, "runtimePrecision"), "unknown")
-        for name in _fact(facts, "originalLayersNames").split(","):
+    for found in facts:
+        for name in _fact(found, "originalLayersNames").split(","):
             for suffix in _SUFFIXES:
                 name = name.removesuffix(suffix)
-            layers[name] = precision
-    if not products or not layers:
-        raise EngineError(
-            f"{len(products)} products and {len(layers)} layers found, so nothing is known of the model's precision; "
-            "this version of OpenVINO describes its layers in another way than those that l2g knows"
-        )
-    found = {product: _precision_of(product, layers) for product in products}
-    due = [product for product in products if asked != "int8" or product.quantised]
-    wider = sorted(
-        (p for p in due if found[p] != ("int8" if p.quantised else asked)), key=lambda product: -product.flops
-    )
-    total = sum(product.flops for product in due)
+            layers[name] = _precision(found)
+    runs = {product: _precision_of(product, layers) for product in products}
+    due = {
+        product: product.precision if product.precision == "int8" else floating or product.precision
+        for product in products
+    }
+    wider = sorted((each for each in products if runs[each] != due[each]), key=lambda product: -product.flops)
+    total = sum(product.flops for product in products)
+    shares = {}
+    for precision in sorted({*due.values()} - {"unknown"}):
+        asked_for = [each for each in products if due[each] == precision]
+        known = sum(each.flops for each in asked_for if runs[each] != "unknown")
+        if sum(each.flops for each in asked_for) < (1 - MIN_SHARE) * total:
+            continue
+        if known:
+            shares[precision] = sum(each.flops for each in asked_for if runs[each] == precision) / known
+        elif not {*runs.values()} - {"unknown"}:
+            shares[precision] = float(precision in layers.values())
     flops = dict.fromkeys(_NAMES, 0)
-    for product, precision in found.items():
+    for product, precision in runs.items():
         flops[precision] += product.flops
-    return Audit(
+    judgement = Audit(
         asked=asked,
         share=1 - sum(product.flops for product in wider) / total if total else 0.0,
         flops=flops,
-        layers=dict(layer_precisions(runtime)),
-        nodes=dict(Counter(found.values())),
-        wider=tuple((product.name, found[product]) for product in wider[:10]),
-        fused_attention=sum(_is_attention(node.get_rt_info()) for node in runtime.get_ordered_ops()),
+        layers=dict(Counter(map(_precision, facts))),
+        nodes=dict(Counter(runs.values())),
+        wider=tuple((product.name, runs[product]) for product in wider[:10]),
+        fused_attention=sum(map(_is_attention, map(_facts, nodes))),
         activation_bytes=None,
         weight_bytes=None,
         source="runtime model",
     )
+    return Judged(judgement, shares)
 
 
 def named_attentions(model: ov.Model) -> ov.Model:
@@ -93,8 +112,12 @@ def named_attentions(model: ov.Model) -> ov.Model:
     return model
 
 
-def _products(model: ov.Model) -> Iterator[_Product]:
-    model.reshape({port.any_name: [1, *_rest(port)] for port in model.inputs})
+def products_of(model: ov.Model) -> tuple[Product, ...]:
+    """Of a graph as it was read, with `named_attentions`, reshaped to one stream."""
+    return tuple(_products(model))
+
+
+def _products(model: ov.Model) -> Iterator[Product]:
     for node in model.get_ordered_ops():
         if node.get_type_name() not in PRODUCTS:
             continue
@@ -108,18 +131,15 @@ def _products(model: ov.Model) -> Iterator[_Product]:
             first = 1 if node.get_type_name() == "Convolution" else 2
             inner = prod(right[axis].get_length() for axis in range(first, len(right)))
         quantised = all(dequantised(node.input_value(index).get_node()) for index in (0, 1))
+        precision = "int8" if quantised else _PRECISIONS.get(node.get_output_element_type(0).get_type_name(), "unknown")
         name = node.get_friendly_name().removesuffix(_SUFFIXES[1])
-        yield _Product(name, tuple(_readers(node)), quantised, 2 * outputs * inner)
+        yield Product(name, tuple(_readers(node)), precision, 2 * outputs * inner)
 
 
 def _is_attention(facts: Any) -> bool:
     """Of a layer of the compiled model: both products of an attention at once, found by OpenVINO or by the graph."""
     names = _fact(facts, "originalLayersNames").split(",")
     return any(name.startswith(_ATTENTION) for name in names) or sum(name.endswith("/MatMul") for name in names) > 1
-
-
-def _rest(port: Any) -> list[int]:
-    return [dim.get_length() for dim in list(port.partial_shape)[1:]]
 
 
 def _readers(node: Any) -> Iterator[str]:
@@ -148,20 +168,21 @@ def dequantised(node: Any) -> bool:
     return False
 
 
-def _precision_of(product: _Product, layers: dict[str, str]) -> str:
+def _precision_of(product: Product, layers: dict[str, str]) -> str:
     return next((layers[name] for name in (product.name, *product.behind) if name in layers), "unknown")
-
-
-def layer_precisions(runtime: ov.Model) -> Counter[str]:
-    """How many layers that hold a product compute in what."""
-    facts = [node.get_rt_info() for node in runtime.get_ordered_ops()]
-    computing = [one for one in facts if _fact(one, "layerType") in _COMPUTING]
-    return Counter(_PRECISIONS.get(_fact(one, "runtimePrecision"), "unknown") for one in computing)
 
 
 def fact_of(node: Any, name: str) -> str:
     """What a compiled model says of one of its layers, "" where it says nothing."""
-    return _fact(node.get_rt_info(), name)
+    return _fact(_facts(node), name)
+
+
+def _facts(node: Any) -> Any:
+    return node.get_rt_info()
+
+
+def _precision(facts: Any) -> str:
+    return _PRECISIONS.get(_fact(facts, "runtimePrecision"), "unknown")
 
 
 def _fact(facts: Any, name: str) -> str:

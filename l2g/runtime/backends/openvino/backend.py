@@ -1,13 +1,15 @@
 """The OpenVINO backend: an exported graph on a CPU (or what else OpenVINO drives), its precision always stated.
 
 Left alone OpenVINO computes a float32 graph in bfloat16 on every CPU that can, without a word. `l2g_tiny` then loses a
-third of its AP. So every graph is compiled with its precision said, and refused where it would run in something else.
+third of its AP. So every graph is compiled with its precision said, and refused where it would run in something else;
+where a device has no arithmetic of the graph's own types, float32 is said in their place, and the user is told.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,13 @@ import openvino as ov
 
 from l2g.artifacts.graph_sum import check_graph
 from l2g.artifacts.records import Audit
-from l2g.contract import METADATA_KEY, GraphContract
-from l2g.errors import ContractError, L2GError
+from l2g.contract import METADATA_KEY
+from l2g.errors import ContractError, EngineError, L2GError
+from l2g.provenance import BuildFacts
 from l2g.runtime.arrays import Array, BoolArray, ByteArray
 from l2g.runtime.backends.base import HostState
 from l2g.runtime.backends.contract_check import (
+    cannot_open,
     check_boundary,
     check_drivable,
     describe,
@@ -29,18 +33,21 @@ from l2g.runtime.backends.contract_check import (
     first_line,
     parse_contract,
 )
-from l2g.runtime.backends.openvino.audit import audit, layer_precisions, named_attentions
-from l2g.runtime.backends.openvino.kept import Compiled, KeptModel
-from l2g.runtime.backends.openvino.marks import narrow_type, narrowed, with_marks
+from l2g.runtime.backends.openvino.audit import Judged, audit, named_attentions, products_of
+from l2g.runtime.backends.openvino.kept import Compiled, Facts, KeptModel
+from l2g.runtime.backends.openvino.marks import narrow_type, narrowed, widen, with_marks
 from l2g.runtime.backends.openvino.rewrites import simplify
 from l2g.runtime.memory import return_memory
 from l2g.runtime.outputs import FrameOutputs, outputs_class
 
-# What the float32 tensors of a graph are computed in, as OpenVINO spells it.
+# What the floating point tensors of a graph are computed in, as OpenVINO spells it.
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 # The types of a graph stay as they are: float32 is computed in float32, bfloat16 in bfloat16, eight bits in eight.
 _AS_TYPED = {"EXECUTION_MODE_HINT": "ACCURACY", "INFERENCE_PRECISION_HINT": "dynamic"}
 _DTYPES = {"f32": "float32", "u8": "uint8", "i32": "int32"}
+# Of what is to be in a precision at least so much is, by FLOPs; `l2g inspect --min-share` asks for more. Sums of what
+# deformable attention samples are float32 whatever is asked for: 5 % of what is around the integers of `l2g_tiny`.
+_LEAST = 0.5
 # The capability of a device that computes a precision natively; without it OpenVINO widens it to float32 in silence.
 _CAPABILITY = {"bf16": "BF16", "fp16": "FP16"}
 # The ends of the names of files that stay mapped: of what is kept, and of what `with_marks` wrote.
@@ -57,16 +64,21 @@ class OpenVinoBackend:
         path: an ONNX file that `l2g export` wrote.
         device: "CPU", "GPU", "NPU" or "AUTO" (a GPU where there is one, else the CPU), with a number where there are
             several ("GPU.1").
-        precision: None computes every tensor in the type that the graph gives it. "fp32", "bf16" or "fp16" is what the
+        precision: None computes every tensor in the type that the graph gives it; where the device has no BF16 or FP16
+            arithmetic those tensors are computed in float32, with a warning. "fp32", "bf16" or "fp16" is what the
             floating point tensors are computed in whatever their type; the integers of an INT8 graph stay. Lowering a
             float32 graph so has no islands and costs what it costs: `l2g export --precision bf16` is the way.
         threads: None is OpenVINO's own choice, the physical cores.
         cached: keep the compiled model in the cache of l2g, by the sum of the file, OpenVINO's version, device,
             precision and threads.
 
-    Raises ContractError for a file without a contract, with one of another version, or with other inputs and outputs
-    than its contract says; L2GError for a file that is no ONNX graph, a device that is not there, and a precision that
-    the device would compute in another one.
+    `precision` is what it runs in: "fp32", "bf16" or "fp16", of an INT8 graph "int8 + fp32" and so on. `lacking` is
+    what the graph has in float32's place and the device cannot compute in, "bf16" or "fp16"; None where it can.
+
+    Raises ContractError for a file without a contract, with one of another version, or with other inputs, outputs or
+    precision than its contract says; L2GError for a file that is no ONNX graph, a device that is not there, and a
+    precision that the device would compute in another one. Warns where float32 takes the place of the graph's types,
+    and where a device does not tell what it computes in.
     """
 
     def __init__(
@@ -92,10 +104,11 @@ class OpenVinoBackend:
                 return_memory()
                 opened = kept.open(_core()) or self._made()
         # What is kept lies in a file, where the model reads its weights.
-        self._compiled, self._content = opened.model, opened.content
-        self.contract = parse_contract(self.path, opened.contract, export_command(self.path))
-        self.precision = precision or self.contract.build.precision or "fp32"
+        self._compiled, self._content, facts = opened.model, opened.content, opened.facts
+        self.contract = parse_contract(self.path, facts.contract, export_command(self.path))
+        self.precision, self.lacking, self._audit = facts.precision, facts.lacking, facts.audit
         self.hint = self._checked_hint(opened)
+        self._warn()
         self._request = self._compiled.create_infer_request()
         self._results = outputs_class(self.contract)
         carried = {state.output for state in self.contract.states}
@@ -116,14 +129,28 @@ class OpenVinoBackend:
         check_boundary(self.path, contract, _boundary(model), command)
         check_drivable(self.path, contract, command)
         del model  # compiling reads it afresh; its weights need not be there twice
-        made = Compiled(*self._compile(contract, lambda: _read_model(self.path)), text or "")
+        made = self._compile(contract.build, text or "")
         self._checked_hint(made)
-        _check_layers(self.path, made.model, self._asked or contract.build.precision or "fp32")
         return made
+
+    def _warn(self) -> None:
+        """Of what a user would not expect. The place is always the same, so that each is said once."""
+        if self.lacking:
+            wide, narrow = self.precision.upper(), self.lacking.upper()
+            warnings.warn(
+                f"{self.path}: computed in {wide}: {self.device} has no {narrow} arithmetic, so FP32 takes its place",
+                stacklevel=2,
+            )
+        if self._audit is None:
+            warnings.warn(
+                f"{self.path}: {self.device} does not tell what its layers compute in; all that is known is the "
+                f"compiled model's own word, {self.hint}",
+                stacklevel=2,
+            )
 
     def _checked_hint(self, compiled: Compiled) -> str:
         """What the library says that it will compute in; L2GError unless it was told so."""
-        asked = compiled.settings["INFERENCE_PRECISION_HINT"]
+        asked = compiled.facts.settings["INFERENCE_PRECISION_HINT"]
         found = compiled.model.get_property("INFERENCE_PRECISION_HINT")
         hint = str(found.get_type_name()) if hasattr(found, "get_type_name") else str(found)
         if hint != asked:
@@ -183,37 +210,52 @@ class OpenVinoBackend:
         self._request = self._compiled = self._content = None
 
     def audit(self) -> Audit:
-        """What every layer really computes in, weighed by FLOPs; see `l2g.runtime.backends.openvino.audit`."""
-        # Compiled again: one that was kept has lost the names of what was fused.
-        fresh, _ = self._compile(self.contract, lambda: named_attentions(_read_model(self.path)))
-        return audit(named_attentions(_read_model(self.path)), fresh.get_runtime_model(), self.precision)
+        """What every layer really computes in, weighed by FLOPs; see `l2g.runtime.backends.openvino.audit`. EngineError
+        of a device that does not tell."""
+        if self._audit is None:
+            raise EngineError(
+                f"{self.path}: no audit is possible on {self.device}, which tells nothing of its layers; its compiled "
+                f"model says {self.hint}. Compare its numbers instead: l2g verify --library openvino"
+            )
+        return self._audit
 
-    def _compile(
-        self, contract: GraphContract, read: Callable[[], ov.Model]
-    ) -> tuple[ov.CompiledModel, dict[str, Any]]:
-        """(the model compiled, with which properties). With its shapes known OpenVINO fuses what it otherwise computes
-        one after the other, and plans its memory. read: gives the model of the file, afresh each time."""
-        build = contract.build
-        # What is around the integers of an INT8 graph.
-        typed = build.int8.scales if build.precision == "int8" and build.int8 else build.precision
-        settings = _settings(self.path, typed or "fp32", self._asked, self.device)
+    def _compile(self, build: BuildFacts, text: str) -> Compiled:
+        """With its shapes known OpenVINO fuses what it otherwise computes one after the other, and plans its memory.
+        text: the contract's."""
+        model = _for_one_stream(named_attentions(_read_model(self.path)))
+        products, own = products_of(model), narrow_type(model)
+        integers = "int8 + " * any(product.precision == "int8" for product in products)
+        typed = next((name for name, kind in _HINTS.items() if kind == own), "fp32")
+        _check_said(self.path, build, typed, bool(integers))
+        _check_device(self.path, self.device)
+        floating = _floating(self.path, self.device, typed, self._asked)
+        as_typed = self._asked is None and floating == typed != "fp32"
+        settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         if self._threads is not None:
             settings["INFERENCE_NUM_THREADS"] = self._threads
-        model = _for_one_stream(read())
-        as_typed = settings["INFERENCE_PRECISION_HINT"] == _AS_TYPED["INFERENCE_PRECISION_HINT"]
-        hint = narrow_type(model) if as_typed and self.device.startswith("CPU") else None
-        if hint is not None:
-            _check_native(self.path, self.device, next(name for name, kind in _HINTS.items() if kind == hint))
-            narrow = {**settings, "EXECUTION_MODE_HINT": "PERFORMANCE", "INFERENCE_PRECISION_HINT": hint}
+        if own and not as_typed:
+            widen(model)
+        simplify(model)
+        how = settings | (_AS_TYPED if as_typed else _in(floating))
+        if as_typed and self.device.startswith("CPU"):
+            how = settings | _in(typed)
             marked, islands = with_marks(_core(), model)
             del model
-            compiled = _compile(marked, self.path, self.device, narrow)
-            if not narrowed(compiled.get_runtime_model(), islands):
-                return compiled, narrow
-            # A version that loses marks: its own types are slower, and as exact.
-            del marked, compiled
-            model = _for_one_stream(read())
-        return _compile(model, self.path, self.device, settings), settings
+            compiled = _compile(marked, self.path, self.device, how)
+            if narrowed(compiled.get_runtime_model(), islands):
+                # A version that loses marks: its own types are slower, and as exact.
+                del marked, compiled
+                how, model = settings | _AS_TYPED, _for_one_stream(named_attentions(_read_model(self.path)))
+                simplify(model)
+                compiled = _compile(model, self.path, self.device, how)
+        else:
+            compiled = _compile(model, self.path, self.device, how)
+        precision = integers + floating
+        found = audit(products, compiled.get_runtime_model(), precision, None if as_typed else floating)
+        lacking = typed if self._asked is None and floating != typed else None
+        if found is not None:
+            _check_layers(self.path, found)
+        return Compiled(compiled, Facts(text, how, precision, lacking, None if found is None else found.audit))
 
     def _allocate(self, streams: int) -> BoolArray:
         """Two sets of buffers for so many streams, of zeros, the contract's initial content; none of them is valid."""
@@ -273,9 +315,7 @@ def _read_model(path: Path) -> ov.Model:
     try:
         return _core().read_model(path)
     except RuntimeError as error:
-        raise L2GError(
-            f"{path}: OpenVINO cannot open it: {_reason(error)}; export it again with: {export_command(path)}"
-        ) from None
+        raise cannot_open(path, "OpenVINO", error, _reason(error), export_command(path)) from None
 
 
 def _for_one_stream(model: ov.Model) -> ov.Model:
@@ -283,7 +323,6 @@ def _for_one_stream(model: ov.Model) -> ov.Model:
     model.reshape(
         {port.any_name: [1, *(dim.get_length() for dim in list(port.partial_shape)[1:])] for port in model.inputs}
     )
-    simplify(model)
     return model
 
 
@@ -306,26 +345,37 @@ def _describe(port: Any) -> str:
     return describe(_DTYPES.get(kind, kind), shape)
 
 
-def _settings(path: Path, typed: str, precision: str | None, device: str) -> dict[str, Any]:
-    """The properties that state what is computed in what. typed: the precision of the graph's own types."""
-    if precision is not None and precision not in _HINTS:
-        raise L2GError(f"precision '{precision}' found, one of {', '.join(_HINTS)} expected")
-    wanted = precision or (typed if typed in _HINTS else "fp32")
-    _check_device(path, device)
-    _check_native(path, device, wanted)
-    settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
-    if precision is None and typed != "fp32":
-        return {**settings, **_AS_TYPED}
-    mode = "ACCURACY" if wanted == "fp32" else "PERFORMANCE"
-    return {**settings, "EXECUTION_MODE_HINT": mode, "INFERENCE_PRECISION_HINT": _HINTS[wanted]}
+def _in(floating: str) -> dict[str, str]:
+    """The properties that state what floating point tensors are computed in."""
+    mode = "ACCURACY" if floating == "fp32" else "PERFORMANCE"
+    return {"EXECUTION_MODE_HINT": mode, "INFERENCE_PRECISION_HINT": _HINTS[floating]}
 
 
-def _check_native(path: Path, device: str, wanted: str) -> None:
-    if wanted not in native_precisions(device):
-        raise L2GError(
-            f"{path}: {wanted.upper()} asked for, but {device} has no {wanted.upper()} arithmetic and OpenVINO would "
-            "compute it in FP32 without a word; ask for that with --precision fp32, or export with --precision fp32"
+def _check_said(path: Path, build: BuildFacts, typed: str, integers: bool) -> None:
+    """ContractError unless the graph is in what its contract says. typed: what its floating point tensors are in."""
+    said, found = build.precision or "fp32", "int8" if integers else typed
+    if integers and build.int8 is not None:
+        said, found = f"{said} + {build.int8.scales}", f"{found} + {typed}"
+    if said != found:
+        raise ContractError(
+            f"{path}: the graph is in {found.upper()}, its contract says {said.upper()}; export it again with: "
+            f"{export_command(path)}"
         )
+
+
+def _floating(path: Path, device: str, typed: str, asked: str | None) -> str:
+    """What the floating point tensors are to be computed in. typed: what the graph has them in."""
+    native = native_precisions(device)
+    if asked is None:
+        return typed if typed in native else "fp32"
+    if asked not in _HINTS:
+        raise L2GError(f"precision '{asked}' found, one of {', '.join(_HINTS)} expected")
+    if asked not in native:
+        raise L2GError(
+            f"{path}: {asked.upper()} asked for, but {device} has no {asked.upper()} arithmetic and OpenVINO would "
+            "compute it in FP32 without a word; leave --precision out, or ask for --precision fp32"
+        )
+    return asked
 
 
 def _check_device(path: Path, device: str) -> None:
@@ -342,16 +392,18 @@ def _compile(model: ov.Model, path: Path, device: str, settings: dict[str, Any])
         raise L2GError(f"{path}: OpenVINO cannot compile it for {device}: {_reason(error)}") from None
 
 
-def _check_layers(path: Path, compiled: ov.CompiledModel, asked: str) -> None:
-    """L2GError where no product is in what was asked for, or where float32 was and another floating point type is
-    there. Which share of the arithmetic is in what takes the whole graph: `OpenVinoBackend.audit`."""
-    found = layer_precisions(compiled.get_runtime_model())
-    lowered = {"bf16", "fp16"} & set(found) if asked == "fp32" else set()
-    if asked not in found or lowered:
-        layers = ", ".join(f"{count} in {name.upper()}" for name, count in sorted(found.items()))
+def _check_layers(path: Path, found: Judged) -> None:
+    """L2GError where a precision that was asked for is in less than half of what is to have it, or where float32 was
+    and a layer is in 16 bits."""
+    layers = found.audit.layers
+    lowered = {"bf16", "fp16"} & set(layers) if found.audit.asked.endswith("fp32") else set()
+    short = [f"{100 * share:.1f} % of what is to be in {name.upper()}" for name, share in found.shares.items()]
+    if lowered or not all(share >= _LEAST for share in found.shares.values()):
+        computed = ", ".join(f"{count} in {name.upper()}" for name, count in sorted(layers.items()))
         raise L2GError(
-            f"{path}: {asked.upper()} asked for, but of its layers OpenVINO computes {layers or 'none that is known'}; "
-            "use another --device, or --library onnxruntime"
+            f"{path}: {found.audit.asked.upper()} asked for, but of its layers OpenVINO computes "
+            f"{computed or 'none that is known'} (by FLOPs {', '.join(short)}); use another --device, or --library "
+            "onnxruntime"
         )
 
 

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
+from l2g.artifacts.records import Audit
+from l2g.records import Record
 from l2g.runtime.arrays import Array
 from l2g.runtime.backends.kept_files import is_whole, keep, kept_file, pending, used
 
@@ -26,13 +28,24 @@ _PAGE = 4096
 
 
 @dataclass(frozen=True)
+class Facts(Record):
+    """Of a compiled model. contract: its text. settings: the properties that it was compiled with. precision: what it
+    runs in, such as "bf16" or "int8 + fp32". lacking: what the graph holds in its floating point tensors and the device
+    cannot compute in, which is why they are float32. audit: None of a device that tells nothing of its layers."""
+
+    contract: str
+    settings: dict[str, Any]
+    precision: str
+    lacking: str | None
+    audit: Audit | None
+
+
+@dataclass(frozen=True)
 class Compiled:
-    """settings: the properties that a model was compiled with. contract: its text. content: of one that was kept uint8,
-    the file, in which it reads its weights for as long as it is used."""
+    """content: of one that was kept uint8, the file, in which it reads its weights for as long as it is used."""
 
     model: ov.CompiledModel
-    settings: dict[str, Any]
-    contract: str
+    facts: Facts
     content: Array | None = None
 
 
@@ -51,11 +64,11 @@ class KeptModel:
             # OpenVINO takes no array that may not be written to: what it would write stays in memory.
             content = np.memmap(self._file, np.uint8, "c")
             length = int.from_bytes(content[:8].tobytes(), "little")
-            facts = json.loads(content[8 : 8 + length].tobytes())
+            facts = Facts.from_json(json.loads(content[8 : 8 + length].tobytes()))
             blob = ov.Tensor(content[_padded(8 + length) :], shared_memory=True)
-            compiled = core.import_model(blob, self._device, facts["settings"])
+            compiled = core.import_model(blob, self._device, facts.settings)
             used(self._file)
-            return Compiled(compiled, facts["settings"], facts["contract"], content)
+            return Compiled(compiled, facts, content)
         return None
 
     def keep(self, compiled: Compiled) -> bool:
@@ -64,7 +77,7 @@ class KeptModel:
         if made is None:
             return False
         try:
-            facts = json.dumps({"contract": compiled.contract, "settings": compiled.settings}).encode()
+            facts = json.dumps(compiled.facts.to_json()).encode()
             with open(made.temporary, "wb") as file:
                 file.write((len(facts).to_bytes(8, "little") + facts).ljust(_padded(8 + len(facts)), b"\0"))
                 file.write(compiled.model.export_model().getbuffer())
@@ -74,8 +87,7 @@ class KeptModel:
         except BaseException:
             made.discard()
             raise
-        keep(made)
-        return True
+        return keep(made)
 
 
 def _padded(size: int) -> int:

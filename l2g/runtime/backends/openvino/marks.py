@@ -38,8 +38,7 @@ def with_marks(core: ov.Core, model: ov.Model) -> tuple[ov.Model, frozenset[str]
     integers = _around_integers(model)
     kept = [node for node in model.get_ordered_ops() if _is_float32(node) and node.get_friendly_name() not in integers]
     islands = _inner(kept)
-    _widen(model)
-    model.validate_nodes_and_infer_types()
+    widen(model)
     marked = [name for node in islands for name in _durable(node)]
     model.validate_nodes_and_infer_types()
     return _mark(core, model, frozenset(marked)), frozenset(marked)
@@ -119,8 +118,8 @@ def _is_float32(node: Any) -> bool:
     return "f32" in outputs or inputs[:1] == ["f32"]
 
 
-def _widen(model: ov.Model) -> None:
-    """Everything in float32, without the conversions from and to 16 bits."""
+def widen(model: ov.Model) -> None:
+    """Everything in float32, in place, without the conversions from and to 16 bits; the numbers of constants stay."""
     for node in model.get_ordered_ops():
         kind, (output, *_) = node.get_type_name(), _types(node.outputs()) or [""]
         if kind == "Constant" and output in _NARROW:
@@ -138,6 +137,7 @@ def _widen(model: ov.Model) -> None:
             source.add_names(node.output(0).get_names())
         elif kind == "Convert" and output in _NARROW:
             node.set_destination_type(ov.Type.f32)
+    model.validate_nodes_and_infer_types()
 
 
 def _durable(node: Any) -> list[str]:
