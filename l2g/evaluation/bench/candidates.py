@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -43,16 +43,19 @@ def candidates(
     canvas: tuple[int, int] | None = None,
     threads: int | None = None,
     compiled: Sequence[str] = (),
+    told: Mapping[str, Any] | None = None,
 ) -> tuple[tuple[Candidate, ...], tuple[Left, ...]]:
     """Everything that can be tried of these models, and the libraries that are not installed.
 
     canvas: of checkpoints; None is the model's own. threads: of CPUs, None is each library's own choice.
     compiled: precisions in which checkpoints are tried as the compiled backend runs them, too.
+    told: what public checkpoints do not tell, as `load_checkpoint` takes it.
     """
     if not models:
         raise L2GError("no model given; give a checkpoint, a graph or an engine")
     if threads is not None and threads < 1:
         raise L2GError(f"{threads} threads asked for, at least 1 expected")
+    how = dict(told or {})
     found: list[Candidate] = []
     left: list[Left] = []
     for model in dict.fromkeys(models):
@@ -62,9 +65,9 @@ def candidates(
         elif suffix == ".engine":
             found.append(Candidate(model, "TensorRT", partial(open_backend, model, top_k=None)))
         else:
-            found.append(Candidate(model, "PyTorch", _eager_opener(model, canvas, threads)))
+            found.append(Candidate(model, "PyTorch", _eager_opener(model, canvas, threads, **how)))
             for precision in compiled:
-                opener = _eager_opener(model, canvas, threads, compile=True, precision=precision)
+                opener = _eager_opener(model, canvas, threads, compile=True, precision=precision, **how)
                 found.append(Candidate(model, f"PyTorch compiled {precision.upper()}", opener))
     files = Counter(Path(model).name for model in {*models})
     return tuple(replace(one, whole=files[Path(one.model).name] > 1) for one in found), tuple(left)
