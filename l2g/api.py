@@ -48,6 +48,8 @@ def process_video(
     style: OverlayStyle | None = None,
     canvas: tuple[int, int] | None = None,
     num_queries: int | None = None,
+    num_heads: int | None = None,
+    box_init: str | None = None,
     class_names: tuple[str, ...] | None = None,
     on_frame: Callable[[], None] | None = None,
     cuts: Cuts = "auto",
@@ -68,7 +70,8 @@ def process_video(
         start, end: seconds of the part that is used, `end` excluded. stride: use every n-th frame. Both of a path.
         style: what the overlay shows; None is its default.
         canvas: (height, width) of the network input; None is the model's, that of a checkpoint upright for a source
-            that is. num_queries, class_names: what a public checkpoint does not tell.
+            that is. num_queries, num_heads, box_init, class_names: what a public checkpoint does not tell; see
+            `load_checkpoint`.
         on_frame: called after each frame, for a progress bar.
         cuts: where a new scene begins, with new ids: "auto", "off", or times in seconds.
         task: "instances"; "panoptic" or "semantic", which write `panoptic.jsonl`, `pred.json` and maps instead; None is
@@ -94,7 +97,8 @@ def process_video(
             raise L2GError(
                 "start, end or stride given with an open source, which has its own; give them to open_source"
             )
-        facts = {"canvas": canvas, "num_queries": num_queries, "class_names": class_names}
+        facts: dict[str, Any] = {"num_queries": num_queries, "num_heads": num_heads, "box_init": box_init}
+        facts |= {"canvas": canvas, "class_names": class_names}
         backend = _model(model, stack, portrait=source.is_open and source.is_portrait, **facts)
         return process(
             backend,
@@ -209,6 +213,9 @@ def quantize(
     height: int | None = None,
     width: int | None = None,
     top_k: int | None = None,
+    num_queries: int | None = None,
+    num_heads: int | None = None,
+    box_init: str | None = None,
     work: PathLike | None = None,
     fresh: bool = False,
     classes: PathLike | Mapping[str, str] | None = None,
@@ -227,6 +234,7 @@ def quantize(
         split: of a data set in a folder. calibrate_on: rollouts are recorded there; None is `dataset`. also_on: the
             budget is to hold on these too. videos: the verdict is on the first so many of each; None is all.
         height, width: the canvas of a checkpoint's graph. top_k: detections in place of raw outputs, for a runtime.
+        num_queries, num_heads, box_init: what a public checkpoint does not tell; see `load_checkpoint`.
         work: the folder to go on from; None is `output`.work. fresh: forget what it holds. classes: as in `evaluate`.
         options: fields of `l2g.calibration.job.QuantizeOptions`: layout, ap_budget, method, max_trials, ...
 
@@ -243,13 +251,16 @@ def quantize(
     graph = source.endswith(".onnx")
     if graph and (height, width, top_k) != (None, None, None):
         raise L2GError(f"{source}: an .onnx has its outputs and its canvas; give the checkpoint to change them")
+    told: dict[str, Any] = {"num_queries": num_queries, "num_heads": num_heads, "box_init": box_init}
+    if graph:
+        _refuse(told, "an exported graph")
     judged, *others = (_dataset(each, split, videos=videos, classes=classes) for each in (dataset, *also_on))
     calibration = judged if calibrate_on is None else _dataset(calibrate_on, split, endless=True)
     folder = output.with_name(f"{output.name}.work") if work is None else Path(work)
     if fresh:
         clear(folder)
-    base = Path(source) if graph else export_base(source, folder, choices, height, width)
-    deployed = None if top_k is None else export_base(source, folder, choices, height, width, top_k=top_k)
+    base = Path(source) if graph else export_base(source, folder, choices, height, width, **told)
+    deployed = None if top_k is None else export_base(source, folder, choices, height, width, top_k, **told)
     job = QuantizeJob(base, judged, calibration, output, folder, choices, progress, deployed, tuple(others))
     quantised = job.run()
     stem = output.with_suffix("")

@@ -28,7 +28,7 @@ from l2g.modeling.family.weight_sums import check_beside, check_sum, save_with_s
 from l2g.modeling.local2global import Local2Global
 from l2g.public.classes import classes_of
 from l2g.public.hub import folder_of, is_hub_checkpoint, model_type
-from l2g.public.table import public_models
+from l2g.public.table import public_models, published
 
 CONFIG_KEY = "l2g.config"
 # Checkpoints that are installed with the package.
@@ -91,19 +91,23 @@ def load_checkpoint(
             ("owner/name") of the Hugging Face hub, a VidEoMT file of its authors, or the name of a shipped model or of
             one in `l2g models`; ids and names are fetched, once.
         num_queries, num_heads, box_init: what shapes cannot tell. None is a native file's own value; for a public file
-            300, 8, and what the public configs say: "mask2box" with a ResNet, "bitmask" with a Swin (its variants
-            without mask enhancement were trained with "no"), "no" for the 133 classes of COCO's things and stuff.
+            300, 8, and what the public configs say: "mask2box" with a ResNet, "bitmask" with a Swin, "no" for the
+            133 classes of COCO's things and stuff; a file in `l2g models` of another box_init is known by its
+            published name.
         class_names: names of the classes in the order of the logits; COCO's for a public file of 80 classes or 133
-            (things and stuff), and of one of semantic segmentation ADE20K's for 150 and Cityscapes' for 19.
+            (things and stuff), and of one of semantic segmentation ADE20K's for 150 and Cityscapes' for 19; a file
+            in `l2g models` of other classes is known by its published name.
         overrides: fields of ModelConfig that leave every tensor's shape as it is (input_size, association, ...).
 
     Raises:
         CheckpointError: missing, truncated or foreign file; missing, unexpected or mis-shaped tensors.
     """
+    path = find_checkpoint(path)
+    if (known := published(path)) is not None:
+        box_init, class_names = box_init or known.box_init, class_names or known.class_names
     given = {"num_queries": num_queries, "num_heads": num_heads, "box_init": box_init, **overrides}
     given = {name: value for name, value in given.items() if value is not None}
-    names = tuple(class_names) if class_names is not None else _published_names(path)
-    path = find_checkpoint(path)
+    names = None if class_names is None else tuple(class_names)
     if path.parent == WEIGHTS:
         check_beside(path)
     if path.is_dir():
@@ -213,12 +217,6 @@ def _family(path: Path, name: str) -> Any:
         raise CheckpointError(
             f"{path}: a checkpoint of transformers, for which '{error.name}' is not installed; pip install 'l2g[hf]'"
         ) from None
-
-
-def _published_names(path: str | os.PathLike) -> tuple[str, ...] | None:
-    """Of a model in `l2g models` whose checkpoint does not tell them."""
-    public = public_models().get(os.fspath(path))
-    return None if public is None or Path(path).exists() else public.class_names
 
 
 def _refuse_options(path: Path, given: dict[str, Any]) -> None:

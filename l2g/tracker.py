@@ -63,7 +63,7 @@ class Tracker:
             turned upright if the first frames are.
         cuts: "auto" finds hard cuts, where a stream starts anew by itself as after `reset`; "off" does not; a sequence
             names their times in seconds. A result's `reset` says where it was.
-        num_queries, class_names: what a public checkpoint does not tell; see `load_checkpoint`.
+        num_queries, num_heads, box_init, class_names: what a public checkpoint does not tell; see `load_checkpoint`.
         library, device, precision: what runs an exported graph; see `open_backend`.
         task: "instances"; "panoptic": each pixel to one thing or stuff, a result's `panoptic`, whose things are its
             tracks; "semantic": each pixel to a class. None is the model's own, panoptic where it knows stuff.
@@ -82,6 +82,8 @@ class Tracker:
         max_age: int = 30,
         canvas: tuple[int, int] | None = None,
         num_queries: int | None = None,
+        num_heads: int | None = None,
+        box_init: str | None = None,
         class_names: tuple[str, ...] | None = None,
         cuts: Cuts = "auto",
         library: str | None = None,
@@ -99,7 +101,8 @@ class Tracker:
         self._streams: dict[Hashable, _Stream] = {}
         # Opens the checkpoint again, upright: until the first frames have shown which way up they are.
         self._upright: Callable[[], Backend] | None = None
-        facts: dict[str, Any] = {"canvas": canvas, "num_queries": num_queries, "class_names": class_names}
+        facts: dict[str, Any] = {"canvas": canvas, "num_queries": num_queries, "num_heads": num_heads}
+        facts |= {"box_init": box_init, "class_names": class_names}
         facts |= {"library": library, "device": device, "precision": precision}
         self._owned = isinstance(model, (str, os.PathLike))
         if isinstance(model, (str, os.PathLike)):

@@ -20,7 +20,7 @@ from tests.modeling.small import small_model
 
 # 96 x 160 pixels are maps of 24 x 40, 12 x 20, 6 x 10 and 3 x 5 tokens.
 # Heads are 32 wide, as those of every public Swin.
-SWIN = SwinConfig(embed_dim=32, depths=(1, 2, 2, 2), heads=(1, 2, 4, 8), window=7)
+SWIN = SwinConfig(embed_dim=64, depths=(1, 2, 2, 2), heads=(2, 4, 8, 16), window=7)
 CANVAS = (96, 160)
 
 
@@ -31,23 +31,21 @@ def swin_model() -> Local2Global:
     )
 
 
-def _traced(top_k: int | None) -> ir.Model:
-    contract = exporter.contract_of(swin_model(), ExportOptions(top_k=top_k))
-    return ir.load(
-        made_once(f"swin-{top_k}.traced.onnx", lambda path: ir.save(trace(swin_model(), contract, 17), path))
-    )
+def _traced() -> ir.Model:
+    contract = exporter.contract_of(swin_model(), ExportOptions())
+    return ir.load(made_once("swin.traced.onnx", lambda path: ir.save(trace(swin_model(), contract, 17), path)))
 
 
 @functools.cache
-def swin_graph(top_k: int | None = None, precision: str = "fp32", target: str = "onnxruntime") -> Path:
-    """Raw outputs, or detections of `top_k` slots. Not verified by the export: its tests do that."""
-    options = ExportOptions(top_k=top_k, precision=precision, target=target, max_streams=2)
+def swin_graph(precision: str = "fp32", target: str = "onnxruntime", lowering: str = "gather") -> Path:
+    """Raw outputs. Not verified by the export: its tests do that."""
+    options = ExportOptions(precision=precision, target=target, lowering=lowering, max_streams=2)
     contract = exporter.contract_of(swin_model(), options)
 
     def make(path: Path) -> None:
-        with mock.patch.object(exporter, "trace", return_value=_traced(top_k)):
+        with mock.patch.object(exporter, "trace", return_value=_traced()):
             graph = exporter.build_graph(swin_model(), contract, options)
         build = with_sum(exporter.build_facts(options, None), graph)
         path.write_bytes(with_contract(graph, dataclasses.replace(contract, build=build)))
 
-    return made_once(f"swin-{top_k}-{precision}-{target}.onnx", make)
+    return made_once(f"swin-{precision}-{target}-{lowering}.onnx", make)

@@ -21,9 +21,9 @@ class Settings(Record):
     never mixed in one.
 
     model_sha256: of a model that is a file, of a folder that of its first file of tensors; None of a shipped or
-    published one. cuts, canvas, num_queries, class_names, library, device, precision, compile, fp32_blocks: as `l2g
-    run` has them. overlay: whether one is written. picture_rate: frames a second of pictures. piece, overlap: seconds;
-    0 takes videos whole.
+    published one. cuts, canvas, num_queries, num_heads, box_init, class_names, library, device, precision, compile,
+    fp32_blocks: as `l2g run` has them. overlay: whether one is written. picture_rate: frames a second of pictures.
+    piece, overlap: seconds; 0 takes videos whole.
     """
 
     model: str
@@ -38,6 +38,8 @@ class Settings(Record):
     picture_rate: float = 30.0
     canvas: tuple[int, ...] | None = None
     num_queries: int | None = None
+    num_heads: int | None = None
+    box_init: str | None = None
     class_names: tuple[str, ...] | None = None
     library: str | None = None
     device: str | None = None

@@ -178,6 +178,8 @@ class Replica:
                 fp32_blocks=settings.fp32_blocks,
                 threads=self._threads,
                 num_queries=settings.num_queries,
+                num_heads=settings.num_heads,
+                box_init=settings.box_init,
                 class_names=settings.class_names,
             )
         return self._backends[portrait]

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -413,12 +414,14 @@ def export_base(
     height: int | None = None,
     width: int | None = None,
     top_k: int | None = None,
+    **told: Any,
 ) -> Path:
     """The FP32 graph of a checkpoint in the working folder; one that is there is used if it is of this checkpoint and
     canvas and target, and ExportError says what else it is of. height, width: None is the model's own. L2GError where
     what would judge the quantised graph is not installed.
 
-    top_k: detections in place of raw outputs, in a file of its own.
+    top_k: detections in place of raw outputs, in a file of its own. told: what a public checkpoint does not tell, as
+    `load_checkpoint` takes it.
     """
     from l2g.checkpoint import find_checkpoint, load_checkpoint
     from l2g.export.exporter import ExportOptions, export
@@ -436,11 +439,12 @@ def export_base(
         own = contract.model.get("input_size", there)
         asked = tuple(side if given is None else given for given, side in zip((height, width), own, strict=True))
         found, expected = ("{}x{}".format(*canvas) for canvas in (there, asked))
-        for name, one, other in (("canvas", found, expected), ("target", contract.build.target, target)):
+        given = ((name, contract.model.get(name), value) for name, value in told.items() if value is not None)
+        for name, one, other in (("canvas", found, expected), ("target", contract.build.target, target), *given):
             if one != other:
                 raise ExportError(f"'{work}' holds a run with {name} {one}, this one has {other}; {mend}")
         return path
-    model = load_checkpoint(source)
+    model = load_checkpoint(source, **told)
     work.mkdir(parents=True, exist_ok=True)
     choices = ExportOptions(
         height=height,

@@ -87,6 +87,28 @@ def add_checkpoint(parser: Options, also: str = "") -> None:
     parser.add_argument("--ckpt", required=True, metavar="CKPT", help=text)
 
 
+# What a public checkpoint does not tell, as `load_checkpoint` takes it.
+UNTOLD = ("num_queries", "num_heads", "box_init")
+
+
+def add_untold(parser: Options) -> None:
+    """--num-queries, --num-heads and --box-init of a checkpoint; `untold` gives what they say to `load_checkpoint`."""
+    from l2g.config import BOX_INITS
+
+    group = parser.add_argument_group("what the shapes in a public .pth do not tell")
+    group.add_argument("--num-queries", type=int, help="slots (default: the checkpoint's own, or 300)")
+    group.add_argument("--num-heads", type=int, help="attention heads (default: the checkpoint's own, or 8)")
+    group.add_argument(
+        "--box-init",
+        choices=BOX_INITS,
+        help="how a slot's box starts (default: the checkpoint's own, or what the public configs say)",
+    )
+
+
+def untold(options: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in UNTOLD}
+
+
 def add_dataset(parser: Options, text: str = "", *, required: bool = True, seed: bool = False) -> None:
     """--dataset, --split and --videos, and with `seed` --seed; `open_dataset` opens what they say."""
     where = f"{text}{DATASET}" + ("" if required else " (default: none)")

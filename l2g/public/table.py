@@ -23,8 +23,8 @@ class PublicModel:
     "image instance", ... dataset: that it was trained on, with so many `classes`. canvas: (height, width) that it was
     trained for, None where any will do. parameters: in millions. hub: the id of the Hugging Face hub, or None; url: of
     a file, or None. licence: of the weights, as their authors give it. metric, score: as published, None where it is
-    not; source: where. class_list: what its classes are called, by the name of a list in classes.json, where the
-    checkpoint does not tell.
+    not; source: where. class_list, box_init: what the checkpoint does not tell and others of its kind have otherwise,
+    what its classes are called, by the name of a list in classes.json, and how a slot's box starts.
     """
 
     name: str
@@ -41,11 +41,17 @@ class PublicModel:
     hub: str | None = None
     url: str | None = None
     class_list: str | None = None
+    box_init: str | None = None
 
     @property
     def place(self) -> str:
         """Where its authors say it lies."""
         return self.url or f"https://huggingface.co/{self.hub}"
+
+    @property
+    def file(self) -> str | None:
+        """The published name of its file; None of a repository of the hub."""
+        return None if self.url is None else self.url.rpartition("/")[2]
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
@@ -81,12 +87,17 @@ def public_models() -> dict[str, PublicModel]:
     return {model.name: model for model in models}
 
 
+def published(path: Path) -> PublicModel | None:
+    """The model whose file has this name, wherever it lies: what is known of it goes beyond its tensors."""
+    return next((model for model in public_models().values() if model.file == path.name), None)
+
+
 def _fetch_file(model: PublicModel) -> Path:
     """By PyTorch's own downloader into its cache (TORCH_HOME), through the environment's proxies."""
     import torch.hub
 
     assert model.url is not None
-    path = Path(torch.hub.get_dir()) / "checkpoints" / model.url.rpartition("/")[2]
+    path = Path(torch.hub.get_dir()) / "checkpoints" / str(model.file)
     if not path.is_file():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -342,6 +342,9 @@ def test_a_graph_of_another_canvas_is_not_taken(tmp_path):
     for canvas in ({}, {"height": 64}, {"height": 96, "width": 128}):
         with pytest.raises(ExportError, match=r"with canvas 96x96, this one has (64x96|96x128); give another --work"):
             base(**canvas)
+    assert base(height=96, box_init="mask2box") == path  # which is what the checkpoint says
+    with pytest.raises(ExportError, match="with box_init mask2box, this one has no; give another --work"):
+        base(height=96, box_init="no")
     with pytest.raises(ExportError, match="with target onnxruntime, this one has tensorrt"):
         base("tensorrt", height=96)
 

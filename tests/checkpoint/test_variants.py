@@ -6,6 +6,7 @@ import torch
 from l2g import load_checkpoint
 from l2g.checkpoint import _infer, _rename
 from l2g.modeling.local2global import Local2Global
+from l2g.public.table import public_models
 from tests import golden
 from tests.modeling.small import frames
 
@@ -42,6 +43,16 @@ def test_without_mask_enhancement(file):
         masks = enhanced.decode(memory).local.boxes
     torch.testing.assert_close(local.boxes[valid], boxes[valid])
     assert (masks - local.boxes).abs().amax() > 0.1
+
+
+def test_the_published_one_without_is_known_by_its_name(file):
+    """Where an option does not say otherwise."""
+    name = public_models()["maskdino-swin-l-no-mask-enhance"].file
+    assert name == "maskdino_swinl_50ep_300q_hid2048_3sd1_instance_mask52.1ap_box58.3ap.pth"
+    published = file.with_name(name)
+    published.hardlink_to(file)
+    found = [load_checkpoint(published, box_init=init, **golden.TINY).config.box_init for init in (None, "mask2box")]
+    assert found == ["no", "mask2box"]
 
 
 # Inner widths of the encoder's and the decoder's layers, and levels: the parameters that each has more or fewer.

@@ -102,10 +102,3 @@ def test_every_video_that_is_drawn_has_its_cuts(options, said, kind, tmp_path, c
     assert data_draw.main(["--split", "val", "--videos", "1", "--output", str(tmp_path / "a"), *options, *kind]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "a").exists()
-
-
-@pytest.mark.parametrize("choice", ["mask2box", "bitmask", "no"])
-def test_every_start_of_boxes_can_be_asked_for(choice, tmp_path, capsys):
-    command = ["--ckpt", "none.pth", "--output", str(tmp_path / "m.onnx"), "--box-init", choice]
-    assert export.main(command) == 2
-    assert "none.pth" in capsys.readouterr().err

@@ -1,11 +1,15 @@
 """A Swin Local2Global's graph: the model's numbers frame after frame, static windows, streams that do not meet."""
 
-import numpy as np
 import onnx
 import pytest
 
 from benchmarks import swin as benchmark
+from l2g.export.exporter import ExportOptions, contract_of, runnable
 from l2g.export.graph.flops import count_flops, shapes_for_one_stream
+from l2g.export.precision.convert import HALF
+from l2g.export.precision.verify import verify_reduced
+from l2g.export.verification.verify import verify
+from l2g.provenance import Verification
 from l2g.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from l2g.runtime.backends.openvino.backend import OpenVinoBackend
 from tests.exported_swin import SWIN, swin_graph, swin_model
@@ -39,16 +43,23 @@ def test_the_rollout_finds_a_state_that_is_not_reset():
     assert found["one"]["queries"] > benchmark.TOLERANCES["queries"]
 
 
-def test_detections_in_the_graph():
-    backend = OnnxRuntimeBackend(swin_graph(top_k=4), threads=1)
-    raw = OnnxRuntimeBackend(swin_graph(), threads=1)
-    frames = next(iter(benchmark.random_video(2, 1, *swin_model().config.input_size, seed=3)))
-    fresh = np.ones(2, bool)
-    found, every = backend.step(frames, fresh), raw.step(frames, fresh)
-    scores = 1 / (1 + np.exp(-every.logits.max(-1)))
-    order = np.argsort(-scores, axis=1)[:, :4]
-    np.testing.assert_array_equal(found.slots, order)
-    np.testing.assert_allclose(found.scores, np.take_along_axis(scores, order, 1), atol=1e-5)
+@pytest.mark.parametrize("lowering", ["gridsample", "plugin"])
+def test_the_other_lowerings_are_the_model(lowering):
+    """Held to it as an export is, with the gather in the place of the plugin's nodes."""
+    options = ExportOptions(lowering=lowering, target="tensorrt")
+    path = swin_graph(lowering=lowering, target="tensorrt")
+    found = verify(swin_model(), runnable(path.read_bytes(), options), contract_of(swin_model(), options))
+    assert found.ties == 0
+    for name, largest in found.differences.items():
+        assert 0 < largest < benchmark.TOLERANCES[name], name
+
+
+def test_in_fp16_it_is_the_model_rounded():
+    graphs = (swin_graph(precision, "tensorrt").read_bytes() for precision in ("fp32", "fp16"))
+    contract, unverified = contract_of(swin_model(), ExportOptions()), Verification("none", (), {}, {}, 0)
+    found = verify_reduced(swin_model(), HALF, *graphs, contract, unverified)
+    # Its own arithmetic, and not the room that a broken graph would need.
+    assert 1e-5 < found.errors["queries"] < 0.01
 
 
 def test_masks_and_tables_are_constants_and_each_is_there_once():

@@ -110,13 +110,15 @@ def test_a_file_of_the_authors_is_fetched_once_with_the_names_of_its_classes(ser
     torch.save({"model": dinov3_authors_tensors(network)}, tmp_path / "file.pth")
     server.files["yt_2019.pth"] = (tmp_path / "file.pth").read_bytes()
     entry = dataclasses.replace(public_models()[name], url=f"{server.address}/{ID}/resolve/main/yt_2019.pth")
-    monkeypatch.setattr("l2g.checkpoint.public_models", lambda: {name: entry})
+    for where in ("l2g.checkpoint", "l2g.public.table"):
+        monkeypatch.setattr(f"{where}.public_models", lambda: {name: entry})
     monkeypatch.setenv("TORCH_HOME", str(kept))
     for _ in range(2):
         model = l2g.load_checkpoint(name)
         assert model.config.class_names[:3] == ("person", "giant_panda", "lizard")
     assert downloads(server) == ["yt_2019.pth"]
-    assert l2g.load_checkpoint(kept / "hub/checkpoints/yt_2019.pth").config.class_names[0] == "LABEL_0"
+    assert l2g.load_checkpoint(kept / "hub/checkpoints/yt_2019.pth").config.class_names[0] == "person"
+    assert l2g.load_checkpoint(tmp_path / "file.pth").config.class_names[0] == "LABEL_0"
     server.close()
     (kept / "hub/checkpoints/yt_2019.pth").unlink()
     with pytest.raises(CheckpointError, match=r"is not to be had .*give its path here or copy it to"):
@@ -133,5 +135,8 @@ def test_the_table_is_whole():
         assert model.source.startswith("https://")
         assert model.score is None or 0 < model.score < 100
         assert model.class_names is None or len(set(model.class_names)) == model.classes
+    assert sum(model.family == "Mask DINO" for model in models.values()) == 8  # all that its authors link
+    inits = {name: model.box_init for name, model in models.items() if model.box_init is not None}
+    assert inits == {"maskdino-r50-hid1024": "bitmask", "maskdino-swin-l-no-mask-enhance": "no"}
     assert models["videomt-s-ytvis2019"].score == 52.8
     assert models["videomt-s-ytvis2019"].place == f"https://huggingface.co/{ID}"

@@ -10,7 +10,17 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from l2g.cli.arguments import add_canvas, add_checkpoint, add_dataset, add_outputs, add_quiet, open_dataset, refuse_idle
+from l2g.cli.arguments import (
+    add_canvas,
+    add_checkpoint,
+    add_dataset,
+    add_outputs,
+    add_quiet,
+    add_untold,
+    open_dataset,
+    refuse_idle,
+    untold,
+)
 from l2g.cli.entry import main_of
 from l2g.cli.stages import Stages
 from l2g.cli.table import table, verification_rows
@@ -75,14 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     auto.add_argument("--min-iou", type=float, default=0.9, help="mean mask IoU by quarter")
     auto.add_argument("--granularity", choices=("stage", "layer", "module"), default="layer", help="size of a block")
     auto.add_argument("--log", help="every trial, to go on from after an interruption (default: OUTPUT.search.jsonl)")
-    unknown = parser.add_argument_group("what the shapes in a public .pth do not tell")
-    unknown.add_argument("--num-queries", type=int, help="slots (default: the checkpoint's own, or 300)")
-    unknown.add_argument("--num-heads", type=int, help="attention heads (default: the checkpoint's own, or 8)")
-    unknown.add_argument(
-        "--box-init",
-        choices=("mask2box", "bitmask", "no"),
-        help="how a slot's box starts (default: the checkpoint's own, or what the public configs say)",
-    )
+    add_untold(parser)
 
 
 # Options of the search alone.
@@ -117,9 +120,7 @@ def make(options: argparse.Namespace, progress: Progress) -> Exported:
         refuse_idle(options, add_arguments, _SEARCH, "a search measures, with --precision auto, or bf16 and --dataset")
     choose = chooser(options) if searched else None
     checkpoint = find_checkpoint(options.ckpt)
-    model = load_checkpoint(
-        checkpoint, num_queries=options.num_queries, num_heads=options.num_heads, box_init=options.box_init
-    )
+    model = load_checkpoint(checkpoint, **untold(options))
     return export(model, options.output, choices, checkpoint, choose, progress)
 
 

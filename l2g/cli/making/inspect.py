@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
 
-from l2g.cli.arguments import add_compile, refuse_idle, share
+from l2g.cli.arguments import UNTOLD, add_compile, add_untold, refuse_idle, share, untold
 from l2g.cli.entry import main_of
 from l2g.errors import EngineError
 
@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="for it (default: the graph's own types; of --compile fp32)",
     )
     add_compile(parser)
+    add_untold(parser)
     parser.add_argument(
         "--min-share", type=share, default=0.95, help="least part of the FLOPs in the precision, 0 to 1"
     )
@@ -43,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
     if options.compile:
         refuse_idle(options, add_arguments, ("library",), "--compile audits a checkpoint in PyTorch")
         return audit_checkpoint(options)
-    refuse_idle(options, add_arguments, ("fp32_blocks",), "it is of --compile")
+    refuse_idle(options, add_arguments, ("fp32_blocks", *UNTOLD), "it is of --compile")
     if not options.library:
         refuse_idle(options, add_arguments, ("device", "precision", "min_share"), "an audit is of --library openvino")
     from l2g.export.inspection import format_report, inspect_graph
@@ -89,6 +90,7 @@ def audit_checkpoint(options: argparse.Namespace) -> int:
         precision=options.precision,
         compile=True,
         fp32_blocks=options.fp32_blocks,
+        **untold(options),
     )
     with closing(cast("CompiledBackend", opened)) as backend:
         audit, parts, facts, device = backend.audit(), backend.parts(), backend.facts(), str(backend.device)

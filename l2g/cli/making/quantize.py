@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from l2g.cli.arguments import (
     DATASET,
+    UNTOLD,
     add_canvas,
     add_checkpoint,
     add_outputs,
@@ -21,8 +22,11 @@ from l2g.cli.arguments import (
     add_reading,
     add_split,
     add_streams,
+    add_untold,
     note,
     open_dataset,
+    refuse_idle,
+    untold,
 )
 from l2g.cli.entry import main_of
 from l2g.cli.table import Row, table
@@ -89,6 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_streams(effort)
     parser.add_argument("--work", type=Path, help="folder to resume from (default: OUTPUT.work)")
     parser.add_argument("--fresh", action="store_true", help="forget what the folder holds and start again")
+    add_untold(parser)
     add_quiet(parser)
 
 
@@ -149,6 +154,8 @@ def quantise(arguments: argparse.Namespace) -> Quantised:
     if output.suffix != ".onnx" or not output.parent.is_dir():
         raise ExportError(f"{output}: expected the path of an .onnx file in a folder that exists")
     refuse_overwriting([output], [arguments.ckpt], ExportError)
+    if arguments.ckpt.endswith(".onnx"):
+        refuse_idle(arguments, add_arguments, UNTOLD, "it is of a checkpoint, and an .onnx says all of it")
     dataset = open_dataset(arguments, arguments.dataset).first(arguments.verdict_videos)
     other = arguments.calibrate_on
     calibration = dataset if other is None else open_dataset(arguments, other, endless=True)
@@ -168,9 +175,9 @@ def _quantise(arguments: argparse.Namespace, options: QuantizeOptions, data: Dat
     dataset, calibration, others = data
     canvas, deployed = (arguments.height, arguments.width), None
     if not arguments.ckpt.endswith(".onnx"):
-        base = export_base(arguments.ckpt, work, options, *canvas)
+        base = export_base(arguments.ckpt, work, options, *canvas, **untold(arguments))
         if arguments.outputs == "detections":
-            deployed = export_base(arguments.ckpt, work, options, *canvas, top_k=arguments.top_k)
+            deployed = export_base(arguments.ckpt, work, options, *canvas, top_k=arguments.top_k, **untold(arguments))
     elif arguments.outputs == "detections" or canvas != (None, None):
         raise ExportError(
             f"{arguments.ckpt}: an .onnx has its outputs and its canvas; give the checkpoint to change them"

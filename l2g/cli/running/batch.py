@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from l2g.cli.arguments import add_model, add_quiet, add_running, note, refuse_idle, running
+from l2g.cli.arguments import add_model, add_quiet, add_running, add_untold, note, refuse_idle, running, untold
 from l2g.cli.entry import INTERRUPTED, main_of
 from l2g.cli.running.run import OF_OVERLAY, add_frame_options, add_overlay_options
 
@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, help="a folder that every worker sees, or a URL such as s3://...")
     add_frame_options(parser)
     add_overlay_options(parser)
+    add_untold(parser)
     add_running(parser)
     group = parser.add_argument_group("work")
     group.add_argument("--address", help="of a Ray cluster, auto or HOST:PORT (default: this machine alone)")
@@ -109,8 +110,8 @@ def settings_of(options: argparse.Namespace) -> Settings:
         options.cuts,
         options.fps,
         options.size,
-        options.num_queries,
-        options.class_names,
+        class_names=options.class_names,
+        **untold(options),
         **running(options) | {"fp32_blocks": tuple(options.fp32_blocks or ())},
         overlay=not options.no_overlay,
         labels=not options.no_labels,

@@ -11,7 +11,18 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from l2g.cli.arguments import MODEL, add_dataset, add_quiet, add_streams, open_dataset, refuse_idle, size
+from l2g.cli.arguments import (
+    MODEL,
+    UNTOLD,
+    add_dataset,
+    add_quiet,
+    add_streams,
+    add_untold,
+    open_dataset,
+    refuse_idle,
+    size,
+    untold,
+)
 from l2g.cli.entry import main_of
 from l2g.errors import L2GError
 
@@ -41,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="folder for bench.json and bench.html (default: none)"
     )
+    add_untold(parser)
     add_quiet(parser)
 
 
@@ -58,13 +70,13 @@ def run(options: argparse.Namespace) -> int:
     if not options.dataset:
         refuse_idle(options, add_arguments, _OF_SCORES, "it is of AP, which --dataset asks for")
     if all(Path(model).suffix.lower() in _BUILT for model in options.models):
-        refuse_idle(options, add_arguments, ("size", "compile"), "it is of checkpoints, and none is given")
+        refuse_idle(options, add_arguments, ("size", "compile", *UNTOLD), "it is of checkpoints, and none is given")
     if not options.ap_budget >= 0:
         raise L2GError(f"--ap-budget {options.ap_budget:g} found, points from 0 up expected")
     if options.output:
         make_folder(options.output)
     dataset = open_dataset(options) if options.dataset else None
-    found, left = candidates(options.models, options.size, options.threads, options.compile)
+    found, left = candidates(options.models, options.size, options.threads, options.compile, untold(options))
     report = measure(
         found,
         left=left,

@@ -23,11 +23,13 @@ from l2g.cli.arguments import (
     add_running,
     add_streams,
     add_task,
+    add_untold,
     note,
     open_dataset,
     panoptic_options,
     refuse_idle,
     running,
+    untold,
     warm_up,
 )
 from l2g.cli.entry import main_of
@@ -61,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--report", metavar="FILE", help="write the scores as JSON, in percent (default: nowhere)")
     add_task(parser, semantic=False, panoptic_where="the data set has maps of things and stuff")
+    add_untold(parser)
     add_running(parser)
     add_quiet(parser)
 
@@ -81,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
         expect_writable(path)
     refuse_overwriting(written, [options.model, *dataset.files])
     scoring = ScoringOptions(top_k=options.top_k, handover=not options.no_handover, cuts=options.cuts)
-    with closing(open_backend(options.model, top_k=None, **running(options))) as backend:
+    with closing(open_backend(options.model, top_k=None, **untold(options), **running(options))) as backend:
         warm_up(backend, min(options.streams, len(dataset.videos)), options)
         evaluation = evaluate_backend(
             backend,
@@ -113,7 +116,7 @@ def run_panoptic(options: argparse.Namespace, dataset: VideoDataset) -> int:
     refuse_overwriting([options.report], [options.model, *dataset.files])
     if options.report:
         expect_writable(options.report)
-    with closing(open_backend(options.model, top_k=None, **running(options))) as backend:
+    with closing(open_backend(options.model, top_k=None, **untold(options), **running(options))) as backend:
         warm_up(backend, min(options.streams, len(dataset.videos)), options)
         evaluation = evaluate_panoptic(
             backend,

@@ -6,7 +6,8 @@
     l2g parity --reference l2g_tiny --candidate l2g_tiny --compile --precision fp16 --dataset synthetic:val \\
         --report outputs/compiled
 
---library, --device, --precision and --compile are the candidate's. Writes parity.json and parity.html into the
+--library, --device, --precision and --compile are the candidate's, --num-queries, --num-heads and --box-init every
+checkpoint's. Writes parity.json and parity.html into the
 report's folder.
 Exit code: 0 within tolerance, 1 beyond it, 2 bad input.
 """
@@ -21,17 +22,20 @@ from typing import TYPE_CHECKING, Any
 
 from l2g.cli.arguments import (
     MERGING,
+    UNTOLD,
     add_dataset,
     add_model,
     add_quiet,
     add_running,
     add_streams,
     add_task,
+    add_untold,
     note,
     open_dataset,
     panoptic_options,
     refuse_idle,
     running,
+    untold,
     warm_up,
 )
 from l2g.cli.entry import main_of
@@ -61,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-ap", action="store_true", help="do not score: the data set has other classes or no truth")
     add_task(parser, semantic=False, panoptic_where="the data set has maps of things and stuff")
+    add_untold(parser)
     add_running(parser)
     add_quiet(parser)
 
@@ -80,6 +85,8 @@ def compare(options: argparse.Namespace) -> ParityReport:
     from l2g.evaluation.panoptic import is_panoptic
     from l2g.evaluation.parity.run import ParityOptions, run_parity
 
+    if _is_artifact(options.reference) and _is_artifact(options.candidate):
+        refuse_idle(options, add_arguments, UNTOLD, "it is of checkpoints, and none is given")
     tolerances = parse_tolerances(options.tolerance)
     settings = ParityOptions(
         streams=options.streams,
@@ -93,7 +100,7 @@ def compare(options: argparse.Namespace) -> ParityReport:
     if not (options.task == "panoptic" or (options.task is None and is_panoptic(dataset))):
         refuse_idle(options, add_arguments, MERGING, "it is of things and stuff, --task panoptic")
     with ExitStack() as stack:
-        reference, candidate, forced = open_models(options.reference, options.candidate, stack, running(options))
+        reference, candidate, forced = open_models(options, stack)
         for backend in (candidate, forced):
             warm_up(backend, min(options.streams, len(dataset.videos)), options)
         return run_parity(
@@ -108,23 +115,28 @@ def compare(options: argparse.Namespace) -> ParityReport:
         )
 
 
-def open_models(reference: str, candidate: str, stack: ExitStack, how: dict[str, Any] | None = None) -> list[Backend]:
-    """The reference, and the candidate twice: one is fed the reference's state, the other keeps its own.
+def open_models(options: argparse.Namespace, stack: ExitStack) -> list[Backend]:
+    """The reference, and the candidate twice: one is fed the reference's state, the other keeps its own."""
+    from l2g.runtime.backends.open import open_backend
 
-    how: what runs the candidate, as `open_backend` takes it.
-    """
-    from l2g.runtime.backends.open import ARTIFACT_SUFFIXES, open_backend
-
-    models = [reference, candidate, candidate]
+    models = [options.reference, options.candidate, options.candidate]
     opened: dict[int, Backend] = {}
     canvas = None
     # An artifact's canvas is fixed, a checkpoint takes any: artifacts first.
-    for index in sorted(range(3), key=lambda i: Path(models[i]).suffix.lower() not in ARTIFACT_SUFFIXES):
-        library = how if how and index else {}
-        opening = open_backend(models[index], top_k=None, canvas=canvas, **library)
+    for index in sorted(range(3), key=lambda i: not _is_artifact(models[i])):
+        how: dict[str, Any] = {} if _is_artifact(models[index]) else untold(options)
+        if index:
+            how |= running(options)
+        opening = open_backend(models[index], top_k=None, canvas=canvas, **how)
         backend = opened[index] = stack.enter_context(closing(opening))
         canvas = (backend.contract.height, backend.contract.width)
     return [opened[index] for index in range(3)]
+
+
+def _is_artifact(model: str) -> bool:
+    from l2g.runtime.backends.open import ARTIFACT_SUFFIXES
+
+    return Path(model).suffix.lower() in ARTIFACT_SUFFIXES
 
 
 def parse_tolerances(texts: list[str]) -> Tolerances:

@@ -24,6 +24,7 @@ from l2g.cli.arguments import (
     add_quiet,
     add_running,
     add_task,
+    add_untold,
     cuts,
     names,
     note,
@@ -32,6 +33,7 @@ from l2g.cli.arguments import (
     rotation,
     running,
     size,
+    untold,
     warm_up,
 )
 from l2g.cli.entry import INTERRUPTED, main_of
@@ -68,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_overlay_options(parser)
     add_hardware_options(parser)
     add_live_options(parser)
+    add_untold(parser)
     add_running(parser)
     add_quiet(parser)
 
@@ -82,7 +85,6 @@ def add_frame_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size", type=size, metavar="HxW", help="network canvas, multiples of 32 (default: the model's)"
     )
-    parser.add_argument("--num-queries", type=int, help="queries of a .pth, which does not tell (default: 300)")
     parser.add_argument(
         "--class-names",
         type=names,
@@ -289,8 +291,8 @@ def process(options: argparse.Namespace) -> list[tuple[str, JobSummary]]:
             top_k=None,
             canvas=options.size,
             portrait=all(source.is_portrait for source in sources if source.is_open),
-            num_queries=options.num_queries,
             class_names=options.class_names,
+            **untold(options),
             **running(options),
         )
         stack.enter_context(closing(backend))

@@ -56,11 +56,13 @@ def candidates(
     canvas: tuple[int, int] | None = None,
     threads: int | None = None,
     compiled: Sequence[str] = (),
+    told: Mapping[str, Any] | None = None,
 ) -> tuple[tuple[Candidate, ...], tuple[Left, ...]]:
     """Everything that can be tried of these models, and the libraries that are not installed.
 
     canvas: of checkpoints; None is the model's own. threads: of CPUs, None is each library's own choice.
     compiled: precisions in which checkpoints are tried as the compiled backend runs them, too.
+    told: what public checkpoints do not tell, as `load_checkpoint` takes it.
     """
     if not models:
         raise L2GError("no model given; give a checkpoint, a graph or an engine")
@@ -75,11 +77,11 @@ def candidates(
         elif suffix == ".engine":
             found.append(Candidate(model, "TensorRT"))
         else:
-            how = {"canvas": canvas, "threads": threads}
-            found.append(Candidate(model, "PyTorch", how))
+            of_checkpoint = {"canvas": canvas, "threads": threads, **(told or {})}
+            found.append(Candidate(model, "PyTorch", of_checkpoint))
             for precision in compiled:
                 name = f"PyTorch compiled {precision.upper()}"
-                found.append(Candidate(model, name, {**how, "compile": True, "precision": precision}))
+                found.append(Candidate(model, name, {**of_checkpoint, "compile": True, "precision": precision}))
     files = Counter(Path(model).name for model in {*models})
     return tuple(replace(one, whole=files[Path(one.model).name] > 1) for one in found), tuple(left)
 

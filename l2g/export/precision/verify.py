@@ -179,7 +179,7 @@ def _with_maxima(model: ir.Model, names: dict[str, str]) -> ir.Model:
     values = {value.name: value for node in model.graph for value in node.outputs}
     for name in names:
         value = values[name]
-        build = Builder(model.graph, f"{producer_of(value).name}/Magnitude")
+        build = Builder(model.graph, f"{producer_of(value).name}/Output_{value.index()}/Magnitude")
         result = build.op("ReduceMax", build.op("Abs", value), keepdims=0)
         result.dtype, result.shape = FP32, ir.Shape([])
         model.graph.insert_after(producer_of(value), build.nodes)

@@ -5,14 +5,14 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from l2g.cli.making.export import main
 from l2g.contract import METADATA_KEY
 from l2g.errors import ExportError
 from l2g.export.exporter import ExportOptions, build_graph, contract_of, export, reduced_graph
 from l2g.export.precision.convert import BFLOAT, HALF, reduce_precision
-from l2g.export.precision.verify import FACTOR, _round, _Sums, reduced_tensors, verify_reduced
+from l2g.export.precision.verify import FACTOR, _round, _Sums, _with_maxima, reduced_tensors, verify_reduced
 from l2g.provenance import Verification
 from tests.export.models import inputs, run, session
 from tests.export.precision.half_models import PLANTED, contract, parsed, planted_model, single
@@ -97,6 +97,28 @@ def test_what_is_cast_to_fp16_counts_too():
     assert found["/encoder/layers.0/Relu_output_0"] == "/encoder/layers.0/linear2/MatMul"
     assert "/encoder/layers.0/linear1/MatMul_output_0" not in found
     assert "prior_queries" not in found  # NaN where a stream is fresh
+
+
+def test_every_output_of_a_split_is_watched():
+    """A graph for a CPU takes some rows at a time: a Split has many outputs, each with a cast of its own."""
+    make, products = helper.make_tensor_value_info, [f"y{part}" for part in range(3)]
+    nodes = [helper.make_node("Split", ["x", "sizes"], ["x0", "x1", "x2"], "/encoder/Split", axis=1)]
+    nodes += [helper.make_node("MatMul", [f"x{i}", "w"], [f"y{i}"], f"/encoder/MatMul_{i}") for i in range(3)]
+    nodes += [helper.make_node("Concat", products, ["y"], "/encoder/Concat", axis=1)]
+    constants = {"sizes": np.array([3, 2, 2]), "w": np.eye(4, dtype=np.float32)}
+    weights = [numpy_helper.from_array(array, name) for name, array in constants.items()]
+    ends = [[make(name, onnx.TensorProto.FLOAT, ["B", 7, 4])] for name in "xy"]
+    proto = helper.make_model(
+        helper.make_graph(nodes, "g", *ends, weights), opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+    )
+    half = ir.from_proto(proto)
+    reduce_precision(half, HALF)
+    names = reduced_tensors(half, HALF)
+    x = np.random.default_rng(0).standard_normal((2, 7, 4), dtype=np.float32)
+    watched = ir.to_proto(_with_maxima(ir.from_proto(proto), names)).SerializeToString()
+    found = dict(zip(names, run(session(watched), (x,))[1:], strict=True))
+    largest = [abs(part).max() for part in np.split(x, [3, 5], axis=1)]
+    assert found == dict(zip(("x0", "x1", "x2", *products), 2 * largest, strict=True))
 
 
 def test_the_block_kept_the_same_model_passes():
