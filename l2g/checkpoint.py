@@ -1,67 +1,35 @@
 """Checkpoints in, checkpoints out: native safetensors, the public Mask DINO `.pth`, detrex's variant, and what other
 families of models bring along: folders and ids of the Hugging Face hub, their authors' files.
 
-The architecture is read off names and shapes; only what shapes cannot tell has a default and an override.
+The architecture of a public file is read off names and shapes; only what shapes cannot tell has a default and an
+override.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
-import math
 import os
-import re
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from l2g.config import BackboneConfig, DecoderConfig, EncoderConfig, ModelConfig, SwinConfig
+from l2g.config import ModelConfig
 from l2g.errors import CheckpointError, ConfigError
 from l2g.files import write_atomically
-from l2g.modeling.backbones.swin import relative_position_index
-from l2g.modeling.deformable import coarse_first
-from l2g.modeling.family.pickled import BESIDE, read_tensors, unwrapped
+from l2g.modeling.family.maskdino import public_model, public_name
+from l2g.modeling.family.pickled import read_tensors, unwrapped
 from l2g.modeling.family.protocol import VideoModel
 from l2g.modeling.family.weight_sums import check_beside, check_sum, save_with_sum
 from l2g.modeling.local2global import Local2Global
-from l2g.public.classes import classes_of
 from l2g.public.hub import folder_of, is_hub_checkpoint, model_type
 from l2g.public.table import public_models, published
 
 CONFIG_KEY = "l2g.config"
 # Checkpoints that are installed with the package.
 WEIGHTS = Path(__file__).parent / "weights"
-
-# Public name -> ours, by prefix; the first that fits counts. None: the tensor is redundant and is left out.
-_PIXEL, _PREDICTOR = "sem_seg_head.pixel_decoder.", "sem_seg_head.predictor."
-PUBLIC_NAMES = (
-    ("criterion.", None),
-    ("backbone.", "backbone."),
-    (_PIXEL + "input_proj.", "encoder.input_proj."),
-    (_PIXEL + "transformer.level_embed", "encoder.level_embed"),
-    (_PIXEL + "transformer.encoder.layers.", "encoder.layers."),
-    (_PIXEL + "adapter_1.", "encoder.adapter."),
-    (_PIXEL + "layer_1.", "encoder.output."),
-    (_PIXEL + "mask_features.", "encoder.mask_features."),
-    (_PREDICTOR + "query_feat.", "proposals.query_feat."),
-    (_PREDICTOR + "query_embed.", "proposals.query_embed."),
-    (_PREDICTOR + "enc_output.", "proposals.output."),
-    (_PREDICTOR + "enc_output_norm.", "proposals.norm."),
-    (_PREDICTOR + "class_embed.", "heads.class_embed."),
-    (_PREDICTOR + "mask_embed.", "heads.mask_embed."),
-    (_PREDICTOR + "label_enc.", "label_embed."),
-    (_PREDICTOR + "_bbox_embed.", "heads.bbox_embed."),
-    (_PREDICTOR + "decoder_norm.", "heads.norm."),
-    (_PREDICTOR + "decoder.layers.", "decoder.layers."),
-    (_PREDICTOR + "decoder.ref_point_head.", "decoder.ref_point_head."),
-)
-# One shared box head and one shared norm, saved again per layer; any copy serves where the original is absent.
-PUBLIC_ALIASES = (
-    (re.compile(r"sem_seg_head\.predictor\.(?:decoder\.)?bbox_embed\.\d+\."), "heads.bbox_embed."),
-    (re.compile(r"sem_seg_head\.predictor\.decoder\.norm\."), "heads.norm."),
-)
 
 # Of every model of this package and of no public checkpoint: what tells `torch.save(model.state_dict())`.
 OWN_TENSORS = ("encoder.level_embed", "heads.class_embed.weight", "heads.norm.weight")
@@ -91,9 +59,10 @@ def load_checkpoint(
             ("owner/name") of the Hugging Face hub, a VidEoMT file of its authors, or the name of a shipped model or of
             one in `l2g models`; ids and names are fetched, once.
         num_queries, num_heads, box_init: what shapes cannot tell. None is a native file's own value; for a public file
-            300, 8, and what the public configs say: "mask2box" with a ResNet, "bitmask" with a Swin, "no" for the
-            133 classes of COCO's things and stuff; a file in `l2g models` of another box_init is known by its
-            published name.
+            300, 8, and what the public config of such an encoder says: "mask2box" with a ResNet and "bitmask" with one
+            of 1024 inner channels or with a Swin (whose variants without mask enhancement were trained with "no"),
+            "no" for a ResNet's five levels or its res2, and for the 133 classes of COCO's things and stuff;
+            a file in `l2g models` of another is known by its published name.
         class_names: names of the classes in the order of the logits; COCO's for a public file of 80 classes or 133
             (things and stuff), and of one of semantic segmentation ADE20K's for 150 and Cityscapes' for 19; a file
             in `l2g models` of other classes is known by its published name.
@@ -121,12 +90,12 @@ def load_checkpoint(
         _refuse_options(path, given)
         return _family(path, author).from_tensors(path, tensors, names)
     public = config is None
-    if public:
-        _check_not_bare(path, tensors)
-        tensors = coarse_first(_rename(path, tensors), num_heads or 8)
     overrides = given if names is None else given | {"class_names": names}
     try:
-        config = _infer(path, tensors, overrides) if config is None else config.replace(**overrides)
+        if config is None:
+            _check_not_bare(path, tensors)
+            config, tensors = public_model(path, tensors)
+        config = config.replace(**overrides)
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from None
     _check_depth(path, config, tensors)
@@ -269,136 +238,6 @@ def _check_not_bare(path: Path, tensors: dict[str, Tensor]) -> None:
         )
 
 
-def _rename(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    renamed: dict[str, Tensor] = {}
-    copies: list[tuple[str, str, Tensor]] = []
-    unknown = []
-    for name, tensor in tensors.items():
-        alias = next(((pattern, to) for pattern, to in PUBLIC_ALIASES if pattern.match(name)), None)
-        prefix = next(((old, new) for old, new in PUBLIC_NAMES if name.startswith(old)), None)
-        if alias:
-            copies.append((name, alias[0].sub(alias[1], name), tensor))
-        elif BESIDE.match(name):
-            continue
-        elif name.endswith(".relative_position_index"):
-            _check_position_index(path, name, tensor)
-        elif prefix is None:
-            unknown.append(name)
-        elif prefix[1] is not None:
-            renamed[prefix[1] + name.removeprefix(prefix[0])] = tensor
-    if unknown:
-        raise CheckpointError(
-            f"{path}: {len(unknown)} unexpected tensors, the first: {', '.join(unknown[:3])}; expected a checkpoint "
-            f"with '{CONFIG_KEY}' in its header, or a Mask DINO checkpoint with the names of its public implementation "
-            "(ResNet or Swin backbone, one FPN level)"
-        )
-    for name, target, tensor in copies:
-        if not torch.equal(renamed.setdefault(target, tensor), tensor):
-            raise CheckpointError(
-                f"{path}: tensor '{name}' differs from its shared original '{_public(target)}'; "
-                "expected one box head and one norm for all decoder layers, as the public Mask DINO has"
-            )
-    return renamed
-
-
-def _check_position_index(path: Path, name: str, index: Tensor) -> None:
-    """A Swin's table of relative positions is a constant of the window: checked, and not kept."""
-    window = math.isqrt(index.shape[0]) if index.ndim else 0
-    expected = relative_position_index(window)
-    if index.shape != expected.shape or not torch.equal(index.long(), expected):
-        raise CheckpointError(
-            f"{path}: tensor '{name}' numbers the positions of a window in another order than the public Swin; "
-            "convert the attention's bias tables to that order"
-        )
-
-
-def _public(name: str) -> str:
-    """The public name of one of our tensors."""
-    return next((old + name.removeprefix(new) for old, new in PUBLIC_NAMES if new and name.startswith(new)), name)
-
-
-def _infer(path: Path, tensors: dict[str, Tensor], overrides: dict) -> ModelConfig:
-    """The ModelConfig that names and shapes describe; CheckpointError names what is missing for that."""
-
-    def size(name: str, axis: int = 0) -> int:
-        if name not in tensors:
-            raise CheckpointError(
-                f"{path}: tensor '{_public(name)}' is missing, so the architecture cannot be inferred; "
-                "expected a whole Mask DINO checkpoint with a ResNet or Swin backbone"
-            )
-        shape = tensors[name].shape
-        if len(shape) <= axis or not shape[axis]:
-            raise CheckpointError(
-                f"{path}: tensor '{_public(name)}' has shape {list(shape)}; copy or download it again"
-            )
-        return shape[axis]
-
-    def count(prefix: str) -> int:
-        pattern = re.compile(re.escape(prefix) + r"(\d+)\.")
-        return 1 + max((int(match[1]) for name in tensors if (match := pattern.match(name))), default=-1)
-
-    def resnet() -> BackboneConfig:
-        bottleneck = "backbone.res2.0.conv3.weight" in tensors
-        return BackboneConfig(
-            block="bottleneck" if bottleneck else "basic",
-            blocks=(count("backbone.res2."), count("backbone.res3."), count("backbone.res4."), count("backbone.res5.")),
-            stem_channels=size("backbone.stem.conv1.weight"),
-            width=size("backbone.res2.0.conv1.weight"),
-            out_channels=size(f"backbone.res2.0.conv{3 if bottleneck else 2}.weight"),
-        )
-
-    def swin() -> SwinConfig:
-        embed_dim, table = size("backbone.patch_embed.proj.weight"), "attn.relative_position_bias_table"
-        depths = [count(f"backbone.layers.{stage}.blocks.") for stage in range(4)]
-        heads = [size(f"backbone.layers.{stage}.blocks.0.{table}", 1) for stage in range(4)]
-        return SwinConfig(
-            embed_dim=embed_dim,
-            depths=(depths[0], depths[1], depths[2], depths[3]),
-            heads=(heads[0], heads[1], heads[2], heads[3]),
-            window=(math.isqrt(size(f"backbone.layers.0.blocks.0.{table}")) + 1) // 2,
-            mlp_ratio=size("backbone.layers.0.blocks.0.mlp.fc1.weight") // embed_dim,
-        )
-
-    two_stage = "proposals.query_feat.weight" not in tensors
-    rows = size("heads.class_embed.weight")
-    labels = size("label_embed.weight") if "label_embed.weight" in tensors else 0
-    # A model of semantic segmentation has a row more, of "no object".
-    softmax = rows == labels + 1 and labels > 0
-    num_classes = labels if softmax else rows
-    known = classes_of(num_classes, two_stage)
-    is_swin = "backbone.patch_embed.proj.weight" in tensors
-    backbone = swin() if is_swin else resnet()
-    finest = size("encoder.input_proj.0.0.weight", 1)
-    if finest not in backbone.channels:
-        raise CheckpointError(
-            f"{path}: '{_public('encoder.input_proj.0.0.weight')}' takes {finest} channels, the backbone gives "
-            f"{', '.join(map(str, backbone.channels))}; is the file of one model?"
-        )
-    inferred = ModelConfig(
-        backbone=backbone,
-        encoder=EncoderConfig(
-            layers=count("encoder.layers."),
-            ffn_dim=size("encoder.layers.0.linear1.weight"),
-            mask_dim=size("encoder.mask_features.weight"),
-            levels=size("encoder.level_embed"),
-            finest=2 + backbone.channels.index(finest),
-        ),
-        aligner=None,
-        decoder=DecoderConfig(layers=count("decoder.layers."), ffn_dim=size("decoder.layers.0.linear1.weight")),
-        num_queries=300 if two_stage else size("proposals.query_feat.weight"),
-        num_classes=num_classes,
-        hidden_dim=size("heads.class_embed.weight", 1),
-        num_heads=8,
-        box_init="no" if known.stuff or not two_stage else "bitmask" if is_swin else "mask2box",
-        association="embedding",
-        class_names=known.names,
-        stuff_classes=known.stuff,
-        two_stage=two_stage,
-        scoring="softmax" if softmax else "sigmoid",
-    )
-    return inferred.replace(**overrides)
-
-
 def _check_depth(path: Path, config: ModelConfig, tensors: dict[str, Tensor]) -> None:
     """CheckpointError for a config of more layers than the file has tensors: to build them could take for ever."""
     parts = (config.backbone, config.encoder, config.decoder, *([config.aligner] if config.aligner else []))
@@ -415,7 +254,7 @@ def _depths(part) -> list[int | tuple[int, ...]]:
 
 def _check_numbers(path: Path, tensors: dict[str, Tensor], public: bool) -> None:
     """CheckpointError for weights that no training gives: integers in place of floats, NaN, infinity."""
-    named = _public if public else str
+    named = public_name if public else str
     for name, tensor in tensors.items():
         if tensor.dtype not in NUMBERS:
             raise CheckpointError(
@@ -431,7 +270,7 @@ def _check_numbers(path: Path, tensors: dict[str, Tensor], public: bool) -> None
 
 def _check(path: Path, found: dict[str, Tensor], expected: dict[str, Tensor], public: bool) -> None:
     """CheckpointError with the first offending tensors, under the names that the file itself uses."""
-    named = _public if public else str
+    named = public_name if public else str
     missing = [named(name) for name in sorted(set(expected) - set(found))]
     unexpected = [named(name) for name in sorted(set(found) - set(expected))]
     shaped = sorted(name for name in set(found) & set(expected) if found[name].shape != expected[name].shape)
@@ -447,7 +286,8 @@ def _check(path: Path, found: dict[str, Tensor], expected: dict[str, Tensor], pu
             f"{named(name)} is {list(found[name].shape)}, expected {list(expected[name].shape)}" for name in shaped[:3]
         ]
         parts.append(f"{len(shaped)} of another shape: {'; '.join(details)}")
+    by_heads = any("sampling_offsets" in name or "attention_weights" in name for name in shaped)
     raise CheckpointError(
         f"{path}: the tensors do not fit the model. {'. '.join(parts)}. "
-        "Check num_heads and the other overrides, or whether the file is complete"
+        f"Check {'num_heads' if by_heads else 'the overrides'}, or whether the file is complete"
     )

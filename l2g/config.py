@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import typing
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,7 +51,6 @@ class BackboneConfig:
 
     def check(self) -> None:
         _expect(self.block in ("basic", "bottleneck"), f"backbone.block '{self.block}'; use basic or bottleneck")
-        _expect(len(self.blocks) == 4, f"backbone.blocks {self.blocks}; give four counts, res2 to res5")
 
 
 # Embedding width, depths and heads of the standard Swins (Liu et al. 2021), and Mask DINO's window for each.
@@ -67,14 +67,14 @@ class SwinConfig:
     """A Swin Transformer.
 
     embed_dim: channels of the first stage, doubled per stage. depths: blocks per stage. heads: attention heads per
-    stage. window: its side in tokens. mlp_ratio: inner width of the MLPs by their outer one.
+    stage. window: its side in tokens. mlp_ratio: inner width of the MLPs by their outer one, rounded down.
     """
 
     embed_dim: int = 192
     depths: tuple[int, int, int, int] = (2, 2, 18, 2)
     heads: tuple[int, int, int, int] = (6, 12, 24, 48)
     window: int = 12
-    mlp_ratio: int = 4
+    mlp_ratio: float = 4
 
     @classmethod
     def swin(cls, size: str, **changes) -> SwinConfig:
@@ -91,8 +91,8 @@ class SwinConfig:
 
     def check(self) -> None:
         _expect(
-            len(self.depths) == 4 and len(self.heads) == 4,
-            f"backbone.depths {self.depths} and heads {self.heads}; give four of each",
+            1 <= self.embed_dim * self.mlp_ratio < math.inf,
+            f"backbone.mlp_ratio is {self.mlp_ratio}; give a number above 0, such as 4",
         )
         for channels, heads in zip(self.channels, self.heads, strict=True):
             _expect(
@@ -106,7 +106,9 @@ class EncoderConfig:
     """The pixel encoder: deformable layers over several levels, then one FPN level at stride 4.
 
     finest: the backbone's finest map that the layers see, 3 for res3 (stride 8), 2 for res2. levels: of those up to
-    res5, and beyond it maps of half the size each.
+    res5, and beyond it maps of half the size each. feature_order: whether the encoder numbers them from the finest, and
+    the decoder from the coarsest ("low2high"), or the other way round ("high2low"); the names are the public code's. An
+    anchor is the larger the later its level comes in the decoder.
     """
 
     layers: int = 6
@@ -114,6 +116,7 @@ class EncoderConfig:
     mask_dim: int = 256
     levels: int = 4
     finest: int = 3
+    feature_order: str = "low2high"
 
 
 @dataclass(frozen=True)
@@ -145,9 +148,15 @@ PARTS = {
     "decoder": (DecoderConfig,),
 }
 # Fields that came after files were written; at their first value they are left out, so that these files stay the same.
-ADDED_LATER = {"encoder": {"levels": 4, "finest": 3}}
+ADDED_LATER: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("encoder", {"levels": 4, "finest": 3}),
+    ("encoder", {"feature_order": "low2high"}),
+)
 ADDED_LATER_ON_TOP: dict[str, Any] = {"stuff_classes": (), "two_stage": True, "scoring": "sigmoid"}
 BOX_INITS = ("mask2box", "bitmask", "no")
+FEATURE_ORDERS = ("low2high", "high2low")
+# Each gets a name, and a file that claims more could fill a memory with them.
+MOST_CLASSES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -193,6 +202,10 @@ class ModelConfig:
     scoring: str = "sigmoid"
 
     def __post_init__(self):
+        _check_types(self)
+        for name, value in self._sizes():
+            _expect(value > 0, f"{name} is {value}; give a whole number above 0")
+        _expect(self.num_classes <= MOST_CLASSES, f"num_classes is {self.num_classes}; give {MOST_CLASSES:,} at most")
         if not self.class_names:
             object.__setattr__(self, "class_names", tuple(f"class_{i}" for i in range(self.num_classes)))
         _expect(
@@ -200,12 +213,10 @@ class ModelConfig:
             f"{len(self.class_names)} class names found for {self.num_classes} classes; give one name per class",
         )
         for name in self.class_names:
-            _expect(
-                isinstance(name, str) and name.strip() != "", f"class name {name!r:.60}; give a text for each class"
-            )
+            _expect(name.strip() != "", f"class name {name!r:.60}; give a text for each class")
         _expect(self.box_init in BOX_INITS, f"box_init '{self.box_init}'; use one of {', '.join(BOX_INITS)}")
         _expect(
-            type(self.slot_marks) in (int, float) and 0 <= self.slot_marks < 1,
+            0 <= self.slot_marks < 1,
             f"slot_marks {self.slot_marks!r} found; give a size from 0 (none) to below 1, such as 0.03",
         )
         _expect(self.state_box in ("mask", "head"), f"state_box '{self.state_box}'; use mask or head")
@@ -214,9 +225,8 @@ class ModelConfig:
             f"association '{self.association}'; use propagate or embedding",
         )
         _expect(self.scoring in ("sigmoid", "softmax"), f"scoring '{self.scoring}'; use sigmoid or softmax")
-        _expect(type(self.two_stage) is bool, f"two_stage {self.two_stage!r}; use true or false")
         _expect(
-            all(type(place) is int and 0 <= place < self.num_classes for place in self.stuff_classes)
+            all(0 <= place < self.num_classes for place in self.stuff_classes)
             and list(self.stuff_classes) == sorted(set(self.stuff_classes)),
             f"stuff_classes {self.stuff_classes!r:.80}; give ascending places in class_names, 0 to "
             f"{self.num_classes - 1}",
@@ -227,8 +237,10 @@ class ModelConfig:
             f"encoder.finest {self.encoder.finest} with {self.encoder.levels} levels; the finest is 2 to 5 (res2 "
             "to res5), and every map from there to res5 is a level",
         )
-        for name, value in self._sizes():
-            _expect(isinstance(value, int) and value > 0, f"{name} is {value!r}; give a whole number above 0")
+        _expect(
+            self.encoder.feature_order in FEATURE_ORDERS,
+            f"encoder.feature_order '{self.encoder.feature_order}'; use {' or '.join(FEATURE_ORDERS)}",
+        )
         _expect(self.hidden_dim % 32 == 0, f"hidden_dim {self.hidden_dim} found; GroupNorm(32) needs a multiple of 32")
         _expect(
             self.hidden_dim % self.num_heads == 0,
@@ -239,7 +251,7 @@ class ModelConfig:
             f"aligner.local_position '{self.aligner and self.aligner.local_position}'; use static, dynamic or none",
         )
         _expect(
-            len(self.input_size) == 2 and all(side % 32 == 0 and side > 0 for side in self.input_size),
+            all(side % 32 == 0 and side > 0 for side in self.input_size),
             f"input_size {tuple(self.input_size)}; height and width must be positive multiples of 32",
         )
 
@@ -255,7 +267,7 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         data = dataclasses.asdict(self)
-        for name, first in ADDED_LATER.items():
+        for name, first in ADDED_LATER:
             if all(data[name][key] == value for key, value in first.items()):
                 data[name] = {key: value for key, value in data[name].items() if key not in first}
         return {
@@ -275,9 +287,7 @@ class ModelConfig:
                 _expect(name == "aligner" or name not in values, f"{name} is None; give its fields")
             else:
                 _expect(isinstance(values[name], kinds), f"{name} is {values[name]!r}; give its fields")
-        config: ModelConfig = _build(cls, values, "")
-        _check_types(config)
-        return config
+        return _build(cls, values, "")
 
     def replace(self, **changes) -> ModelConfig:
         """A copy with some fields changed; a part takes a dict of its own fields, as in `aligner={"ffn_dim": 512}`."""

@@ -73,22 +73,26 @@ def test_get_config_takes_a_name_a_config_and_changes():
         ({"encoder": None}, "encoder is None; give its fields"),
         ({"aligner": {"local_position": "both"}}, "local_position 'both'; use static, dynamic or none"),
         ({"backbone": {"block": "dense"}}, "backbone.block 'dense'; use basic or bottleneck"),
-        ({"backbone": {"blocks": (1, 2, 3)}}, "four counts"),
+        ({"backbone": {"blocks": (1, 2, 3)}}, r"backbone\.blocks: found \(1, 2, 3\), expected 4 items"),
+        ({"backbone": {"blocks": 5}}, r"backbone\.blocks: found 5, expected a list"),
         ({"backbone": {"blocks": (1, 2, 0, 3)}}, r"backbone.blocks\[2\] is 0; give a whole number above 0"),
         ({"decoder": {"layers": 0}}, "decoder.layers is 0; give a whole number above 0"),
         ({"num_queries": -1}, "num_queries is -1"),
-        ({"num_queries": "300"}, "num_queries is '300'"),
+        ({"num_queries": "300"}, "num_queries: found '300', expected int"),
+        ({"num_classes": "5"}, "num_classes: found '5', expected int"),
+        ({"num_classes": 10**12}, "num_classes is 1000000000000; give 1,000,000 at most"),
         ({"num_heads": 0}, "num_heads is 0"),
         ({"num_heads": 7}, "hidden_dim 256 does not divide by 7 heads"),
         ({"hidden_dim": 100}, "hidden_dim 100 found; GroupNorm"),
         ({"box_init": "box"}, "box_init 'box'; use one of mask2box, bitmask, no"),
         ({"slot_marks": -0.1}, r"slot_marks -0\.1 found; give a size from 0"),
-        ({"slot_marks": True}, "slot_marks True found"),
+        ({"slot_marks": True}, "slot_marks: found True, expected float"),
         ({"state_box": "both"}, "state_box 'both'; use mask or head"),
         ({"association": "iou"}, "association 'iou'; use propagate or embedding"),
         ({"class_names": ("one",)}, "1 class names found for 40 classes"),
         ({"input_size": (480, 850)}, r"input_size \(480, 850\); height and width must be positive multiples of 32"),
-        ({"input_size": (480,)}, "input_size"),
+        ({"input_size": (480,)}, r"input_size: found \(480,\), expected 2 items"),
+        ({"encoder": {"feature_order": "low"}}, r"encoder\.feature_order 'low'; use low2high or high2low"),
     ],
 )
 def test_what_cannot_be_built_names_the_field(changes, message):
@@ -113,7 +117,14 @@ def test_a_swin_in_the_place_of_a_resnet():
     ("changes", "message"),
     [
         ({"backbone": {"embed_dim": 97}}, "97 channels do not divide by 3 heads"),
-        ({"backbone": {"depths": (2, 2, 2)}}, "give four of each"),
+        ({"backbone": {"depths": (2, 2, 2)}}, r"backbone\.depths: found \(2, 2, 2\), expected 4 items"),
+        ({"backbone": {"heads": (0, 6, 12, 24)}}, r"backbone\.heads\[0\] is 0; give a whole number above 0"),
+        ({"backbone": {"heads": (3, 6, -12, 24)}}, r"backbone\.heads\[2\] is -12"),
+        ({"backbone": {"embed_dim": 0}}, r"backbone\.embed_dim is 0"),
+        ({"backbone": {"window": 0}}, r"backbone\.window is 0"),
+        ({"backbone": {"mlp_ratio": 0}}, r"backbone\.mlp_ratio is 0; give a number above 0"),
+        ({"backbone": {"mlp_ratio": float("nan")}}, r"backbone\.mlp_ratio is nan"),
+        ({"backbone": {"mlp_ratio": float("inf")}}, r"backbone\.mlp_ratio is inf"),
         ({"encoder": {"finest": 3, "levels": 2}}, "encoder.finest 3 with 2 levels"),
         ({"backbone": {"depths": (2, 0, 2, 2)}}, r"backbone.depths\[1\] is 0"),
     ],
@@ -126,7 +137,13 @@ def test_swins_that_cannot_be(changes, message):
 def test_fields_of_later_are_left_out_at_their_first_value():
     """A config that is older than these fields is written as it was: exported files stay the same to the byte."""
     assert "levels" not in get_config("l2g_r50").to_dict()["encoder"]
-    assert get_config("maskdino_swin_l").to_dict()["encoder"]["levels"] == 5
+    assert "feature_order" not in get_config("l2g_r50").to_dict()["encoder"]
+    large = get_config("maskdino_swin_l")
+    assert large.to_dict()["encoder"]["levels"] == 5
+    assert "feature_order" not in large.to_dict()["encoder"]
+    turned = large.replace(encoder={"feature_order": "high2low"})
+    assert turned.to_dict()["encoder"]["feature_order"] == "high2low"
+    assert ModelConfig.from_dict(json.loads(json.dumps(turned.to_dict()))) == turned
     assert ModelConfig.from_dict(get_config("l2g_r50").to_dict()) == get_config("l2g_r50")
 
 

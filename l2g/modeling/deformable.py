@@ -13,7 +13,6 @@ the operator `l2g::deformable_attention`, which an exporter may lower as it need
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -372,26 +371,3 @@ def _by_hand(query: Tensor, value: Tensor) -> bool:
     followed = torch.jit.is_tracing() or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")
     plain = value.device.type == "cpu" and value.dtype == query.dtype == torch.float32
     return plain and not followed and not torch.is_grad_enabled()
-
-
-def coarse_first(tensors: dict[str, Tensor], heads: int) -> dict[str, Tensor]:
-    """The public models of semantic segmentation number the levels of the encoder from the coarsest, and those of the
-    decoder from the finest: both the other way round than the others, and than ours. Attention does not mind."""
-    inputs = [f"encoder.input_proj.{level}.0.weight" for level in range(4)]
-    channels = [tensors[name].shape[1] for name in inputs if name in tensors and tensors[name].shape[-1] == 1]
-    if len(channels) < 2 or channels[0] < channels[1] or "encoder.level_embed" not in tensors:
-        return tensors
-    levels, turned = len(tensors["encoder.level_embed"]), {}
-    for name, tensor in tensors.items():
-        if name == "encoder.level_embed":
-            tensor = tensor.flip(0)
-        elif re.search(r"_attn\.(sampling_offsets|attention_weights)\.", name) and not tensor.shape[0] % (
-            heads * levels
-        ):
-            tensor = tensor.unflatten(0, (heads, levels, -1)).flip(1).flatten(0, 2)
-        elif match := re.match(r"(encoder\.input_proj\.)(\d+)(\..*)", name):
-            level = int(match[2])
-            level = len(channels) - 1 - level if level < len(channels) else level
-            name = f"{match[1]}{level}{match[3]}"
-        turned[name] = tensor.contiguous()
-    return turned

@@ -19,9 +19,10 @@ from l2g.modeling.position import grid_embedding
 class Memory:
     """What the encoder knows of a batch of images.
 
-    tokens: [B, S, C], levels from coarse to fine (strides 64 to 8 by default), the order in which Mask DINO's decoder
-    numbers them. shapes: (h, w) per level. mask_features: [B, Cm, H/4, W/4]. values: of each decoder layer the values
-    that its cross-attention reads, [B, S, M, D], where they were computed for many frames at once; else empty.
+    tokens: [B, S, C], levels in the order in which Mask DINO's decoder numbers them, the reverse of the encoder's:
+    strides 64 to 8 by default. shapes: (h, w) per level. mask_features: [B, Cm, H/4, W/4]. values: of each decoder
+    layer the values that its cross-attention reads, [B, S, M, D], where they were computed for many frames at once;
+    else empty.
     """
 
     tokens: Tensor
@@ -69,9 +70,9 @@ class PixelEncoder(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         dim = config.hidden_dim
-        self.first = config.encoder.finest - 2
+        self.first, self.coarse_first = config.encoder.finest - 2, config.encoder.feature_order == "high2low"
         inputs = config.backbone.channels[self.first :]
-        projections = [nn.Conv2d(channels, dim, 1) for channels in inputs]
+        projections = [nn.Conv2d(channels, dim, 1) for channels in inputs[:: -1 if self.coarse_first else 1]]
         # Beyond res5: the first from res5 itself, each other from the one before it.
         for channels in (inputs[-1], *[dim] * config.encoder.levels)[: config.encoder.levels - len(inputs)]:
             projections.append(nn.Conv2d(channels, dim, 3, stride=2, padding=1))
@@ -91,23 +92,37 @@ class PixelEncoder(nn.Module):
         zero_bias(self.mask_features)
 
     def forward(self, features: tuple[Tensor, Tensor, Tensor, Tensor]) -> Memory:
-        res2, inputs = features[0], features[self.first :]
-        levels = [project(x) for project, x in zip(self.input_proj, inputs, strict=False)]
+        inputs = features[self.first :][:: -1 if self.coarse_first else 1]
+        maps = [project(x) for project, x in zip(self.input_proj, inputs, strict=False)]
+        extra: list[Tensor] = []
         for project in self.input_proj[len(inputs) :]:
-            levels.append(project(inputs[-1] if len(levels) == len(inputs) else levels[-1]))
-        shapes = tuple((x.shape[-2], x.shape[-1]) for x in levels)
+            extra.append(project(extra[-1] if extra else features[-1]))
+        levels = self._ordered(maps, extra[::-1])
+        # As in the public code: maps beyond res5 come smallest first, but their embeddings largest first. Of two such
+        # maps the tokens get positions that are partly the other's, which models were trained with.
+        embedded = self._ordered(maps, extra)
         position = torch.cat(
             [
-                grid_embedding(h, w, x.shape[1], x.device) + self.level_embed[index]
-                for index, (x, (h, w)) in enumerate(zip(levels, shapes, strict=True))
+                grid_embedding(x.shape[-2], x.shape[-1], x.shape[1], x.device) + self.level_embed[index]
+                for index, x in enumerate(embedded)
             ]
         )
-        reference = reference_points(shapes, res2.device)[None]
+        shapes = tuple((x.shape[-2], x.shape[-1]) for x in levels)
+        reference = reference_points(shapes, position.device)[None]
         tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in levels], dim=1)
         for layer in self.layers:
             tokens = layer(tokens, position, reference, shapes)
         levels = tokens.split([h * w for h, w in shapes], dim=1)
-        return Memory(torch.cat(levels[::-1], dim=1), shapes[::-1], self._mask_features(res2, levels[0], shapes[0]))
+        finest = -1 if self.coarse_first else 0
+        return Memory(
+            torch.cat(levels[::-1], dim=1),
+            shapes[::-1],
+            self._mask_features(features[0], levels[finest], shapes[finest]),
+        )
+
+    def _ordered(self, maps: list[Tensor], extra: list[Tensor]) -> list[Tensor]:
+        """The backbone's maps and those beyond res5, as the encoder numbers levels."""
+        return [*extra, *maps] if self.coarse_first else [*maps, *extra]
 
     def _mask_features(self, res2: Tensor, finest: Tensor, shape: tuple[int, int]) -> Tensor:
         # Contiguous tokens are a channels-last image, for which upsampling on a CPU is ten times as fast.

@@ -193,8 +193,6 @@ class Local2Global(VideoModel):
         """
         local, local_boxes = queries, boxes
         queries, boxes = self._priors(local, local_boxes, state)
-        # Mask DINO hands boxes on as logits, which cannot reach 0 or 1; in float32 that is this clamp.
-        boxes = boxes.clamp(EPSILON, 1 - EPSILON)
         if self.aligner is not None:
             local_position = self.decoder.position(local_boxes) if self.aligner.dynamic else None
             queries = self.aligner(queries, self.decoder.position(boxes), local, local_position)
@@ -217,14 +215,19 @@ class Local2Global(VideoModel):
 
         `where` and not a blend: whatever an invalid row holds, even NaN, stays out of the result.
         """
+        # What Mask DINO's box head says of an anchor, or has learned, is where the decoder starts, 0 and 1 too.
+        exact = self.config.box_init == "no" or not self.config.two_stage
         if state is None:
-            return local, local_boxes
+            return local, local_boxes if exact else _bounded(local_boxes)
         valid = state.valid[:, :, None] > 0.5
         boxes = state.boxes if self.slot_boxes is None else self.slot_boxes.sigmoid().expand_as(state.boxes)
         queries = state.queries
         if self.slot_marks is not None and self.marked:
             queries = queries + self.slot_marks
-        return torch.where(valid, queries, local), torch.where(valid, boxes, local_boxes)
+        queries = torch.where(valid, queries, local)
+        if exact:
+            return queries, torch.where(valid, _bounded(boxes), local_boxes)
+        return queries, _bounded(torch.where(valid, boxes, local_boxes))
 
     def next_state(self, queries: Tensor, output: FrameOutput) -> FrameState:
         """Mask2Box: the masks' boxes; an empty mask keeps the box that the box head predicts (our choice). With
@@ -233,6 +236,11 @@ class Local2Global(VideoModel):
         if self.config.state_box == "mask":
             boxes = mask_to_box(output.mask_logits, self.config.box_init, empty=boxes)
         return FrameState(queries.float(), boxes.detach(), torch.ones_like(queries[:, :1, 0], dtype=torch.float32))
+
+
+def _bounded(boxes: Tensor) -> Tensor:
+    """Mask DINO hands boxes of masks on as logits, which cannot reach 0 or 1; in float32 that is this clamp."""
+    return boxes.clamp(EPSILON, 1 - EPSILON)
 
 
 def _marks(config: ModelConfig) -> Tensor:

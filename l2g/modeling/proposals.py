@@ -14,9 +14,10 @@ from l2g.modeling.deformable import Shapes
 from l2g.modeling.encoder import Memory, reference_points
 from l2g.modeling.heads import Heads
 
-# An anchor is valid while its centre keeps this distance from the border (Deformable DETR's two-stage variant).
+# An anchor is valid while all its coordinates, its sides too, keep this distance from 0 and 1 (Deformable DETR's
+# two-stage variant).
 BORDER = 0.01
-# Width and height of a coarsest-level anchor; doubled per level towards the finest, as Mask DINO's level order has it.
+# Width and height of an anchor of the decoder's first level; doubled per level. Those of a sixth level are none: 1.6.
 ANCHOR_SIZE = 0.05
 
 
@@ -26,7 +27,7 @@ class LocalQueries:
 
     queries: [B, N, C]. boxes: float32 [B, N, 4] in 0..1. indices: int64 [B, N] into the memory's tokens.
     features: [B, N, C], the queries still attached to the graph. logits [B, N, K], mask_logits [B, N, h, w] and
-    anchors float32 [B, N, 4] in 0..1 are what the two-stage loss needs.
+    anchors float32 [B, N, 4] are what the two-stage loss needs.
     """
 
     queries: Tensor
@@ -54,8 +55,7 @@ class Proposals(nn.Module):
                 "enlarge the canvas or lower num_queries"
             )
         anchors = anchor_boxes(memory.shapes, memory.tokens.device)
-        centre = anchors[:, :2]
-        valid = ((centre > BORDER) & (centre < 1 - BORDER)).all(dim=-1, keepdim=True)
+        valid = ((anchors > BORDER) & (anchors < 1 - BORDER)).all(dim=-1, keepdim=True)
         # The features of an invalid anchor are zeroed, its score is not: it may compete (public behaviour).
         features = self.norm(self.output(memory.tokens * valid.to(memory.tokens.dtype)))
         # Chosen without the heads' norm, judged by the loss with it: both as in the public code.
@@ -104,7 +104,7 @@ class LearnedQueries(nn.Module):
 
 
 def anchor_boxes(shapes: Shapes, device: torch.device) -> Tensor:
-    """One anchor per token, levels coarse to fine: float32 [S, 4], (cx, cy, w, h) in 0..1."""
+    """One anchor per token, levels in the decoder's order: float32 [S, 4], (cx, cy, w, h), centres in 0..1."""
     sizes = [torch.full((h * w, 2), ANCHOR_SIZE * 2**level, device=device) for level, (h, w) in enumerate(shapes)]
     return torch.cat((reference_points(shapes, device), torch.cat(sizes)), dim=-1)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from l2g import load_checkpoint
-from l2g.checkpoint import _infer, _rename
+from l2g.modeling.family.maskdino import inferred, renamed
 from l2g.modeling.local2global import Local2Global
 from l2g.public.table import public_models
 from tests import golden
@@ -55,6 +55,35 @@ def test_the_published_one_without_is_known_by_its_name(file):
     assert found == ["no", "mask2box"]
 
 
+@pytest.mark.parametrize(
+    ("finest", "levels", "ffn_dim", "box_init"),
+    [
+        (3, 4, 2048, "mask2box"),  # 3s_dowsample1_2048
+        (3, 3, 1024, "bitmask"),  # 3s
+        (3, 4, 1024, "bitmask"),  # the name of the file that is linked with it
+        (3, 5, 1024, "no"),  # 3s_dowsample2
+        (2, 4, 2048, "no"),  # 4s_dowsample1_2048
+        (2, 5, 2048, "mask2box"),  # none
+    ],
+)
+def test_resnets_start_as_the_public_config_of_their_encoder_says(finest, levels, ffn_dim, box_init):
+    tensors = {
+        "encoder.level_embed": (levels, 256),
+        "encoder.layers.0.linear1.weight": (ffn_dim, 256),
+        **{f"encoder.input_proj.{i}.0.weight": (256, 64 << finest + i, 1, 1) for i in range(6 - finest)},
+        "encoder.mask_features.weight": (256, 256, 1, 1),
+        "decoder.layers.0.linear1.weight": (2048, 256),
+        "heads.class_embed.weight": (80, 256),
+        "backbone.stem.conv1.weight": (64, 3, 7, 7),
+        "backbone.res2.0.conv1.weight": (64, 64, 1, 1),
+        "backbone.res2.0.conv3.weight": (256, 64, 1, 1),
+        **{f"backbone.res{stage}.0.conv1.weight": (64, 64, 1, 1) for stage in (3, 4, 5)},
+    }
+    found = inferred(golden.DATA / "r50.pth", {name: torch.zeros(1).expand(shape) for name, shape in tensors.items()})
+    assert (found.encoder.finest, found.encoder.levels) == (finest, levels)
+    assert found.box_init == box_init
+
+
 # Inner widths of the encoder's and the decoder's layers, and levels: the parameters that each has more or fewer.
 R50 = {(2048, 2048, 4): 0, (1024, 2048, 4): -6 * 1024 * 513, (1024, 1024, 4): -15 * 1024 * 513, (2048, 2048, 5): None}
 
@@ -84,11 +113,11 @@ def test_the_r50_of_any_width_and_levels(variant):
             "1.bias": (dim,),
         }.items():
             tensors[f"{stem}.{level}.{ending}"] = torch.zeros(1).expand(shape)
-    renamed = _rename(golden.DATA / "r50.pth", tensors)
-    config = _infer(golden.DATA / "r50.pth", renamed, {})
+    found = renamed(golden.DATA / "r50.pth", tensors)
+    config = inferred(golden.DATA / "r50.pth", found)
     assert (config.encoder.ffn_dim, config.decoder.ffn_dim, config.encoder.levels) == variant
     with torch.device("meta"):
         model = Local2Global(config)
-    assert {n: t.shape for n, t in renamed.items()} == {n: t.shape for n, t in model.state_dict().items()}
+    assert {n: t.shape for n, t in found.items()} == {n: t.shape for n, t in model.state_dict().items()}
     if R50[variant] is not None:
         assert sum(p.numel() for p in model.parameters()) == 52_058_004 + R50[variant]

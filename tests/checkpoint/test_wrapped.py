@@ -308,13 +308,14 @@ def test_layers_that_are_only_claimed_are_not_built(tmp_path, tiny):
     """At once, and without the memory: a name that claims a millionth layer, a config that does."""
     save({**tiny, PREDICTOR + "decoder.layers.999999.norm1.weight": torch.ones(1)}, tmp_path / "model.pth")
     refused(tmp_path / "model.pth", "layers claimed", **golden.TINY)
-    save({**tiny, "backbone.stem.conv1.weight": torch.zeros(1, 1).expand(10**7, 64)}, tmp_path / "model.pth")
-    refused(tmp_path / "model.pth", "of another shape", **golden.TINY)
+    save({**tiny, "backbone.stem.conv1.weight": torch.zeros(1, 1).expand(10**12, 64)}, tmp_path / "model.pth")
+    refused(tmp_path / "model.pth", "conv1.weight' [1000000000000, 64] repeats the few numbers", **golden.TINY)
     tensors, config = {"a": torch.zeros(1)}, PRESETS["l2g_tiny"].to_dict()
     for part, field, value, words in (
         ("encoder", "layers", 10**6, "layers claimed"),
         ("encoder", "ffn_dim", 10**10, "missing"),
         ("backbone", "width", 10**8, "no model can have the sizes"),
+        ("backbone", "blocks", [0, 1, 1, 1], "blocks[0] is 0; give a whole number above 0"),
     ):
         many = tensors | {f"t{index}": torch.zeros(1) for index in range(300)}
         changed = {**config, part: {**config[part], field: value}}

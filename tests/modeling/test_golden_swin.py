@@ -111,9 +111,67 @@ def test_positions_in_another_order_are_refused(tmp_path):
         load_checkpoint(tmp_path / "model.pth", **golden.TINY)
 
 
+INDEX = "backbone.layers.1.blocks.0.attn.relative_position_index"
+
+
+@pytest.mark.parametrize(
+    "index",
+    [torch.from_numpy(golden.recipe.relative_position_index(5)), torch.zeros(10**6), torch.tensor(3), torch.zeros(0)],
+    ids=["another window", "one axis", "a number", "nothing"],
+)
+def test_an_index_of_another_shape_than_its_table_asks_for_is_refused(index, tmp_path):
+    """At once: the table of a window of 1000 would take eight terabytes."""
+    torch.save(state_dict("swin_tiny_seed0") | {INDEX: index}, tmp_path / "model.pth")
+    with pytest.raises(CheckpointError, match=r"beside a bias table of 169 rows; expected \[49, 49\]"):
+        load_checkpoint(tmp_path / "model.pth", **golden.TINY)
+
+
+def test_a_small_file_cannot_claim_a_large_window(tmp_path):
+    """Table and index of a window of 1000, which repeat one number."""
+    table = INDEX.replace("index", "bias_table")
+    claimed = {INDEX: torch.zeros(1).expand(10**6, 10**6), table: torch.zeros(1).expand(1999**2, 4)}
+    torch.save(state_dict("swin_tiny_seed0") | claimed, tmp_path / "model.pth")
+    with pytest.raises(CheckpointError, match="repeats the few numbers that are stored of it"):
+        load_checkpoint(tmp_path / "model.pth", **golden.TINY)
+
+
+@pytest.mark.parametrize("ratio", [2, 3.5, 3.3])
+def test_mlps_of_any_width_are_read_off_shapes(ratio, tmp_path):
+    """Rounded down stage by stage, as the public code has it: 79, 158, 316 and 633 of 24 channels and more by 3.3."""
+    tensors = state_dict("swin_tiny_seed1")
+    for name in [name for name in tensors if ".mlp." in name]:
+        stage = int(name.split(".")[2])
+        inner, outer = int(24 * 2**stage * ratio), 24 * 2**stage
+        if not name.endswith("fc2.bias"):
+            shape = {"fc1.weight": (inner, outer), "fc1.bias": (inner,), "fc2.weight": (outer, inner)}
+            tensors[name] = torch.full(shape[name.split(".mlp.")[1]], 0.01)
+    torch.save(tensors, tmp_path / "model.pth")
+    model = load_checkpoint(tmp_path / "model.pth", **golden.TINY)
+    assert model.config.backbone.mlp_ratio == pytest.approx(ratio, abs=0.01)
+    assert [stage.blocks[0].mlp.fc1.out_features for stage in model.backbone.layers] == [
+        int(24 * 2**stage * ratio) for stage in range(4)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("field", "change"),
+    [
+        ("MODEL.SWIN.APE: True", {"backbone.absolute_pos_embed": torch.zeros(1, 32, 24, 24)}),
+        ("MODEL.SWIN.PATCH_NORM: False", {f"backbone.patch_embed.norm.{name}": None for name in ("weight", "bias")}),
+        ("MODEL.SWIN.QKV_BIAS: False", {"backbone.layers.0.blocks.0.attn.qkv.bias": None}),
+        ("MODEL.MaskDINO.LEARN_TGT: True", {"sem_seg_head.predictor.query_feat.weight": torch.zeros(20, 256)}),
+    ],
+)
+def test_switches_that_are_not_computed_are_named(field, change, tmp_path):
+    tensors = {name: tensor for name, tensor in (state_dict("swin_tiny_seed0") | change).items() if tensor is not None}
+    torch.save(tensors, tmp_path / "model.pth")
+    with pytest.raises(CheckpointError, match=f"those of {field} in the public config"):
+        load_checkpoint(tmp_path / "model.pth", **golden.TINY)
+
+
 def test_the_listing_of_the_published_swin_l_loads_whole():
     """On the meta device: names and shapes of all 816 tensors, and the published number of parameters."""
-    from l2g.checkpoint import _infer, _rename
+    from l2g.modeling.family.maskdino import inferred, renamed
 
     tensors = {}
     for entry in swin_l_listing():
@@ -121,8 +179,8 @@ def test_the_listing_of_the_published_swin_l_loads_whole():
         drawn = torch.from_numpy(golden.recipe.draw(entry["name"], entry["shape"], "x")) if index else None
         tensors[entry["name"]] = drawn if index else torch.zeros(1).expand(entry["shape"])
     assert len(tensors) == 816
-    renamed = _rename(golden.SWIN / "swin_l.pth", tensors)
-    config = _infer(golden.SWIN / "swin_l.pth", renamed, {})
+    found = renamed(golden.SWIN / "swin_l.pth", tensors)
+    config = inferred(golden.SWIN / "swin_l.pth", found)
     from l2g.config import PRESETS
     from l2g.modeling.local2global import Local2Global
 
@@ -131,5 +189,5 @@ def test_the_listing_of_the_published_swin_l_loads_whole():
     with torch.device("meta"):
         model = Local2Global(config)
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    assert {name: tensor.shape for name, tensor in renamed.items()} == expected
+    assert {name: tensor.shape for name, tensor in found.items()} == expected
     assert sum(p.numel() for p in model.parameters()) == 222_799_144

@@ -41,11 +41,14 @@ def part(array, stored):
     return array[..., ::4, ::4] if "_stride" in stored else array
 
 
-def tolerance(name):
+def tolerance(name, expected):
     if name.startswith("backbone"):
         return 2e-5
-    # Tokens within the backbone are not normalised: they go up to 15.
-    return 1e-3 if "pred_masks" in name else 5e-5 if name.startswith("swin") else 1e-4
+    if name.startswith("swin"):
+        # Tokens within the backbone are not normalised. Those of stage 2 go up to 19, where the public code itself
+        # differs from its own fixture by 1.6e-5 on another processor.
+        return max(2e-5, 2e-6 * float(np.abs(expected).max()))
+    return 1e-3 if "pred_masks" in name else 1e-4
 
 
 def test_every_output_of_the_published_swin_l(fixture, model):
@@ -61,6 +64,6 @@ def test_every_output_of_the_published_swin_l(fixture, model):
             assert np.array_equal(out["topk"].numpy(), expected)
         else:
             plain = stored.split("@")[0].split("_stride")[0].split("_first")[0]
-            close(stored, part(out[plain], stored), expected, tolerance(plain))
+            close(stored, part(out[plain], stored), expected, tolerance(plain, expected))
         checked.append(stored)
     assert len(checked) == 43

@@ -72,13 +72,13 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Attention within windows, shifted by half a window in every other block, then an MLP; norms come first."""
 
-    def __init__(self, dim: int, heads: int, window: int, shift: int, mlp_ratio: int):
+    def __init__(self, dim: int, heads: int, window: int, shift: int, mlp_ratio: float):
         super().__init__()
         self.window, self.shift = window, shift
         self.norm1 = nn.LayerNorm(dim)
         self.attn = WindowAttention(dim, heads, window)
         self.norm2 = nn.LayerNorm(dim)
-        self.mlp = MLP(dim, mlp_ratio * dim)
+        self.mlp = MLP(dim, int(dim * mlp_ratio))
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, H, W, C] -> the same."""

@@ -176,6 +176,11 @@ def _tensor(path: Path, name: Any, value: Tensor | _Array) -> Tensor:
         raise CheckpointError(
             f"{path}: tensor '{name}' is {kind or 'sparse'}; save plain ones: tensor.to_dense(), tensor.dequantize()"
         )
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        raise CheckpointError(
+            f"{path}: tensor '{name}' {list(value.shape)} repeats the few numbers that are stored of it, which no "
+            "trained weights do; save plain ones: tensor.contiguous()"
+        )
     return value
 
 
