@@ -37,6 +37,8 @@ SWITCHES = {
     "hidden width 256": {"hidden_dim": 256, "num_heads": 8},
     "one head": {"num_heads": 1},
     "encoder of three layers": {"encoder": {"layers": 3, "ffn_dim": 24, "mask_dim": 8}},
+    "six levels": {"encoder": {"levels": 6}},
+    "levels from the finest": {"encoder": {"feature_order": "high2low"}, "box_init": "no"},
     "decoder of one layer": {"decoder": {"layers": 1}},
     "decoder of four layers": {"decoder": {"layers": 4, "ffn_dim": 24}},
 }

@@ -70,8 +70,10 @@ def test_no_work_is_idle_or_done_twice():
 
 # Everything that a model may be configured to, in as few traces as possible.
 VARIANTS = {
-    "no trajectory, dynamic positions, marked slots": {
+    "no trajectory, dynamic positions, marked slots, levels from the finest and no boxes of masks": {
         "trajectory": False,
+        "encoder": {"levels": 5, "feature_order": "high2low"},
+        "box_init": "no",
         "slot_marks": 0.3,
         "aligner": AlignerConfig(layers=1, ffn_dim=40, local_position="dynamic"),
     },
