@@ -21,6 +21,14 @@ def test_what_a_search_measures_is_refused_without_one(options, idle, tmp_path, 
 
 
 @pytest.mark.parametrize(
+    ("idle", "of"), [(["--top-k", "9"], "--outputs detections"), (["--plugin-version", "2"], "--lowering plugin")]
+)
+def test_an_export_takes_what_its_graph_has(idle, of, tmp_path, capsys):
+    assert export.main(["--ckpt", "none.pth", "--output", str(tmp_path / "m.onnx"), *idle]) == 2
+    assert f"{idle[0]} given, which has no effect here; it is of {of}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("options", "named"),
     [
         (["--device", "GPU"], "--device"),

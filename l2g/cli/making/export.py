@@ -118,6 +118,10 @@ def make(options: argparse.Namespace, progress: Progress) -> Exported:
     searched = options.precision == "auto" or (options.precision == "bf16" and options.dataset)
     if not searched:
         refuse_idle(options, add_arguments, _SEARCH, "a search measures, with --precision auto, or bf16 and --dataset")
+    if options.outputs == "raw":
+        refuse_idle(options, add_arguments, ("top_k",), "it is of --outputs detections")
+    if options.lowering != "plugin":
+        refuse_idle(options, add_arguments, ("plugin_version",), "it is of --lowering plugin")
     choose = chooser(options) if searched else None
     checkpoint = find_checkpoint(options.ckpt)
     model = load_checkpoint(checkpoint, **untold(options))
