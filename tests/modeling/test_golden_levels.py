@@ -12,7 +12,7 @@ import torch
 from l2g import load_checkpoint, save_checkpoint
 from l2g.config import BackboneConfig, DecoderConfig, EncoderConfig, ModelConfig
 from l2g.modeling.family.maskdino import public_name
-from l2g.modeling.local2global import Local2Global
+from l2g.modeling.local2global import FrameState, Local2Global
 from tests import golden
 from tests.checkpoint.files import PREDICTOR, refused, save
 
@@ -90,9 +90,11 @@ def test_invalid_anchors_are_chosen_and_start_as_the_whole_picture(file):
     whole = (first[0] == 1).all(-1)
     assert case["hw"][1] // 8 == 56
     assert int(whole.sum()) == 16, "two columns of the finest level"
+    state = FrameState(decoded.state.queries, decoded.state.boxes.round(), decoded.state.valid)
     with torch.inference_mode():
-        model.decode(model.encoder(maps(case)), decoded.state)
-        assert torch.equal(first[1], decoded.state.boxes.clamp(1e-5, 1 - 1e-5)), "a state's boxes are of masks"
+        model.decode(model.encoder(maps(case)), state)
+    assert set(state.boxes.flatten().tolist()) == {0.0, 1.0}
+    assert torch.equal(first[1], state.boxes.clamp(1e-5, 1 - 1e-5)), "a state's boxes are of masks"
 
 
 def test_old_native_files_have_no_order_and_keep_theirs(file, tmp_path):
