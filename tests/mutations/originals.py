@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from l2g.checkpoint import PUBLIC_NAMES
 from l2g.data.synthetic.dataset import write_synthetic
+from l2g.modeling.family.maskdino import PUBLIC_NAMES
 from tests.modeling.small import small_model
 from tests.runtime.clips import moving_scenes, write_clip
 

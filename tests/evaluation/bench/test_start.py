@@ -1,8 +1,6 @@
 """What a start takes is measured in a process of its own, and what goes wrong there is told in one line."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 
@@ -74,7 +72,10 @@ def test_a_crash_is_told_in_one_line(code, said, monkeypatch):
 
 
 def test_ctrl_c_ends_the_process_without_a_word(monkeypatch, capfd):
-    monkeypatch.setattr(start, "open_backend", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(start, "open_backend", interrupted)
     assert start.main([json.dumps({"model": "m", "how": {}, "frames": 1})]) == 130
     assert capfd.readouterr() == ("", "")
 
