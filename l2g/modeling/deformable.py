@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from l2g.modeling.layers import by_hand
+
 Shapes = tuple[tuple[int, int], ...]
 
 # Samples of a head whose locations and index arithmetic are done at once on a CPU, where they stay in the cache: 512
@@ -179,7 +181,9 @@ def gather_rows(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tenso
     rows, grid = _framed_rows(value, shapes, p)
     out = value.new_empty(b, q, value.shape[2] * value.shape[3])
     for part in _chunks(q, levels * p):
-        out[:, part] = _read(rows, grid, locations[:, part], weights[:, part])
+        points = locations[:, part].flatten(2, 4)
+        column, line = (points[..., 0] * grid.width).sub_(0.5), (points[..., 1] * grid.height).sub_(0.5)
+        out[:, part] = _read(rows, grid, column, line, weights[:, part].flatten(2), levels * p)
     return out
 
 
@@ -189,17 +193,19 @@ def _chunks(queries: int, samples: int) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, queries, size))
 
 
-def _read(rows: Tensor, grid: _Grid, locations: Tensor, weights: Tensor) -> Tensor:
-    """`gather_rows` of some queries, from the rows of all values."""
-    b, q, _, levels, p, _ = locations.shape
+def _read(rows: Tensor, grid: _Grid, column: Tensor, line: Tensor, weights: Tensor, samples: int) -> Tensor:
+    """`gather_rows` of some queries, from the rows of all values: [B, Q, M * D].
+
+    column, line: where the samples lie, in pixels of their levels, and weights, all [B, Q, M * samples].
+    """
     total: Tensor | None = None
-    for indices, factors in _corners(locations.flatten(2, 4), weights.flatten(2), grid):
+    for indices, factors in _corners(column, line, weights, grid):
         bags = F.embedding_bag(
-            indices.view(-1, levels * p), rows, mode="sum", per_sample_weights=factors.view(-1, levels * p)
+            indices.view(-1, samples), rows, mode="sum", per_sample_weights=factors.view(-1, samples)
         )
         total = bags if total is None else total.add_(bags)
     assert total is not None  # a sample has four corners
-    return total.view(b, q, -1)
+    return total.view(*weights.shape[:2], -1)
 
 
 class _Grid(NamedTuple):
@@ -245,10 +251,10 @@ def _framed_rows(value: Tensor, shapes: Shapes, points: int) -> tuple[Tensor, _G
     return framed.view(-1, d), grid
 
 
-def _corners(locations: Tensor, weights: Tensor, grid: _Grid) -> Iterator[tuple[Tensor, Tensor]]:
-    """The four pixels around every location: rows int32 and factors float32, each [B, Q, M * L * P]."""
-    column, right = _split(locations[..., 0], grid.width)
-    line, below = _split(locations[..., 1], grid.height)
+def _corners(column: Tensor, line: Tensor, weights: Tensor, grid: _Grid) -> Iterator[tuple[Tensor, Tensor]]:
+    """The four pixels around every sample: rows int32 and factors float32, each [B, Q, M * L * P]."""
+    column, right = _split(column, grid.width)
+    line, below = _split(line, grid.height)
     corner = torch.add(grid.first, torch.addcmul(column, line, grid.pitch).int(), alpha=grid.right)
     lower = below.mul_(weights)
     for row, factor in ((corner, weights - lower), (corner + grid.below, lower)):
@@ -258,9 +264,9 @@ def _corners(locations: Tensor, weights: Tensor, grid: _Grid) -> Iterator[tuple[
 
 
 def _split(position: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions in 0..1 -> the pixel before each, -1..size - 1, and the share 0..1 of the pixel after it."""
+    """Positions in pixels -> the pixel before each, -1..size - 1, and the share 0..1 of the pixel after it."""
     # Beyond one pixel outside nothing contributes. `fmax` also drops NaN, which has no integer to become an index.
-    x = (position * size).sub_(0.5).fmax(position.new_tensor(-1.0)).minimum(size)
+    x = position.fmax(position.new_tensor(-1.0)).minimum(size)
     before = x.floor().minimum(size - 1)
     return before, x.sub_(before)
 
@@ -326,7 +332,7 @@ class DeformableAttention(nn.Module):
         times = 1 if value is None else b // value.shape[0]
         if value is None:  # as `values`, but with the query's shape: in a traced graph every question for one counts
             value = self.value_proj(memory).view(b, -1, self.heads, query.shape[-1] // self.heads)
-        if times == 1 and _by_hand(query, value):
+        if times == 1 and by_hand(query, value):
             return self._in_chunks(query, reference, value, shapes)
         offsets, weights = self._asked(query)
         if (
@@ -357,17 +363,17 @@ class DeformableAttention(nn.Module):
     def _in_chunks(self, query: Tensor, reference: Tensor, value: Tensor, shapes: Shapes) -> Tensor:
         """The whole of it for some queries at a time: what 34,537 of them sample would be 66 MB, through memory."""
         rows, grid = _framed_rows(value, shapes, self.points)
-        out = torch.empty_like(query)
-        for part in _chunks(query.shape[1], self.levels * self.points):
+        out, samples = torch.empty_like(query), self.levels * self.points
+        for part in _chunks(query.shape[1], samples):
             offsets, weights = self._asked(query[:, part])
-            locations = sample_locations(reference[:, part], offsets, shapes, self.points)
-            weights = weights.view(locations.shape[:-1])
-            out[:, part] = self.output_proj(_read(rows, grid, locations, weights))
+            column, line = self._pixels(reference[:, part], offsets, grid)
+            out[:, part] = self.output_proj(_read(rows, grid, column, line, weights.flatten(2), samples))
         return out
 
-
-def _by_hand(query: Tensor, value: Tensor) -> bool:
-    """Whether nothing but the numbers is wanted, on a CPU: no gradient, no graph, and no other precision."""
-    followed = torch.jit.is_tracing() or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")
-    plain = value.device.type == "cpu" and value.dtype == query.dtype == torch.float32
-    return plain and not followed and not torch.is_grad_enabled()
+    def _pixels(self, reference: Tensor, offsets: Tensor, grid: _Grid) -> Iterator[Tensor]:
+        """`sample_locations` in pixels of each level, columns, then lines: [B, Q, M * L * P]."""
+        for axis, size in enumerate((grid.width, grid.height)):
+            apart = offsets[..., axis].flatten(2)
+            if reference.shape[-1] == 4:
+                apart = apart * (reference[..., axis + 2, None] * (0.5 / self.points)) * size
+            yield torch.addcmul(apart, reference[..., axis, None], size).sub_(0.5)

@@ -119,7 +119,7 @@ def sampled(value: Tensor, shapes, locations: Tensor, weights: Tensor) -> Tensor
 
 @contextmanager
 def public_steps(model):
-    """While open, backbone and deformable attention of a Swin model are those above."""
+    """While open, backbone and deformable attention of a Swin model are those above, and layers take all at once."""
     config, weights = model.config.backbone, model.backbone.state_dict()
 
     def backbone(images: Tensor) -> tuple[Tensor, ...]:
@@ -128,6 +128,7 @@ def public_steps(model):
     with (
         mock.patch.object(model.backbone, "forward", backbone),
         mock.patch("l2g.modeling.deformable.deformable_attention", sampled),
-        mock.patch("l2g.modeling.deformable._by_hand", return_value=False),
+        mock.patch("l2g.modeling.deformable.by_hand", return_value=False),
+        mock.patch("l2g.modeling.layers.by_hand", return_value=False),
     ):
         yield

@@ -129,7 +129,7 @@ def test_a_module_in_chunks_is_the_module(references, monkeypatch):
     with torch.no_grad():
         found = module(query, reference, memory, SHAPES)
         assert pieces == [6] * 11 + [5]
-        monkeypatch.setattr(deformable, "_by_hand", lambda *_: False)
+        monkeypatch.setattr(deformable, "by_hand", lambda *_: False)
         whole = module(query, reference, memory, SHAPES)
     torch.testing.assert_close(found, whole, atol=2e-6, rtol=0)
     torch.testing.assert_close(found, module(query, reference, memory, SHAPES).detach(), atol=2e-6, rtol=0)

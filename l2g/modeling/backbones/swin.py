@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from l2g.config import SwinConfig
+from l2g.modeling.layers import by_rows
 
 # What keeps two regions of a shifted window apart: not -inf, as in the public code.
 APART = -100.0
@@ -83,7 +84,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, H, W, C] -> the same."""
         x = x + self._within_windows(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+        return by_rows(lambda x: x + self.mlp(self.norm2(x)), x, self.mlp.fc1.out_features)
 
     def _within_windows(self, x: Tensor) -> Tensor:
         height, width, dim = _sides(x)
