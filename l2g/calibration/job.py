@@ -439,8 +439,8 @@ def export_base(
         own = contract.model.get("input_size", there)
         asked = tuple(side if given is None else given for given, side in zip((height, width), own, strict=True))
         found, expected = ("{}x{}".format(*canvas) for canvas in (there, asked))
-        given = ((name, contract.model.get(name), value) for name, value in told.items() if value is not None)
-        for name, one, other in (("canvas", found, expected), ("target", contract.build.target, target), *given):
+        said = ((name, contract.model.get(name), value) for name, value in told.items() if value is not None)
+        for name, one, other in (("canvas", found, expected), ("target", contract.build.target, target), *said):
             if one != other:
                 raise ExportError(f"'{work}' holds a run with {name} {one}, this one has {other}; {mend}")
         return path

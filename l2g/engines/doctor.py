@@ -14,14 +14,13 @@ from l2g.artifacts.graph_sum import intact
 from l2g.artifacts.onnx_file import read_contract, read_model
 from l2g.contract import GraphContract
 from l2g.engines.audit import quantised
-from l2g.engines.findings import FLOATS, Circumstances, Examined, Finding, Findings, named, names_of
+from l2g.engines.findings import FLOATS, Circumstances, Examined, Finding, Findings, by_gravity, named, names_of
 from l2g.engines.operator_rules import MEASURED, RULES
 from l2g.errors import ContractError, EngineError
 from l2g.export.graph.flops import contractions, shapes_for_one_stream
 from l2g.runtime.backends.contract_check import PLUGINS, check_drivable, describe
 from l2g.runtime.backends.tensorrt.library import LIBRARIES
 
-SEVERITIES = ("refuse", "warn", "note")
 # Opsets that the libraries' ONNX parsers are documented for ("ONNX Opset Guide" of TensorRT 10.x and 11.x).
 OPSETS = {10: (9, 20), 11: (9, 25)}
 # The first whose operators all have BF16; `l2g export` writes BF16 in it.
@@ -51,7 +50,7 @@ def examine(path: str | os.PathLike[str], circumstances: Circumstances) -> tuple
         raise EngineError(f"library '{circumstances.library}' found, one of {', '.join(LIBRARIES)} expected")
     graph = _examined(Path(path))
     findings = [found for rule in _RULES for found in rule(graph, circumstances)]
-    return tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)))
+    return by_gravity(findings)
 
 
 def refuse(path: str | os.PathLike[str], findings: tuple[Finding, ...]) -> None:

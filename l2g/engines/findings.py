@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,12 +16,18 @@ from l2g.contract import GraphContract
 from l2g.errors import ContractError
 from l2g.runtime.backends.tensorrt.library import version_tuple
 
+_SEVERITIES = ("refuse", "warn", "note")
 FLOATS: dict[int, str] = {
     TensorProto.FLOAT: "fp32",
     TensorProto.FLOAT16: "fp16",
     TensorProto.BFLOAT16: "bf16",
     TensorProto.DOUBLE: "fp64",
 }
+
+
+def by_gravity(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """The gravest first."""
+    return tuple(sorted(findings, key=lambda finding: _SEVERITIES.index(finding.severity)))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from l2g.artifacts import GRAPH_LIBRARIES
 from l2g.artifacts.onnx_file import read_model
-from l2g.engines.findings import Finding, Findings, names_of
+from l2g.engines.findings import Finding, Findings, by_gravity, names_of
 from l2g.errors import EngineError, L2GError
 from l2g.export.inspection import inspect_graph
 from l2g.runtime.backends.contract_check import PLUGINS
@@ -30,7 +30,7 @@ def examine_graph(
     found = list(_of_the_file(Path(path), GRAPH_LIBRARIES[library]))
     if not found:
         found = list(_opened(Path(path), library, precision, min_share))
-    return tuple(sorted(found, key=lambda finding: ("refuse", "warn", "note").index(finding.severity)))
+    return by_gravity(found)
 
 
 def _of_the_file(path: Path, name: str) -> Findings:
