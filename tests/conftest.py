@@ -3,6 +3,7 @@ loaded, which whatever test comes first may do."""
 
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -13,6 +14,11 @@ from tests.made_once import VARIABLE
 
 if not any(Path("/dev").glob("nvidia[0-9]*")):
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+# A job in a shell's background is begun with Ctrl-C ignored, and so would be all that the tests begin.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_configure(config):
