@@ -13,7 +13,8 @@ the operator `l2g::deformable_attention`, which an exporter may lower as it need
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -24,9 +25,11 @@ from l2g.modeling.layers import by_hand
 
 Shapes = tuple[tuple[int, int], ...]
 
-# Samples of a head whose locations and index arithmetic are done at once on a CPU, where they stay in the cache: 512
-# queries of 16. A layer of 8617 tokens takes an EPYC core 48 ms, and 74 ms with four times as many.
-CHUNK = 8192
+# Samples of a head whose locations and index arithmetic are done at once on a CPU, where they stay in the cache: 1024
+# queries of 16. A layer of 8617 tokens takes an EPYC core 109 ms, and 191 ms with eight times as many.
+CHUNK = 16384
+# Values of tokens that are projected and framed at once.
+TOKENS = 1024
 
 # Samples of an image's levels, float32, from which on a training step on a CPU is faster with them in the cache.
 MANY_SAMPLES = 1 << 17
@@ -177,13 +180,15 @@ def gather_rows(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tenso
     On a CPU this replaces D strided reads per sample by one. A frame of zeros around every level makes each corner of
     a sample the same few additions, with no test for the border; chunks of queries keep them in the cache.
     """
-    b, q, _, levels, p, _ = locations.shape
-    rows, grid = _framed_rows(value, shapes, p)
-    out = value.new_empty(b, q, value.shape[2] * value.shape[3])
-    for part in _chunks(q, levels * p):
-        points = locations[:, part].flatten(2, 4)
-        column, line = (points[..., 0] * grid.width).sub_(0.5), (points[..., 1] * grid.height).sub_(0.5)
-        out[:, part] = _read(rows, grid, column, line, weights[:, part].flatten(2), levels * p)
+    _, q, m, levels, p, _ = locations.shape
+    grid = _grid(shapes, m, p)
+    out = value.new_empty(value.shape[0], q, m * value.shape[3])
+    for image, into in enumerate(out):
+        rows = _framed_rows(value[image].__getitem__, shapes)
+        for part in _chunks(q, levels * p):
+            points = locations[image, part].flatten(1, 3).transpose(1, 2)
+            position = torch.addcmul(grid.half, points, grid.size).contiguous()
+            into[part] = _read(rows, grid, position, weights[image, part].flatten(1), levels * p)
     return out
 
 
@@ -193,82 +198,101 @@ def _chunks(queries: int, samples: int) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, queries, size))
 
 
-def _read(rows: Tensor, grid: _Grid, column: Tensor, line: Tensor, weights: Tensor, samples: int) -> Tensor:
-    """`gather_rows` of some queries, from the rows of all values: [B, Q, M * D].
+def _read(rows: Tensor, grid: _Grid, position: Tensor, weights: Tensor, samples: int) -> Tensor:
+    """What some queries read from the rows of an image: [Q, M * D].
 
-    column, line: where the samples lie, in pixels of their levels, and weights, all [B, Q, M * samples].
+    position: columns and lines of the samples in pixels of their framed levels, [Q, 2, M * samples], which are
+    overwritten; weights [Q, M * samples].
     """
     total: Tensor | None = None
-    for indices, factors in _corners(column, line, weights, grid):
-        bags = F.embedding_bag(
-            indices.view(-1, samples), rows, mode="sum", per_sample_weights=factors.view(-1, samples)
-        )
-        total = bags if total is None else total.add_(bags)
+    bags = torch.arange(0, weights.numel(), samples, dtype=torch.int32)
+    for corners, first, factors in _corners(position, weights, grid):
+        read = torch.embedding_bag(rows[first:], corners.view(-1), bags, mode=0, per_sample_weights=factors.view(-1))[0]
+        total = read if total is None else total.add_(read)
     assert total is not None  # a sample has four corners
-    return total.view(*weights.shape[:2], -1)
+    return total.view(len(weights), -1)
 
 
 class _Grid(NamedTuple):
-    """Where the samples of one query find their level, tensors [1 or B, 1, M * L * P].
+    """Where the N = M * L * P samples of a query find their level, whose pixel 0 is the frame's.
 
-    width, height, pitch (pixels from one line to the next): float32. first: int32, row of the level's pixel (0, 0).
-    right, below: rows to the next pixel, and int32 to the next line.
+    size: float32 [2, N], width and height. last: int32 [2, N], the bits of the last pixels, as floats. pitch: float32
+    [N], pixels from one line to the next. first: int32 [N], the level's first row. right: rows to the next pixel;
+    below: int32 [N], to the next line. half, zero: 0.5 and int32 0, [2, N].
     """
 
-    width: Tensor
-    height: Tensor
+    size: Tensor
+    last: Tensor
     pitch: Tensor
     first: Tensor
     right: int
     below: Tensor
+    half: Tensor
+    zero: Tensor
 
 
-def _framed_rows(value: Tensor, shapes: Shapes, points: int) -> tuple[Tensor, _Grid]:
-    """The values with one pixel of zeros around every level, float32 [B * S' * M, D], and how to address them."""
-    b, _, m, d = value.shape
-    pitch = torch.tensor([w + 2 for _, w in shapes], dtype=torch.int32)
-    areas = [(h + 2) * (w + 2) for h, w in shapes]
-    framed = value.new_zeros(b, sum(areas), m, d)
-    levels = value.split([h * w for h, w in shapes], dim=1)
-    for inner, level, (h, w) in zip(framed.split(areas, dim=1), levels, shapes, strict=True):
-        inner.unflatten(1, (h + 2, w + 2))[:, 1:-1, 1:-1] = level.unflatten(1, (h, w))
+def _grid(shapes: Shapes, heads: int, points: int) -> _Grid:
+    def per_sample(of_level: Iterable[int], dtype: torch.dtype = torch.int32) -> Tensor:
+        """[L] -> [M * L * P]: plain rows, since broadcasting over few elements at a time is slow."""
+        return torch.tensor([*of_level], dtype=dtype).repeat_interleave(points).repeat(heads)
 
-    def per_sample(of_level: Tensor) -> Tensor:
-        """[..., L] -> [..., 1, M * L * P]: plain rows, since broadcasting over few elements at a time is slow."""
-        return of_level[..., None, :, None].expand(*of_level.shape[:-1], m, -1, points).flatten(-3)[..., None, :]
-
-    starts = torch.tensor([0, *areas[:-1]], dtype=torch.int32).cumsum(0, dtype=torch.int32)
-    first = torch.arange(b, dtype=torch.int32)[:, None] * sum(areas) + starts + pitch + 1
-    head = torch.arange(m, dtype=torch.int32).repeat_interleave(len(shapes) * points)
-    grid = _Grid(
-        width=per_sample((pitch - 2)[None].float()),
-        height=per_sample(torch.tensor([[float(h) for h, _ in shapes]])),
-        pitch=per_sample(pitch[None].float()),
-        first=per_sample(first) * m + head,
-        right=m,
-        below=per_sample(pitch[None]) * m,
+    size = torch.stack([per_sample((shape[axis] for shape in shapes), torch.float32) for axis in (1, 0)])
+    areas = [_area(shape) for shape in shapes]
+    head = torch.arange(heads, dtype=torch.int32).repeat_interleave(len(shapes) * points)
+    return _Grid(
+        size=size,
+        last=(size + 1).view(torch.int32),
+        pitch=per_sample((w + 2 for _, w in shapes), torch.float32),
+        first=per_sample(accumulate([0, *areas[:-1]])) * heads + head,
+        right=heads,
+        below=per_sample(w + 2 for _, w in shapes) * heads,
+        half=torch.full_like(size, 0.5),
+        zero=torch.zeros_like(size, dtype=torch.int32),
     )
-    return framed.view(-1, d), grid
 
 
-def _corners(column: Tensor, line: Tensor, weights: Tensor, grid: _Grid) -> Iterator[tuple[Tensor, Tensor]]:
-    """The four pixels around every sample: rows int32 and factors float32, each [B, Q, M * L * P]."""
-    column, right = _split(column, grid.width)
-    line, below = _split(line, grid.height)
-    corner = torch.add(grid.first, torch.addcmul(column, line, grid.pitch).int(), alpha=grid.right)
-    lower = below.mul_(weights)
-    for row, factor in ((corner, weights - lower), (corner + grid.below, lower)):
+def _area(shape: tuple[int, int]) -> int:
+    """Pixels of a level in its frame of zeros, which has a second line below: whoever lies on the first reads it."""
+    return (shape[0] + 3) * (shape[1] + 2)
+
+
+def _framed_rows(values: Callable[[slice], Tensor], shapes: Shapes) -> Tensor:
+    """An image's values in a frame of zeros around every level, float32 [S' * M, D].
+
+    values: those of some tokens, float32 [T, M, D]; asked for few at a time, which are in the cache when they are
+    copied.
+    """
+    none = values(slice(0, 0))
+    areas = [_area(shape) for shape in shapes]
+    # And a pixel to the right of the last one.
+    framed = none.new_empty(sum(areas) + 1, *none.shape[1:])
+    framed[-1] = 0
+    token = 0
+    for level, (h, w) in zip(framed[:-1].split(areas), shapes, strict=True):
+        level = level.unflatten(0, (h + 3, w + 2))
+        level[0], level[h + 1 :], level[:, 0], level[:, w + 1] = 0, 0, 0, 0
+        for lines in level[1 : h + 1, 1 : w + 1].split(max(1, TOKENS // w)):
+            count = len(lines) * w
+            lines.copy_(values(slice(token, token + count)).unflatten(0, (-1, w)))
+            token += count
+    return framed.view(-1, none.shape[-1])
+
+
+def _corners(position: Tensor, weights: Tensor, grid: _Grid) -> Iterator[tuple[Tensor, int, Tensor]]:
+    """The four pixels around every sample: rows int32 [Q, M * L * P], counted from a first one, and factors float32."""
+    # Outside, where nothing contributes, the frame is what is nearest. Of floats that are not negative the bits are in
+    # the same order, those of negative ones are negative, and NaN, which no other comparison bounds, is beyond a bound.
+    bits = position.view(torch.int32)
+    torch.clamp(bits, grid.zero, grid.last, out=bits)
+    pixel = position.floor()
+    right, lower = position.sub_(pixel).unbind(1)
+    corner = torch.addcmul(pixel[:, 0], pixel[:, 1], grid.pitch).int()
+    corner = torch.add(grid.first, corner, alpha=grid.right)
+    below = lower * weights
+    for row, factor in ((corner, weights - below), (corner + grid.below, below)):
         outer = factor * right
-        yield row, factor - outer
-        yield row + grid.right, outer
-
-
-def _split(position: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions in pixels -> the pixel before each, -1..size - 1, and the share 0..1 of the pixel after it."""
-    # Beyond one pixel outside nothing contributes. `fmax` also drops NaN, which has no integer to become an index.
-    x = position.fmax(position.new_tensor(-1.0)).minimum(size)
-    before = x.floor().minimum(size - 1)
-    return before, x.sub_(before)
+        yield row, 0, factor.sub_(outer)
+        yield row, grid.right, outer
 
 
 def _operator(value: Tensor, flat_shapes: list[int], locations: Tensor, weights: Tensor) -> Tensor:
@@ -330,11 +354,12 @@ class DeformableAttention(nn.Module):
         """
         b, q, _ = query.shape
         times = 1 if value is None else b // value.shape[0]
+        if times == 1 and by_hand(query, memory if value is None else value):
+            return self._in_chunks(query, reference, memory, shapes, value)
         if value is None:  # as `values`, but with the query's shape: in a traced graph every question for one counts
             value = self.value_proj(memory).view(b, -1, self.heads, query.shape[-1] // self.heads)
-        if times == 1 and by_hand(query, value):
-            return self._in_chunks(query, reference, value, shapes)
-        offsets, weights = self._asked(query)
+        offsets = self.sampling_offsets(query).view(b, q, self.heads, self.levels, self.points, 2).float()
+        weights = self._weights(query)
         if (
             offsets.requires_grad
             and times == 1
@@ -354,26 +379,41 @@ class DeformableAttention(nn.Module):
         read = self.output_proj(deformable_attention(value, shapes, locations, weights))
         return read.unflatten(1, (times, q)).transpose(0, 1).flatten(0, 1)
 
-    def _asked(self, query: Tensor) -> tuple[Tensor, Tensor]:
-        """What a query asks for, float32: offsets [B, Q, M, L, P, 2] from its reference, weights [B, Q, M, L * P]."""
-        b, q, _ = query.shape
-        offsets = self.sampling_offsets(query).view(b, q, self.heads, self.levels, self.points, 2).float()
-        return offsets, self.attention_weights(query).view(b, q, self.heads, -1).float().softmax(-1)
+    def _weights(self, query: Tensor) -> Tensor:
+        """What a query's samples count, float32: [..., C] -> [..., M, L * P]."""
+        return self.attention_weights(query).unflatten(-1, (self.heads, -1)).float().softmax(-1)
 
-    def _in_chunks(self, query: Tensor, reference: Tensor, value: Tensor, shapes: Shapes) -> Tensor:
+    def _in_chunks(
+        self, query: Tensor, reference: Tensor, memory: Tensor, shapes: Shapes, value: Tensor | None
+    ) -> Tensor:
         """The whole of it for some queries at a time: what 34,537 of them sample would be 66 MB, through memory."""
-        rows, grid = _framed_rows(value, shapes, self.points)
-        out, samples = torch.empty_like(query), self.levels * self.points
-        for part in _chunks(query.shape[1], samples):
-            offsets, weights = self._asked(query[:, part])
-            column, line = self._pixels(reference[:, part], offsets, grid)
-            out[:, part] = self.output_proj(_read(rows, grid, column, line, weights.flatten(2), samples))
+        grid, samples = _grid(shapes, self.heads, self.points), self.levels * self.points
+        # All columns before all lines.
+        asked = self.sampling_offsets
+        weight, bias = (x.unflatten(0, (-1, 2)).transpose(0, 1).contiguous() for x in (asked.weight, asked.bias))
+        weight = weight.flatten(0, 1)
+        out = query.new_empty(query.shape)
+        for image, (queries, into) in enumerate(zip(query, out, strict=True)):
+
+            def values(part: slice, image: int = image) -> Tensor:
+                if value is not None:
+                    return value[image, part]
+                return self.value_proj(memory[image, part]).unflatten(1, (self.heads, -1))
+
+            rows, near = _framed_rows(values, shapes), reference[image % len(reference)]
+            for part in _chunks(len(queries), samples):
+                asking = queries[part]
+                position = self._position(asking, near[part], weight, bias, grid)
+                into[part] = self.output_proj(_read(rows, grid, position, self._weights(asking).flatten(1), samples))
         return out
 
-    def _pixels(self, reference: Tensor, offsets: Tensor, grid: _Grid) -> Iterator[Tensor]:
-        """`sample_locations` in pixels of each level, columns, then lines: [B, Q, M * L * P]."""
-        for axis, size in enumerate((grid.width, grid.height)):
-            apart = offsets[..., axis].flatten(2)
-            if reference.shape[-1] == 4:
-                apart = apart * (reference[..., axis + 2, None] * (0.5 / self.points)) * size
-            yield torch.addcmul(apart, reference[..., axis, None], size).sub_(0.5)
+    def _position(self, query: Tensor, near: Tensor, weight: Tensor, bias: Tensor, grid: _Grid) -> Tensor:
+        """`sample_locations` in pixels of framed levels, columns, then lines: [Q, 2, M * L * P]."""
+        around = near[:, :2, None]
+        if near.shape[-1] == 2:  # the product is added to the rest as it comes
+            position = torch.addcmul(bias + grid.half, around, grid.size)
+            position.flatten(1).addmm_(query, weight.T)
+            return position
+        offsets = F.linear(query, weight, bias.flatten()).unflatten(1, (2, -1))
+        sides = near[:, 2:, None] * (0.5 / self.points)
+        return (offsets * sides).add_(around).mul_(grid.size).add_(grid.half)

@@ -124,11 +124,12 @@ def test_a_module_in_chunks_is_the_module(references, monkeypatch):
     query, memory = torch.randn(3, 71, 32), torch.randn(3, tokens, 32)
     reference = torch.rand(1, 71, 2) if references == "points" else torch.rand(3, 71, 4)
     monkeypatch.setattr(deformable, "CHUNK", 6 * 20)
+    monkeypatch.setattr(deformable, "TOKENS", 15)
     pieces, read = [], deformable._read
-    monkeypatch.setattr(deformable, "_read", lambda *parts: pieces.append(len(parts[2][0])) or read(*parts))
+    monkeypatch.setattr(deformable, "_read", lambda *parts: pieces.append(len(parts[2])) or read(*parts))
     with torch.no_grad():
         found = module(query, reference, memory, SHAPES)
-        assert pieces == [6] * 11 + [5]
+        assert pieces == 3 * ([6] * 11 + [5])
         monkeypatch.setattr(deformable, "by_hand", lambda *_: False)
         whole = module(query, reference, memory, SHAPES)
     torch.testing.assert_close(found, whole, atol=2e-6, rtol=0)
