@@ -1,13 +1,15 @@
 """Three threads: order, bounded queues, and an end whatever fails."""
 
 import itertools
+import os
 import queue
+import sys
 import threading
 import time
 
 import pytest
 
-from l2g.runtime.video.pipeline import Behind, run_pipeline
+from l2g.runtime.video.pipeline import Behind, ReadAhead, run_pipeline
 
 pytestmark = pytest.mark.alone
 
@@ -64,6 +66,35 @@ def test_stages_run_in_their_own_threads():
         ("infer", threading.current_thread().name),
         ("consume", "l2g-results"),
     }
+
+
+def _niceness():
+    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have a rank on Linux alone")
+@pytest.mark.parametrize("direct", [False, True])
+def test_the_models_thread_goes_first_but_where_frames_must_not_wait(direct):
+    """Of a file the whole counts, so the stages beside the model step back; of a camera each frame does."""
+    before, found = _niceness(), {}
+
+    def produce():
+        found["produce"] = _niceness()
+        yield 1
+
+    def infer(item):
+        found["infer"] = _niceness()
+
+    run_pipeline(produce(), infer, lambda _: found.update(consume=_niceness()), direct=direct)
+    behind = Behind(lambda _: found.update(behind=_niceness()), modest=not direct)
+    behind.put(1)
+    behind.close()
+    ahead = ReadAhead((found.update(ahead=_niceness()) for _ in range(1)), modest=not direct)
+    assert list(ahead) == [None]
+    ahead.close()
+    assert found.pop("infer") == before == _niceness()
+    assert set(found) == {"produce", "consume", "behind", "ahead"}
+    assert set(found.values()) == ({before} if direct else {min(before + 10, 19)})
 
 
 def test_queues_are_bounded():
