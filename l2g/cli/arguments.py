@@ -237,6 +237,23 @@ def add_running(parser: Options) -> None:
     add_compile(group)
 
 
+def add_threads(parser: Options) -> None:
+    """--threads; `threads` gives what it says to `open_backend`."""
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="of the model on a CPU (default: the library's choice, one a core)"
+    )
+
+
+def threads(
+    options: argparse.Namespace, add_arguments: Callable[[argparse.ArgumentParser], None], model: str
+) -> dict[str, Any]:
+    from l2g.artifacts import ENGINE_SUFFIX
+
+    if Path(model).suffix.lower() == ENGINE_SUFFIX:
+        refuse_idle(options, add_arguments, ("threads",), "it is of a CPU, and an engine runs on a GPU")
+    return {"threads": options.threads}
+
+
 def refuse_idle(
     options: argparse.Namespace,
     add_arguments: Callable[[argparse.ArgumentParser], None],

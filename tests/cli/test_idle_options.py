@@ -1,10 +1,14 @@
 """Options that would have no effect are refused before anything is opened."""
 
+import cv2
+import numpy as np
+import onnxruntime
 import pytest
 
 from l2g.cli.learning import data_draw, train
 from l2g.cli.making import doctor, export, inspect
 from l2g.cli.running import batch, bench, evaluate, parity, run
+from tests.exported import small_graph
 
 
 @pytest.mark.parametrize("options", [["--precision", "fp16"], ["--precision", "fp32"], ["--precision", "bf16"]])
@@ -78,6 +82,34 @@ def test_an_overlay_that_is_left_out_has_no_looks(command, idle, tmp_path, capsy
     error = capsys.readouterr().err
     assert f"{idle.split()[0]} given, which has no effect here; it is of the overlay" in error
     assert not (tmp_path / "out").exists()
+
+
+def words_of(command, model, tmp_path):
+    """What a command needs, with input that is there."""
+    if command is evaluate:
+        return ["--model", model, "--dataset", "synthetic:val", "--videos", "1"]
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((32, 32, 3), np.uint8))
+    return ["--model", model, "--input", str(tmp_path / "a.png"), "--output", str(tmp_path / "out")]
+
+
+@pytest.mark.parametrize("command", [run, evaluate])
+def test_threads_are_of_a_model_on_a_cpu(command, tmp_path, capsys, monkeypatch):
+    assert command.main([*words_of(command, "m.engine", tmp_path), "--threads", "2"]) == 2
+    assert "--threads given, which has no effect here; it is of a CPU" in capsys.readouterr().err
+    model = str(small_graph())
+    assert command.main([*words_of(command, model, tmp_path), "--threads", "0"]) == 2
+    assert "0 threads asked for, at least 1 expected" in capsys.readouterr().err
+    asked = []
+
+    def opened(path, options, **how):
+        asked.append(options.intra_op_num_threads)
+        raise RuntimeError("seen enough")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", opened)
+    for given, expected in ([], 0), (["--threads", "1"], 1):
+        assert command.main([*words_of(command, model, tmp_path), *given]) == 2
+        assert set(asked) == {expected}
+        asked.clear()
 
 
 @pytest.mark.parametrize(("command", "idle"), [(evaluate, "--temperature"), (parity, "--min-stuff-area")])

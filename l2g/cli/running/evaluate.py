@@ -23,12 +23,14 @@ from l2g.cli.arguments import (
     add_running,
     add_streams,
     add_task,
+    add_threads,
     add_untold,
     note,
     open_dataset,
     panoptic_options,
     refuse_idle,
     running,
+    threads,
     untold,
     warm_up,
 )
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from l2g.data.dataset import VideoDataset
     from l2g.evaluation.panoptic import PanopticBoard
     from l2g.evaluation.run import Scoreboard
+    from l2g.runtime.backends.base import Backend
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_task(parser, semantic=False, panoptic_where="the data set has maps of things and stuff")
     add_untold(parser)
     add_running(parser)
+    add_threads(parser)
     add_quiet(parser)
 
 
@@ -72,7 +76,6 @@ def run(options: argparse.Namespace) -> int:
     from l2g.evaluation.panoptic import is_panoptic
     from l2g.evaluation.run import ScoringOptions, evaluate_backend
     from l2g.files import expect_writable, refuse_overwriting, write_json
-    from l2g.runtime.backends.open import open_backend
 
     dataset = open_dataset(options, decode=False)  # frames that cannot be read are found on the way
     if options.task == "panoptic" or (options.task is None and is_panoptic(dataset)):
@@ -84,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
         expect_writable(path)
     refuse_overwriting(written, [options.model, *dataset.files])
     scoring = ScoringOptions(top_k=options.top_k, handover=not options.no_handover, cuts=options.cuts)
-    with closing(open_backend(options.model, top_k=None, **untold(options), **running(options))) as backend:
+    with closing(_opened(options)) as backend:
         warm_up(backend, min(options.streams, len(dataset.videos)), options)
         evaluation = evaluate_backend(
             backend,
@@ -107,16 +110,22 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _opened(options: argparse.Namespace) -> Backend:
+    from l2g.runtime.backends.open import open_backend
+
+    how = {**untold(options), **running(options), **threads(options, add_arguments, options.model)}
+    return open_backend(options.model, top_k=None, **how)
+
+
 def run_panoptic(options: argparse.Namespace, dataset: VideoDataset) -> int:
     from l2g.evaluation.panoptic import evaluate_panoptic
     from l2g.evaluation.run import ScoringOptions
     from l2g.files import expect_writable, refuse_overwriting, write_json
-    from l2g.runtime.backends.open import open_backend
 
     refuse_overwriting([options.report], [options.model, *dataset.files])
     if options.report:
         expect_writable(options.report)
-    with closing(open_backend(options.model, top_k=None, **untold(options), **running(options))) as backend:
+    with closing(_opened(options)) as backend:
         warm_up(backend, min(options.streams, len(dataset.videos)), options)
         evaluation = evaluate_panoptic(
             backend,

@@ -24,6 +24,7 @@ from l2g.cli.arguments import (
     add_quiet,
     add_running,
     add_task,
+    add_threads,
     add_untold,
     cuts,
     names,
@@ -33,6 +34,7 @@ from l2g.cli.arguments import (
     rotation,
     running,
     size,
+    threads,
     untold,
     warm_up,
 )
@@ -72,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_live_options(parser)
     add_untold(parser)
     add_running(parser)
+    add_threads(parser)
     add_quiet(parser)
 
 
@@ -294,6 +297,7 @@ def process(options: argparse.Namespace) -> list[tuple[str, JobSummary]]:
             class_names=options.class_names,
             **untold(options),
             **running(options),
+            **threads(options, add_arguments, options.model),
         )
         stack.enter_context(closing(backend))
         task = check_task(options.task, backend.contract)
