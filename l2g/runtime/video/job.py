@@ -25,7 +25,7 @@ from l2g.runtime.video.live.health import Stepper, Watchdog
 from l2g.runtime.video.live.pace import NEARLY_DUE
 from l2g.runtime.video.live.watcher import Watcher
 from l2g.runtime.video.overlay import DEFAULT_STYLE, OverlayStyle
-from l2g.runtime.video.pipeline import DEPTH, ReadAhead, run_in_turn, run_pipeline, step_back
+from l2g.runtime.video.pipeline import DEPTH, ReadAhead, run_in_turn, run_pipeline
 from l2g.runtime.video.results import LINES, PANOPTIC_LINES
 from l2g.runtime.video.run_folder import KEY_FRAMES, UNFINISHED
 from l2g.runtime.video.source import VideoSource
@@ -211,8 +211,7 @@ def process_videos(
         if len(lanes) > 1:
             from concurrent.futures import ThreadPoolExecutor  # here: it loads what one video does not need
 
-            modest = None if live else step_back
-            writers = stack.enter_context(ThreadPoolExecutor(len(lanes), initializer=modest))
+            writers = stack.enter_context(ThreadPoolExecutor(len(lanes)))
         watchdog = stack.enter_context(Watchdog(lanes, flow.stall, watcher))
         stepper = Stepper(VideoSession(backend), watcher, watchdog)
 
@@ -336,7 +335,7 @@ def _rounds(lanes: Sequence[Lane], flow: FlowOptions, live: bool, watchdog: Watc
         return
     changed = threading.Condition()
     readers = {
-        lane: ReadAhead(lane.decode(latest), latest=latest, changed=changed, modest=not live)
+        lane: ReadAhead(lane.decode(latest), latest=latest, changed=changed)
         for lane, latest in ((lane, flow.latest(lane.source)) for lane in lanes)
     }
     running = list(lanes)

@@ -2,6 +2,10 @@
 
 import json
 import os
+import sys
+import threading
+from collections import defaultdict
+from contextlib import ExitStack
 
 import av
 import cv2
@@ -10,8 +14,10 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from l2g.errors import VideoError
+from l2g.runtime.picture.letterbox import Letterbox
 from l2g.runtime.video.job import process_video, process_videos
 from l2g.runtime.video.source import open_source
+from l2g.runtime.video.writer import VideoWriter
 from tests.runtime.blobs import BlobBackend, scene
 from tests.runtime.clips import moving_scenes, write_clip
 
@@ -46,6 +52,36 @@ def test_a_single_picture_gives_a_picture(tmp_path):
     assert np.abs(mask.astype(int) - (image[..., 1] == 200)).mean() < 0.02
     _run(tmp_path / "a.png", tmp_path / "without", overlay=False)
     assert sorted(os.listdir(tmp_path / "without")) == ["frames.jsonl", "results.json"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have a rank on Linux alone")
+@pytest.mark.parametrize("count", [1, 3])
+def test_all_that_is_done_beside_the_model_steps_back_for_it(count, tmp_path, monkeypatch):
+    found = defaultdict(set)
+
+    def noted(owner, name):
+        plain = getattr(owner, name)
+
+        def note(*arguments, **named):
+            found[name].add(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+            return plain(*arguments, **named)
+
+        monkeypatch.setattr(owner, name, note)
+
+    for owner, name in (
+        (Letterbox, "to_canvas"),
+        (Letterbox, "mask_to_source"),
+        (VideoWriter, "write"),
+        (BlobBackend, "step"),
+    ):
+        noted(owner, name)
+    clip = write_clip(tmp_path / "a.mp4", moving_scenes(6))
+    with ExitStack() as stack:
+        jobs = [(stack.enter_context(open_source(clip)), tmp_path / str(number)) for number in range(count)]
+        process_videos(BlobBackend(), jobs)
+    own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    assert found.pop("step") == {own}
+    assert dict(found) == {name: {min(own + 10, 19)} for name in ("to_canvas", "mask_to_source", "write")}
 
 
 @pytest.mark.parametrize(("aspect", "columns"), [(2.0, 48), (0.5, 192), (1.0, 96)])

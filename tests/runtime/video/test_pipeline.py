@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from l2g.runtime.video.pipeline import Behind, ReadAhead, run_pipeline
+from l2g.runtime.video.pipeline import Behind, run_pipeline
 
 pytestmark = pytest.mark.alone
 
@@ -89,11 +89,8 @@ def test_the_models_thread_goes_first_but_where_frames_must_not_wait(direct):
     behind = Behind(lambda _: found.update(behind=_niceness()), modest=not direct)
     behind.put(1)
     behind.close()
-    ahead = ReadAhead((found.update(ahead=_niceness()) for _ in range(1)), modest=not direct)
-    assert list(ahead) == [None]
-    ahead.close()
     assert found.pop("infer") == before == _niceness()
-    assert set(found) == {"produce", "consume", "behind", "ahead"}
+    assert set(found) == {"produce", "consume", "behind"}
     assert set(found.values()) == ({before} if direct else {min(before + 10, 19)})
 
 
