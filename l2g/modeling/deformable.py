@@ -359,7 +359,7 @@ class DeformableAttention(nn.Module):
         if value is None:  # as `values`, but with the query's shape: in a traced graph every question for one counts
             value = self.value_proj(memory).view(b, -1, self.heads, query.shape[-1] // self.heads)
         offsets = self.sampling_offsets(query).view(b, q, self.heads, self.levels, self.points, 2).float()
-        weights = self._weights(query)
+        weights = self.attention_weights(query).view(b, q, self.heads, -1).float().softmax(-1)
         if (
             offsets.requires_grad
             and times == 1
@@ -378,10 +378,6 @@ class DeformableAttention(nn.Module):
         locations, weights = (x.unflatten(0, (times, -1)).transpose(0, 1).flatten(1, 2) for x in (locations, weights))
         read = self.output_proj(deformable_attention(value, shapes, locations, weights))
         return read.unflatten(1, (times, q)).transpose(0, 1).flatten(0, 1)
-
-    def _weights(self, query: Tensor) -> Tensor:
-        """What a query's samples count, float32: [..., C] -> [..., M, L * P]."""
-        return self.attention_weights(query).unflatten(-1, (self.heads, -1)).float().softmax(-1)
 
     def _in_chunks(
         self, query: Tensor, reference: Tensor, memory: Tensor, shapes: Shapes, value: Tensor | None
@@ -404,7 +400,8 @@ class DeformableAttention(nn.Module):
             for part in _chunks(len(queries), samples):
                 asking = queries[part]
                 position = self._position(asking, near[part], weight, bias, grid)
-                into[part] = self.output_proj(_read(rows, grid, position, self._weights(asking).flatten(1), samples))
+                weights = self.attention_weights(asking).view(len(asking), -1, samples).softmax(-1)
+                into[part] = self.output_proj(_read(rows, grid, position, weights.flatten(1), samples))
         return out
 
     def _position(self, query: Tensor, near: Tensor, weight: Tensor, bias: Tensor, grid: _Grid) -> Tensor:
