@@ -389,14 +389,15 @@ class DeformableAttention(nn.Module):
         weight, bias = (x.unflatten(0, (-1, 2)).transpose(0, 1).contiguous() for x in (asked.weight, asked.bias))
         weight = weight.flatten(0, 1)
         out = query.new_empty(query.shape)
-        for image, (queries, into) in enumerate(zip(query, out, strict=True)):
+        references = reference.expand(len(query), -1, -1)
+        for image, (queries, near, into) in enumerate(zip(query, references, out, strict=True)):
 
             def values(part: slice, image: int = image) -> Tensor:
                 if value is not None:
                     return value[image, part]
                 return self.value_proj(memory[image, part]).unflatten(1, (self.heads, -1))
 
-            rows, near = _framed_rows(values, shapes), reference[image % len(reference)]
+            rows = _framed_rows(values, shapes)
             for part in _chunks(len(queries), samples):
                 asking = queries[part]
                 position = self._position(asking, near[part], weight, bias, grid)

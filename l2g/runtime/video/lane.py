@@ -388,7 +388,7 @@ class Results:
             self._video = VideoWriter(file, source.height, source.width, rate, aspect, self._encoder)
             if self._video.notice and not self.notices:
                 self.notices.append(f"{name}: {self._video.notice}")
-        self._encoding = Behind(self._video.write, modest=not self._source.is_live) if self._overlap else None
+        self._encoding = Behind(self._video.write, low_priority=not self._source.is_live) if self._overlap else None
         self._written.append(file.path)
 
     def _overlay_bytes(self) -> int:

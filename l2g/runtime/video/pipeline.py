@@ -24,8 +24,8 @@ _LAST_JOIN_SECONDS = 2.0
 _END = object()
 
 
-def step_back() -> None:
-    """Leave the processor to the thread that runs the model where both want it; where threads have a rank (Linux)."""
+def lower_priority() -> None:
+    """Leave the processor to the thread that runs the model where both want it (Linux: elsewhere no thread is nicer)."""
     if sys.platform == "linux":
         os.nice(_NICENESS)  # of this thread and those that it begins
 
@@ -42,7 +42,7 @@ def run_pipeline(
     `produce` is iterated in a thread of its own, `consume` is called in another, `infer` in the caller's, where Ctrl-C
     arrives. At most `depth` items wait between two stages. direct: `produce` is iterated in the caller's thread too, an
     item at the moment when `infer` is free for it, for producers that have threads of their own. Otherwise the two
-    threads step back for the caller's: here the whole counts, there what a frame waits.
+    threads have a lower priority than the caller's: here the whole counts, there what a frame waits.
 
     The first exception of any stage is raised here, after the threads have ended. What lies downstream of the failure
     is finished first: when decoding or inference fails, or on Ctrl-C, every inferred frame is still consumed.
@@ -159,14 +159,15 @@ class ReadAhead:
 
 
 class Behind:
-    """Calls `take` with what is put, in order, in a thread of its own; at most `depth` items wait for it. modest: the
-    thread steps back.
+    """Calls `take` with what is put, in order, in a thread of its own; at most `depth` items wait for it.
+
+    low_priority: the thread has a lower one than the model's.
 
     Its first exception is raised by the next `put`, or else by `close`, and ends it: later items are passed over.
     """
 
-    def __init__(self, take: Callable[..., object], depth: int = 2, modest: bool = False):
-        self._take, self._modest = take, modest
+    def __init__(self, take: Callable[..., object], depth: int = 2, low_priority: bool = False):
+        self._take, self._low_priority = take, low_priority
         self._waiting: queue.Queue[tuple[Any, ...] | None] = queue.Queue(depth)
         self._error: BaseException | None = None
         self._failed = False
@@ -191,8 +192,8 @@ class Behind:
             raise error
 
     def _work(self) -> None:
-        if self._modest:
-            step_back()
+        if self._low_priority:
+            lower_priority()
         while (item := self._waiting.get()) is not None:
             if self._failed:
                 continue
@@ -261,7 +262,7 @@ class _Pipeline:
 
     def _producing(self, produce: Iterable[Any]) -> None:
         try:
-            step_back()
+            lower_priority()
             for item in produce:
                 if not _put(self._decoded, item, self._stop_producing):
                     return
@@ -272,10 +273,10 @@ class _Pipeline:
             getattr(produce, "close", lambda: None)()
             _put(self._decoded, _END, self._stop_producing)
 
-    def _consuming(self, modest: bool) -> None:
+    def _consuming(self, low_priority: bool) -> None:
         try:
-            if modest:
-                step_back()
+            if low_priority:
+                lower_priority()
             while not self._consumer_failed.is_set():
                 try:
                     item = self._inferred.get(timeout=_POLL_SECONDS)

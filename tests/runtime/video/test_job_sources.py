@@ -54,9 +54,9 @@ def test_a_single_picture_gives_a_picture(tmp_path):
     assert sorted(os.listdir(tmp_path / "without")) == ["frames.jsonl", "results.json"]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="threads have a rank on Linux alone")
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have niceness on Linux alone")
 @pytest.mark.parametrize("count", [1, 3])
-def test_all_that_is_done_beside_the_model_steps_back_for_it(count, tmp_path, monkeypatch):
+def test_all_that_is_done_beside_the_model_has_a_lower_priority(count, tmp_path, monkeypatch):
     found = defaultdict(set)
 
     def noted(owner, name):

@@ -72,10 +72,10 @@ def _niceness():
     return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="threads have a rank on Linux alone")
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have niceness on Linux alone")
 @pytest.mark.parametrize("direct", [False, True])
 def test_the_models_thread_goes_first_but_where_frames_must_not_wait(direct):
-    """Of a file the whole counts, so the stages beside the model step back; of a camera each frame does."""
+    """Of a file the whole counts, so the stages beside the model have a lower priority; of a camera each frame does."""
     before, found = _niceness(), {}
 
     def produce():
@@ -86,7 +86,7 @@ def test_the_models_thread_goes_first_but_where_frames_must_not_wait(direct):
         found["infer"] = _niceness()
 
     run_pipeline(produce(), infer, lambda _: found.update(consume=_niceness()), direct=direct)
-    behind = Behind(lambda _: found.update(behind=_niceness()), modest=not direct)
+    behind = Behind(lambda _: found.update(behind=_niceness()), low_priority=not direct)
     behind.put(1)
     behind.close()
     assert found.pop("infer") == before == _niceness()
