@@ -25,7 +25,7 @@ _END = object()
 
 
 def lower_priority() -> None:
-    """Leave the processor to the thread that runs the model where both want it (Linux: elsewhere no thread is nicer)."""
+    """Leave the processor to the thread that runs the model where both want it; on Linux, where threads have that."""
     if sys.platform == "linux":
         os.nice(_NICENESS)  # of this thread and those that it begins
 
