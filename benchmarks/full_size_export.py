@@ -32,7 +32,6 @@ from l2g.errors import ExportError, L2GError
 from l2g.export import exporter
 from l2g.export.deformable.lowering import plugin_nodes
 from l2g.export.graph.tracing import trace
-from l2g.export.verification import verify as verification
 from l2g.export.verification.rollouts import rollouts
 from l2g.modeling.local2global import Local2Global, build_model
 
@@ -95,7 +94,7 @@ def shared_work(model: Local2Global, height: int, width: int) -> Iterator[None]:
             steps.extend(rollouts(*arguments))
         return steps
 
-    with mock.patch.object(exporter, "trace", traced), mock.patch.object(verification, "rollouts", rolled_out):
+    with mock.patch.object(exporter, "trace", traced), mock.patch.object(exporter, "rollouts", rolled_out):
         yield
 
 

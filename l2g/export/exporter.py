@@ -28,13 +28,14 @@ from l2g.export.graph.tracing import STREAMS, trace
 from l2g.export.graph.upscaling import products_for_upscaling
 from l2g.export.precision.convert import REDUCED, reduce_precision
 from l2g.export.precision.verify import verify_reduced
-from l2g.export.verification.rollouts import ROLLOUTS
+from l2g.export.verification.rollouts import ROLLOUTS, Step, rollouts
 from l2g.export.verification.verify import verify
 from l2g.files import refuse_overwriting, sha256_of_file, write_atomically
 from l2g.modeling.family.protocol import VideoModel
 from l2g.progress import SILENT, Progress
 from l2g.provenance import BuildFacts, ReducedVerification, Verification
 from l2g.public.hub import name_of, weights_of
+from l2g.runtime.memory import return_memory
 
 # LayerNormalization is one operator from 17 on; PyTorch's TorchScript exporter knows nothing after 20.
 OPSETS = range(17, 21)
@@ -44,7 +45,8 @@ BF16_OPSET = REDUCED["bf16"].since
 # Row numbers of all streams together are int32.
 MAX_STREAMS = (1 << 31) // MAX_ROWS - 1
 # The stages of an export, as a `Progress` is told of them.
-TRACING, LOWERING, CHECKING, VERIFYING = "trace and fold", "lower", "check the ONNX", "verify beside PyTorch"
+TRACING, LOWERING, CHECKING = "trace and fold", "lower", "check the ONNX"
+COMPUTING, VERIFYING = "frames in PyTorch", "verify beside PyTorch"
 CHOOSING, CONVERTING, VERIFYING_REDUCED = "search for what stays float32", "convert to 16 bits", "verify that graph"
 WRITING = "write and read back"
 
@@ -135,7 +137,7 @@ def export(
     contract = contract_of(model, options)
     progress.plan(_stages(options, choose is not None))
     with write_atomically(output, ExportError) as temporary:
-        float32, passed = _verified(model, contract, options, progress)
+        float32, steps, passed = _verified(model, contract, options, progress)
         graph = float32
         verification: Verification | ReducedVerification = passed
         if options.precision in REDUCED:
@@ -149,7 +151,7 @@ def export(
             progress.stage(VERIFYING_REDUCED)
             runnables = runnable(float32, options), runnable(graph, options)
             target = REDUCED[options.precision]
-            verification = verify_reduced(model, target, *runnables, contract, passed, progress)
+            verification = verify_reduced(target, *runnables, contract, steps, passed, progress)
         progress.stage(WRITING)
         build = with_sum(dataclasses.replace(build_facts(options, checkpoint), verification=verification), graph)
         contract = dataclasses.replace(contract, build=build)
@@ -162,22 +164,29 @@ def export(
 def _stages(options: ExportOptions, choosing: bool) -> dict[str, int]:
     """The stages of an export and their steps, in order."""
     compared = sum(frames for _, frames in ROLLOUTS)
-    stages = {TRACING: len(STREAMS), LOWERING: 1, CHECKING: 1, VERIFYING: compared}
+    stages = {TRACING: len(STREAMS), LOWERING: 1, CHECKING: 1, COMPUTING: compared, VERIFYING: compared}
     if options.precision in REDUCED:
         stages |= {CHOOSING: 1} if choosing else {}
-        stages |= {CONVERTING: 1, VERIFYING_REDUCED: compared}
+        stages |= {CONVERTING: 1, VERIFYING_REDUCED: 2 * compared}
     return {**stages, WRITING: 1}
 
 
 def _verified(
     model: VideoModel, contract: GraphContract, options: ExportOptions, progress: Progress
-) -> tuple[bytes, Verification]:
-    """The float32 graph, held to the model; that of an FP16 graph too, which is made from it."""
+) -> tuple[bytes, list[Step], Verification]:
+    """The float32 graph, held to the model's steps; that of an FP16 graph too, which is made from it."""
     float32 = build_graph(model, contract, dataclasses.replace(options, precision="fp32", fp32_blocks=()), progress)
     progress.stage(CHECKING)
     _check(float32)
+    progress.stage(COMPUTING)
+    return_memory()  # what tracing left
+    steps = []
+    for step in rollouts(model, contract):
+        steps.append(step)
+        progress.step()
+    return_memory()
     progress.stage(VERIFYING)
-    return float32, verify(model, runnable(float32, options), contract, progress)
+    return float32, steps, verify(runnable(float32, options), contract, steps, progress)
 
 
 def reduced_graph(graph: bytes, precision: str, fp32_blocks: tuple[str, ...] = ()) -> bytes:

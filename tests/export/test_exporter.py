@@ -18,7 +18,6 @@ from l2g.export import exporter
 from l2g.export.deformable.lowering import plugin_nodes
 from l2g.export.deformable.plugin import check_plugins
 from l2g.export.exporter import ExportOptions, build_graph, contract_of, export
-from l2g.export.verification import verify as verification
 from tests.export.models import close, eager, inputs, run, session, traced
 from tests.exported import exported_model, small_checkpoint, small_graph
 
@@ -187,7 +186,7 @@ def test_an_older_file_survives_a_failure(tmp_path, monkeypatch):
     path = tmp_path / "model.onnx"
     path.write_bytes(b"older")
     monkeypatch.setattr(exporter, "trace", lambda *_: traced())
-    monkeypatch.setattr(verification, "rollouts", lambda *_: (_ for _ in ()).throw(ExportError("no")))
+    monkeypatch.setattr(exporter, "rollouts", lambda *_: (_ for _ in ()).throw(ExportError("no")))
     with pytest.raises(ExportError):
         export(exported_model(), path)
     assert path.read_bytes() == b"older"

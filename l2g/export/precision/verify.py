@@ -9,6 +9,7 @@ what is compared is arithmetic; the graph is run as a library that has the type 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,11 +24,11 @@ from l2g.export.precision.convert import FP32, HALF, MOVING, Reduced
 from l2g.export.precision.emulate import emulate
 from l2g.export.verification.comparison import differences, tolerance
 from l2g.export.verification.decisions import expose_decisions
-from l2g.export.verification.rollouts import ROLLOUTS, Step, rollouts
+from l2g.export.verification.rollouts import ROLLOUTS, Step
 from l2g.export.verification.verify import open_session, run
-from l2g.modeling.family.protocol import VideoModel
 from l2g.progress import SILENT, Progress
 from l2g.provenance import ReducedVerification, Verification
+from l2g.runtime.memory import return_memory
 
 # Rounding every tensor may cost this many times what rounding the weights alone costs. Measured: 0.8 to 1.7 (l2g_tiny,
 # a small random model). One layer's weights off by a tenth: 37 and more; a single weight: 8 to 10; swapped streams: 59.
@@ -41,43 +42,66 @@ SMALL = 16
 
 
 def verify_reduced(
-    model: VideoModel,
     target: Reduced,
     float32: bytes,
     reduced: bytes,
     contract: GraphContract,
+    steps: Sequence[Step],
     verified: Verification,
     progress: Progress = SILENT,
 ) -> ReducedVerification:
-    """Hold the reduced graph to the model. float32: the float32 graph, itself `verified`. Both without plugins.
+    """Hold the reduced graph to the model's own steps. float32: the float32 graph, itself `verified`. Both without
+    plugins.
 
     Raises ExportError where a tensor leaves the type's range (its name and block, and how to keep it float32), and
     where an output is further from the model than the type explains.
     """
-    weights = _rounded_weights(float32, target, _parse(reduced))
-    known = {value.name for node in weights.graph for value in node.outputs}
-    names = {name: node for name, node in reduced_tensors(_parse(reduced), target).items() if name in known}
-    emulation = emulate(_parse(reduced))
-    if next(rollouts(model, contract)).decisions is not None:
-        weights, emulation = (expose_decisions(graph, model.config.num_queries) for graph in (weights, emulation))
-    rounded, emulated = _serialise(_with_maxima(weights, names)), _serialise(emulation)
-    # Both hold every tensor twice or three times: at 480x864 the arenas of two sessions would not fit 16 GB.
-    sessions = open_session(rounded, arena=False), open_session(emulated, arena=False)
     sums = _Sums(target, contract)
+    weights, names = _watched(float32, target, reduced, steps[0])
     largest = dict.fromkeys(names, 0.0)
-    for step in rollouts(model, contract):
-        inputs = step.inputs
-        if step.decisions is not None:
-            inputs = (*inputs, *step.decisions.arrays())
-        decided = len(inputs) - len(step.inputs)
-        expected, *maxima = _split(run(sessions[0], inputs), len(contract.outputs), decided)
+    # One graph after the other: side by side, with every tensor of theirs twice or three times, two of a Swin-L at
+    # 480x864 take 19 GB.
+    for step, (outputs, maxima) in _outputs(weights, contract, steps):
         # The priors of a fresh stream are NaN, and so is what is made of them until it is left out.
         largest = {name: float(np.fmax(largest[name], m)) for name, m in zip(names, maxima, strict=True)}
         _check_range(target, largest, names, step)
-        found, *_ = _split(run(sessions[1], inputs), len(contract.outputs), decided)
-        sums.add(step, expected, found)
+        sums.add(sums.floor, step, outputs)
+        progress.step()
+    del weights
+    for step, (outputs, _) in _outputs(_emulated(reduced, steps[0]), contract, steps):
+        sums.add(sums.reduced, step, outputs)
         progress.step()
     return sums.judge(verified, max(largest.items(), key=lambda item: item[1], default=("none", 0.0)))
+
+
+def _watched(float32: bytes, target: Reduced, reduced: bytes, first: Step) -> tuple[bytes, dict[str, str]]:
+    """The float32 graph with rounded weights, the model's decisions as inputs and, after all else, an output for the
+    magnitude of each of the named tensors; these as in `reduced_tensors`."""
+    weights = _rounded_weights(float32, target, _parse(reduced))
+    known = {value.name for node in weights.graph for value in node.outputs}
+    names = {name: node for name, node in reduced_tensors(_parse(reduced), target).items() if name in known}
+    return _serialise(_with_maxima(_with_decisions(weights, first), names)), names
+
+
+def _emulated(reduced: bytes, first: Step) -> bytes:
+    return _serialise(_with_decisions(emulate(_parse(reduced)), first))
+
+
+def _with_decisions(model: ir.Model, first: Step) -> ir.Model:
+    return model if first.decisions is None else expose_decisions(model, first.decisions.slots)
+
+
+def _outputs(
+    graph: bytes, contract: GraphContract, steps: Sequence[Step]
+) -> Iterator[tuple[Step, tuple[list[np.ndarray], list[np.ndarray]]]]:
+    """Of every step, with the model's decisions, the contract's outputs and what comes after the decisions."""
+    return_memory()  # what making the graph left
+    session = open_session(graph, arena=False)
+    count = len(contract.outputs)
+    for step in steps:
+        decisions = () if step.decisions is None else step.decisions.arrays()
+        outputs = run(session, (*step.inputs, *decisions))
+        yield step, (outputs[:count], outputs[count + len(decisions) :])
 
 
 def reduced_tensors(model: ir.Model, target: Reduced) -> dict[str, str]:
@@ -95,7 +119,7 @@ def reduced_tensors(model: ir.Model, target: Reduced) -> dict[str, str]:
 
 
 class _Sums:
-    """Squares of differences, of the graph with rounded weights and of the reduced graph."""
+    """Squares of differences from the model, of the graph with rounded weights (`floor`) and of the reduced graph."""
 
     def __init__(self, target: Reduced, contract: GraphContract):
         self.target, self.contract = target, contract
@@ -103,14 +127,14 @@ class _Sums:
         self.floor, self.reduced = ({name: [0.0, 0] for name in names} for _ in range(2))
         self.largest = dict.fromkeys(names, 0.0)
 
-    def add(self, step: Step, expected: list[np.ndarray], found: list[np.ndarray]) -> None:
+    def add(self, sums: dict[str, list], step: Step, outputs: list[np.ndarray]) -> None:
+        """sums: `floor` or `reduced`, whichever graph's outputs these are."""
         margin = MASK_MARGIN * float(step.output.mask_logits.square().mean().sqrt())
-        for outputs, sums in ((expected, self.floor), (found, self.reduced)):
-            for name, values in differences(self.contract, step, outputs, margin).items():
-                sums[name][0] += float(np.square(values, dtype=np.float64).sum())
-                sums[name][1] += values.size
-                if sums is self.reduced:
-                    self.largest[name] = max(self.largest[name], _or_infinite(values.max()))
+        for name, values in differences(self.contract, step, outputs, margin).items():
+            sums[name][0] += float(np.square(values, dtype=np.float64).sum())
+            sums[name][1] += values.size
+            if sums is self.reduced:
+                self.largest[name] = max(self.largest[name], _or_infinite(values.max()))
 
     def judge(self, verified: Verification, activation: tuple[str, float]) -> ReducedVerification:
         import onnxruntime
@@ -185,11 +209,6 @@ def _with_maxima(model: ir.Model, names: dict[str, str]) -> ir.Model:
         model.graph.insert_after(producer_of(value), build.nodes)
         model.graph.outputs.append(result)
     return model
-
-
-def _split(outputs: list[np.ndarray], contract_outputs: int, decisions: int) -> list:
-    """The contract's outputs, then what follows the decisions."""
-    return [outputs[:contract_outputs], *outputs[contract_outputs + decisions :]]
 
 
 def _parse(graph: bytes) -> ir.Model:

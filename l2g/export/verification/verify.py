@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -10,38 +12,35 @@ from l2g.contract import GraphContract
 from l2g.errors import ExportError
 from l2g.export.verification.comparison import Difference, largest_differences, tolerance
 from l2g.export.verification.decisions import compare_decisions, expose_decisions
-from l2g.export.verification.rollouts import ROLLOUTS, Step, rollouts
-from l2g.modeling.family.protocol import VideoModel
+from l2g.export.verification.rollouts import ROLLOUTS, Step
 from l2g.progress import SILENT, Progress
 from l2g.provenance import Verification
-from l2g.runtime.memory import return_memory
 
 # Bytes of a graph from which on memory is dearer than time: without an arena three streams of a Swin-L at 480x864 take
 # 5.8 GB in place of 8.6, those of an R50 15 % longer.
 _LARGE = 1 << 29
 
 
-def verify(model: VideoModel, graph: bytes, contract: GraphContract, progress: Progress = SILENT) -> Verification:
-    """Run a serialised ONNX graph beside the model over the rollouts of `l2g.export.verification.rollouts`.
+def verify(graph: bytes, contract: GraphContract, steps: Iterable[Step], progress: Progress = SILENT) -> Verification:
+    """Run a serialised ONNX graph over the model's own steps (`l2g.export.verification.rollouts`), and compare.
 
     Every step starts from the model's own state. Raises ExportError at the first step where an output differs by more
     than its tolerance and no tie explains it; the message names step, output, position and difference.
     """
     import onnxruntime
 
-    return_memory()  # what tracing left
     arena = len(graph) < _LARGE
     session = open_session(graph, arena)
     forced = None
     largest = dict.fromkeys((spec.name for spec in contract.outputs), 0.0)
     ties = 0
-    for step in rollouts(model, contract):
+    for step in steps:
         outputs = run(session, step.inputs)
         differences = largest_differences(contract, step, outputs)
         if _worst(differences).excess > 1:
             if step.decisions is None:
                 raise _refusal(differences, step, "")
-            forced = forced or open_session(_with_decisions(graph, model.config.num_queries), arena)
+            forced = forced or open_session(_with_decisions(graph, step.decisions.slots), arena)
             differences = _without_ties(contract, forced, step, outputs, differences)
             ties += 1
         for difference in differences:

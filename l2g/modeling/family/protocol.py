@@ -42,6 +42,11 @@ class Decisions:
     box_init: str
     state_box: str
 
+    @property
+    def slots(self) -> int:
+        """N, the model's queries."""
+        return self.local.indices.shape[1]
+
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
         """The indices of the chosen tokens int64 [B, N], and the boxes of their masks float32 [B, N, 4]."""
         return self.local.indices.numpy(), self.local.boxes.numpy()

@@ -1,5 +1,7 @@
+import functools
 import json
 import os
+import weakref
 
 import numpy as np
 import onnx
@@ -11,8 +13,10 @@ from l2g.cli.making.export import main
 from l2g.contract import METADATA_KEY
 from l2g.errors import ExportError
 from l2g.export.exporter import ExportOptions, build_graph, contract_of, export, reduced_graph
+from l2g.export.precision import verify as verification
 from l2g.export.precision.convert import BFLOAT, HALF, reduce_precision
 from l2g.export.precision.verify import FACTOR, _round, _Sums, _with_maxima, reduced_tensors, verify_reduced
+from l2g.export.verification.rollouts import rollouts
 from l2g.provenance import Verification
 from tests.export.models import inputs, run, session
 from tests.export.precision.half_models import PLANTED, contract, parsed, planted_model, single
@@ -21,8 +25,13 @@ from tests.exported import exported_model, ignore_prior_valid, small_checkpoint,
 FLOAT32 = Verification("onnxruntime", (), {}, {}, 0)
 
 
+@functools.cache
+def steps():
+    return list(rollouts(exported_model(), contract()))
+
+
 def verify(half: bytes):
-    return verify_reduced(exported_model(), HALF, single(), half, contract(), FLOAT32)
+    return verify_reduced(HALF, single(), half, contract(), steps(), FLOAT32)
 
 
 def test_an_fp16_file_from_the_command_line(tmp_path, capsys):
@@ -71,6 +80,22 @@ def test_a_wrong_graph_is_refused(change):
     change(proto)
     with pytest.raises(ExportError, match=f"more than FP16 explains.*{FACTOR:g} times"):
         verify(proto.SerializeToString())
+
+
+def test_only_one_graph_is_open_at_a_time(monkeypatch):
+    """Two of a Swin-L beside each other take more memory than the whole export may."""
+    whole, opened = verification.open_session, []
+
+    def alone(graph, arena):
+        assert not arena
+        assert [session() for session in opened] == [None] * len(opened)
+        session = whole(graph, arena)
+        opened.append(weakref.ref(session))
+        return session
+
+    monkeypatch.setattr(verification, "open_session", alone)
+    verify(reduced_graph(single(), "fp16"))
+    assert len(opened) == 2
 
 
 def test_overflow_is_named_before_anything_is_written(tmp_path):
@@ -125,7 +150,8 @@ def test_the_block_kept_the_same_model_passes():
     half = ir.from_proto(onnx.load_from_string(single(planted=True)))
     reduce_precision(half, HALF, keep=[PLANTED])
     half = ir.to_proto(half).SerializeToString()
-    found = verify_reduced(planted_model(), HALF, single(planted=True), half, contract(), FLOAT32)
+    steps = list(rollouts(planted_model(), contract()))
+    found = verify_reduced(HALF, single(planted=True), half, contract(), steps, FLOAT32)
     assert found.largest_activation[1] < 65504
 
 
@@ -162,7 +188,7 @@ def float32_of_opset_20():
 
 def test_a_bf16_graph_is_held_to_bf16s_rounding(float32_of_opset_20):
     graph = reduced_graph(float32_of_opset_20, "bf16")
-    found = verify_reduced(exported_model(), BFLOAT, float32_of_opset_20, graph, contract(), FLOAT32)
+    found = verify_reduced(BFLOAT, float32_of_opset_20, graph, contract(), steps(), FLOAT32)
     assert "BF16 emulated" in found.library
     for name, error in found.errors.items():
         assert error <= found.limits[name], name
@@ -175,7 +201,7 @@ def test_a_wrong_bf16_graph_is_refused(float32_of_opset_20, change):
     proto = onnx.load_from_string(reduced_graph(float32_of_opset_20, "bf16"))
     change(proto)
     with pytest.raises(ExportError, match="differs from the model by more than BF16 explains"):
-        verify_reduced(exported_model(), BFLOAT, float32_of_opset_20, proto.SerializeToString(), contract(), FLOAT32)
+        verify_reduced(BFLOAT, float32_of_opset_20, proto.SerializeToString(), contract(), steps(), FLOAT32)
 
 
 def test_bf16_needs_its_opset(tmp_path, capsys):

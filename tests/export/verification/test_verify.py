@@ -39,12 +39,6 @@ def steps():
     return list(rollouts(exported_model(), contract_of(exported_model(), ExportOptions())))
 
 
-@pytest.fixture
-def same_steps(steps, monkeypatch):
-    """The model's own rollouts are made once."""
-    monkeypatch.setattr(verification, "rollouts", lambda *_: iter(steps))
-
-
 def test_the_rollouts(steps):
     assert [(step.streams, step.frame) for step in steps] == [(1, 0), (1, 1), (1, 2), (3, 0), (3, 1)]
     frames = [step.inputs[0] for step in steps]
@@ -70,8 +64,8 @@ def test_the_stream_that_goes_alone_has_what_the_model_says_of_it_alone(steps):
         torch.testing.assert_close(step.state.queries, state.queries, rtol=0, atol=1e-4)
 
 
-def test_the_right_graph_passes(contract, same_steps):
-    done = verify(exported_model(), small_graph().read_bytes(), contract)
+def test_the_right_graph_passes(contract, steps):
+    done = verify(small_graph().read_bytes(), contract, steps)
     assert set(done.differences) == {"queries", "boxes", "logits", "mask_logits"}
     assert 0 < done.differences["queries"] < 2e-5
     assert done.ties == 0
@@ -86,12 +80,12 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("change", "where"), WRONG.values(), ids=WRONG)
-def test_a_wrong_graph_fails_and_says_where(change, where, contract, same_steps):
+def test_a_wrong_graph_fails_and_says_where(change, where, contract, steps):
     with pytest.raises(ExportError, match=where):
-        verify(exported_model(), changed(change), contract)
+        verify(changed(change), contract, steps)
 
 
-def test_a_constant_number_of_streams_fails(contract, same_steps):
+def test_a_constant_number_of_streams_fails(contract, steps):
     def one_stream(model):
         for node in model.graph.node:
             if node.op_type == "TopK":
@@ -105,10 +99,10 @@ def test_a_constant_number_of_streams_fails(contract, same_steps):
                 return
 
     with pytest.raises(ExportError, match="with 3 streams"):
-        verify(exported_model(), changed(one_stream), contract)
+        verify(changed(one_stream), contract, steps)
 
 
-def test_a_graph_that_chooses_other_tokens_fails(contract, same_steps):
+def test_a_graph_that_chooses_other_tokens_fails(contract, steps):
     """Not a tie: the worst tokens in place of the best."""
 
     def worst(model):
@@ -118,15 +112,15 @@ def test_a_graph_that_chooses_other_tokens_fails(contract, same_steps):
         node.attribute.extend([*kept, onnx.helper.make_attribute("largest", 0)])
 
     with pytest.raises(ExportError, match="differs from the model"):
-        verify(exported_model(), changed(worst), contract)
+        verify(changed(worst), contract, steps)
 
 
-def test_a_large_graph_is_verified_without_an_arena(contract, same_steps, monkeypatch):
+def test_a_large_graph_is_verified_without_an_arena(contract, steps, monkeypatch):
     whole, arenas = verification.open_session, []
     monkeypatch.setattr(verification, "open_session", lambda graph, arena: arenas.append(arena) or whole(graph, arena))
-    expected = verify(exported_model(), small_graph().read_bytes(), contract)
+    expected = verify(small_graph().read_bytes(), contract, steps)
     monkeypatch.setattr(verification, "_LARGE", small_graph().stat().st_size)
-    found = verify(exported_model(), small_graph().read_bytes(), contract)
+    found = verify(small_graph().read_bytes(), contract, steps)
     assert arenas == [True, False]
     assert found.differences == pytest.approx(expected.differences, abs=1e-5)
 
@@ -142,7 +136,8 @@ def test_ties_are_not_errors(contract):
         array = onnx.numpy_helper.to_array(weight) * np.float32(1e-7)
         weight.CopyFrom(onnx.numpy_helper.from_array(array, weight.name))
 
-    done = verify(model, changed(flat), contract)
+    steps = list(rollouts(model, contract))
+    done = verify(changed(flat), contract, steps)
     assert done.ties > 0
     assert done.differences["queries"] < TOLERANCES["queries"]
 
@@ -151,10 +146,10 @@ def test_ties_are_not_errors(contract):
         exported.scale_one_weight(graph, 2.0)
 
     with pytest.raises(ExportError, match="No tie explains it"):
-        verify(model, changed(flat_and_wrong), contract)
+        verify(changed(flat_and_wrong), contract, steps)
 
 
-def test_only_streams_that_differ_run_again(contract, same_steps, monkeypatch):
+def test_only_streams_that_differ_run_again(contract, steps, monkeypatch):
     """With the model's decisions; the others have passed with their own."""
     run, again = verification.run, []
 
@@ -168,7 +163,7 @@ def test_only_streams_that_differ_run_again(contract, same_steps, monkeypatch):
 
     monkeypatch.setattr(verification, "run", second_of_three_is_wrong)
     with pytest.raises(ExportError, match=r"at \[1, .*No tie explains it"):
-        verify(exported_model(), small_graph().read_bytes(), contract)
+        verify(small_graph().read_bytes(), contract, steps)
     assert again == [{1}]
 
 
@@ -238,14 +233,14 @@ def test_an_empty_masks_box_is_the_box_heads(steps):
     assert box_error(boxes, step, "mask2box").max() == pytest.approx(0.01, rel=1e-4)
 
 
-def test_a_state_of_the_heads_boxes_is_held_to_those(tmp_path):
+def test_a_state_of_the_heads_boxes_is_held_to_those(contract, tmp_path):
     """`state_box: head`: the graph is verified against the head's boxes, and boxes of masks are found out."""
     model = build_model(exported_model().config.replace(state_box="head"))
     model.load_state_dict(exported_model().state_dict())
     done = export(model, tmp_path / "head.onnx", ExportOptions()).verification.differences
     assert 0 < done["boxes"] < TOLERANCES["boxes"]
     with pytest.raises(ExportError, match="output 'boxes' by"):
-        verify(model, small_graph().read_bytes(), read_contract(read_model(small_graph()), small_graph()))
+        verify(small_graph().read_bytes(), contract, list(rollouts(model, contract)))
 
 
 def test_detections_are_held_to_the_slots_they_name(steps):
