@@ -184,7 +184,6 @@ def _verified(
     for step in rollouts(model, contract):
         steps.append(step)
         progress.step()
-    return_memory()
     progress.stage(VERIFYING)
     return float32, steps, verify(runnable(float32, options), contract, steps, progress)
 

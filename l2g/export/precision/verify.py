@@ -28,7 +28,6 @@ from l2g.export.verification.rollouts import ROLLOUTS, Step
 from l2g.export.verification.verify import open_session, run
 from l2g.progress import SILENT, Progress
 from l2g.provenance import ReducedVerification, Verification
-from l2g.runtime.memory import return_memory
 
 # Rounding every tensor may cost this many times what rounding the weights alone costs. Measured: 0.8 to 1.7 (l2g_tiny,
 # a small random model). One layer's weights off by a tenth: 37 and more; a single weight: 8 to 10; swapped streams: 59.
@@ -95,7 +94,6 @@ def _outputs(
     graph: bytes, contract: GraphContract, steps: Sequence[Step]
 ) -> Iterator[tuple[Step, tuple[list[np.ndarray], list[np.ndarray]]]]:
     """Of every step, with the model's decisions, the contract's outputs and what comes after the decisions."""
-    return_memory()  # what making the graph left
     session = open_session(graph, arena=False)
     count = len(contract.outputs)
     for step in steps:

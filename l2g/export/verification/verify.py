@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -13,8 +15,10 @@ from l2g.errors import ExportError
 from l2g.export.verification.comparison import Difference, largest_differences, tolerance
 from l2g.export.verification.decisions import compare_decisions, expose_decisions
 from l2g.export.verification.rollouts import ROLLOUTS, Step
+from l2g.modeling.family.protocol import Decisions
 from l2g.progress import SILENT, Progress
 from l2g.provenance import Verification
+from l2g.runtime.memory import return_memory
 
 # Bytes of a graph from which on memory is dearer than time: without an arena three streams of a Swin-L at 480x864 take
 # 5.8 GB in place of 8.6, those of an R50 15 % longer.
@@ -31,30 +35,39 @@ def verify(graph: bytes, contract: GraphContract, steps: Iterable[Step], progres
 
     arena = len(graph) < _LARGE
     session = open_session(graph, arena)
-    forced = None
-    largest = dict.fromkeys((spec.name for spec in contract.outputs), 0.0)
-    ties = 0
+    passed: list[Difference] = []
+    doubts = []
     for step in steps:
         outputs = run(session, step.inputs)
         differences = largest_differences(contract, step, outputs)
-        if _worst(differences).excess > 1:
-            if step.decisions is None:
-                raise _refusal(differences, step, "")
-            forced = forced or open_session(_with_decisions(graph, step.decisions.slots), arena)
-            differences = _without_ties(contract, forced, step, outputs, differences)
-            ties += 1
-        for difference in differences:
-            largest[difference.output] = max(largest[difference.output], difference.value)
+        if _worst(differences).excess <= 1:
+            passed += differences
+        elif step.decisions is None:
+            raise _refusal(differences, step, "")
+        else:
+            doubts.append(_Doubt.of(contract, step, outputs, differences))
+            passed += doubts[-1].passed
         progress.step()
+    del session  # not beside the next one: memory
+    if doubts:
+        forced = open_session(_with_decisions(graph, doubts[0].decisions.slots), arena)
+        for doubt in doubts:
+            passed += _without_ties(contract, forced, doubt)
     library = f"onnxruntime {onnxruntime.__version__} CPU"
-    return Verification(library, ROLLOUTS, largest, {name: tolerance(name) for name in largest}, ties)
+    names = [spec.name for spec in contract.outputs]
+    largest = {name: max(found.value for found in passed if found.output == name) for name in names}
+    return Verification(library, ROLLOUTS, largest, {name: tolerance(name) for name in names}, len(doubts))
 
 
 def open_session(graph: bytes, arena: bool = True):
     """An ONNX Runtime session on the CPU; ExportError where it does not take the graph. Without `arena` it takes little
-    memory: tensors live no longer than they are needed, and what they took is given back."""
+    memory: tensors live no longer than they are needed, and what they took is given back, as is, before, what the
+    making of a graph has left."""
     import onnxruntime
 
+    if not arena:
+        gc.collect()  # the nodes of a graph refer to each other: of a Swin-L 1.6 GB would wait for Python's own moment
+        return_memory()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.enable_cpu_mem_arena = options.enable_mem_pattern = arena
@@ -75,25 +88,38 @@ def run(session, arrays: tuple[np.ndarray, ...]) -> list[np.ndarray]:
         raise ExportError(f"ONNX Runtime fails on the exported graph with {len(arrays[0])} streams: {error}") from error
 
 
-def _without_ties(
-    contract: GraphContract, forced, step: Step, outputs: list[np.ndarray], before: list[Difference]
-) -> list[Difference]:
-    """The differences that remain with the model's decisions in the graph; ExportError unless ties were all it was.
+@dataclass(frozen=True)
+class _Doubt:
+    """A step at which a graph differs, with the differences; part: of the streams that do. passed: of the others, which
+    have passed with the graph's own decisions, the differences."""
 
-    Only streams that differ are run again: the others have passed with the graph's own decisions.
-    """
-    differ = np.array(
-        [_worst(_of_streams(contract, step, outputs, one)).excess > 1 for one in np.eye(step.streams) > 0]
-    )
-    part = step.rows(differ)
-    decisions = part.decisions
-    assert decisions is not None  # the caller has asked
-    *found, indices, boxes = run(forced, (*part.inputs, *decisions.arrays()))
-    verdict = compare_decisions(decisions, indices, boxes)
-    after = largest_differences(contract, part, found)
+    step: Step
+    differences: list[Difference]
+    part: Step
+    decisions: Decisions
+    passed: list[Difference]
+
+    @classmethod
+    def of(
+        cls, contract: GraphContract, step: Step, outputs: list[np.ndarray], differences: list[Difference]
+    ) -> _Doubt:
+        differ = np.array(
+            [_worst(_of_streams(contract, step, outputs, one)).excess > 1 for one in np.eye(step.streams) > 0]
+        )
+        part = step.rows(differ)
+        assert part.decisions is not None  # the caller has asked
+        passed = [] if differ.all() else _of_streams(contract, step, outputs, ~differ)
+        return cls(step, differences, part, part.decisions, passed)
+
+
+def _without_ties(contract: GraphContract, forced, doubt: _Doubt) -> list[Difference]:
+    """The differences that remain with the model's decisions in the graph; ExportError unless ties were all it was."""
+    *found, indices, boxes = run(forced, (*doubt.part.inputs, *doubt.decisions.arrays()))
+    verdict = compare_decisions(doubt.decisions, indices, boxes)
+    after = largest_differences(contract, doubt.part, found)
     if verdict.changed and verdict.tied and _worst(after).excess <= 1:
-        return after if differ.all() else [*after, *_of_streams(contract, step, outputs, ~differ)]
-    raise _refusal(before, step, " No tie explains it.")
+        return after
+    raise _refusal(doubt.differences, doubt.step, " No tie explains it.")
 
 
 def _of_streams(

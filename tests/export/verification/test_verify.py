@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import weakref
 from itertools import pairwise
 
 import numpy as np
@@ -150,7 +151,8 @@ def test_ties_are_not_errors(contract):
 
 
 def test_only_streams_that_differ_run_again(contract, steps, monkeypatch):
-    """With the model's decisions; the others have passed with their own."""
+    """With the model's decisions, in a graph that is opened once the first is closed; the others have passed with
+    their own."""
     run, again = verification.run, []
 
     def second_of_three_is_wrong(session, arrays):
@@ -162,9 +164,19 @@ def test_only_streams_that_differ_run_again(contract, steps, monkeypatch):
         return found
 
     monkeypatch.setattr(verification, "run", second_of_three_is_wrong)
+    open_session, opened = verification.open_session, []
+
+    def alone(*arguments):
+        assert [session() for session in opened] == [None] * len(opened)
+        session = open_session(*arguments)
+        opened.append(weakref.ref(session))
+        return session
+
+    monkeypatch.setattr(verification, "open_session", alone)
     with pytest.raises(ExportError, match=r"at \[1, .*No tie explains it"):
         verify(small_graph().read_bytes(), contract, steps)
     assert again == [{1}]
+    assert len(opened) == 2
 
 
 def test_local_boxes_of_the_box_head_are_held_to_it():
