@@ -203,14 +203,12 @@ class Squash(Letterbox):
 def _averaged(frame: ByteArray, rows: int, columns: int) -> ByteArray:
     """The means of blocks of `rows` x `columns` pixels, uint8 [H, W, 3] -> [H / rows, W / columns, 3].
 
-    To the bit what OpenCV's INTER_AREA gives, which adds up pixel by pixel. From 720p to 90 rows it takes 0.58 ms; the
-    sums here, most of the work, 0.22, and 0.33 by cv2.reduce.
+    To the bit what OpenCV's INTER_AREA gives, which adds up pixel by pixel: from 720p to 90 rows in 1.05 ms, where this
+    takes 0.65.
     """
     height, width = frame.shape[0] // rows, frame.shape[1] // columns
     blocks = frame.reshape(height, rows, -1)
-    sums = blocks[:, 0].astype(np.uint16 if 255 * rows < 1 << 16 else np.uint32)
-    for row in range(1, rows):
-        np.add(sums, blocks[:, row], out=sums)
+    sums = np.add.reduce(blocks, axis=1, dtype=np.uint16 if 255 * rows < 1 << 16 else np.uint32)
     wide = sums.astype(np.float32).reshape(height, -1, 3)
     along = cv2.resize(wide, (width, height), interpolation=cv2.INTER_AREA)
     # Whole numbers again, however the means of so many columns are rounded. A matrix product would wake BLAS's threads.
