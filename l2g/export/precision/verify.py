@@ -20,7 +20,7 @@ from l2g.contract import GraphContract
 from l2g.errors import ExportError
 from l2g.export.graph.node_builder import Builder
 from l2g.export.graph.values import constant, input_of, named, producer_of
-from l2g.export.precision.convert import FP32, HALF, MOVING, Reduced
+from l2g.export.precision.convert import FP32, MOVING, Reduced
 from l2g.export.precision.emulate import emulate
 from l2g.export.verification.comparison import differences, tolerance
 from l2g.export.verification.decisions import expose_decisions
@@ -177,12 +177,12 @@ def _check_range(target: Reduced, largest: dict[str, float], nodes: dict[str, st
 def _rounded_weights(graph: bytes, target: Reduced, reduced: ir.Model) -> ir.Model:
     """The float32 graph, of whose weights those are rounded that the reduced graph has so.
 
-    Of FP16 all: its eleven bits do little to an island. BF16's eight would move the rows that deformable attention
-    reads, and so allow anything.
+    Those alone: rounded, the tables and weights of an island would move the rows that deformable attention reads, and
+    so allow anything.
     """
     model = _parse(graph)
     for value in model.graph.initializers.values():
-        if target is not HALF and f"{value.name}_{target.suffix}" not in reduced.graph.initializers:
+        if f"{value.name}_{target.suffix}" not in reduced.graph.initializers:
             continue
         array = constant(value) if value.dtype == FP32 else None
         if array is not None and array.size >= SMALL:

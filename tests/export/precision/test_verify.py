@@ -15,7 +15,7 @@ from l2g.errors import ExportError
 from l2g.export.exporter import ExportOptions, build_graph, contract_of, export, reduced_graph
 from l2g.export.precision import verify as verification
 from l2g.export.precision.convert import BFLOAT, HALF, reduce_precision
-from l2g.export.precision.verify import FACTOR, _round, _Sums, _with_maxima, reduced_tensors, verify_reduced
+from l2g.export.precision.verify import FACTOR, SMALL, _round, _Sums, _with_maxima, reduced_tensors, verify_reduced
 from l2g.export.verification.rollouts import rollouts
 from l2g.provenance import Verification
 from tests.export.models import inputs, run, session
@@ -80,6 +80,23 @@ def test_a_wrong_graph_is_refused(change):
     change(proto)
     with pytest.raises(ExportError, match=f"more than FP16 explains.*{FACTOR:g} times"):
         verify(proto.SerializeToString())
+
+
+def test_tables_of_rows_are_no_weights():
+    """FP16 counts to 2048: a table that is rounded beyond reads other rows, and then the limits allow anything."""
+    options = ExportOptions(height=160, width=256)
+    large = contract_of(exported_model(), options)
+    graph = build_graph(exported_model(), large, options)
+    weights = [numpy_helper.to_array(w) for w in onnx.load_from_string(graph).graph.initializer]
+    tables = [w for w in weights if w.dtype == np.float32 and w.size > SMALL and (w == np.rint(w)).all()]
+    assert any((table.astype(np.float16) != table).any() for table in tables)
+    steps = list(rollouts(exported_model(), large))
+    half = onnx.load_from_string(reduced_graph(graph, "fp16"))
+    found = verify_reduced(HALF, graph, half.SerializeToString(), large, steps, FLOAT32)
+    assert found.errors["queries"] < found.limits["queries"] < 2 * FACTOR * found.errors["queries"]
+    scale_a_layer(half)
+    with pytest.raises(ExportError, match="more than FP16 explains"):
+        verify_reduced(HALF, graph, half.SerializeToString(), large, steps, FLOAT32)
 
 
 def test_only_one_graph_is_open_at_a_time(monkeypatch):
