@@ -287,7 +287,7 @@ def test_files_of_a_live_source_rotate(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--wait", "-5"], "a wait of -0.005 s"),
+        (["--wait", "-5"], "a wait of -0.005 s found, 0 to less than 60 expected"),
         (["--open-timeout", "0"], "open timeout of 0 s found"),
         (["--rotate", "soon"], "a time such as 30s"),
         (["--rotate", "5XB"], "a size such as 500MB"),

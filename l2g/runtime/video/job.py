@@ -57,8 +57,9 @@ class FlowOptions:
     def __post_init__(self) -> None:
         if self.policy not in (None, *POLICIES):
             raise VideoError(f"policy '{self.policy}' found, one of {', '.join(POLICIES)} expected")
-        if not 0 <= self.wait < 60 or not 0 <= self.stall < 1e6:
-            raise VideoError(f"a wait of {self.wait:g} s and a stall of {self.stall:g} s found, 0 or more expected")
+        for name, seconds, most in (("wait", self.wait, 60), ("stall", self.stall, 1e6)):
+            if not 0 <= seconds < most:
+                raise VideoError(f"a {name} of {seconds:g} s found, 0 to less than {most:g} expected")
 
     def latest(self, source: VideoSource) -> bool:
         return source.is_live if self.policy is None else self.policy == "latest"

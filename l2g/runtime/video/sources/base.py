@@ -60,8 +60,10 @@ class Selection:
         if self.stride < 1:
             raise VideoError(f"stride {self.stride} found, at least 1 expected")
         # Said this way round: every comparison with NaN is false.
-        if not (0 <= self.start < math.inf and (self.end is None or self.end > self.start)):
-            raise VideoError(f"start {self.start} s and end {self.end} s found, 0 <= start < end expected")
+        if not 0 <= self.start < math.inf:
+            raise VideoError(f"start {self.start:g} s found, 0 or more expected")
+        if self.end is not None and not self.end > self.start:
+            raise VideoError(f"end {self.end:g} s found, more than the start at {self.start:g} s expected")
         if self.phase is not None and not 0 <= self.phase <= self.start:
             raise VideoError(f"phase {self.phase} s found, 0 to the start at {self.start} s expected")
 
