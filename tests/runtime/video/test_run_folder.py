@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -136,7 +137,11 @@ def test_ctrl_c_keeps_the_files_and_goes_on(graph, clip, undisturbed, tmp_path, 
     assert len(decode(output / "overlay.mp4")[0]) == KEY_FRAMES + 8
     assert run(graph, clip, output, "--resume") == 130
     assert run(graph, clip, output, "--resume") == 0
-    assert f"note: went on after {KEY_FRAMES} frames" in capsys.readouterr().err
+    told = capsys.readouterr()
+    assert f"note: went on after {KEY_FRAMES} frames" in told.err
+    last = re.findall(r"(\d+) frames, (\d+) of them new, in ([\d.]+) s \(([\d.]+) frames/s\)", told.out)[-1]
+    assert last[:2] == (str(FRAMES), str(FRAMES - KEY_FRAMES))
+    assert int(last[1]) / float(last[3]) == pytest.approx(float(last[2]), abs=0.06)
     expect_equal(output, undisturbed)
 
 
