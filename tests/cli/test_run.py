@@ -202,7 +202,7 @@ def test_a_file_that_breaks_in_the_middle_keeps_what_was_done_and_says_so(tmp_pa
         (["--start", "-1"], "start -1 s found, 0 or more expected"),
         (["--start", "nan"], "start nan s found, 0 or more expected"),
         (["--start", "5", "--end", "2"], "end 2 s found, more than the start at 5 s expected"),
-        (["--start", "100"], "ends before 100 s"),
+        (["--start", "100"], "no frame from 100 s on found; its last one is at 0."),
         (["--output", "a.mp4"], "cannot be made"),
     ],
 )
@@ -214,6 +214,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, backends, capsys, monke
     assert message in error
     assert error.startswith("error: ")
     assert error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
 
 
 def test_a_failing_model_keeps_what_was_done(tmp_path, backends, capsys, monkeypatch):

@@ -131,8 +131,10 @@ class VideoSource(ABC):
         chosen = self.selection
         start, end, first = chosen.start, chosen.end, chosen.first
         counted, reached = 0, False
+        last: float | None = None
         try:
             for index, time, read in self._decode():
+                last = time
                 if end is not None and time >= end:
                     return
                 if time < first:
@@ -149,7 +151,8 @@ class VideoSource(ABC):
             # One source that trips a library must not end the sources beside it.
             raise VideoError(f"{self.name}: cannot be read ({reason(error)})") from error
         if not reached:
-            raise NothingSelectedError(f"{self.name}: no frame in the selection: it ends before {start:g} s")
+            where = "" if last is None else f"; its last one is at {last:.2f} s"
+            raise NothingSelectedError(f"{self.name}: no frame from {start:g} s on found{where}; give an earlier start")
 
     def await_open(self) -> None:  # noqa: B027 (most are open once they are made)
         """Wait until it is open. VideoError where it is given up."""
