@@ -207,6 +207,10 @@ def process_videos(
             lanes.append(lane)
             stack.callback(lane.close)
         watcher.expect([lane.name for lane in lanes])
+        for lane in lanes:
+            if output.resume and not lane.done:
+                replaced = ", in place of the results there" if lane.run.earlier else ""
+                watcher.say(f"nothing to resume in {lane.folder}: from the beginning{replaced}")
         # Decoders and encoders work outside the interpreter's lock: several videos have a thread each for either.
         writers = None
         if len(lanes) > 1:
