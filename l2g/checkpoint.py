@@ -191,8 +191,8 @@ def _family(path: Path, name: str) -> Any:
 def _refuse_options(path: Path, given: dict[str, Any]) -> None:
     if given:
         raise CheckpointError(
-            f"{path}: {', '.join(sorted(given))} given, which only a checkpoint of Mask DINO or Local2Global takes; "
-            "this one says all of it, so leave it away"
+            f"{path}: {', '.join(sorted(given)).replace('_', ' ')} given, which only a checkpoint of Mask DINO or "
+            "Local2Global takes; this one says all of it, so leave it away"
         )
 
 

@@ -365,31 +365,45 @@ def _cache_without_home() -> Path:
     return folder
 
 
+@contextmanager
+def made_folder(folder: StrPath, error: type[L2GError] = L2GError) -> Iterator[Path]:
+    """The folder, made where it is missing; what was made for the block and is empty at its end is removed. Raises
+    `error` where it cannot be made."""
+    folder = Path(folder)
+    try:
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as reason:
+        text = getattr(reason, "strerror", None) or reason
+        raise error(f"{folder}: cannot be made ({text}); give another output folder") from None
+    try:
+        yield folder
+    finally:
+        with contextlib.suppress(OSError):  # the first that holds something
+            for path in made:
+                path.rmdir()
+
+
 LOCK = ".l2g.lock"
 
 
 @contextmanager
-def locked(folder: str | os.PathLike[str], error: type[L2GError] = L2GError) -> Iterator[Path]:
-    """Hold the folder for this process while the block lasts; the folder is made where it is missing.
+def locked(folder: StrPath, error: type[L2GError] = L2GError) -> Iterator[Path]:
+    """Hold the folder for this process while the block lasts; it is made and removed as by `made_folder`.
 
     The lock is the system's, on a file that names the process: it ends with the process, however that ends, so there
     is none to clear away. Raises `error` where another process, or this one already, holds it, and where the folder
     cannot be written. A link in the lock's place is not followed.
     """
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as reason:
-        text = getattr(reason, "strerror", None) or reason
-        raise error(f"{folder}: cannot be made ({text}); give another output folder") from None
-    handle = _take(folder, error)
-    try:
-        yield folder
-    finally:
-        if handle is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(folder / LOCK)
-            os.close(handle)
+    with made_folder(folder, error) as folder:
+        handle = _take(folder, error)
+        try:
+            yield folder
+        finally:
+            if handle is not None:
+                with contextlib.suppress(OSError):
+                    os.unlink(folder / LOCK)
+                os.close(handle)
 
 
 def _take(folder: Path, error: type[L2GError]) -> int | None:

@@ -122,4 +122,14 @@ def test_commands_refuse_a_folder_that_another_writes(command, tmp_path, capsys)
         assert main([command, *map(str, words[command])]) == 2
         assert f"{folder}: another run writes there now (process {os.getpid()})" in capsys.readouterr().err
         assert [path.name for path in folder.iterdir()] == [LOCK]
-    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+        assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+
+
+def test_what_was_made_and_stays_empty_is_removed(tmp_path):
+    (tmp_path / "there").mkdir()
+    for name in ("there", "new/a"):
+        with pytest.raises(VideoError, match="later"), locked(tmp_path / name):
+            raise VideoError("later")
+    with locked(tmp_path / "filled" / "a"):
+        (tmp_path / "filled" / "b").touch()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["b", "filled", "there"]

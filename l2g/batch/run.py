@@ -177,8 +177,8 @@ def _refuse_others(store: Store, settings: Settings, output: str) -> None:
         raise DataError(f"{told}/{SETTINGS}: is not of this version ({error}); give another output") from None
     if names := settings.differences(found):
         raise L2GError(
-            f"{told} holds results of a run with another {', '.join(names)} "
-            f"({names[0]} {getattr(found, names[0])}, now {getattr(settings, names[0])}); "
+            f"{told} holds results of a run with another {', '.join(names).replace('_', ' ')} "
+            f"({names[0].replace('_', ' ')} {getattr(found, names[0])}, now {getattr(settings, names[0])}); "
             "give another output, or the same options"
         )
 

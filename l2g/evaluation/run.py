@@ -57,7 +57,7 @@ class ScoringOptions:
 
     def __post_init__(self) -> None:
         if self.top_k < 1:
-            raise L2GError(f"top_k {self.top_k} found, at least 1 result per video expected")
+            raise L2GError(f"top-k {self.top_k} found, at least 1 result per video expected")
 
 
 class VideoScorer:

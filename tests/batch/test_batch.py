@@ -169,7 +169,7 @@ def test_results_of_other_options_are_not_mixed(tmp_path, monkeypatch, capsys):
     write_json("out/batch.json", Settings("l2g_tiny").to_json())
     words = ["--model", "l2g_tiny", "--input", "a.mp4", "--output", "out"]
     assert batch.main([*words, "--max-age", "3", "--score-threshold", "0.1"]) == 2
-    assert "another score_threshold, max_age (score_threshold 0.5, now 0.1)" in capsys.readouterr().err
+    assert "another score threshold, max age (score threshold 0.5, now 0.1)" in capsys.readouterr().err
 
 
 def test_an_output_takes_one_run_at_a_time(tmp_path, monkeypatch, capsys):

@@ -193,13 +193,16 @@ def test_a_file_that_breaks_in_the_middle_keeps_what_was_done_and_says_so(tmp_pa
     ("options", "message"),
     [
         (["--input", "missing.mp4"], "missing.mp4: no such file"),
-        (["--score-threshold", "2"], "birth_score 2.0 found"),
+        (["--score-threshold", "2"], "score threshold (birth score) 2 found, 0 to 1 expected"),
+        (["--max-age", "-1"], "max age -1 found, 0 frames or more expected"),
         (["--top-k", "0"], "top-k 0 found"),
         (["--stride", "0"], "stride 0 found"),
         (["--opacity", "1.5"], "overlay opacity 1.5 found, 0 (contours alone) to 1 expected"),
         (["--trails", "-1"], "overlay trails of -1 frames found"),
-        (["--start", "5", "--end", "2"], "0 <= start < end"),
-        (["--start", "100"], "ends before 100 s"),
+        (["--start", "-1"], "start -1 s found, 0 or more expected"),
+        (["--start", "nan"], "start nan s found, 0 or more expected"),
+        (["--start", "5", "--end", "2"], "end 2 s found, more than the start at 5 s expected"),
+        (["--start", "100"], "no frame from 100 s on found; its last one is at 0."),
         (["--output", "a.mp4"], "cannot be made"),
     ],
 )
@@ -211,6 +214,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, backends, capsys, monke
     assert message in error
     assert error.startswith("error: ")
     assert error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
 
 
 def test_a_failing_model_keeps_what_was_done(tmp_path, backends, capsys, monkeypatch):

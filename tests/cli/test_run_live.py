@@ -245,7 +245,7 @@ def test_lines_on_stdout_name_their_stream_and_nothing_else_is_there(tmp_path):
     told = [json.loads(line) for line in out.splitlines()]
     assert sorted((line["stream"], line["index"]) for line in told) == [(s, i) for s in "ab" for i in range(4)]
     assert "4 frames in" in error
-    assert list((tmp_path / "out" / "a").iterdir()) == []
+    assert not (tmp_path / "out" / "a").exists()
 
 
 def test_lines_of_several_inputs_in_a_place_of_their_own_do_not_meet(tmp_path):
@@ -287,7 +287,7 @@ def test_files_of_a_live_source_rotate(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--wait", "-5"], "a wait of -0.005 s"),
+        (["--wait", "-5"], "a wait of -0.005 s found, 0 to less than 60 expected"),
         (["--open-timeout", "0"], "open timeout of 0 s found"),
         (["--rotate", "soon"], "a time such as 30s"),
         (["--rotate", "5XB"], "a size such as 500MB"),

@@ -145,7 +145,7 @@ def test_a_source_that_gives_nothing_ends_alone(tmp_path, backends, capsys):
     """One second is too late for a clip of half a second, but not for the other."""
     short, long = write_clip(tmp_path / "s.mp4", moving_scenes(5)), write_clip(tmp_path / "l.mp4", moving_scenes(15))
     assert _run(tmp_path / "out", short, long, options=("--start", "1")) == 1
-    assert "no frame in the selection" in capsys.readouterr().err
+    assert "no frame from 1 s on found" in capsys.readouterr().err
     assert len((tmp_path / "out" / "l" / "frames.jsonl").read_text().splitlines()) == 5
     assert _run(tmp_path / "out", short, short, options=("--start", "1")) == 2
 

@@ -263,5 +263,5 @@ def test_parity_leaves_broken_videos_out_before_it_begins(damaged, tmp_path, mon
 
 
 def test_options_are_checked():
-    with pytest.raises(L2GError, match="top_k 0 found"):
+    with pytest.raises(L2GError, match="top-k 0 found"):
         ScoringOptions(top_k=0)

@@ -53,7 +53,7 @@ def test_what_does_not_fit_the_streams(how, most, said):
         ({"batch": 0}, "batch 0 found"),
         ({"idle": 0.0}, "an idle time of 0 s"),
         ({"versions": "0"}, "versions '0' found"),
-        ({"score_threshold": 2.0}, "birth_score 2.0"),
+        ({"score_threshold": 2.0}, "score threshold .* 2 found"),
         ({"cuts": "sometimes"}, "sometimes"),
         ({"device": "\ud800"}, "device .* found, cpu or cuda"),
         ({"device": "cpu\nx"}, "device .* found, cpu or cuda"),

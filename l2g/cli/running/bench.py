@@ -9,6 +9,7 @@ bench.html into the output folder. Exit code: 0 measured, 1 nothing is within th
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
 from pathlib import Path
 
 from l2g.cli.arguments import (
@@ -61,11 +62,10 @@ _BUILT = (".onnx", ".engine")  # the canvas is in the file
 
 
 def run(options: argparse.Namespace) -> int:
-    from l2g.cli.running.parity import make_folder
     from l2g.evaluation.bench.candidates import candidates
     from l2g.evaluation.bench.measure import measure
     from l2g.evaluation.bench.page import render_page, table
-    from l2g.files import write_json, write_text
+    from l2g.files import expect_writable, made_folder, write_json, write_text
 
     if not options.dataset:
         refuse_idle(options, add_arguments, _OF_SCORES, "it is of AP, which --dataset asks for")
@@ -73,25 +73,26 @@ def run(options: argparse.Namespace) -> int:
         refuse_idle(options, add_arguments, ("size", "compile", *UNTOLD), "it is of checkpoints, and none is given")
     if not options.ap_budget >= 0:
         raise L2GError(f"--ap-budget {options.ap_budget:g} found, points from 0 up expected")
-    if options.output:
-        make_folder(options.output)
-    dataset = open_dataset(options) if options.dataset else None
-    found, left = candidates(options.models, options.size, options.threads, options.compile, untold(options))
-    report = measure(
-        found,
-        left=left,
-        frames=options.frames,
-        threads=options.threads,
-        dataset=dataset,
-        ap_budget=options.ap_budget,
-        streams=options.streams,
-        progress=not options.quiet,
-    )
-    print(table(report))
-    if options.output:
-        write_json(options.output / "bench.json", report.to_json())
-        write_text(options.output / "bench.html", render_page(report))
-        print(f"report: {options.output / 'bench.html'}")
+    with made_folder(options.output) if options.output else nullcontext() as folder:
+        if folder:
+            expect_writable(folder / "report")
+        dataset = open_dataset(options) if options.dataset else None
+        found, left = candidates(options.models, options.size, options.threads, options.compile, untold(options))
+        report = measure(
+            found,
+            left=left,
+            frames=options.frames,
+            threads=options.threads,
+            dataset=dataset,
+            ap_budget=options.ap_budget,
+            streams=options.streams,
+            progress=not options.quiet,
+        )
+        print(table(report))
+        if folder:
+            write_json(folder / "bench.json", report.to_json())
+            write_text(folder / "bench.html", render_page(report))
+            print(f"report: {folder / 'bench.html'}")
     return 0 if report.recommended else 1
 
 

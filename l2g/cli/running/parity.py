@@ -40,7 +40,7 @@ from l2g.cli.arguments import (
 )
 from l2g.cli.entry import main_of
 from l2g.errors import L2GError
-from l2g.files import expect_writable
+from l2g.files import expect_writable, made_folder
 
 if TYPE_CHECKING:
     from l2g.evaluation.parity.report import ParityReport, Tolerances
@@ -95,11 +95,11 @@ def compare(options: argparse.Namespace) -> ParityReport:
         task=options.task,
         panoptic=panoptic_options(options),
     )
-    make_folder(options.report)
-    dataset = open_dataset(options)
-    if not (options.task == "panoptic" or (options.task is None and is_panoptic(dataset))):
-        refuse_idle(options, add_arguments, MERGING, "it is of things and stuff, --task panoptic")
     with ExitStack() as stack:
+        expect_writable(stack.enter_context(made_folder(options.report)) / "report")
+        dataset = open_dataset(options)
+        if not (options.task == "panoptic" or (options.task is None and is_panoptic(dataset))):
+            refuse_idle(options, add_arguments, MERGING, "it is of things and stuff, --task panoptic")
         reference, candidate, forced = open_models(options, stack)
         for backend in (candidate, forced):
             warm_up(backend, min(options.streams, len(dataset.videos)), options)
@@ -156,23 +156,14 @@ def parse_tolerances(texts: list[str]) -> Tolerances:
     return Tolerances(**given)
 
 
-def make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise L2GError(f"{folder}: cannot be made ({error.strerror}); give another --report folder") from None
-    expect_writable(folder / "report")
-
-
 def write_report(report: ParityReport, folder: str | Path) -> None:
     """parity.json and parity.html, each replaced when it is complete."""
     from l2g.evaluation.parity.page import render_page
     from l2g.files import write_json, write_text
 
-    folder = Path(folder)
-    make_folder(folder)
-    write_json(folder / "parity.json", report.to_json())
-    write_text(folder / "parity.html", render_page(report))
+    with made_folder(folder) as folder:
+        write_json(folder / "parity.json", report.to_json())
+        write_text(folder / "parity.html", render_page(report))
 
 
 main = main_of("parity")

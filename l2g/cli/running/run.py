@@ -431,8 +431,9 @@ def print_summary(summary: JobSummary, name: str = "", file: TextIO | None = Non
     """On stdout, unless that is taken by the lines."""
     rate = (summary.frames - summary.done_before) / max(summary.seconds, 1e-9)
     dropped = f", {summary.dropped} dropped" if summary.dropped else ""
+    new = f", {summary.frames - summary.done_before} of them new," if summary.done_before else ""
     text = (
-        f"{name}{': ' if name else ''}{summary.frames} frames in {summary.seconds:.1f} s ({rate:.2f} frames/s), "
+        f"{name}{': ' if name else ''}{summary.frames} frames{new} in {summary.seconds:.1f} s ({rate:.2f} frames/s), "
         f"{summary.tracks} tracks{dropped}"
     )
     files = [f"  {path}" for path in summary.files]

@@ -60,7 +60,7 @@ def open_backend(
     given = {name: value for name, value in checkpoint_options.items() if value is not None}
     running = {"library": library, "device": device, "precision": precision}
     if fp32_blocks and not compile:
-        raise L2GError(f"{model}: fp32_blocks given, which only a compiled checkpoint takes; add --compile")
+        raise L2GError(f"{model}: fp32 blocks given, which only a compiled checkpoint takes; add --compile")
     if suffix in ARTIFACT_SUFFIXES:
         if compile:
             raise L2GError(f"{model}: --compile given, which only a checkpoint takes; leave it away")
@@ -138,7 +138,7 @@ def _open_artifact(
 ) -> Backend:
     if checkpoint_options:
         raise L2GError(
-            f"{model}: {', '.join(sorted(checkpoint_options))} given, which only a checkpoint takes; "
+            f"{model}: {', '.join(sorted(checkpoint_options)).replace('_', ' ')} given, which only a checkpoint takes; "
             "a graph's contract says all of it, so leave it away"
         )
     if suffix == ENGINE_SUFFIX:

@@ -31,13 +31,15 @@ class TrackParameters:
 
     def __post_init__(self) -> None:
         if not 0 <= self.birth_score <= 1:
-            raise ConfigError(f"birth_score {self.birth_score} found, a probability in 0..1 expected")
+            raise ConfigError(f"score threshold (birth score) {self.birth_score:g} found, 0 to 1 expected")
         if self.death_score is not None and not 0 <= self.death_score <= self.birth_score:
-            raise ConfigError(f"death_score {self.death_score} found, 0..birth_score ({self.birth_score}) expected")
-        if self.max_age < 0 or self.confirm_frames < 1:
             raise ConfigError(
-                f"max_age {self.max_age} and confirm_frames {self.confirm_frames} found, at least 0 and 1 expected"
+                f"death score {self.death_score:g} found, 0 to the birth score {self.birth_score:g} expected"
             )
+        if self.max_age < 0:
+            raise ConfigError(f"max age {self.max_age} found, 0 frames or more expected")
+        if self.confirm_frames < 1:
+            raise ConfigError(f"confirm frames {self.confirm_frames} found, 1 or more expected")
 
     @property
     def seen_score(self) -> float:

@@ -57,8 +57,9 @@ class FlowOptions:
     def __post_init__(self) -> None:
         if self.policy not in (None, *POLICIES):
             raise VideoError(f"policy '{self.policy}' found, one of {', '.join(POLICIES)} expected")
-        if not 0 <= self.wait < 60 or not 0 <= self.stall < 1e6:
-            raise VideoError(f"a wait of {self.wait:g} s and a stall of {self.stall:g} s found, 0 or more expected")
+        for name, seconds, most in (("wait", self.wait, 60), ("stall", self.stall, 1e6)):
+            if not 0 <= seconds < most:
+                raise VideoError(f"a {name} of {seconds:g} s found, 0 to less than {most:g} expected")
 
     def latest(self, source: VideoSource) -> bool:
         return source.is_live if self.policy is None else self.policy == "latest"
@@ -206,6 +207,10 @@ def process_videos(
             lanes.append(lane)
             stack.callback(lane.close)
         watcher.expect([lane.name for lane in lanes])
+        for lane in lanes:
+            if output.resume and not lane.done:
+                replaced = ", in place of the results there" if lane.run.earlier else ""
+                watcher.say(f"nothing to resume in {lane.folder}: from the beginning{replaced}")
         # Decoders and encoders work outside the interpreter's lock: several videos have a thread each for either.
         writers = None
         if len(lanes) > 1:

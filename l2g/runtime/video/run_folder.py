@@ -73,7 +73,7 @@ class RunFolder:
         self.saved: Saved | None = None
         self.unended = self._kept = False
         # Results of a run before this one.
-        self._earlier = keeps and any((self.folder / name).exists() for name in _RESULTS)
+        self.earlier = keeps and any((self.folder / name).exists() for name in _RESULTS)
         self._facts = json.dumps(facts, sort_keys=True, default=str)
         self._held = ExitStack()
         with self._held:
@@ -96,7 +96,7 @@ class RunFolder:
     def fail(self, frames: int) -> Path:
         """The run ends early by an error, after so many frames: where these are to be found."""
         self.unended = True
-        self._kept |= self._earlier or not frames
+        self._kept |= self.earlier or not frames
         return self.work if self._kept else self.folder
 
     def save(self, frames: int, memory: Mapping[str, Array], line_bytes: int, spool_bytes: int) -> None:

@@ -189,14 +189,15 @@ def test_the_measure_is_named_as_it_is(form):
     assert not re.search(r"\bAP\b", form(report))
 
 
-def test_bad_input(capsys):
+def test_bad_input(capsys, tmp_path):
     with pytest.raises(L2GError, match=r"nothing here can be run: b.onnx, nowhere: no such device"):
         measure([Imagined("b.onnx", "nowhere", make=refusing)], progress=False)
     with pytest.raises(L2GError, match="0 frames asked for"):
         measure([], frames=0)
     with pytest.raises(L2GError, match="0 streams asked for"):
         measure([], streams=0)
-    assert main(["missing.onnx", "--quiet"]) == 2
+    assert main(["missing.onnx", "--quiet", "--output", str(tmp_path / "out")]) == 2
+    assert not list(tmp_path.iterdir())
     assert "no such file" in capsys.readouterr().err
     assert main(["l2g_tiny", "--threads", "-1", "--quiet"]) == 2
     assert "-1 threads asked for, at least 1 expected" in capsys.readouterr().err

@@ -216,7 +216,7 @@ def test_code_that_a_folder_brings_along_is_not_run(folder, tmp_path):
 
 
 def test_options_of_other_formats_are_refused(folder):
-    assert "num_heads given, which only a checkpoint of Mask DINO" in refused(folder, num_heads=4)
+    assert "num heads given, which only a checkpoint of Mask DINO" in refused(folder, num_heads=4)
 
 
 def test_damaged_folders_are_one_error(folder):

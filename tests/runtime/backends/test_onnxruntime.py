@@ -96,7 +96,7 @@ def test_open_backend_takes_graphs(tmp_path):
     assert isinstance(opened, OnnxRuntimeBackend)
     with pytest.raises(L2GError, match="canvas 96x64 asked for, but the graph's is fixed at 64x96; export another"):
         open_backend(small_graph(), canvas=(96, 64))
-    with pytest.raises(L2GError, match="num_queries given, which only a checkpoint takes"):
+    with pytest.raises(L2GError, match="num queries given, which only a checkpoint takes"):
         open_backend(small_graph(), num_queries=10)
 
 

@@ -153,7 +153,7 @@ def test_a_packet_that_fails_later_is_damage_and_no_reason_to_begin_again(clip, 
 def test_what_nobody_decodes_is_refused_as_without_hardware(clip, monkeypatch):
     _imagined(monkeypatch, lambda number: True)
     monkeypatch.setattr(VideoFile, "_decoded_frames", lambda self, may_refuse=False: iter(()))
-    with pytest.raises(VideoError, match="no frame can be decoded; is the file complete"):
+    with pytest.raises(VideoError, match="no frame can be decoded; give a complete video"):
         open_source(clip, decoder="nvdec")
 
 

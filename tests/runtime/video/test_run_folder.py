@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -136,7 +137,12 @@ def test_ctrl_c_keeps_the_files_and_goes_on(graph, clip, undisturbed, tmp_path, 
     assert len(decode(output / "overlay.mp4")[0]) == KEY_FRAMES + 8
     assert run(graph, clip, output, "--resume") == 130
     assert run(graph, clip, output, "--resume") == 0
-    assert f"note: went on after {KEY_FRAMES} frames" in capsys.readouterr().err
+    told = capsys.readouterr()
+    assert "nothing to resume" not in told.err
+    assert f"note: went on after {KEY_FRAMES} frames" in told.err
+    last = re.findall(r"(\d+) frames, (\d+) of them new, in ([\d.]+) s \(([\d.]+) frames/s\)", told.out)[-1]
+    assert last[:2] == (str(FRAMES), str(FRAMES - KEY_FRAMES))
+    assert int(last[1]) / float(last[3]) == pytest.approx(float(last[2]), abs=0.06)
     expect_equal(output, undisturbed)
 
 
@@ -190,6 +196,15 @@ def test_a_memory_that_is_not_as_it_was_written_is_none(tmp_path, damage):
     folder = RunFolder(tmp_path, {"overlay": False}, resume=True)
     assert folder.saved is None
     folder.close(0)
+
+
+def test_nothing_to_resume_is_said(clip, tmp_path, capsys):
+    output = tmp_path / "out"
+    for replaced in ("", ", in place of the results there"):
+        assert run(small_graph(), clip, output, "--end", "0.5", "--resume") == 0
+        assert f"note: nothing to resume in {output}: from the beginning{replaced}\n" in capsys.readouterr().err
+    assert run(small_graph(), clip, output, "--end", "0.5") == 0
+    assert "nothing to resume" not in capsys.readouterr().err
 
 
 def fail_at(monkeypatch, number):

@@ -60,8 +60,10 @@ class Selection:
         if self.stride < 1:
             raise VideoError(f"stride {self.stride} found, at least 1 expected")
         # Said this way round: every comparison with NaN is false.
-        if not (0 <= self.start < math.inf and (self.end is None or self.end > self.start)):
-            raise VideoError(f"start {self.start} s and end {self.end} s found, 0 <= start < end expected")
+        if not 0 <= self.start < math.inf:
+            raise VideoError(f"start {self.start:g} s found, 0 or more expected")
+        if self.end is not None and not self.end > self.start:
+            raise VideoError(f"end {self.end:g} s found, more than the start at {self.start:g} s expected")
         if self.phase is not None and not 0 <= self.phase <= self.start:
             raise VideoError(f"phase {self.phase} s found, 0 to the start at {self.start} s expected")
 
@@ -129,8 +131,10 @@ class VideoSource(ABC):
         chosen = self.selection
         start, end, first = chosen.start, chosen.end, chosen.first
         counted, reached = 0, False
+        last: float | None = None
         try:
             for index, time, read in self._decode():
+                last = time
                 if end is not None and time >= end:
                     return
                 if time < first:
@@ -147,7 +151,8 @@ class VideoSource(ABC):
             # One source that trips a library must not end the sources beside it.
             raise VideoError(f"{self.name}: cannot be read ({reason(error)})") from error
         if not reached:
-            raise NothingSelectedError(f"{self.name}: no frame in the selection: it ends before {start:g} s")
+            where = "" if last is None else f"; its last one is at {last:.2f} s"
+            raise NothingSelectedError(f"{self.name}: no frame from {start:g} s on found{where}; give an earlier start")
 
     def await_open(self) -> None:  # noqa: B027 (most are open once they are made)
         """Wait until it is open. VideoError where it is given up."""

@@ -52,7 +52,7 @@ class Opening:
     format: str | None = None
     options: Mapping[str, str] = field(default_factory=dict)
     timeout: tuple[float, float] | None = None
-    mend: str = "is the file complete?"
+    mend: str = "give a complete video that FFmpeg opens, such as MP4, MKV or AVI"
 
 
 class VideoFile(VideoSource):

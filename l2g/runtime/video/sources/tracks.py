@@ -56,7 +56,8 @@ def choose_track(container: InputContainer, name: str, wanted: int | None, path:
         return _decodable(tracks[wanted], name), ""
     films = [track for track in tracks if not track.accompanies]
     if not films:
-        raise VideoError(f"{name}: holds no video stream" + (f", only {_listed(tracks)}" if tracks else ""))
+        only, other = (f", only {_listed(tracks)}", ", or one of these with --track") if tracks else ("", "")
+        raise VideoError(f"{name}: holds no video stream{only}; give a video, such as MP4, MKV or AVI{other}")
     known = [track for track in films if track.codec is not None] or films
     moving = [track for track in known if not track.is_still] or known
     longest = max((track.seconds or 0.0) for track in moving)

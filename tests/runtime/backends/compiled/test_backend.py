@@ -267,7 +267,7 @@ def test_thirty_frames_of_the_shipped_model_are_eagers():
     [
         ({"compile": True, "library": "openvino"}, "library given, which only an exported graph takes; leave it away$"),
         ({"precision": "fp16"}, "precision given, which only an exported graph takes; leave it away, or add --compile"),
-        ({"fp32_blocks": ["decoder"]}, "fp32_blocks given, which only a compiled checkpoint takes; add --compile"),
+        ({"fp32_blocks": ["decoder"]}, "fp32 blocks given, which only a compiled checkpoint takes; add --compile"),
         ({"compile": True, "device": "tpu"}, "device 'tpu' asked for, PyTorch has cpu"),
         ({"compile": True, "device": "cuda:7"}, "device 'cuda:7' asked for, PyTorch has cpu"),
         ({"compile": True, "device": "cpu", "precision": "int8"}, "precision 'int8' found, one of fp32, fp16, bf16"),
