@@ -15,7 +15,7 @@ import onnx_ir as ir
 import torch
 
 import l2g
-from l2g.artifacts.onnx_file import read_contract, read_model, with_contract, with_sum
+from l2g.artifacts.onnx_file import expect_onnx_name, read_contract, read_model, with_contract, with_sum
 from l2g.config import ModelConfig
 from l2g.contract import GraphContract
 from l2g.errors import ConfigError, ExportError
@@ -133,6 +133,7 @@ def export(
     model.
     """
     options, output = options or ExportOptions(), Path(output)
+    expect_onnx_name(output)
     refuse_overwriting([output], [checkpoint], ExportError)
     contract = contract_of(model, options)
     progress.plan(_stages(options, choose is not None))
