@@ -141,9 +141,11 @@ def export_onnx(
     CheckpointError for a checkpoint that cannot be loaded.
     """
     with _extra("export"):
+        from l2g.artifacts.onnx_file import expect_onnx_name
         from l2g.checkpoint import find_checkpoint, load_checkpoint
         from l2g.export.exporter import ExportOptions, export
 
+    expect_onnx_name(output)
     facts: dict[str, Any] = {"num_queries": num_queries, "num_heads": num_heads, "box_init": box_init}
     choices = ExportOptions(**_known(ExportOptions, options))
     if not isinstance(model, (str, os.PathLike)):
@@ -246,9 +248,9 @@ def quantize(
 
     output, source = Path(output), os.fspath(checkpoint)
     choices = QuantizeOptions(**_known(QuantizeOptions, options))
-    if output.suffix != ".onnx" or not output.parent.is_dir():
+    if output.suffix.lower() != ".onnx" or not output.parent.is_dir():
         raise L2GError(f"{output}: expected the path of an .onnx file in a folder that exists")
-    graph = source.endswith(".onnx")
+    graph = source.lower().endswith(".onnx")
     if graph and (height, width, top_k) != (None, None, None):
         raise L2GError(f"{source}: an .onnx has its outputs and its canvas; give the checkpoint to change them")
     told: dict[str, Any] = {"num_queries": num_queries, "num_heads": num_heads, "box_init": box_init}

@@ -70,6 +70,12 @@ def test_prose_wraps_at_100(path):
     assert long == []
 
 
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_clone_is_installed_as_make_does(path):
+    """A copy would take the editable install's place, and whatever changes in the clone would have no effect."""
+    assert re.findall(r"pip\s+install\s+'?\.[\[\s].*", path.read_text()) == []
+
+
 def test_pages_that_the_code_names_exist():
     """In messages, help and docstrings: `docs/guides/export.md`."""
     sources = [*ROOT.glob("l2g/**/*.py"), *ROOT.glob("l2g/**/*.yaml"), *ROOT.glob("benchmarks/*.py")]

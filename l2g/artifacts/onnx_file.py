@@ -14,6 +14,15 @@ from l2g.errors import ContractError, ExportError
 from l2g.provenance import BuildFacts
 
 
+def expect_onnx_name(path: str | os.PathLike[str]) -> None:
+    """ExportError for a graph's name by which nothing would open it as a graph."""
+    suffix = Path(path).suffix
+    if suffix.lower() != ".onnx":
+        raise ExportError(
+            f"{os.fspath(path)}: '{suffix}' found at its end, .onnx expected, by which a graph is opened; name it so"
+        )
+
+
 def with_sum(build: BuildFacts, graph: bytes) -> BuildFacts:
     """`build` with what a contract says of the graph before it: its length and its sum.
 

@@ -15,7 +15,7 @@ import onnx_ir as ir
 import torch
 
 import l2g
-from l2g.artifacts.onnx_file import read_contract, read_model, with_contract, with_sum
+from l2g.artifacts.onnx_file import expect_onnx_name, read_contract, read_model, with_contract, with_sum
 from l2g.config import ModelConfig
 from l2g.contract import GraphContract
 from l2g.errors import ConfigError, ExportError
@@ -26,7 +26,7 @@ from l2g.export.graph.attention import fuse_attention
 from l2g.export.graph.feedforward import part_sums_from_norms, split_feed_forward
 from l2g.export.graph.tracing import STREAMS, trace
 from l2g.export.graph.upscaling import products_for_upscaling
-from l2g.export.precision.convert import REDUCED, reduce_precision
+from l2g.export.precision.convert import REDUCED, check_blocks, reduce_precision
 from l2g.export.precision.verify import verify_reduced
 from l2g.export.verification.rollouts import ROLLOUTS, Step, rollouts
 from l2g.export.verification.verify import verify
@@ -133,6 +133,7 @@ def export(
     model.
     """
     options, output = options or ExportOptions(), Path(output)
+    expect_onnx_name(output)
     refuse_overwriting([output], [checkpoint], ExportError)
     contract = contract_of(model, options)
     progress.plan(_stages(options, choose is not None))
@@ -177,6 +178,8 @@ def _verified(
     """The float32 graph, held to the model's steps; that of an FP16 graph too, which is made from it."""
     float32 = build_graph(model, contract, dataclasses.replace(options, precision="fp32", fp32_blocks=()), progress)
     progress.stage(CHECKING)
+    if options.fp32_blocks:  # a wrong name costs no verification
+        check_blocks(onnx.load_from_string(float32).graph.node, options.fp32_blocks)
     _check(float32)
     progress.stage(COMPUTING)
     return_memory()  # what tracing left

@@ -157,6 +157,43 @@ def test_other_objects_in_a_pickle_are_refused(tmp_path, value, capsys):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"epoch: 3, loss: 0.1\n", "(it begins with b'epoch: 3', neither a ZIP archive nor a pickle)"),
+        (b"\0\0\0\x20ftypisom", "(it begins with b'\\x00\\x00\\x00 ftyp', neither a ZIP archive nor a pickle)"),
+        (b"", "(it is empty)"),
+        (b"\x80\x02}h\x65.", "(it is damaged, or holds other things than tensors)"),
+        (b"PK\x03\x04" + bytes(40), "(PytorchStreamReader failed reading zip archive"),
+    ],
+    ids=["text", "video", "empty", "pickle", "archive"],
+)
+def test_what_is_no_checkpoint_is_said_in_words(tmp_path, content, reason):
+    (tmp_path / "model.pth").write_bytes(content)
+    refused(tmp_path / "model.pth", reason)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    ("value", "held"),
+    [
+        (_Call(exec, "pass"), "exec"),
+        (_Call(shutil.rmtree, "x"), "shutil.rmtree)"),
+        (np.array([None]), "an array of 'O8'"),
+    ],
+)
+def test_what_is_refused_is_named_without_unsafe_advice(tmp_path, value, held, zipped):
+    """PyTorch's own text is to load it all the same."""
+    torch.save({"model": FEW, "x": value}, tmp_path / "model.pth", _use_new_zipfile_serialization=zipped)
+    text = refused(tmp_path / "model.pth", f"(it holds {held}")
+    assert not any(word in text for word in ("weights_only", "Re-running", "allowlist", "\n", "\033"))
+
+
+def test_a_torchscript_archive_is_refused_without_unsafe_advice(tmp_path):
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "model.pt")
+    assert "weights_only" not in refused(tmp_path / "model.pt", "(it is damaged, or holds other things than tensors)")
+
+
 def test_a_container_within_a_container(tmp_path, tiny, expected):
     torch.save({"model_ema": {"state_dict": tiny, "decay": 0.9}}, tmp_path / "model.pth")
     found = load_checkpoint(tmp_path / "model.pth", **golden.TINY)

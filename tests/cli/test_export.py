@@ -9,10 +9,17 @@ import numpy as np
 import pytest
 import torch
 
+from l2g import export_onnx
+from l2g import quantize as quantise
+from l2g.cli.making import quantize
 from l2g.cli.making.export import main
+from l2g.errors import ExportError, L2GError
+from l2g.export.exporter import export
+from l2g.export.precision.emulate import emulate_file
+from l2g.runtime.backends.open import open_backend
 from tests import golden
 from tests.export.models import run, session
-from tests.exported import small_checkpoint
+from tests.exported import exported_model, small_checkpoint, small_graph
 
 
 def test_public_mask_dino_from_the_command_line(tmp_path, capsys):
@@ -52,6 +59,40 @@ def test_bad_options(arguments, text, tmp_path, capsys):
     assert main(["--ckpt", str(small_checkpoint()), "--output", str(path), *arguments]) == 2
     assert text in capsys.readouterr().err
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["model.txt", "model", "model.onnx.bak"])
+def test_a_name_by_which_no_graph_is_opened_is_refused_before_the_checkpoint_is_read(name, tmp_path, capsys):
+    path, text = tmp_path / name, f"{name}: '{Path(name).suffix}' found at its end, .onnx expected"
+    assert main(["--ckpt", str(tmp_path / "none.pth"), "--output", str(path)]) == 2
+    assert text in capsys.readouterr().err
+    for model in (tmp_path / "none.pth", exported_model()):
+        with pytest.raises(ExportError, match=text):
+            export_onnx(model, path)
+    with pytest.raises(ExportError, match=text):
+        export(exported_model(), path)
+    with pytest.raises(ExportError, match=text):
+        emulate_file(small_graph(), path)
+
+
+def test_the_case_of_a_graph_s_name_matters_nowhere(tmp_path, capsys):
+    path = tmp_path / "MODEL.ONNX"
+    assert main(["--ckpt", str(small_checkpoint()), "--output", str(path)]) == 0
+    open_backend(path).close()
+    given = [
+        "--ckpt",
+        str(path),
+        "--dataset",
+        "nowhere",
+        "--output",
+        str(path.with_stem("OTHER")),
+        "--num-queries",
+        "3",
+    ]
+    assert quantize.main(given) == 2
+    assert "an .onnx says all of it" in capsys.readouterr().err
+    with pytest.raises(L2GError, match="num_queries"):
+        quantise(path, "nowhere", path.with_stem("OTHER"), num_queries=3)
 
 
 def test_no_folder_to_write_to(tmp_path, capsys):

@@ -182,6 +182,14 @@ def test_a_failed_verification_leaves_nothing(tmp_path, monkeypatch, traced_once
     assert os.listdir(tmp_path) == []
 
 
+def test_a_block_that_the_graph_has_not_is_refused_before_the_verification(tmp_path, monkeypatch, traced_once):
+    monkeypatch.setattr(exporter, "rollouts", lambda *_: pytest.fail("the model was run"))
+    options = ExportOptions(precision="fp16", fp32_blocks=("encoder", "foo"))
+    with pytest.raises(ExportError, match=r"the graph has no block 'foo'; it has .*encoder\.layers\.0"):
+        export(exported_model(), tmp_path / "model.onnx", options)
+    assert os.listdir(tmp_path) == []
+
+
 def test_an_older_file_survives_a_failure(tmp_path, monkeypatch):
     path = tmp_path / "model.onnx"
     path.write_bytes(b"older")

@@ -111,9 +111,11 @@ def run(options: argparse.Namespace) -> int:
 def make(options: argparse.Namespace, progress: Progress) -> Exported:
     progress.plan({_LOADING: 1})
     progress.stage(_LOADING)
+    from l2g.artifacts.onnx_file import expect_onnx_name
     from l2g.checkpoint import find_checkpoint, load_checkpoint
     from l2g.export.exporter import export
 
+    expect_onnx_name(options.output)  # a checkpoint may have to be fetched
     choices = export_options(options)
     searched = options.precision == "auto" or (options.precision == "bf16" and options.dataset)
     if not searched:

@@ -151,10 +151,10 @@ def quantise(arguments: argparse.Namespace) -> Quantised:
         state=arguments.state,
     )
     output: Path = arguments.output
-    if output.suffix != ".onnx" or not output.parent.is_dir():
+    if output.suffix.lower() != ".onnx" or not output.parent.is_dir():
         raise ExportError(f"{output}: expected the path of an .onnx file in a folder that exists")
     refuse_overwriting([output], [arguments.ckpt], ExportError)
-    if arguments.ckpt.endswith(".onnx"):
+    if arguments.ckpt.lower().endswith(".onnx"):
         refuse_idle(arguments, add_arguments, UNTOLD, "it is of a checkpoint, and an .onnx says all of it")
     dataset = open_dataset(arguments, arguments.dataset).first(arguments.verdict_videos)
     other = arguments.calibrate_on
@@ -174,7 +174,7 @@ def _quantise(arguments: argparse.Namespace, options: QuantizeOptions, data: Dat
     output: Path = arguments.output
     dataset, calibration, others = data
     canvas, deployed = (arguments.height, arguments.width), None
-    if not arguments.ckpt.endswith(".onnx"):
+    if not arguments.ckpt.lower().endswith(".onnx"):
         base = export_base(arguments.ckpt, work, options, *canvas, **untold(arguments))
         if arguments.outputs == "detections":
             deployed = export_base(arguments.ckpt, work, options, *canvas, top_k=arguments.top_k, **untold(arguments))

@@ -158,7 +158,9 @@ def _row(
     own = build.precision or "fp32"
     if build.int8 is not None:
         own += f" + {build.int8.scales}"
-    runs = getattr(backend, "precision", own)
+    # ONNX Runtime does not say what it computes in: on a CPU float32 where a graph has FP16.
+    on_cpu = getattr(backend, "device", None) == "cpu"
+    runs = getattr(backend, "precision", own.replace("fp16", "fp32") if on_cpu else own)
     median = float(np.median(wall))
     return Measured(
         name=candidate.name,

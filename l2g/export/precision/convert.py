@@ -12,7 +12,7 @@ graph is our own, a node's place in the model says what it computes (`ISLANDS`).
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from l2g.errors import ExportError
-from l2g.export.graph.blocks import GRANULARITIES, block_of
+from l2g.export.graph.blocks import GRANULARITIES, Named, block_of
 from l2g.export.graph.folding import tidy
 from l2g.export.graph.values import constant, input_of, producer_of
 from l2g.export.precision.islands import Islands
@@ -97,7 +97,7 @@ def reduce_precision(model: ir.Model, target: Reduced, keep: Collection[str] = (
     """
     _raise_opset(model, target)
     _infer_types(model)
-    _check_blocks(model.graph, keep)
+    check_blocks(model.graph, keep)
     conversion = _Converter(model.graph, target, keep).run()
     tidy(model)
     _infer_types(model)
@@ -247,7 +247,7 @@ def _floats(node: ir.Node) -> bool:
     return any(value is not None and value.dtype in (FP16, BF16, FP32) for value in (*node.inputs, *node.outputs))
 
 
-def _names(node: ir.Node) -> list[str]:
+def _names(node: Named) -> list[str]:
     """How the blocks of a node may be called: "encoder", "stage:encoder", "layer:encoder.layers.0" and so on."""
     named = [(granularity, block_of(node, granularity)) for granularity in GRANULARITIES]
     return [name for granularity, block in named for name in (block, f"{granularity}:{block}")]
@@ -264,10 +264,11 @@ def _raise_opset(model: ir.Model, target: Reduced) -> None:
         model.opset_imports[""] = target.opset
 
 
-def _check_blocks(graph: ir.Graph, keep: Collection[str]) -> None:
-    unknown = sorted(set(keep) - {name for node in graph for name in _names(node)})
+def check_blocks(nodes: Iterable[Named], keep: Collection[str]) -> None:
+    """ExportError for a block that none of a graph's nodes belongs to."""
+    unknown = sorted(set(keep) - {name for node in nodes for name in _names(node)})
     if unknown:
-        layers = dict.fromkeys(block_of(node) for node in graph)
+        layers = dict.fromkeys(block_of(node) for node in nodes)
         raise ExportError(f"the graph has no block '{unknown[0]}'; it has {', '.join(layers)}")
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from l2g.artifacts.onnx_file import read_contract, read_model, with_contract, with_sum
+from l2g.artifacts.onnx_file import expect_onnx_name, read_contract, read_model, with_contract, with_sum
 from l2g.errors import ContractError, ExportError, L2GError
 from l2g.export.graph.values import array_of, producer_of
 from l2g.export.precision.convert import BF16, FP16, FP32, MOVING
@@ -78,6 +78,7 @@ def is_reduced(model: onnx.ModelProto) -> bool:
 
 def emulate_file(path: str | Path, output: str | Path) -> Path:
     """The same for a file; its contract stays, with the sum of the new graph."""
+    expect_onnx_name(output)
     refuse_overwriting([output], [path], ExportError)
     proto = read_model(path)
     if not is_reduced(proto):

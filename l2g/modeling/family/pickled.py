@@ -36,7 +36,10 @@ _COPY = re.compile(r"ema|averag|shadow|teacher|momentum|target|swa")
 BESIDE = re.compile(r"(.*\.)?(num_batches_tracked|n_averaged|initted|step)$")
 
 _MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")  # of a torch.save before archives
+_ARCHIVE, _PICKLE = b"PK\x03\x04", b"\x80"  # what files of either kind begin with
 _NUMBERS = re.compile(r"[<>=|]?[biufc](1|2|4|8|16)")
+# What an error says of an object that is refused: PyTorch's, or one of this file.
+_HELD = re.compile(r"GLOBAL \S+|it holds .+")
 
 
 class _Dtype:
@@ -44,7 +47,7 @@ class _Dtype:
 
     def __init__(self, text: str, *_: Any):
         if not isinstance(text, str) or not _NUMBERS.fullmatch(text):
-            raise pickle.UnpicklingError(f"an array of {text!r:.20}")
+            raise pickle.UnpicklingError(f"it holds an array of {text!r:.20}")
         self.dtype = np.dtype(text)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
@@ -80,7 +83,7 @@ def _scalar(kind: _Dtype, content: bytes | str) -> Any:
 def _encode(text: str, encoding: str = "latin1") -> bytes:
     """What protocols below 3 write bytes as; other encodings would be looked up by name."""
     if encoding != "latin1":
-        raise pickle.UnpicklingError(f"bytes in {encoding!r:.20}")
+        raise pickle.UnpicklingError(f"it holds bytes in {encoding!r:.20}")
     return text.encode("latin1")
 
 
@@ -107,12 +110,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         data = _unpickled(path)
     except Exception as error:  # a damaged pickle can raise anything
-        reason = str(error).strip().splitlines()
         raise CheckpointError(
-            f"{path}: not a whole PyTorch checkpoint of plain tensors "
-            f"({reason[0] if reason else type(error).__name__}); copy or download it again. A file that pickles other "
-            "objects is not loaded, since that would run its code: save an l2g model with "
-            "l2g.save_checkpoint(model, 'model.safetensors'), another's tensors alone with "
+            f"{path}: not a whole PyTorch checkpoint of plain tensors ({_reason(path, error)}); copy or download it "
+            "again. A file that pickles other objects is not loaded, since that would run its code: save an l2g model "
+            "with l2g.save_checkpoint(model, 'model.safetensors'), another's tensors alone with "
             "torch.save({'model': model.state_dict()}, ...)"
         ) from None
     check_archive(path)
@@ -187,12 +188,26 @@ def _tensor(path: Path, name: Any, value: Tensor | _Array) -> Tensor:
 def _unpickled(path: Path) -> Any:
     with path.open("rb") as file:
         head = file.read(64)
-        if head[:1] == b"\x80" and _MAGIC not in head:  # pickle's own, as detectron2's model zoo has them
+        if head.startswith(_PICKLE) and _MAGIC not in head:  # pickle's own, as detectron2's model zoo has them
             file.seek(0)
             return _PlainUnpickler(file).load()
     named = [(made, name) for name, made in _ARRAYS.items()]
     with torch.serialization.safe_globals([*_WORDS, *named]):
         return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """What is known of a file that cannot be read; never PyTorch's advice, which is to let it run its code."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    if not head.startswith((_ARCHIVE, _PICKLE)):
+        return f"it begins with {head!r}, neither a ZIP archive nor a pickle" if head else "it is empty"
+    text = str(error)
+    if held := _HELD.search(text):
+        return held[0].replace("GLOBAL", "it holds")
+    if isinstance(error, RuntimeError) and "weights_only" not in text:  # of reading, or of memory
+        return text.splitlines()[0]
+    return "it is damaged, or holds other things than tensors"
 
 
 class _PlainUnpickler(pickle.Unpickler):

@@ -129,6 +129,24 @@ def test_a_row_says_what_it_runs_in(file, scales, runs, shown):
     assert _reference([row, right]) == right
 
 
+@pytest.mark.parametrize(
+    ("device", "file", "scales", "shown"),
+    [
+        ("cpu", "fp16", None, "fp32 (file: fp16)"),
+        ("cuda", "fp16", None, "fp16"),
+        ("cpu", "int8", "fp16", "int8 + fp32 (file: int8 + fp16)"),
+        ("cpu", "fp32", None, "fp32"),
+    ],
+)
+def test_onnx_runtime_computes_fp16_as_such_on_a_gpu_alone(device, file, scales, shown):
+    backend = OnnxRuntimeBackend(small_graph(), threads=1)
+    assert backend.device == "cpu"
+    build = SimpleNamespace(precision=file, int8=scales and SimpleNamespace(scales=scales))
+    backend.contract, backend.device = SimpleNamespace(build=build), device
+    row = _row(Imagined("m.onnx", "here", make=refusing), backend, [1.0], [1.0], START, None, None)
+    assert row.precision == shown
+
+
 def test_every_library_is_tried(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(Candidate, "start", lambda self, kept: START)
     found, left = candidates([str(small_graph()), str(small_checkpoint())])
