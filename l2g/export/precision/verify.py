@@ -29,9 +29,9 @@ from l2g.export.verification.verify import open_session, run
 from l2g.progress import SILENT, Progress
 from l2g.provenance import ReducedVerification, Verification
 
-# Rounding every tensor may cost this many times what rounding the weights alone costs. Measured: 1.1 to 2.7 (the shipped
-# models, a random R50, a small Swin). One layer's weights off by a tenth: 37 and more; a single weight: 8 to 10;
-# swapped streams: 59.
+# Rounding every tensor may cost this many times what rounding the weights alone costs. Measured: 1.1 to 2.7 (the
+# shipped models, a random R50, a small Swin). One layer's weights off by a tenth: 37 and more; a single weight: 8 to
+# 10; swapped streams: 59.
 FACTOR = 8.0
 # Of the root mean square of all mask logits: a pixel nearer to zero may be mask or not, so boxes may reach that far.
 MASK_MARGIN = 0.05
