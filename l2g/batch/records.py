@@ -10,7 +10,9 @@ from l2g.records import Record
 from l2g.runtime.video.live.address import without_password
 
 if TYPE_CHECKING:
+    from l2g.runtime.identity.tracks import TrackParameters
     from l2g.runtime.video.overlay import OverlayStyle
+    from l2g.runtime.video.source import Selection
 
 DONE, DAMAGED, FAILED = "done", "damaged", "failed"
 
@@ -64,6 +66,26 @@ class Settings(Record):
             raise L2GError("--piece writes no overlay, since pieces are drawn apart; add --no-overlay")
         if self.piece and (self.start or self.end is not None):
             raise L2GError("--piece found with --start or --end; take one or the other")
+        self._refuse_bad_values()
+
+    def _refuse_bad_values(self) -> None:
+        """Here and not at every video, when the output would have them in its `batch.json`."""
+        from l2g.runtime.video.sources.open import check_picture_rate
+
+        self.selection(), self.tracking(), self.style()
+        check_picture_rate(self.picture_rate)
+        if self.top_k < 1:
+            raise L2GError(f"top-k {self.top_k} found, at least 1 expected")
+
+    def selection(self) -> Selection:
+        from l2g.runtime.video.source import Selection
+
+        return Selection(self.start, self.end, self.stride)
+
+    def tracking(self) -> TrackParameters:
+        from l2g.runtime.identity.tracks import TrackParameters
+
+        return TrackParameters(birth_score=self.score_threshold, max_age=self.max_age)
 
     def style(self) -> OverlayStyle:
         from l2g.runtime.video.overlay import OverlayStyle

@@ -18,7 +18,6 @@ from l2g.batch.store import PIECES, finished, local_copy, open_store
 from l2g.errors import L2GError, VideoError
 from l2g.runtime.backends.base import Backend
 from l2g.runtime.backends.open import ARTIFACT_SUFFIXES, open_backend
-from l2g.runtime.identity.tracks import TrackParameters
 from l2g.runtime.panoptic.options import check_task
 from l2g.runtime.video.job import FlowOptions, JobSummary, process_video
 from l2g.runtime.video.lane import OutputOptions
@@ -60,9 +59,8 @@ class Replica:
 
     def _video(self, task: Task) -> Outcome | Split:
         settings = self._settings
-        selection = Selection(settings.start, settings.end, settings.stride)
         with ExitStack() as stack:
-            source = stack.enter_context(self._source(task.entry, selection))
+            source = stack.enter_context(self._source(task.entry, settings.selection()))
             pieces = pieces_of(source, settings)
             if pieces > 1:
                 return Split(pieces)
@@ -137,7 +135,7 @@ class Replica:
             self._backend(source.is_portrait),
             source,
             folder,
-            parameters=TrackParameters(birth_score=settings.score_threshold, max_age=settings.max_age),
+            parameters=settings.tracking(),
             top_k=settings.top_k,
             overlay=settings.overlay,
             style=settings.style(),

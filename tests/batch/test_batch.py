@@ -162,6 +162,28 @@ def test_wrong_input(words, message, tmp_path, monkeypatch, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (("--score-threshold", "1.5"), "score threshold (birth score) 1.5 found, 0 to 1 expected"),
+        (("--max-age", "-1"), "max age -1 found"),
+        (("--top-k", "0"), "top-k 0 found"),
+        (("--start", "-1"), "start -1 s found"),
+        (("--stride", "0"), "stride 0 found"),
+        (("--fps", "0"), "frame rate 0 found"),
+        (("--opacity", "2"), "overlay opacity 2 found"),
+        (("--trails", "-1"), "overlay trails of -1 frames found"),
+    ],
+)
+def test_bad_values_are_refused_before_anything_is_written(option, message, tmp_path, monkeypatch, capsys):
+    """The output's `batch.json` would hold them, and refuse the next run with better ones."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.mp4").touch()
+    assert batch.main(["--model", "l2g_tiny", "--input", "a.mp4", "--output", "out", *option]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_results_of_other_options_are_not_mixed(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.mp4").touch()

@@ -60,10 +60,7 @@ def open_source(
     Raises VideoError when it is missing, empty or not a video.
     """
     selection = selection or Selection()
-    if not _SLOWEST <= picture_rate <= _FASTEST:
-        raise VideoError(
-            f"frame rate {picture_rate:g} found for pictures, {_SLOWEST:g} to {_FASTEST:g} a second expected"
-        )
+    check_picture_rate(picture_rate)
     if not isinstance(path, (str, Path)):
         from l2g.runtime.video.sources.pictures import PictureSequence, in_natural_order
 
@@ -85,6 +82,12 @@ def open_source(
         raise
     except Exception as error:
         raise VideoError(f"{input_name(path)}: cannot be opened ({reason(error)})") from error
+
+
+def check_picture_rate(rate: float) -> None:
+    """VideoError for frames a second that no pictures have."""
+    if not _SLOWEST <= rate <= _FASTEST:
+        raise VideoError(f"frame rate {rate:g} found for pictures, {_SLOWEST:g} to {_FASTEST:g} a second expected")
 
 
 def open_sources(
