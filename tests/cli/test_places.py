@@ -52,7 +52,7 @@ def test_the_wheel_has_the_command(wheel):
 def test_export_tells_its_stages_and_ends_with_a_table(made):
     stages = re.findall(r"^\[(\d)/(\d)\] (.+) \(\d+\.\d s\)$", (made / "export.err").read_text(), re.MULTILINE)
     assert [int(place) for place, _, _ in stages] == list(range(1, len(stages) + 1))
-    assert len(stages) == int(stages[0][1]) == 6
+    assert len(stages) == int(stages[0][1]) == 7
     assert [name for _, _, name in stages][1:3] == ["trace and fold", "lower"]
     first, header, *rows = (made / "export.out").read_text().splitlines()
     assert "MB, verified by onnxruntime" in first

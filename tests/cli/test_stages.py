@@ -83,10 +83,10 @@ def test_an_export_goes_through_the_stages_it_planned(precision, tmp_path):
     output = tmp_path / "m.onnx"
     export(exported_model(), output, ExportOptions(precision=precision), choose=choose, progress=progress)
     assert list(progress.stages) == list(progress.planned)
-    assert len(progress.planned) == {"fp32": 5, "fp16": 8}[precision]
+    assert len(progress.planned) == {"fp32": 6, "fp16": 9}[precision]
     for name, steps in progress.stages.items():
         assert steps in (0, progress.planned[name]), name
-    assert progress.stages["verify beside PyTorch"] == 3 + 2
+    assert progress.stages["frames in PyTorch"] == progress.stages["verify beside PyTorch"] == 3 + 2
     # To be told of it changes no byte.
     export(exported_model(), tmp_path / "silent.onnx", ExportOptions(precision=precision), choose=choose)
     assert output.read_bytes() == (tmp_path / "silent.onnx").read_bytes()
