@@ -30,8 +30,8 @@ from l2g.progress import SILENT, Progress
 from l2g.provenance import ReducedVerification, Verification
 
 # Rounding every tensor may cost this many times what rounding the weights alone costs. Measured: 1.1 to 2.7 (the
-# shipped models, a random R50, a small Swin). One layer's weights off by a tenth: 37 and more; a single weight: 8 to
-# 10; swapped streams: 59.
+# shipped models, a random R50, a small Swin). While the weights of islands were rounded too, which allows more: one
+# layer's weights off by a tenth 37 and more, a single weight 8 to 10, swapped streams 59.
 FACTOR = 8.0
 # Of the root mean square of all mask logits: a pixel nearer to zero may be mask or not, so boxes may reach that far.
 MASK_MARGIN = 0.05
@@ -60,7 +60,7 @@ def verify_reduced(
     weights, names = _watched(float32, target, reduced, steps[0])
     largest = dict.fromkeys(names, 0.0)
     # One graph after the other: side by side, with every tensor of theirs twice or three times, two of a Swin-L at
-    # 480x864 take 19 GB.
+    # 480x864 take more than 18 GB.
     for step, (outputs, maxima) in _outputs(weights, contract, steps):
         # The priors of a fresh stream are NaN, and so is what is made of them until it is left out.
         largest = {name: float(np.fmax(largest[name], m)) for name, m in zip(names, maxima, strict=True)}

@@ -204,7 +204,7 @@ def _averaged(frame: ByteArray, rows: int, columns: int) -> ByteArray:
     """The means of blocks of `rows` x `columns` pixels, uint8 [H, W, 3] -> [H / rows, W / columns, 3].
 
     To the bit what OpenCV's INTER_AREA gives, which adds up pixel by pixel: from 720p to 90 rows in 1.05 ms, where this
-    takes 0.65.
+    takes 0.81.
     """
     height, width = frame.shape[0] // rows, frame.shape[1] // columns
     blocks = frame.reshape(height, rows, -1)
